@@ -1,0 +1,77 @@
+//! Errors that tell a person what was wrong, where, and what would be right.
+
+use std::fmt;
+use std::path::Path;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose fault it was; it decides the exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The command or its input was wrong: exit status 2.
+    Input,
+    /// The run failed: exit status 1.
+    Run,
+}
+
+#[derive(Clone, Debug)]
+pub struct Error {
+    fault: Fault,
+    message: String,
+}
+
+impl Error {
+    /// The command or its input was wrong.
+    pub fn input(message: impl Into<String>) -> Error {
+        Error { fault: Fault::Input, message: message.into() }
+    }
+
+    /// The run failed though its input was right.
+    pub fn run(message: impl Into<String>) -> Error {
+        Error { fault: Fault::Run, message: message.into() }
+    }
+
+    /// A file of the user's that cannot be read: an error of input.
+    pub fn reading(path: &Path, cause: impl fmt::Display) -> Error {
+        Error::input(format!("cannot read {}: {cause}", path.display()))
+    }
+
+    /// A file that cannot be written: an error of the run.
+    pub fn writing(path: &Path, cause: impl fmt::Display) -> Error {
+        Error::run(format!("cannot write {}: {cause}", path.display()))
+    }
+
+    /// The same error with the place where it happened in front.
+    pub fn at(self, place: impl fmt::Display) -> Error {
+        Error { message: format!("{place}: {}", self.message), ..self }
+    }
+
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The candidate nearest to `word`, for "did you mean"; none when nothing is near.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// An error of input for a name that is not known: it lists what is, the nearest first.
+pub fn unknown<'a>(what: &str, word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Error {
+    let list = known.clone().into_iter().collect::<Vec<_>>().join(", ");
+    let hint = nearest(word, known).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+    Error::input(format!("unknown {what} '{word}'{hint} (known: {list})"))
+}

@@ -1,0 +1,4 @@
+//! The model: specifications, parameters, the two towers, and the formats in which weights travel.
+
+pub mod parameters;
+pub mod spec;

@@ -1,0 +1,90 @@
+//! AdamW over flat arenas.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::vector::{sum, vectorized};
+use super::{Cpu, Real};
+use crate::ops::adamw::{AdamW, AdamWArenas, AdamWStep};
+use crate::ops::{Stats, Tensor};
+
+/// Elements of one piece of work: its four arrays stay within a second-level cache.
+const PIECE: usize = 1 << 14;
+
+impl<T: Real> AdamW for Cpu<T> {
+    fn gradient_norm(&mut self, gradients: Stats, norm: Stats) {
+        let ([norm], [gradients], side) = self.views([norm.first(1).into()], [gradients.into()]);
+        side.with_partials(gradients.len().div_ceil(PIECE), |partials| {
+            partials.par_iter_mut().zip(gradients.par_chunks(PIECE)).for_each(|(partial, gradients)| {
+                vectorized(|| *partial = sum(gradients, |g| g * g));
+            });
+            norm[0] = sum(partials, |x| x).sqrt();
+        });
+    }
+
+    fn adamw(&mut self, step: AdamWStep, arenas: AdamWArenas, norm: Stats, decayed: &[Range<usize>]) {
+        let ([master, first, second], [gradients, norm], _) = self.views(
+            [arenas.master.into(), arenas.first_moment.into(), arenas.second_moment.into()],
+            [arenas.gradients.into(), norm.first(1).into()],
+        );
+        let scale = (step.max_norm / (norm[0].as_f64() + 1e-6)).min(1.0);
+        let update = Update {
+            scale: T::of(scale),
+            decay: T::of(1.0 - step.learning_rate * step.weight_decay),
+            beta1: T::of(step.beta1),
+            beta2: T::of(step.beta2),
+            rate: T::of(step.learning_rate / (1.0 - step.beta1.powi(step.step as i32))),
+            correction: T::of(1.0 / (1.0 - step.beta2.powi(step.step as i32)).sqrt()),
+            eps: T::of(step.eps),
+        };
+        let moments = first.par_chunks_mut(PIECE).zip(second.par_chunks_mut(PIECE));
+        let pieces = master.par_chunks_mut(PIECE).zip(moments).zip(gradients.par_chunks(PIECE));
+        pieces.enumerate().for_each(|(piece, ((master, (first, second)), gradients))| {
+            let start = piece * PIECE;
+            let mut done = 0;
+            for range in decayed {
+                let from = range.start.clamp(start, start + master.len()) - start;
+                let to = range.end.clamp(start, start + master.len()) - start;
+                for (part, decays) in [(done..from, false), (from..to, true)] {
+                    let [p, m, v] = [&mut *master, first, second].map(|values| &mut values[part.clone()]);
+                    update.apply(decays, p, &gradients[part.clone()], m, v);
+                }
+                done = to;
+            }
+            update.apply(false, &mut master[done..], &gradients[done..], &mut first[done..], &mut second[done..]);
+        });
+    }
+
+    fn clamp(&mut self, master: Stats, _weights: Tensor, low: f32, high: f32) {
+        let ([master], [], _) = self.views([master.into()], []);
+        for value in master {
+            *value = value.max(T::of_f32(low)).min(T::of_f32(high));
+        }
+    }
+}
+
+/// One step's numbers, the same for every element.
+struct Update<T> {
+    scale: T,
+    decay: T,
+    beta1: T,
+    beta2: T,
+    rate: T,
+    correction: T,
+    eps: T,
+}
+
+impl<T: Real> Update<T> {
+    fn apply(&self, decays: bool, p: &mut [T], gradients: &[T], m: &mut [T], v: &mut [T]) {
+        vectorized(|| {
+            let decay = if decays { self.decay } else { T::ONE };
+            for (((p, g), m), v) in p.iter_mut().zip(gradients).zip(m).zip(v) {
+                let g = *g * self.scale;
+                *m = *m * self.beta1 + g * (T::ONE - self.beta1);
+                *v = *v * self.beta2 + g * g * (T::ONE - self.beta2);
+                *p = *p * decay - self.rate * *m / (v.sqrt() * self.correction + self.eps);
+            }
+        });
+    }
+}

@@ -1,0 +1,113 @@
+//! Layer normalisation, a row at a time.
+
+use rayon::prelude::*;
+
+use super::linear::column_sums;
+use super::vector::{sum, sum2, vectorized};
+use super::{Cpu, Real};
+use crate::ops::layer_norm::{LayerNorm, LayerNormShape};
+use crate::ops::{Stats, Tensor, Write};
+
+/// Rows of one piece of work.
+const ROWS: usize = 128;
+
+impl<T: Real> LayerNorm for Cpu<T> {
+    fn layer_norm(
+        &mut self,
+        shape: LayerNormShape,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        y: Tensor,
+        mean: Stats,
+        rstd: Stats,
+    ) {
+        let LayerNormShape { rows, width, eps } = shape;
+        let ([y, mean, rstd], [x, gamma, beta], _) = self.views(
+            [y.first(rows * width).into(), mean.first(rows).into(), rstd.first(rows).into()],
+            [x.first(rows * width).into(), gamma.into(), beta.into()],
+        );
+        let pieces = y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width));
+        let stats = mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS));
+        let (scale, eps) = (T::of(1.0 / width as f64), T::of(eps));
+        pieces.zip(stats).for_each(|((y, x), (means, rstds))| {
+            vectorized(|| {
+                let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
+                for ((y, x), (mean, rstd)) in rows.zip(means.iter_mut().zip(rstds)) {
+                    let center = sum(x, |x| x) * scale;
+                    let variance = sum(x, |x| (x - center) * (x - center)) * scale;
+                    let slope = T::ONE / (variance + eps).sqrt();
+                    for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                        *y = (*x - center) * slope * *gamma + *beta;
+                    }
+                    (*mean, *rstd) = (center, slope);
+                }
+            });
+        });
+    }
+
+    fn layer_norm_backward(
+        &mut self,
+        shape: LayerNormShape,
+        dy: Tensor,
+        x: Tensor,
+        gamma: Tensor,
+        mean: Stats,
+        rstd: Stats,
+        write: Write,
+        dx: Tensor,
+        dgamma: Stats,
+        dbeta: Stats,
+    ) {
+        let LayerNormShape { rows, width, .. } = shape;
+        let ([dx, dgamma, dbeta], [dy, x, gamma, mean, rstd], side) = self.views(
+            [dx.first(rows * width).into(), dgamma.into(), dbeta.into()],
+            [
+                dy.first(rows * width).into(),
+                x.first(rows * width).into(),
+                gamma.into(),
+                mean.first(rows).into(),
+                rstd.first(rows).into(),
+            ],
+        );
+        let scale = T::of(1.0 / width as f64);
+        dx.par_chunks_mut(ROWS * width).enumerate().for_each(|(piece, dx)| {
+            side.with_scratch(2 * width, |scratch| {
+                let (g, n) = scratch.split_at_mut(width);
+                vectorized(|| {
+                    for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
+                        let row = piece * ROWS + i;
+                        let (mean, rstd) = (mean[row], rstd[row]);
+                        let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
+                        for k in 0..width {
+                            g[k] = dy[k] * gamma[k];
+                            n[k] = (x[k] - mean) * rstd;
+                        }
+                        let g_average = sum(g, |g| g) * scale;
+                        let gn_average = sum2(g, n, |g, n| g * n) * scale;
+                        match write {
+                            Write::Set => {
+                                for k in 0..width {
+                                    dx[k] = rstd * (g[k] - g_average - n[k] * gn_average);
+                                }
+                            }
+                            Write::Add => {
+                                for k in 0..width {
+                                    dx[k] += rstd * (g[k] - g_average - n[k] * gn_average);
+                                }
+                            }
+                        }
+                    }
+                });
+            });
+        });
+        column_sums(&side, rows, width, [dgamma, dbeta], |row, [dgamma, dbeta]| {
+            let (mean, rstd) = (mean[row], rstd[row]);
+            let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
+            for k in 0..width {
+                dgamma[k] += dy[k] * (x[k] - mean) * rstd;
+                dbeta[k] += dy[k];
+            }
+        });
+    }
+}

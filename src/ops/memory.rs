@@ -1,0 +1,223 @@
+//! Spans of device memory, and the plan that lays them out before anything is allocated.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::error::Result;
+
+/// A stretch of device memory: an offset and a length in elements of one [`Kind`]. Cheap to copy; it owns nothing.
+pub struct Span<K> {
+    offset: usize,
+    len: usize,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// What a span's elements are, on every device.
+pub trait Kind: 'static {
+    /// The element as the host sees it in [`Memory::write`] and [`Memory::read`].
+    type Host: bytemuck::Pod;
+    /// Where on a device such elements lie.
+    const POOL: Pool;
+}
+
+/// The four kinds of memory, for devices that keep each in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    Storage,
+    Wide,
+    Index,
+    Byte,
+}
+
+/// Values in the device's storage precision: f32 on the CPU, bf16 on CUDA.
+pub enum Storage {}
+/// Values that must not lose bits: master weights, moments, statistics, gradients of weights. f32.
+pub enum Wide {}
+/// Token ids, row numbers, class numbers: u32.
+pub enum Index {}
+/// Pixels: u8.
+pub enum Byte {}
+
+impl Kind for Storage {
+    type Host = f32;
+    const POOL: Pool = Pool::Storage;
+}
+impl Kind for Wide {
+    type Host = f32;
+    const POOL: Pool = Pool::Wide;
+}
+impl Kind for Index {
+    type Host = u32;
+    const POOL: Pool = Pool::Index;
+}
+impl Kind for Byte {
+    type Host = u8;
+    const POOL: Pool = Pool::Byte;
+}
+
+pub type Tensor = Span<Storage>;
+pub type Stats = Span<Wide>;
+pub type Ids = Span<Index>;
+pub type Bytes = Span<Byte>;
+
+impl<K> Clone for Span<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K> Copy for Span<K> {}
+
+impl<K> std::fmt::Debug for Span<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}..{}]", self.offset, self.offset + self.len)
+    }
+}
+
+impl<K> Span<K> {
+    /// A span of `len` elements from `offset`; for devices and plans, which know what lies there.
+    pub fn new(offset: usize, len: usize) -> Self {
+        Span { offset, len, kind: PhantomData }
+    }
+
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    pub fn range(self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
+
+    /// `len` elements of this span from `start`. Panics when they do not lie inside: a bug of the caller.
+    pub fn slice(self, start: usize, len: usize) -> Self {
+        assert!(start + len <= self.len, "span of {len} from {start} leaves {self:?}");
+        Span::new(self.offset + start, len)
+    }
+
+    /// The first `len` elements.
+    pub fn first(self, len: usize) -> Self {
+        self.slice(0, len)
+    }
+}
+
+/// The layout of a run's whole device memory. Everything is planned, and can be printed or refused, before the
+/// device allocates it in one piece; a training step allocates nothing.
+///
+/// ```
+/// # use perennial::ops::{Plan, cpu::Cpu};
+/// let mut plan = Plan::new::<Cpu<f32>>();
+/// let x = plan.section("activations", |plan| plan.tensor(1000));
+/// let device = Cpu::<f32>::allocate(&plan);
+/// assert_eq!(device.slice(x).len(), 1000);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Plan {
+    storage_bytes: usize,
+    /// Elements planned: storage, wide, index, byte. Where storage is as wide as statistics, the first stays 0.
+    elements: [usize; 4],
+    sections: Vec<(String, usize)>,
+}
+
+/// Every span starts on a multiple of this many elements, so that vector loads and asynchronous copies are aligned.
+const ALIGNMENT: usize = 64;
+
+impl Plan {
+    pub fn new<D: Memory>() -> Plan {
+        Plan { storage_bytes: D::STORAGE_BYTES, elements: [0; 4], sections: Vec::new() }
+    }
+
+    fn unified(&self) -> bool {
+        self.storage_bytes >= 4
+    }
+
+    fn span<K: Kind>(&mut self, len: usize) -> Span<K> {
+        let pool = if K::POOL == Pool::Storage && self.unified() { Pool::Wide } else { K::POOL };
+        let used = &mut self.elements[pool as usize];
+        let offset = *used;
+        *used += len.next_multiple_of(ALIGNMENT);
+        Span::new(offset, len)
+    }
+
+    pub fn tensor(&mut self, len: usize) -> Tensor {
+        self.span(len)
+    }
+
+    pub fn stats(&mut self, len: usize) -> Stats {
+        self.span(len)
+    }
+
+    pub fn ids(&mut self, len: usize) -> Ids {
+        self.span(len)
+    }
+
+    pub fn pixels(&mut self, len: usize) -> Bytes {
+        self.span(len)
+    }
+
+    /// The storage-precision copy of `master` that the ops read: the same memory where storage is f32.
+    pub fn weights(&mut self, master: Stats) -> Tensor {
+        if self.unified() { Span::new(master.offset, master.len) } else { self.tensor(master.len) }
+    }
+
+    /// Plans what `build` asks for under one heading of the printed plan.
+    pub fn section<R>(&mut self, name: &str, build: impl FnOnce(&mut Plan) -> R) -> R {
+        let before = self.bytes();
+        let built = build(self);
+        let bytes = self.bytes() - before;
+        match self.sections.iter_mut().find(|(known, _)| known == name) {
+            Some(section) => section.1 += bytes,
+            None => self.sections.push((name.to_string(), bytes)),
+        }
+        built
+    }
+
+    /// Headings and bytes, in the order in which they were planned.
+    pub fn sections(&self) -> &[(String, usize)] {
+        &self.sections
+    }
+
+    /// Elements of storage, wide, index and byte memory.
+    pub fn elements(&self) -> [usize; 4] {
+        self.elements
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> usize {
+        let sizes = [self.storage_bytes, 4, 4, 1];
+        self.elements.iter().zip(sizes).map(|(count, size)| count * size).sum()
+    }
+}
+
+/// What every device does with its memory.
+pub trait Memory: Sized {
+    /// Bytes of one [`Storage`] element.
+    const STORAGE_BYTES: usize;
+
+    /// A device with all that `plan` holds, zeroed. Fails when the device does not have as much.
+    fn with_plan(plan: &Plan) -> Result<Self>;
+
+    /// How the device calls itself in manifests and tables.
+    fn name(&self) -> String;
+
+    /// Copies host values into the first `from.len()` elements of `to`.
+    fn write<K: Kind>(&mut self, to: Span<K>, from: &[K::Host]);
+
+    /// Copies the span into `to`, which has its length.
+    fn read<K: Kind>(&self, from: Span<K>, to: &mut [K::Host]);
+
+    /// Sets every element to `value`.
+    fn fill<K: Kind>(&mut self, to: Span<K>, value: K::Host);
+
+    /// Brings the storage-precision `weights` up to date with `master`, after `master` was written by the host.
+    fn refresh(&mut self, master: Stats, weights: Tensor);
+
+    /// The span's values as a new vector.
+    fn read_vec<K: Kind>(&self, from: Span<K>) -> Vec<K::Host> {
+        let mut to = vec![bytemuck::Zeroable::zeroed(); from.len()];
+        self.read(from, &mut to);
+        to
+    }
+}

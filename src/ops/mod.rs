@@ -1,0 +1,63 @@
+//! The contract: what a device can do.
+//!
+//! Every op is a small trait in a file of its name, and a [`Device`] fulfils all of them. The model is written
+//! once against these traits; [`cpu`] is the reference implementation and a backend that people use.
+//!
+//! Conventions: row-major; weights `[out, in]` as in PyTorch unless an op says otherwise; an output span is
+//! overwritten in full unless the op says that it adds. Outputs never overlap inputs.
+
+pub mod adamw;
+pub mod attention;
+pub mod contrastive;
+pub mod cpu;
+pub mod group_dro;
+pub mod l2_normalize;
+pub mod layer_norm;
+pub mod linear;
+pub mod memory;
+pub mod patch_embed;
+pub mod pool;
+pub mod position_embed;
+pub mod token_embed;
+
+pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};
+
+/// A device that fulfils the whole contract.
+pub trait Device:
+    Memory
+    + linear::Linear
+    + layer_norm::LayerNorm
+    + attention::Attention
+    + patch_embed::PatchEmbed
+    + position_embed::PositionEmbed
+    + token_embed::TokenEmbed
+    + pool::Pool
+    + l2_normalize::L2Normalize
+    + contrastive::Contrastive
+    + group_dro::GroupDro
+    + adamw::AdamW
+{
+}
+
+impl<D> Device for D where
+    D: Memory
+        + linear::Linear
+        + layer_norm::LayerNorm
+        + attention::Attention
+        + patch_embed::PatchEmbed
+        + position_embed::PositionEmbed
+        + token_embed::TokenEmbed
+        + pool::Pool
+        + l2_normalize::L2Normalize
+        + contrastive::Contrastive
+        + group_dro::GroupDro
+        + adamw::AdamW
+{
+}
+
+/// Whether a gradient replaces what its span holds, or is added to it (a residual branch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    Set,
+    Add,
+}

@@ -1,0 +1,48 @@
+//! Pixels to patches: the u8 image becomes the input of the patch projection in one pass.
+
+use super::{Bytes, Tensor};
+
+/// Square images cut into square patches; a remainder at the right and bottom is not seen, as in a strided convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct PatchShape {
+    pub images: usize,
+    pub image_size: usize,
+    pub patch_size: usize,
+}
+
+impl PatchShape {
+    /// Patches along one side.
+    pub fn side(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Patches of one image.
+    pub fn count(&self) -> usize {
+        self.side() * self.side()
+    }
+
+    /// Values of one patch: 3 patch_size^2.
+    pub fn values(&self) -> usize {
+        3 * self.patch_size * self.patch_size
+    }
+}
+
+/// Per-channel mean and standard deviation of pixel values in [0, 1].
+#[derive(Clone, Copy, Debug)]
+pub struct Normalization {
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+impl Normalization {
+    /// The constants that all of CLIP's models share (interop.md, preprocessing).
+    pub const CLIP: Normalization =
+        Normalization { mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711] };
+}
+
+pub trait PatchEmbed {
+    /// patches[b, p, c, ky, kx] = (pixels[b, y, x, c] / 255 - mean[c]) / std[c]: pixels u8 `[images, size, size, 3]`,
+    /// patches `[images * count, 3 patch^2]` in the order of `visual.conv1.weight`, so that the strided convolution
+    /// is the linear map by that weight. Pixels need no gradient: there is no backward.
+    fn extract_patches(&mut self, shape: PatchShape, normalization: Normalization, pixels: Bytes, patches: Tensor);
+}
