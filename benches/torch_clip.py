@@ -14,7 +14,8 @@ full text context, as open_clip does; perennial reports its speed with and witho
 
 The two programs take turns for `--rounds` rounds and the medians over the rounds are compared, because a
 shared machine is noisy: the table shows the slowest and the fastest round too, and the load that other work
-put on the machine before the start. Threads wait for each other in a step, so a busy core slows all of them.
+put on the machine before the start. Threads wait for each other in a step, so a busy core slows all of them;
+OMP_WAIT_POLICY=passive in the environment makes PyTorch suffer less from it.
 """
 
 import argparse
