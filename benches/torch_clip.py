@@ -1,4 +1,4 @@
-"""The same CLIP training step in PyTorch and in perennial, on the same machine in the same run.
+r"""The same CLIP training step in PyTorch and in perennial, on the same machine in the same run.
 
     python3.11 -m venv target/venv
     target/venv/bin/pip install torch==2.15.0 open_clip_torch==3.3.0
