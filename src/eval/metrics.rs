@@ -1,0 +1,373 @@
+//! What a run is judged by (methods.md section 5). Fractions in [0, 1] throughout.
+//!
+//! A tie never counts in favour: a right answer must score higher than every wrong one, so that a model that gives
+//! everything the same score, or NaN, is not taken for a good one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// E: T x T, E_ij the accuracy (or recall@1) of the model after step i on the task of step j.
+///
+/// Rows are added as steps finish, and a cell may be without a value: a method whose head does not know a later
+/// task is not evaluated on it. A metric is None where it is not defined (T = 1 has no triangles) or a cell that it
+/// needs has no value. During a run it covers the rows that are there, as if T were their number; only the upper
+/// triangle keeps its later columns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskMatrix {
+    tasks: usize,
+    rows: Vec<Vec<Option<f64>>>,
+}
+
+impl TaskMatrix {
+    /// No rows yet, for T = `tasks`.
+    pub fn new(tasks: usize) -> TaskMatrix {
+        TaskMatrix { tasks, rows: Vec::new() }
+    }
+
+    /// Adds the row of the next step: a value or None for each task. It is an error of the run if it does not fit
+    /// T, holds a number outside [0, 1], or comes after row T.
+    pub fn push(&mut self, row: Vec<Option<f64>>) -> Result<()> {
+        if self.rows.len() == self.tasks || row.len() != self.tasks {
+            return Err(Error::run(format!(
+                "row {} of {} values does not fit a matrix of {} tasks",
+                self.rows.len() + 1,
+                row.len(),
+                self.tasks
+            )));
+        }
+        if let Some(value) = row.iter().flatten().find(|value| !(0.0..=1.0).contains(*value)) {
+            return Err(Error::run(format!("an accuracy of {value} does not lie between 0 and 1")));
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    pub fn tasks(&self) -> usize {
+        self.tasks
+    }
+
+    /// Steps that are finished.
+    pub fn rows(&self) -> &[Vec<Option<f64>>] {
+        &self.rows
+    }
+
+    /// E_ij, both counted from 0.
+    pub fn get(&self, step: usize, task: usize) -> Option<f64> {
+        *self.rows.get(step)?.get(task)?
+    }
+
+    /// Mean of the diagonal.
+    pub fn in_domain(&self) -> Option<f64> {
+        mean((0..self.rows.len()).map(|step| self.get(step, step)))
+    }
+
+    /// Mean of the strict lower triangle (TiC-CLIP).
+    pub fn backward_transfer(&self) -> Option<f64> {
+        mean((0..self.rows.len()).flat_map(|step| (0..step).map(move |task| self.get(step, task))))
+    }
+
+    /// Mean of the strict upper triangle (TiC-CLIP).
+    pub fn forward_transfer(&self) -> Option<f64> {
+        mean((0..self.rows.len()).flat_map(|step| (step + 1..self.tasks).map(move |task| self.get(step, task))))
+    }
+
+    /// Mean over the tasks j before the last of max_i E_ij - E_Tj. The maximum is over all steps that have a value,
+    /// also those before the task was learnt, as methods.md has it.
+    pub fn forgetting(&self) -> Option<f64> {
+        let last = self.rows.len().checked_sub(1)?;
+        mean((0..last).map(|task| {
+            let learnt = (task..=last).map(|step| self.get(step, task)).collect::<Option<Vec<f64>>>()?;
+            let before = (0..task).filter_map(|step| self.get(step, task));
+            Some(learnt.into_iter().chain(before).fold(0.0, f64::max) - self.get(last, task)?)
+        }))
+    }
+
+    /// Mean over the tasks j before the last of E_Tj - E_jj.
+    pub fn bwt(&self) -> Option<f64> {
+        let last = self.rows.len().checked_sub(1)?;
+        mean((0..last).map(|task| Some(self.get(last, task)? - self.get(task, task)?)))
+    }
+}
+
+/// None without values, or where one is None.
+fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let values = values.collect::<Option<Vec<f64>>>()?;
+    if values.is_empty() { None } else { Some(values.iter().sum::<f64>() / values.len() as f64) }
+}
+
+/// Mean over b of A_b, the accuracy over all classes seen after task b. None without any.
+pub fn average_incremental_accuracy(accuracies: &[f64]) -> Option<f64> {
+    mean(accuracies.iter().copied().map(Some))
+}
+
+/// A_T. None without any.
+pub fn last_accuracy(accuracies: &[f64]) -> Option<f64> {
+    accuracies.last().copied()
+}
+
+/// All metrics of a run, under the names that tables and files use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub in_domain: Option<f64>,
+    pub backward_transfer: Option<f64>,
+    pub forward_transfer: Option<f64>,
+    pub average_incremental_accuracy: Option<f64>,
+    pub last_accuracy: Option<f64>,
+    pub forgetting: Option<f64>,
+    pub bwt: Option<f64>,
+}
+
+impl Summary {
+    /// From E, and from A_b after each task b.
+    pub fn of(matrix: &TaskMatrix, accuracies: &[f64]) -> Summary {
+        Summary {
+            in_domain: matrix.in_domain(),
+            backward_transfer: matrix.backward_transfer(),
+            forward_transfer: matrix.forward_transfer(),
+            average_incremental_accuracy: average_incremental_accuracy(accuracies),
+            last_accuracy: last_accuracy(accuracies),
+            forgetting: matrix.forgetting(),
+            bwt: matrix.bwt(),
+        }
+    }
+}
+
+/// The fraction of samples whose own column scores higher than every other. `scores` is [labels, columns], `labels`
+/// the columns that are right. None without samples. Panics when the sizes do not fit or a label is no column: a
+/// bug of the caller.
+pub fn top_1_accuracy(scores: &[f32], columns: usize, labels: &[u32]) -> Option<f64> {
+    assert_eq!(scores.len(), labels.len() * columns, "scores are [labels, columns]");
+    if labels.is_empty() {
+        return None;
+    }
+    let right = scores.chunks_exact(columns).zip(labels).filter(|(row, label)| {
+        let own = row[**label as usize];
+        row.iter().enumerate().all(|(column, score)| column == **label as usize || own > *score) && !own.is_nan()
+    });
+    Some(right.count() as f64 / labels.len() as f64)
+}
+
+/// The fraction of queries with a relevant item among the first 1, 5 and 10.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recall {
+    pub at_1: f64,
+    pub at_5: f64,
+    pub at_10: f64,
+}
+
+/// Retrieval in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retrieval {
+    pub image_to_text: Recall,
+    pub text_to_image: Recall,
+}
+
+impl Retrieval {
+    /// `similarity` is [images, texts], a row an image. An image and a text belong together when their groups are
+    /// equal; there may be several texts to an image and several images to a text. A query of whose group the other
+    /// side has none is left out. None where a direction has no query left. Panics when the sizes do not fit: a bug
+    /// of the caller.
+    pub fn of(similarity: &[f32], image_groups: &[u32], text_groups: &[u32]) -> Option<Retrieval> {
+        let (images, texts) = (image_groups.len(), text_groups.len());
+        assert_eq!(similarity.len(), images * texts, "similarities are [images, texts]");
+        let image_ranks = image_groups.iter().enumerate().filter_map(|(image, group)| {
+            rank((0..texts).map(|text| (similarity[image * texts + text], text_groups[text] == *group)))
+        });
+        let text_ranks = text_groups.iter().enumerate().filter_map(|(text, group)| {
+            rank((0..images).map(|image| (similarity[image * texts + text], image_groups[image] == *group)))
+        });
+        Some(Retrieval { image_to_text: recall(image_ranks)?, text_to_image: recall(text_ranks)? })
+    }
+
+    /// The mean of recall@1 in the two directions.
+    pub fn mean_recall_at_1(&self) -> f64 {
+        (self.image_to_text.at_1 + self.text_to_image.at_1) / 2.0
+    }
+}
+
+/// How many irrelevant items (score, relevant) come before the best relevant one; None if none is relevant.
+fn rank(items: impl Iterator<Item = (f32, bool)> + Clone) -> Option<usize> {
+    let mut relevant = items.clone().filter(|(_, relevant)| *relevant).map(|(score, _)| score).peekable();
+    relevant.peek()?;
+    // NaN scores are no better than none at all.
+    let Some(best) = relevant.filter(|score| !score.is_nan()).reduce(f32::max) else {
+        return Some(usize::MAX);
+    };
+    Some(items.filter(|(score, relevant)| !relevant && (*score >= best || score.is_nan())).count())
+}
+
+fn recall(ranks: impl Iterator<Item = usize>) -> Option<Recall> {
+    let ranks: Vec<usize> = ranks.collect();
+    if ranks.is_empty() {
+        return None;
+    }
+    let within = |first: usize| ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64;
+    Some(Recall { at_1: within(1), at_5: within(5), at_10: within(10) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(tasks: usize, rows: &[&[f64]]) -> TaskMatrix {
+        let mut matrix = TaskMatrix::new(tasks);
+        for row in rows {
+            let missing = |value: &f64| if value.is_nan() { None } else { Some(*value) };
+            matrix.push(row.iter().map(missing).collect()).unwrap();
+        }
+        matrix
+    }
+
+    #[track_caller]
+    fn close(value: Option<f64>, expected: f64) {
+        assert!(value.is_some_and(|value| (value - expected).abs() < 1e-12), "{value:?} is not {expected}");
+    }
+
+    #[test]
+    fn a_matrix_of_three_tasks() {
+        let e = matrix(3, &[&[0.9, 0.3, 0.2], &[0.7, 0.8, 0.4], &[0.5, 0.85, 0.6]]);
+        close(e.in_domain(), (0.9 + 0.8 + 0.6) / 3.0);
+        close(e.backward_transfer(), (0.7 + 0.5 + 0.85) / 3.0);
+        close(e.forward_transfer(), (0.3 + 0.2 + 0.4) / 3.0);
+        // Task 1 fell from 0.9 to 0.5; task 2 is best at the end.
+        close(e.forgetting(), (0.4 + 0.0) / 2.0);
+        close(e.bwt(), (-0.4 + 0.05) / 2.0);
+    }
+
+    #[test]
+    fn the_best_of_a_task_may_lie_before_it_was_learnt() {
+        let e = matrix(3, &[&[0.9, 0.95, 0.2], &[0.9, 0.8, 0.4], &[0.9, 0.7, 0.6]]);
+        close(e.forgetting(), (0.0 + 0.25) / 2.0);
+    }
+
+    #[test]
+    fn one_task_has_no_transfer() {
+        let summary = Summary::of(&matrix(1, &[&[0.75]]), &[0.75]);
+        let expected = Summary {
+            in_domain: Some(0.75),
+            backward_transfer: None,
+            forward_transfer: None,
+            average_incremental_accuracy: Some(0.75),
+            last_accuracy: Some(0.75),
+            forgetting: None,
+            bwt: None,
+        };
+        assert_eq!(summary, expected);
+    }
+
+    #[test]
+    fn nothing_is_defined_before_the_first_step() {
+        let summary = Summary::of(&TaskMatrix::new(4), &[]);
+        let json = serde_json::to_value(&summary).unwrap();
+        assert_eq!(json.as_object().unwrap().len(), 7);
+        assert!(json.as_object().unwrap().values().all(|value| value.is_null()), "{json}");
+        assert_eq!(serde_json::from_value::<Summary>(json).unwrap(), summary);
+    }
+
+    #[test]
+    fn a_run_in_progress_has_metrics_of_its_rows() {
+        let e = matrix(4, &[&[0.9, 0.3, 0.2, 0.1], &[0.7, 0.8, 0.4, 0.3]]);
+        close(e.in_domain(), (0.9 + 0.8) / 2.0);
+        close(e.backward_transfer(), 0.7);
+        close(e.forward_transfer(), (0.3 + 0.2 + 0.1 + 0.4 + 0.3) / 5.0);
+        close(e.forgetting(), 0.2);
+        close(e.bwt(), -0.2);
+    }
+
+    #[test]
+    fn no_mean_is_taken_over_a_hole() {
+        let no = f64::NAN;
+        let e = matrix(3, &[&[0.9, no, no], &[0.7, 0.8, no], &[0.5, 0.75, 0.6]]);
+        assert_eq!(e.forward_transfer(), None);
+        close(e.backward_transfer(), (0.7 + 0.5 + 0.75) / 3.0);
+        close(e.forgetting(), (0.4 + 0.05) / 2.0);
+        let e = matrix(2, &[&[no, 0.1], &[0.7, 0.8]]);
+        assert_eq!((e.in_domain(), e.bwt(), e.forgetting()), (None, None, None));
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_refused() {
+        let mut e = TaskMatrix::new(2);
+        let wrong = e.push(vec![Some(0.5)]).unwrap_err();
+        assert_eq!(wrong.to_string(), "row 1 of 1 values does not fit a matrix of 2 tasks");
+        for value in [1.5, -0.1, f64::NAN] {
+            let wrong = e.push(vec![Some(value), None]).unwrap_err().to_string();
+            assert!(wrong.contains("does not lie between 0 and 1"), "{wrong}");
+        }
+        e.push(vec![Some(0.0), None]).unwrap();
+        e.push(vec![Some(1.0), Some(1.0)]).unwrap();
+        assert!(e.push(vec![None, None]).is_err());
+        let json = serde_json::to_string(&e).unwrap();
+        assert_eq!(json, r#"{"tasks":2,"rows":[[0.0,null],[1.0,1.0]]}"#);
+        assert_eq!(serde_json::from_str::<TaskMatrix>(&json).unwrap(), e);
+    }
+
+    #[test]
+    fn incremental_accuracies() {
+        close(average_incremental_accuracy(&[0.9, 0.7, 0.65]), 0.75);
+        assert_eq!(last_accuracy(&[0.9, 0.7, 0.65]), Some(0.65));
+        assert_eq!((average_incremental_accuracy(&[]), last_accuracy(&[])), (None, None));
+    }
+
+    #[test]
+    fn top_1_counts_strict_winners() {
+        let scores = [0.1, 0.9, 0.3, /**/ 0.8, 0.1, 0.2, /**/ 0.5, 0.5, 0.1, /**/ 0.2, 0.1, 0.3];
+        // Right, right, a tie, wrong.
+        assert_eq!(top_1_accuracy(&scores, 3, &[1, 0, 0, 1]), Some(0.5));
+        assert_eq!(top_1_accuracy(&[], 3, &[]), None);
+        assert_eq!(top_1_accuracy(&[0.7], 1, &[0]), Some(1.0));
+        let nan = f32::NAN;
+        assert_eq!(top_1_accuracy(&[nan, 0.0, 1.0, nan, nan, nan], 2, &[0, 0, 0]), Some(0.0));
+        assert_eq!(top_1_accuracy(&[nan], 1, &[0]), Some(0.0));
+    }
+
+    #[test]
+    fn retrieval_with_several_texts_an_image() {
+        // Images of groups 0, 1, 2; texts of groups 0, 0, 1, 2.
+        let similarity = [
+            0.1, 0.9, 0.5, 0.2, // the second of its texts is first
+            0.8, 0.1, 0.7, 0.2, // its text is second
+            0.4, 0.4, 0.4, 0.4, // three wrong ones tie with it
+        ];
+        let r = Retrieval::of(&similarity, &[0, 1, 2], &[0, 0, 1, 2]).unwrap();
+        close(Some(r.image_to_text.at_1), 1.0 / 3.0);
+        assert_eq!((r.image_to_text.at_5, r.image_to_text.at_10), (1.0, 1.0));
+        // Text 0: image 1 (0.8) is before image 0; texts 1, 2, 3 have theirs first.
+        close(Some(r.text_to_image.at_1), 3.0 / 4.0);
+        close(Some(r.mean_recall_at_1()), (1.0 / 3.0 + 3.0 / 4.0) / 2.0);
+    }
+
+    #[test]
+    fn recall_at_5_and_10_count_the_wrong_items_in_front() {
+        // One image; wrong texts score 1, 2, ..., 12, and its own one stands with `rank` of them above it.
+        for (rank, expected) in [(0, (1.0, 1.0, 1.0)), (1, (0.0, 1.0, 1.0)), (4, (0.0, 1.0, 1.0)), (5, (0.0, 0.0, 1.0))]
+            .into_iter()
+            .chain([(9, (0.0, 0.0, 1.0)), (10, (0.0, 0.0, 0.0))])
+        {
+            let mut similarity: Vec<f32> = (1..=12).map(|score| score as f32).collect();
+            similarity.push(12.5 - rank as f32);
+            let mut groups = vec![7; 13];
+            groups[12] = 3;
+            let r = Retrieval::of(&similarity, &[3], &groups).unwrap().image_to_text;
+            assert_eq!((r.at_1, r.at_5, r.at_10), expected, "rank {rank}");
+        }
+    }
+
+    #[test]
+    fn queries_without_a_partner_are_left_out() {
+        let r = Retrieval::of(&[0.9, 0.1, 0.2, 0.3], &[0, 5], &[0, 6]).unwrap();
+        assert_eq!((r.image_to_text.at_1, r.text_to_image.at_1), (1.0, 1.0));
+        assert_eq!(Retrieval::of(&[0.9], &[0], &[1]), None);
+        assert_eq!(Retrieval::of(&[], &[], &[]), None);
+    }
+
+    #[test]
+    fn nan_is_never_a_hit() {
+        let nan = f32::NAN;
+        let r = Retrieval::of(&[nan, nan, nan, nan], &[0, 1], &[0, 1]).unwrap();
+        assert_eq!((r.image_to_text.at_10, r.text_to_image.at_10), (0.0, 0.0));
+        let r = Retrieval::of(&[0.5, nan], &[0], &[0, 1]).unwrap();
+        assert_eq!((r.image_to_text.at_1, r.image_to_text.at_5), (0.0, 1.0));
+    }
+}

@@ -1,0 +1,150 @@
+//! Files that appear whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Names of files in the making: `.perennial-<process>-<number>.tmp`, beside the file that they become.
+const PREFIX: &str = ".perennial-";
+const SUFFIX: &str = ".tmp";
+
+/// Writes a file whole or not at all: beside, flushed to the disk, then renamed over whatever `path` was.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically_with(path, |file| file.write_all(bytes))
+}
+
+/// The same for content that `fill` writes piece by piece.
+pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let wrong = |cause: io::Error| Error::writing(path, cause);
+    let folder = folder_of(path);
+    let (beside, file) = create_beside(folder).map_err(wrong)?;
+    let written = fill_and_flush(file, fill).and_then(|()| fs::rename(&beside, path));
+    if let Err(cause) = written {
+        // The first cause is what the user must hear; a leftover goes with the next `remove_stale`.
+        let _ = fs::remove_file(&beside);
+        return Err(wrong(cause));
+    }
+    sync_folder(folder).map_err(wrong)
+}
+
+/// Removes what an interrupted process left half-written in `folder`, and says how many files that were. To be
+/// called at start, by the one process that writes there. A folder that does not exist holds nothing.
+pub fn remove_stale(folder: &Path) -> Result<usize> {
+    let entries = match fs::read_dir(folder) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(|cause| Error::reading(folder, cause))?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry.map_err(|cause| Error::reading(folder, cause))?;
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+        if ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|cause| Error::run(format!("cannot remove {}: {cause}", path.display())))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// The folder that holds `path`.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A new file under a name that nothing else has.
+fn create_beside(folder: &Path) -> io::Result<(PathBuf, File)> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{PREFIX}{}-{number}{SUFFIX}", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Err(cause) if cause.kind() == ErrorKind::AlreadyExists => continue,
+            file => return Ok((path, file?)),
+        }
+    }
+}
+
+fn fill_and_flush(file: File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut buffered = BufWriter::new(file);
+    fill(&mut buffered)?;
+    buffered.into_inner().map_err(|error| error.into_error())?.sync_all()
+}
+
+/// Makes the rename itself survive a power failure.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    // Only Unix opens folders as files.
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn writes_and_replaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_atomically(&path, b"one").unwrap();
+        write_atomically(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(names(folder.path()), ["a.json"]);
+    }
+
+    #[test]
+    fn a_failure_keeps_the_old_file_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_atomically(&path, b"old").unwrap();
+        let error = write_atomically_with(&path, |file| {
+            file.write_all(&[0; 100_000])?;
+            Err(io::Error::other("the disk is full"))
+        })
+        .unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write {}: the disk is full", path.display()));
+        assert_eq!(error.fault(), crate::error::Fault::Run);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+
+        let taken = folder.path().join("taken");
+        fs::create_dir(&taken).unwrap();
+        assert!(write_atomically(&taken, b"x").is_err());
+        assert!(write_atomically(&folder.path().join("nowhere/b.json"), b"x").is_err());
+        assert_eq!(names(folder.path()), ["a.json", "taken"]);
+    }
+
+    #[test]
+    fn threads_do_not_disturb_one_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        std::thread::scope(|scope| {
+            for writer in 0..4u8 {
+                let path = &path;
+                scope.spawn(move || (0..10).for_each(|_| write_atomically(path, &[writer; 5000]).unwrap()));
+            }
+        });
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.len() == 5000 && bytes.iter().all(|byte| *byte == bytes[0]));
+        assert_eq!(names(folder.path()), ["a.json"]);
+    }
+
+    #[test]
+    fn stale_files_of_ours_go_and_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".perennial-1-0.tmp", ".perennial-77-3.tmp", "mine.tmp", ".perennial-notes"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        assert_eq!(remove_stale(folder.path()).unwrap(), 2);
+        assert_eq!(names(folder.path()), [".perennial-notes", "mine.tmp"]);
+        assert_eq!(remove_stale(&folder.path().join("nowhere")).unwrap(), 0);
+    }
+}

@@ -1,0 +1,237 @@
+//! The configuration files beside Hugging Face's weights.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::model::spec::{ModelSpec, TextSpec, TransformerSpec, VisionSpec};
+
+/// CLIP's mean and standard deviation of the channels R, G, B, of pixels in [0, 1].
+const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
+
+/// `config.json`, a `CLIPConfig`.
+pub fn config(spec: &ModelSpec, logit_scale: f32) -> Value {
+    let tower = |kind: &str, transformer: &TransformerSpec| {
+        json!({
+            "model_type": kind,
+            "hidden_size": transformer.width,
+            "intermediate_size": transformer.hidden,
+            "num_hidden_layers": transformer.layers,
+            "num_attention_heads": transformer.heads,
+            "hidden_act": if spec.quick_gelu { "quick_gelu" } else { "gelu" },
+            "layer_norm_eps": ModelSpec::LAYER_NORM_EPS,
+            "projection_dim": spec.embed_dim,
+        })
+    };
+    let mut vision = tower("clip_vision_model", &spec.vision());
+    vision["image_size"] = json!(spec.vision_cfg.image_size);
+    vision["patch_size"] = json!(spec.vision_cfg.patch_size);
+    vision["num_channels"] = json!(3);
+    let mut text = tower("clip_text_model", &spec.text());
+    // CLIP's last two tokens are start and end; the text's feature is taken at the end token.
+    let vocabulary = spec.text_cfg.vocab_size;
+    text["vocab_size"] = json!(vocabulary);
+    text["max_position_embeddings"] = json!(spec.text_cfg.context_length);
+    text["bos_token_id"] = json!(vocabulary.saturating_sub(2));
+    text["eos_token_id"] = json!(vocabulary - 1);
+    json!({
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "torch_dtype": "float32",
+        "projection_dim": spec.embed_dim,
+        "logit_scale_init_value": logit_scale,
+        "vision_config": vision,
+        "text_config": text,
+    })
+}
+
+/// `preprocessor_config.json`: CLIP's evaluation transform (resampling 3 is bicubic).
+pub fn preprocessor(spec: &ModelSpec) -> Value {
+    let size = spec.vision_cfg.image_size;
+    json!({
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": true,
+        "do_resize": true,
+        "size": { "shortest_edge": size },
+        "resample": 3,
+        "do_center_crop": true,
+        "crop_size": { "height": size, "width": size },
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": MEAN,
+        "image_std": STD,
+    })
+}
+
+/// The fields of a `CLIPConfig` that matter; what is missing has the defaults of the `transformers` package.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Config {
+    projection_dim: usize,
+    vision_config: Vision,
+    text_config: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Vision {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    image_size: usize,
+    patch_size: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Text {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    vocab_size: usize,
+    max_position_embeddings: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { projection_dim: 512, vision_config: Vision::default(), text_config: Text::default() }
+    }
+}
+
+impl Default for Vision {
+    fn default() -> Vision {
+        Vision {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: ModelSpec::LAYER_NORM_EPS,
+        }
+    }
+}
+
+impl Default for Text {
+    fn default() -> Text {
+        Text {
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            vocab_size: 49408,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: ModelSpec::LAYER_NORM_EPS,
+        }
+    }
+}
+
+/// The model that a `config.json` describes.
+pub fn read_config(config: &str) -> Result<ModelSpec> {
+    let config: Config =
+        serde_json::from_str(config).map_err(|cause| Error::input(format!("not a CLIP configuration: {cause}")))?;
+    let (vision, text) = (config.vision_config, config.text_config);
+    let quick_gelu = match (vision.hidden_act.as_str(), text.hidden_act.as_str()) {
+        ("quick_gelu", "quick_gelu") => true,
+        ("gelu", "gelu") => false,
+        (image, words) => {
+            return Err(Error::input(format!(
+                "hidden_act is '{image}' for images and '{words}' for text; both must be gelu, or both quick_gelu"
+            )));
+        }
+    };
+    for eps in [vision.layer_norm_eps, text.layer_norm_eps] {
+        if eps != ModelSpec::LAYER_NORM_EPS {
+            return Err(Error::input(format!(
+                "layer_norm_eps is {eps}; only {} is supported",
+                ModelSpec::LAYER_NORM_EPS
+            )));
+        }
+    }
+    if vision.num_attention_heads == 0 || vision.hidden_size % vision.num_attention_heads != 0 {
+        return Err(Error::input(format!(
+            "vision_config: hidden_size {} is no multiple of num_attention_heads {}",
+            vision.hidden_size, vision.num_attention_heads
+        )));
+    }
+    let spec = ModelSpec {
+        embed_dim: config.projection_dim,
+        vision_cfg: VisionSpec {
+            image_size: vision.image_size,
+            layers: vision.num_hidden_layers,
+            width: vision.hidden_size,
+            head_width: vision.hidden_size / vision.num_attention_heads,
+            patch_size: vision.patch_size,
+            mlp_ratio: ratio(vision.intermediate_size, vision.hidden_size),
+        },
+        text_cfg: TextSpec {
+            context_length: text.max_position_embeddings,
+            vocab_size: text.vocab_size,
+            width: text.hidden_size,
+            heads: text.num_attention_heads,
+            layers: text.num_hidden_layers,
+            mlp_ratio: ratio(text.intermediate_size, text.hidden_size),
+        },
+        quick_gelu,
+    };
+    // Through JSON, where the sizes are checked.
+    ModelSpec::from_json(&spec.to_json())
+}
+
+/// The ratio whose product with `width`, rounded down, is `hidden`.
+fn ratio(hidden: usize, width: usize) -> f64 {
+    let ratio = hidden as f64 / width.max(1) as f64;
+    if ((ratio * width as f64) as usize) < hidden { ratio.next_up() } else { ratio }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_is_written_is_read_back() {
+        for name in ModelSpec::names() {
+            for quick_gelu in [false, true] {
+                let spec = ModelSpec { quick_gelu, ..ModelSpec::find(name).unwrap() };
+                assert_eq!(read_config(&config(&spec, 2.6592).to_string()).unwrap(), spec, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_has_hugging_faces_defaults() {
+        let spec = read_config("{}").unwrap();
+        assert_eq!(spec, ModelSpec { quick_gelu: true, ..ModelSpec::find("ViT-B-32").unwrap() });
+    }
+
+    #[test]
+    fn what_cannot_be_computed_is_refused() {
+        let wrong = |json: &str| read_config(json).unwrap_err().to_string();
+        assert!(wrong(r#"{"text_config": {"hidden_act": "gelu"}}"#).contains("both must be gelu, or both quick_gelu"));
+        assert!(wrong(r#"{"text_config": {"layer_norm_eps": 1e-6}}"#).contains("layer_norm_eps is 0.000001"));
+        assert!(
+            wrong(r#"{"vision_config": {"num_attention_heads": 0}}"#).contains("no multiple of num_attention_heads 0")
+        );
+        assert!(wrong(r#"{"vision_config": {"hidden_size": 0}}"#).contains("vision_cfg.width is 0"));
+        assert!(wrong("[").contains("not a CLIP configuration"));
+    }
+
+    #[test]
+    fn every_width_of_the_hidden_layer_survives() {
+        for width in 1..400 {
+            for hidden in 1..400 {
+                assert_eq!((width as f64 * ratio(hidden, width)) as usize, hidden);
+            }
+        }
+    }
+}

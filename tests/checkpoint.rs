@@ -1,0 +1,587 @@
+//! Weights and run state in files: what is written comes back, what others write is read, and what is broken is
+//! refused in words.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use half::{bf16, f16};
+use perennial::error::Fault;
+use perennial::model::checkpoint::{TensorFile, export_hugging_face, load, read_spec, save};
+use perennial::model::parameters::ParameterList;
+use perennial::model::spec::ModelSpec;
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Remembers the largest piece of memory that this thread has asked for.
+struct Watched;
+
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+unsafe impl GlobalAlloc for Watched {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(layout.size())));
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+/// A model of 60 thousand numbers, with sizes that all differ.
+fn tiny() -> ModelSpec {
+    let json = r#"{
+        "embed_dim": 20,
+        "vision_cfg": { "image_size": 12, "layers": 2, "width": 48, "head_width": 16, "patch_size": 4 },
+        "text_cfg": { "context_length": 12, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1 },
+        "quick_gelu": true
+    }"#;
+    ModelSpec::from_json(json).unwrap()
+}
+
+/// Different numbers everywhere, 0 in the gaps.
+fn values(list: &ParameterList) -> Vec<f32> {
+    let mut values = list.initial_values(5);
+    for parameter in list.iter() {
+        for (place, value) in values[parameter.range()].iter_mut().enumerate() {
+            *value += 0.001 * (1 + place % 97) as f32;
+        }
+    }
+    values
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// A tensor of a file: name, type, shape, bytes.
+type Entry = (String, String, Vec<usize>, Vec<u8>);
+
+/// The bytes of a file with these tensors, by the format's description and not by our writer.
+fn assemble(metadata: Option<Value>, tensors: &[Entry]) -> Vec<u8> {
+    let mut header = serde_json::Map::new();
+    if let Some(metadata) = metadata {
+        header.insert("__metadata__".into(), metadata);
+    }
+    let (mut begin, mut data) = (0, Vec::new());
+    for (name, dtype, shape, bytes) in tensors {
+        let end = begin + bytes.len();
+        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [begin, end] }));
+        data.extend(bytes);
+        begin = end;
+    }
+    with_header(&Value::Object(header).to_string(), &data)
+}
+
+fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+/// The tensors of the tiny model as f32.
+fn entries() -> Vec<Entry> {
+    let list = ParameterList::of(&tiny());
+    let values = values(&list);
+    let bytes = |range: std::ops::Range<usize>| values[range].iter().flat_map(|value| value.to_le_bytes()).collect();
+    list.iter().map(|one| (one.name.clone(), "F32".into(), one.shape.clone(), bytes(one.range()))).collect()
+}
+
+/// The same with each number written by `convert`.
+fn entries_as(dtype: &str, convert: impl Fn(f32) -> Vec<u8>) -> Vec<Entry> {
+    let number = |raw: &[u8]| f32::from_le_bytes(raw.try_into().unwrap());
+    let bytes = |data: &[u8]| data.chunks_exact(4).flat_map(|raw| convert(number(raw))).collect();
+    entries().into_iter().map(|(name, _, shape, data)| (name, dtype.into(), shape, bytes(&data))).collect()
+}
+
+fn write(folder: &TempDir, bytes: &[u8]) -> PathBuf {
+    let path = folder.path().join("model.safetensors");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// The message with which a file is refused.
+#[track_caller]
+fn refusal(bytes: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, bytes);
+    let error = load(&path, &tiny()).unwrap_err();
+    assert_eq!(error.fault(), Fault::Input);
+    let message = error.to_string();
+    assert!(message.starts_with(&format!("{}: ", path.display())), "{message}");
+    message
+}
+
+#[track_caller]
+fn contains(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "'{part}' is not in: {message}");
+    }
+}
+
+// ---------------------------------------------------------------- what is written comes back
+
+#[test]
+fn saved_weights_come_back_bit_for_bit() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    let values = values(&list);
+    let path = folder.path().join("step-001.safetensors");
+    save(&path, &spec, &list, &values, &[("step", "1".into())]).unwrap();
+    let weights = load(&path, &spec).unwrap();
+    assert_eq!(bits(&weights.values), bits(&values));
+    assert_eq!(weights.spec, Some(spec.clone()));
+    assert_eq!(weights.notes, [""; 0]);
+    assert_eq!(read_spec(&path).unwrap(), Some(spec));
+}
+
+#[test]
+fn the_same_weights_give_the_same_bytes() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    let values = values(&list);
+    let extra = ["a", "b", "c", "d", "e", "f"].map(|key| (key, key.to_string()));
+    let mut backwards = extra.clone();
+    backwards.reverse();
+    let bytes = |metadata: &[(&str, String)]| {
+        let path = folder.path().join("model.safetensors");
+        save(&path, &spec, &list, &values, metadata).unwrap();
+        fs::read(&path).unwrap()
+    };
+    let first = bytes(&extra);
+    assert!((0..5).all(|_| bytes(&backwards) == first));
+}
+
+#[test]
+fn the_official_reader_reads_what_we_save() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    let values = values(&list);
+    let path = folder.path().join("model.safetensors");
+    save(&path, &spec, &list, &values, &[]).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let (header, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(header % 8, 0);
+    let strings = metadata.metadata().as_ref().unwrap();
+    assert_eq!((strings["format"].as_str(), strings["model_cfg"].clone()), ("pt", spec.to_json()));
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.len(), list.len());
+    assert_eq!(tensors.tensor("logit_scale").unwrap().shape(), [0usize; 0]);
+    for parameter in list.iter() {
+        let tensor = tensors.tensor(&parameter.name).unwrap();
+        assert_eq!((tensor.shape(), tensor.dtype()), (&parameter.shape[..], safetensors::Dtype::F32));
+        let stored: Vec<u32> =
+            tensor.data().chunks_exact(4).map(|raw| u32::from_le_bytes(raw.try_into().unwrap())).collect();
+        assert_eq!(stored, bits(&values[parameter.range()]), "{}", parameter.name);
+    }
+}
+
+#[test]
+fn an_export_for_hugging_face_comes_back_bit_for_bit() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    let values = values(&list);
+    let export = folder.path().join("a/b");
+    export_hugging_face(&export, &spec, &list, &values).unwrap();
+    let path = export.join("model.safetensors");
+    let weights = load(&path, &spec).unwrap();
+    assert_eq!(bits(&weights.values), bits(&values));
+    assert_eq!((weights.spec, weights.notes), (Some(spec.clone()), vec![]));
+
+    // By hand: the transposed projection, and the keys' rows of the packed one.
+    let bytes = fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let number = |name: &str, shape: &[usize], index: usize| {
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(tensor.shape(), shape, "{name}");
+        f32::from_le_bytes(tensor.data()[4 * index..][..4].try_into().unwrap())
+    };
+    let ours = |name: &str, index: usize| values[list.get(name).offset + index];
+    assert_eq!(number("visual_projection.weight", &[20, 48], 7 * 48 + 31), ours("visual.proj", 31 * 20 + 7));
+    assert_eq!(number("text_projection.weight", &[20, 32], 3 * 32 + 8), ours("text_projection", 8 * 20 + 3));
+    let keys = "vision_model.encoder.layers.1.self_attn.k_proj.weight";
+    let packed = "visual.transformer.resblocks.1.attn.in_proj_weight";
+    assert_eq!(number(keys, &[48, 48], 5 * 48 + 9), ours(packed, (48 + 5) * 48 + 9));
+    let values_bias = "text_model.encoder.layers.0.self_attn.v_proj.bias";
+    assert_eq!(number(values_bias, &[32], 4), ours("transformer.resblocks.0.attn.in_proj_bias", 2 * 32 + 4));
+
+    let read = |name: &str| serde_json::from_str::<Value>(&fs::read_to_string(export.join(name)).unwrap()).unwrap();
+    let config = read("config.json");
+    assert_eq!(config["vision_config"]["hidden_act"], "quick_gelu");
+    assert_eq!(config["vision_config"]["num_attention_heads"], 3);
+    assert_eq!(config["vision_config"]["intermediate_size"], 192);
+    assert_eq!(config["text_config"]["max_position_embeddings"], 12);
+    assert_eq!(
+        (&config["text_config"]["bos_token_id"], &config["text_config"]["eos_token_id"]),
+        (&json!(98), &json!(99))
+    );
+    assert_eq!(config["projection_dim"], 20);
+    assert_eq!(config["logit_scale_init_value"].as_f64().unwrap() as f32, ours("logit_scale", 0));
+    assert_eq!(read("preprocessor_config.json")["crop_size"], json!({ "height": 12, "width": 12 }));
+}
+
+// ---------------------------------------------------------------- what others write is read
+
+#[test]
+fn prefixes_and_stored_constants_do_not_matter() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    let custom = |name: &str| match name {
+        name if name.starts_with("visual.") || name == "logit_scale" => name.to_string(),
+        name => format!("text.{name}"),
+    };
+    let renamings: [&dyn Fn(&str) -> String; 3] =
+        [&|name| format!("module.{name}"), &custom, &|name| format!("module.{}", custom(name))];
+    for rename in renamings {
+        let mut tensors = entries();
+        for (name, _, shape, _) in &mut tensors {
+            if name == "logit_scale" {
+                *shape = vec![1];
+            }
+            *name = rename(name);
+        }
+        tensors.push((rename("attn_mask"), "F32".into(), vec![12, 12], vec![0; 576]));
+        let path = write(&folder, &assemble(None, &tensors));
+        let weights = load(&path, &spec).unwrap();
+        assert_eq!(bits(&weights.values), bits(&values(&list)));
+        assert_eq!(weights.spec, None);
+        assert_eq!(weights.notes.len(), 1);
+        contains(&weights.notes[0], &["does not say which activation", "taken as quick_gelu"]);
+    }
+}
+
+#[test]
+fn half_and_double_precision_are_read() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    let exact = values(&list);
+    let check = |tensors: Vec<Entry>, rounded: &dyn Fn(f32) -> f32| {
+        let weights = load(&write(&folder, &assemble(None, &tensors)), &spec).unwrap();
+        let expected: Vec<f32> = exact.iter().map(|value| rounded(*value)).collect();
+        assert_eq!(bits(&weights.values), bits(&expected));
+    };
+    check(entries_as("F64", |value| (value as f64).to_le_bytes().to_vec()), &|value| value);
+    check(entries_as("F16", |value| f16::from_f32(value).to_le_bytes().to_vec()), &|value| {
+        f16::from_f32(value).to_f32()
+    });
+    check(entries_as("BF16", |value| bf16::from_f32(value).to_le_bytes().to_vec()), &|value| {
+        bf16::from_f32(value).to_f32()
+    });
+}
+
+#[test]
+fn a_hugging_face_folder_tells_its_model() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    export_hugging_face(folder.path(), &spec, &list, &values(&list)).unwrap();
+    let path = folder.path().join("model.safetensors");
+
+    // As Hugging Face writes it: without our metadata, with position_ids.
+    let bytes = fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut theirs: Vec<Entry> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| (name, "F32".into(), tensor.shape().to_vec(), tensor.data().to_vec()))
+        .collect();
+    theirs.push(("text_model.embeddings.position_ids".into(), "I64".into(), vec![1, 12], vec![0; 96]));
+    write(&folder, &assemble(Some(json!({ "format": "pt" })), &theirs));
+    assert_eq!(read_spec(&path).unwrap(), Some(spec.clone()));
+    let weights = load(&path, &spec).unwrap();
+    assert_eq!(bits(&weights.values), bits(&values(&list)));
+    assert_eq!((weights.spec, weights.notes), (Some(spec), vec![]));
+
+    fs::write(folder.path().join("config.json"), "{").unwrap();
+    contains(&read_spec(&path).unwrap_err().to_string(), &["config.json: not a CLIP configuration"]);
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    assert_eq!(read_spec(&path).unwrap(), None);
+}
+
+#[test]
+fn a_model_used_as_another_is_noted() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    let path = folder.path().join("model.safetensors");
+    save(&path, &spec, &list, &values(&list), &[]).unwrap();
+    let other = ModelSpec { quick_gelu: false, ..spec };
+    let notes = load(&path, &other).unwrap().notes;
+    assert_eq!(notes.len(), 1);
+    contains(&notes[0], &[r#"the file's model is {"#, r#""quick_gelu":true}"#, r#""quick_gelu":false}"#]);
+}
+
+#[test]
+fn tensors_that_pytorch_wrote_are_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny_quick_gelu.safetensors");
+    let bytes = fs::read(path).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let spec = ModelSpec::from_json(&metadata.metadata().as_ref().unwrap()["config"]).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let initial: Vec<Entry> = tensors
+        .tensors()
+        .into_iter()
+        .filter_map(|(name, tensor)| {
+            let name = name.strip_prefix("init/")?.to_string();
+            Some((name, "F32".into(), tensor.shape().to_vec(), tensor.data().to_vec()))
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let weights = load(&write(&folder, &assemble(None, &initial)), &spec).unwrap();
+    let list = ParameterList::of(&spec);
+    assert_eq!(initial.len(), list.len());
+    for (name, _, _, data) in &initial {
+        let stored: Vec<u32> = data.chunks_exact(4).map(|raw| u32::from_le_bytes(raw.try_into().unwrap())).collect();
+        assert_eq!(bits(&weights.values[list.get(name).range()]), stored, "{name}");
+    }
+}
+
+// ---------------------------------------------------------------- what is broken is refused in words
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let mut tensors = entries();
+    tensors.retain(|(name, ..)| name != "visual.proj");
+    let message = refusal(&assemble(None, &tensors));
+    contains(&message, &["the tensors are not those of the model: 'visual.proj' is missing (expected [48, 20])"]);
+}
+
+#[test]
+fn an_unknown_tensor_is_named() {
+    let mut tensors = entries();
+    tensors.push(("logit_bias".into(), "F32".into(), vec![1], vec![0; 4]));
+    contains(&refusal(&assemble(None, &tensors)), &["'logit_bias' is unknown (found F32 [1])"]);
+}
+
+#[test]
+fn a_misshapen_tensor_is_named() {
+    let mut tensors = entries();
+    tensors.iter_mut().find(|(name, ..)| name == "visual.proj").unwrap().2 = vec![20, 48];
+    contains(&refusal(&assemble(None, &tensors)), &["'visual.proj': expected [48, 20], found F32 [20, 48]"]);
+}
+
+#[test]
+fn integers_are_no_weights() {
+    let mut tensors = entries();
+    let (_, dtype, _, data) = tensors.iter_mut().find(|(name, ..)| name == "ln_final.bias").unwrap();
+    (*dtype, *data) = ("I64".into(), vec![0; 256]);
+    let message = refusal(&assemble(None, &tensors));
+    contains(&message, &["'ln_final.bias': expected F32, F16, BF16 or F64, found I64 [32]"]);
+}
+
+#[test]
+fn a_truncated_file_is_refused() {
+    let bytes = assemble(None, &entries());
+    let message = refusal(&bytes[..bytes.len() - 1]);
+    contains(&message, &["the file is truncated: the tensors should take", "follow the header"]);
+    contains(&refusal(&bytes[..100]), &["the file is truncated: the header should take", "and 92 follow"]);
+    contains(&refusal(&bytes[..5]), &["not a safetensors file: 5 bytes are too few"]);
+    contains(&refusal(&[&bytes[..], &[0]].concat()), &["the file is too long"]);
+}
+
+#[test]
+fn an_absurd_header_length_is_refused() {
+    let mut bytes = assemble(None, &entries());
+    bytes[..8].copy_from_slice(&(1u64 << 60).to_le_bytes());
+    LARGEST.set(0);
+    contains(&refusal(&bytes), &["the header's length is given as 1152921504606846976 bytes"]);
+    assert!(LARGEST.get() < 1 << 20, "{}", LARGEST.get());
+}
+
+#[test]
+fn overlapping_tensors_are_refused() {
+    let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+        "b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+    let message = refusal(&with_header(header, &[0; 12]));
+    contains(
+        &message,
+        &["tensor 'b' is said to take bytes 4 to 12, where byte 8 should come first: tensors overlap or leave a gap"],
+    );
+    let backwards = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+        "b":{"dtype":"F32","shape":[],"data_offsets":[8,4]}}"#;
+    contains(&refusal(&with_header(backwards, &[0; 8])), &["tensor 'b' is said to take bytes 8 to 4"]);
+}
+
+#[test]
+fn duplicate_names_are_refused() {
+    let header = r#"{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},
+        "a":{"dtype":"F32","shape":[],"data_offsets":[4,8]}}"#;
+    contains(&refusal(&with_header(header, &[0; 8])), &["the name 'a' occurs twice"]);
+    let mut tensors = entries();
+    tensors.push(("module.logit_scale".into(), "F32".into(), vec![], vec![0; 4]));
+    contains(&refusal(&assemble(None, &tensors)), &["'logit_scale' and 'module.logit_scale' are the same tensor"]);
+}
+
+#[test]
+fn nan_weights_are_noted() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let mut tensors = entries();
+    let (_, _, _, data) = tensors.iter_mut().find(|(name, ..)| name == "visual.ln_post.bias").unwrap();
+    data[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+    data[16..20].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    let notes = load(&write(&folder, &assemble(None, &tensors)), &spec).unwrap().notes;
+    assert_eq!(notes.len(), 2);
+    contains(&notes[1], &["2 of the weights are NaN or infinite, the first of them in 'visual.ln_post.bias'"]);
+}
+
+#[test]
+fn an_empty_file_is_refused() {
+    contains(&refusal(&[]), &["not a safetensors file: 0 bytes are too few for one"]);
+    let folder = tempfile::tempdir().unwrap();
+    contains(&load(folder.path(), &tiny()).unwrap_err().to_string(), &["not a file"]);
+    let nowhere = load(&folder.path().join("nowhere"), &tiny()).unwrap_err();
+    contains(&nowhere.to_string(), &["cannot read", "nowhere"]);
+}
+
+#[test]
+fn other_formats_are_recognised() {
+    contains(&refusal(b"PK\x03\x04\x14\x00\x08\x08 and so on"), &["a PyTorch pickle", "convert it to safetensors"]);
+    contains(&refusal(&with_header("[1, 2]", &[])), &["cannot understand the header", "expected an object"]);
+    contains(&refusal(&with_header("{\"a\": \"\u{1b}\"", &[])), &["cannot understand the header"]);
+}
+
+#[test]
+fn many_wrong_tensors_give_one_short_error() {
+    let mut tensors = entries();
+    tensors.iter_mut().for_each(|(name, ..)| *name = format!("model.{name}"));
+    let message = refusal(&assemble(None, &tensors));
+    let count = 2 * tensors.len() - 5;
+    contains(&message, &["'positional_embedding' is missing", "'model.positional_embedding' is unknown"]);
+    contains(&message, &[&format!("; and {count} more")]);
+    assert!(message.len() < 700, "{message}");
+}
+
+#[test]
+fn names_from_a_file_cannot_spoil_the_message() {
+    let mut tensors = entries();
+    tensors.push((format!("\u{1b}[31m{}", "x".repeat(5000)), "U8".into(), vec![1; 50], vec![0]));
+    let message = refusal(&assemble(None, &tensors));
+    contains(&message, &["\\u{1b}[31mxxx", "xxx...' is unknown (found U8 of 50 dimensions)"]);
+    assert!(message.len() < 400 && !message.contains('\u{1b}'), "{message}");
+}
+
+/// A sound file to be damaged, and where its header ends.
+static SOUND: LazyLock<(Vec<u8>, usize)> = LazyLock::new(|| {
+    let bytes = assemble(Some(json!({ "model_cfg": tiny().to_json() })), &entries());
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    (bytes, header)
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    /// Whatever happens to the bytes, mostly to those of the header: no panic, and no memory beyond that of the
+    /// file and the model.
+    #[test]
+    fn damaged_files_are_harmless(
+        header in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2),
+        anywhere in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2),
+        digits in proptest::collection::vec((any::<prop::sample::Index>(), b'0'..=b'9'), 0..4),
+        cut in proptest::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        let (mut bytes, end) = SOUND.clone();
+        let size = bytes.len();
+        for (index, byte) in header {
+            bytes[index.index(end)] = byte;
+        }
+        for (index, byte) in anywhere {
+            bytes[index.index(size)] = byte;
+        }
+        // Wrong numbers in a header that is still JSON.
+        let places: Vec<usize> = (8..end).filter(|index| bytes[*index].is_ascii_digit()).collect();
+        for (index, digit) in digits {
+            bytes[places[index.index(places.len())]] = digit;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(size));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(&folder, &bytes);
+        LARGEST.set(0);
+        let weights = load(&path, &tiny());
+        let spec = read_spec(&path);
+        let tensors = TensorFile::load(&path);
+        prop_assert!(LARGEST.get() < 2 * size, "{} bytes at once", LARGEST.get());
+        for message in [weights.err(), spec.err(), tensors.err()].into_iter().flatten().map(|error| error.to_string()) {
+            prop_assert!(message.contains("model.safetensors"), "{message}");
+        }
+    }
+}
+
+// ---------------------------------------------------------------- the state of a run
+
+fn state() -> TensorFile {
+    let mut file = TensorFile::new();
+    file.insert_u32("memory/indices", &[3], vec![5, u32::MAX, 0]);
+    file.insert_f32("moments", &[2, 2], vec![1.0, -0.0, f32::NAN, f32::MIN_POSITIVE]);
+    file.insert_u64("step", &[], vec![u64::MAX]);
+    file.insert_f32("empty", &[0, 4], vec![]);
+    file.insert_metadata("method", "gdro");
+    file.insert_metadata("epoch", "3");
+    file
+}
+
+#[test]
+fn run_state_comes_back_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    state().save(&path).unwrap();
+    let file = TensorFile::load(&path).unwrap();
+    assert_eq!(file.names().collect::<Vec<_>>(), ["empty", "memory/indices", "moments", "step"]);
+    assert_eq!(file.u32("memory/indices", &[3]).unwrap(), [5, u32::MAX, 0]);
+    assert_eq!(bits(file.f32("moments", &[2, 2]).unwrap()), bits(&[1.0, -0.0, f32::NAN, f32::MIN_POSITIVE]));
+    assert_eq!(file.u64("step", &[]).unwrap(), [u64::MAX]);
+    assert_eq!(file.f32("empty", &[0, 4]).unwrap(), [0.0; 0]);
+    assert_eq!(file.shape("moments").unwrap(), [2, 2]);
+    assert_eq!(file.metadata("method").unwrap(), "gdro");
+    assert!(file.contains("step") && !file.contains("steps"));
+    SafeTensors::deserialize(&fs::read(&path).unwrap()).unwrap();
+}
+
+#[test]
+fn the_same_run_state_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = |file: &TensorFile| {
+        let path = folder.path().join("state.safetensors");
+        file.save(&path).unwrap();
+        fs::read(&path).unwrap()
+    };
+    let mut other = TensorFile::new();
+    other.insert_metadata("epoch", "3");
+    other.insert_metadata("method", "gdro");
+    other.insert_u64("step", &[], vec![u64::MAX]);
+    other.insert_f32("empty", &[0, 4], vec![]);
+    other.insert_f32("moments", &[2, 2], vec![1.0, -0.0, f32::NAN, f32::MIN_POSITIVE]);
+    other.insert_u32("memory/indices", &[3], vec![5, u32::MAX, 0]);
+    assert_eq!(bytes(&state()), bytes(&other));
+}
+
+#[test]
+fn a_wrong_question_to_the_run_state_is_answered_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    state().save(&path).unwrap();
+    let file = TensorFile::load(&path).unwrap();
+    let place = path.display();
+    let message = |error: perennial::error::Error| error.to_string();
+    assert_eq!(message(file.f32("moment", &[2]).unwrap_err()), format!("{place}: no tensor 'moment'"));
+    assert_eq!(
+        message(file.f32("moments", &[4]).unwrap_err()),
+        format!("{place}: tensor 'moments': expected F32 [4], found F32 [2, 2]")
+    );
+    assert_eq!(
+        message(file.u64("memory/indices", &[3]).unwrap_err()),
+        format!("{place}: tensor 'memory/indices': expected U64 [3], found U32 [3]")
+    );
+    assert_eq!(message(file.metadata("seed").unwrap_err()), format!("{place}: no metadata 'seed'"));
+    let other = assemble(None, &[("x".into(), "I16".into(), vec![1], vec![0; 2])]);
+    fs::write(&path, other).unwrap();
+    let error = TensorFile::load(&path).err().unwrap();
+    assert_eq!(message(error), format!("{place}: tensor 'x' is of type I16; expected F32, U32 or U64"));
+}
