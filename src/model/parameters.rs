@@ -62,7 +62,11 @@ impl ParameterList {
         // open_clip's starting values. PyTorch's convolution starts uniformly in +-1 / sqrt(fan in).
         let fan_in = (3 * patch * patch) as f64;
         list.add("positional_embedding", &[spec.text_cfg.context_length, text.width], Initial::Normal { std: 0.01 });
-        list.add("text_projection", &[text.width, spec.embed_dim], Initial::Normal { std: (text.width as f64).powf(-0.5) });
+        list.add(
+            "text_projection",
+            &[text.width, spec.embed_dim],
+            Initial::Normal { std: (text.width as f64).powf(-0.5) },
+        );
         list.add("logit_scale", &[], Initial::Value((1.0f64 / 0.07).ln()));
         list.add("visual.class_embedding", &[vision.width], Initial::Normal { std: scale });
         list.add("visual.positional_embedding", &[spec.patches() + 1, vision.width], Initial::Normal { std: scale });

@@ -45,7 +45,10 @@ pub enum Activation {
 pub enum Epilogue {
     None,
     /// Keeps the product in `pre` `[rows, outputs]` for the backward pass and writes the activation of it.
-    Activation { kind: Activation, pre: Tensor },
+    Activation {
+        kind: Activation,
+        pre: Tensor,
+    },
     /// Adds `[rows, outputs]`.
     Residual(Tensor),
 }
@@ -55,7 +58,10 @@ pub enum Epilogue {
 pub enum BackwardEpilogue {
     None,
     /// Times the activation's derivative at `pre` `[rows, inputs]`.
-    Activation { kind: Activation, pre: Tensor },
+    Activation {
+        kind: Activation,
+        pre: Tensor,
+    },
 }
 
 pub trait Linear {

@@ -149,7 +149,11 @@ fn anchor_sums<T: Real>(
     for (z, count) in similarity.iter_mut().zip(count) {
         *z = term(*z, *count);
     }
-    AnchorSums { log_g: largest + total.ln() - log_negatives, slope: dot(similarity, slope) / total, height: height / total }
+    AnchorSums {
+        log_g: largest + total.ln() - log_negatives,
+        slope: dot(similarity, slope) / total,
+        height: height / total,
+    }
 }
 
 impl<T: Real> Contrastive for Cpu<T> {
@@ -198,7 +202,8 @@ impl<T: Real> Contrastive for Cpu<T> {
                 (Direction::Text, log_u2, slope2, height2, average2),
             ];
             for (direction, log_u, slope, height, average) in directions {
-                let blocks = log_u.par_chunks_mut(BLOCK).zip(slope.par_chunks_mut(BLOCK)).zip(height.par_chunks_mut(BLOCK));
+                let blocks =
+                    log_u.par_chunks_mut(BLOCK).zip(slope.par_chunks_mut(BLOCK)).zip(height.par_chunks_mut(BLOCK));
                 blocks.enumerate().for_each(|(block, ((log_g, slope), height))| {
                     first_pass(&batch, direction, &side, positive, block * BLOCK, log_g, slope, height);
                 });
@@ -235,23 +240,26 @@ impl<T: Real> Contrastive for Cpu<T> {
     ) {
         let ContrastiveShape { samples, texts, width } = shape;
         let first = |span: Stats| span.first(samples).into();
-        let ([dimage, dtext, outcome], [image, text, log_scale, weight, positive, u1, u2, slope1, slope2, h1, h2], side) =
-            self.views(
-                [dimage.first(samples * width).into(), dtext.first(texts * width).into(), outcome.first(2).into()],
-                [
-                    inputs.image.first(samples * width).into(),
-                    inputs.text.first(texts * width).into(),
-                    inputs.log_scale.first(1).into(),
-                    first(weight),
-                    first(saved.positive),
-                    first(saved.log_u[0]),
-                    first(saved.log_u[1]),
-                    first(saved.slope[0]),
-                    first(saved.slope[1]),
-                    first(saved.height[0]),
-                    first(saved.height[1]),
-                ],
-            );
+        let (
+            [dimage, dtext, outcome],
+            [image, text, log_scale, weight, positive, u1, u2, slope1, slope2, h1, h2],
+            side,
+        ) = self.views(
+            [dimage.first(samples * width).into(), dtext.first(texts * width).into(), outcome.first(2).into()],
+            [
+                inputs.image.first(samples * width).into(),
+                inputs.text.first(texts * width).into(),
+                inputs.log_scale.first(1).into(),
+                first(weight),
+                first(saved.positive),
+                first(saved.log_u[0]),
+                first(saved.log_u[1]),
+                first(saved.slope[0]),
+                first(saved.slope[1]),
+                first(saved.height[0]),
+                first(saved.height[1]),
+            ],
+        );
         let blocks_of_group = samples.div_ceil(BLOCK).div_ceil(GROUPS);
         let images_of_group = blocks_of_group * BLOCK;
         let groups = samples.div_ceil(images_of_group);
