@@ -1,0 +1,364 @@
+//! From a picture to the pixels that the model reads: 8-bit RGB, rows of a square, as open_clip makes them with Pillow.
+//!
+//! Resizing is Pillow's BICUBIC: Catmull-Rom (a = -0.5), stretched to the scale when it shrinks (antialiasing), first
+//! along the rows, then along the columns, rounded and clipped to 8 bits after each. `fast_image_resize` has the same
+//! filter but starts with the columns, which clips elsewhere; so each direction is a call of its own. (Pillow from
+//! version 13 starts with the columns too where the height loses far more pixels than the width, as in very tall
+//! pictures; up to 12 it never does, nor do we.) A value differs from Pillow's by 1 at times: its filter weights have
+//! more bits.
+
+use std::cell::RefCell;
+
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+use crate::error::{Error, Result};
+use crate::rng::{Rng, below, unit};
+
+/// Bytes of one transformed image: `size` x `size` pixels of 3 bytes.
+pub fn bytes(size: usize) -> usize {
+    3 * size * size
+}
+
+/// The transform of evaluation: the shorter edge to `size`, then the `size` x `size` pixels in the middle. An image of
+/// that size already is copied as it is.
+///
+/// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
+/// length.
+pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
+    let (width, height) = dimensions(image)?;
+    let shorter = width.min(height);
+    // torchvision's integers: the longer edge is rounded down, half a pixel of margin to the even side.
+    let axis = |edge: usize| {
+        let resized = size * edge / shorter;
+        let margin = ((resized - size) as f64 / 2.0).round_ties_even();
+        let scale = edge as f64 / resized as f64;
+        if resized == size { Axis::whole(edge) } else { Axis { start: margin * scale, len: size as f64 * scale } }
+    };
+    resize(image.as_raw(), width, height, axis(width), axis(height), size, out)
+}
+
+/// The transform of training, torchvision's RandomResizedCrop without a flip: a box whose area is `scale.0` to
+/// `scale.1` of the image's and whose width is 3/4 to 4/3 of its height, somewhere in the image, is resized to `size` x
+/// `size`.
+///
+/// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
+/// length.
+pub fn training(image: &RgbImage, size: usize, scale: (f64, f64), rng: &mut Rng, out: &mut [u8]) -> Result<()> {
+    let (width, height) = dimensions(image)?;
+    crop_and_resize(image, crop_box(width, height, scale, rng), size, out)
+}
+
+/// A box of whole pixels inside an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CropBox {
+    top: usize,
+    left: usize,
+    height: usize,
+    width: usize,
+}
+
+/// torchvision's choice of a box: ten tries with a uniform area and a log-uniform aspect ratio; where none fits, the
+/// largest box in the middle whose aspect ratio is allowed.
+fn crop_box(width: usize, height: usize, scale: (f64, f64), rng: &mut Rng) -> CropBox {
+    const NARROWEST: f64 = 3.0 / 4.0;
+    const WIDEST: f64 = 4.0 / 3.0;
+    let area = (width * height) as f64;
+    // libm: the same bits on every platform.
+    let (low, high) = (libm::log(NARROWEST), libm::log(WIDEST));
+    for _ in 0..10 {
+        let area = area * (scale.0 + (scale.1 - scale.0) * unit(rng));
+        let aspect = libm::exp(low + (high - low) * unit(rng));
+        let (w, h) = ((area * aspect).sqrt().round_ties_even(), (area / aspect).sqrt().round_ties_even());
+        if w >= 1.0 && w <= width as f64 && h >= 1.0 && h <= height as f64 {
+            let (w, h) = (w as usize, h as usize);
+            let top = below(rng, (height - h + 1) as u64) as usize;
+            let left = below(rng, (width - w + 1) as u64) as usize;
+            return CropBox { top, left, height: h, width: w };
+        }
+    }
+    let aspect = width as f64 / height as f64;
+    let (w, h) = if aspect < NARROWEST {
+        (width, (width as f64 / NARROWEST).round_ties_even() as usize)
+    } else if aspect > WIDEST {
+        ((height as f64 * WIDEST).round_ties_even() as usize, height)
+    } else {
+        (width, height)
+    };
+    CropBox { top: (height - h) / 2, left: (width - w) / 2, height: h, width: w }
+}
+
+/// Resizes what lies in the box as if there were nothing around it.
+fn crop_and_resize(image: &RgbImage, cut: CropBox, size: usize, out: &mut [u8]) -> Result<()> {
+    let CropBox { top, left, height, width } = cut;
+    let stride = 3 * image.width() as usize;
+    let pixels = image.as_raw();
+    // Rows of the image's whole width need no copy.
+    if width == image.width() as usize {
+        let rows = &pixels[top * stride..(top + height) * stride];
+        return resize(rows, width, height, Axis::whole(width), Axis::whole(height), size, out);
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut inside = std::mem::take(&mut scratch.cut);
+        inside.clear();
+        for row in pixels.chunks_exact(stride).skip(top).take(height) {
+            inside.extend_from_slice(&row[3 * left..3 * (left + width)]);
+        }
+        let done = resize_with(scratch, &inside, width, height, Axis::whole(width), Axis::whole(height), size, out);
+        scratch.cut = inside;
+        done
+    })
+}
+
+fn dimensions(image: &RgbImage) -> Result<(usize, usize)> {
+    let (width, height) = image.dimensions();
+    if width == 0 || height == 0 {
+        return Err(Error::input(format!("the image has no pixels ({width} x {height})")));
+    }
+    Ok((width as usize, height as usize))
+}
+
+/// The stretch of a source edge that the output shows, in source pixels. The filter looks beyond it where there is more
+/// image.
+#[derive(Clone, Copy)]
+struct Axis {
+    start: f64,
+    len: f64,
+}
+
+impl Axis {
+    fn whole(edge: usize) -> Axis {
+        Axis { start: 0.0, len: edge as f64 }
+    }
+}
+
+/// Buffers that a thread keeps from image to image.
+#[derive(Default)]
+struct Scratch {
+    resizer: Resizer,
+    /// The inside of a crop box.
+    cut: Vec<u8>,
+    /// The image after the pass along its rows.
+    narrowed: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+fn resize(pixels: &[u8], width: usize, height: usize, x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
+    SCRATCH.with_borrow_mut(|scratch| resize_with(scratch, pixels, width, height, x, y, size, out))
+}
+
+/// Bicubic, along the rows and then along the columns: `pixels` [height, width, 3] to `out` [size, size, 3].
+#[expect(clippy::too_many_arguments, reason = "a picture is a slice and two edges")]
+fn resize_with(
+    scratch: &mut Scratch,
+    pixels: &[u8],
+    width: usize,
+    height: usize,
+    x: Axis,
+    y: Axis,
+    size: usize,
+    out: &mut [u8],
+) -> Result<()> {
+    assert_eq!(out.len(), bytes(size), "the output holds {size} x {size} pixels of 3 bytes");
+    // The rows that some output row reads: the filter reaches two pixels of the coarser grid to each side. One more for
+    // rounding.
+    let reach = 2.0 * (y.len / size as f64).max(1.0) + 1.0;
+    let first = (y.start - reach).floor().max(0.0) as usize;
+    let last = ((y.start + y.len + reach).ceil() as usize).min(height);
+    let rows = last - first;
+
+    scratch.narrowed.resize(3 * size * rows, 0);
+    let source = &pixels[3 * width * first..3 * width * last];
+    let along_rows = [x.start, 0.0, x.len, rows as f64];
+    pass(&mut scratch.resizer, (source, width, rows), along_rows, (&mut scratch.narrowed, size, rows))?;
+    let along_columns = [0.0, y.start - first as f64, size as f64, y.len];
+    pass(&mut scratch.resizer, (&scratch.narrowed, size, rows), along_columns, (out, size, size))
+}
+
+/// One direction: the box (left, top, width, height) of a source picture fills the target. Pictures: pixels, width,
+/// height.
+fn pass(
+    resizer: &mut Resizer,
+    source: (&[u8], usize, usize),
+    [left, top, width, height]: [f64; 4],
+    target: (&mut [u8], usize, usize),
+) -> Result<()> {
+    let failed = |cause: String| Error::run(format!("cannot resize the image: {cause}"));
+    let from = TypedImageRef::<U8x3>::from_buffer(source.1 as u32, source.2 as u32, source.0)
+        .map_err(|cause| failed(cause.to_string()))?;
+    let mut to = TypedImage::<U8x3>::from_buffer(target.1 as u32, target.2 as u32, target.0)
+        .map_err(|cause| failed(cause.to_string()))?;
+    let options =
+        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(left, top, width, height);
+    resizer.resize_typed(&from, &mut to, &options).map_err(|cause| failed(cause.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::rng::rng;
+
+    /// What Pillow and torchvision make of small images; `make_pillow.py` beside it writes it.
+    const PILLOW: &str = include_str!("../../tests/fixtures/pillow/resize.json");
+
+    fn fixture() -> Value {
+        serde_json::from_str(PILLOW).unwrap()
+    }
+
+    fn number(value: &Value) -> usize {
+        value.as_u64().unwrap() as usize
+    }
+
+    fn pixels(value: &Value) -> Vec<u8> {
+        value.as_array().unwrap().iter().map(|value| number(value) as u8).collect()
+    }
+
+    fn picture(value: &Value) -> RgbImage {
+        let (width, height) = (number(&value["width"]) as u32, number(&value["height"]) as u32);
+        RgbImage::from_raw(width, height, pixels(&value["pixels"])).unwrap()
+    }
+
+    fn noise(width: u32, height: u32, seed: u64) -> RgbImage {
+        let mut rng = rng(seed, "noise", &[]);
+        RgbImage::from_fn(width, height, |_, _| image::Rgb(std::array::from_fn(|_| below(&mut rng, 256) as u8)))
+    }
+
+    fn largest_difference(a: &[u8], b: &[u8]) -> u8 {
+        assert_eq!(a.len(), b.len());
+        a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+    }
+
+    fn evaluated(image: &RgbImage, size: usize) -> Vec<u8> {
+        let mut out = vec![0; bytes(size)];
+        evaluation(image, size, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn evaluation_agrees_with_pillow() {
+        for case in fixture()["evaluation"].as_array().unwrap() {
+            let size = number(&case["size"]);
+            let difference = largest_difference(&evaluated(&picture(case), size), &pixels(&case["expected"]));
+            assert!(difference <= 1, "{} x {} to {size}: {difference}/255", case["width"], case["height"]);
+        }
+    }
+
+    #[test]
+    fn crop_agrees_with_torchvision() {
+        let fixture = &fixture()["crop"];
+        let (image, size) = (picture(fixture), number(&fixture["size"]));
+        for case in fixture["cases"].as_array().unwrap() {
+            let [top, left, height, width] = std::array::from_fn(|edge| number(&case["box"][edge]));
+            let mut out = vec![0; bytes(size)];
+            crop_and_resize(&image, CropBox { top, left, height, width }, size, &mut out).unwrap();
+            let difference = largest_difference(&out, &pixels(&case["expected"]));
+            assert!(difference <= 1, "box {}: {difference}/255", case["box"]);
+        }
+    }
+
+    #[test]
+    fn fallback_box_is_torchvisions() {
+        for case in fixture()["fallback"].as_array().unwrap() {
+            let [top, left, height, width] = std::array::from_fn(|edge| number(&case["box"][edge]));
+            let (image_width, image_height) = (number(&case["width"]), number(&case["height"]));
+            // Boxes of four times the image never fit.
+            let found = crop_box(image_width, image_height, (4.0, 4.0), &mut rng(0, "crop", &[]));
+            assert_eq!(found, CropBox { top, left, height, width }, "{image_width} x {image_height}");
+        }
+    }
+
+    #[test]
+    fn image_of_the_right_size_is_copied() {
+        let image = noise(32, 32, 1);
+        assert_eq!(evaluated(&image, 32), *image.as_raw());
+    }
+
+    #[test]
+    fn constant_image_stays_constant() {
+        let image = RgbImage::from_pixel(37, 19, image::Rgb([0, 130, 255]));
+        let mut out = vec![0; bytes(24)];
+        training(&image, 24, (0.5, 1.0), &mut rng(3, "crop", &[]), &mut out).unwrap();
+        for pixels in [out, evaluated(&image, 24), evaluated(&image, 8)] {
+            assert!(pixels.chunks(3).all(|pixel| pixel == [0, 130, 255]));
+        }
+    }
+
+    #[test]
+    fn crop_sees_nothing_outside_its_box() {
+        let image = noise(30, 20, 2);
+        let cut = CropBox { top: 3, left: 5, height: 12, width: 17 };
+        let inside = image::imageops::crop_imm(&image, 5, 3, 17, 12).to_image();
+        let (mut of_box, mut of_copy) = (vec![0; bytes(9)], vec![0; bytes(9)]);
+        crop_and_resize(&image, cut, 9, &mut of_box).unwrap();
+        crop_and_resize(&inside, CropBox { top: 0, left: 0, ..cut }, 9, &mut of_copy).unwrap();
+        assert_eq!(of_box, of_copy);
+    }
+
+    #[test]
+    fn boxes_keep_to_scale_and_aspect() {
+        let mut rng = rng(5, "crop", &[]);
+        let mut areas = Vec::new();
+        for _ in 0..2000 {
+            let CropBox { top, left, height, width } = crop_box(400, 300, (0.2, 0.6), &mut rng);
+            assert!(top + height <= 300 && left + width <= 400);
+            let (area, aspect) = ((width * height) as f64 / 120_000.0, width as f64 / height as f64);
+            // Edges of at least 134 pixels, rounded by half a pixel at most: 0.8 per cent in area and aspect.
+            assert!((0.198..0.605).contains(&area) && (0.744..1.345).contains(&aspect), "{area} {aspect}");
+            areas.push(area);
+        }
+        // Uniform in (0.2, 0.6), all of which fit: mean 0.4, standard error 0.0026; five of them.
+        let mean = areas.iter().sum::<f64>() / areas.len() as f64;
+        assert!((mean - 0.4).abs() < 0.013, "mean area {mean}");
+    }
+
+    #[test]
+    fn training_depends_on_its_generator_alone() {
+        let image = noise(50, 40, 6);
+        let draw = |place| {
+            let mut out = vec![0; bytes(16)];
+            training(&image, 16, (0.3, 1.0), &mut rng(1, "crop", &[place]), &mut out).unwrap();
+            out
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn image_without_pixels_is_an_error() {
+        let message = evaluation(&RgbImage::new(0, 4), 2, &mut [0; 12]).unwrap_err().to_string();
+        assert_eq!(message, "the image has no pixels (0 x 4)");
+    }
+
+    #[test]
+    fn all_processors_compute_the_same_pixels() {
+        let image = noise(61, 47, 7);
+        let usual = evaluated(&image, 21);
+        // SAFETY: no processor lacks the plain instructions.
+        SCRATCH.with_borrow_mut(|scratch| unsafe {
+            scratch.resizer.set_cpu_extensions(fast_image_resize::CpuExtensions::None);
+        });
+        let plain = evaluated(&image, 21);
+        SCRATCH.take();
+        assert_eq!(usual, plain);
+    }
+
+    proptest! {
+        #[test]
+        fn every_size_and_scale_is_fine(
+            width in 1..70u32, height in 1..70u32, size in 1..40usize, low in 0.0..1.0f64, high in 0.0..1.0f64
+        ) {
+            let image = noise(width, height, 8);
+            let mut out = vec![0; bytes(size)];
+            evaluation(&image, size, &mut out).unwrap();
+            training(&image, size, (low, high), &mut rng(0, "crop", &[]), &mut out).unwrap();
+        }
+    }
+}
