@@ -1,5 +1,16 @@
 //! CLIP models that keep learning: new classes, new domains, new years, without forgetting.
+//!
+//! The modules are floors of one house, and imports point down this list only: `experiment`, `method`, `train`,
+//! `objective`, [`eval`], [`stream`] and [`memory`], `data`, [`model`], [`ops`]; in the cellar [`error`], [`files`], [`rng`].
+
+pub mod data;
 pub mod error;
+pub mod eval;
+pub mod files;
+pub mod memory;
 pub mod model;
+pub mod objective;
 pub mod ops;
 pub mod rng;
+pub mod stream;
+pub mod train;

@@ -1,4 +1,11 @@
 //! The model: specifications, parameters, the two towers, and the formats in which weights travel.
 
+pub mod checkpoint;
+pub mod clip;
 pub mod parameters;
 pub mod spec;
+pub mod text;
+pub mod tower;
+pub mod transformer;
+pub mod vision;
+pub mod weights;

@@ -55,7 +55,7 @@ pub struct ContrastiveInputs {
     /// The class of each prompt `[texts]`; read for [`Negatives::OtherClasses`] alone.
     pub class_of_text: Ids,
     /// ln(1/tau) `[1]`.
-    pub log_scale: Tensor,
+    pub log_scale: Stats,
 }
 
 /// The moving averages of all samples, in logarithms: log u1 and log u2 `[all samples]`, NaN where a sample has not been
@@ -93,7 +93,7 @@ pub trait Contrastive {
 
     /// Second pass, for anchor weights a_i `[samples]`:
     /// dS_ij += a_i w_ij phi'(S_ij - S_ii) (over tau without `times_tau`), minus its row sum at (i, i);
-    /// dimage = dS t, dtext = dS^T e; outcome `[2]` = the loss and its derivative by ln(1/tau).
+    /// dimage = dS t, dtext = dS^T e; loss `[1]`, and dlog_scale `[1]`, its derivative by ln(1/tau).
     #[allow(clippy::too_many_arguments)]
     fn contrastive_backward(
         &mut self,
@@ -104,6 +104,7 @@ pub trait Contrastive {
         weight: Stats,
         dimage: Tensor,
         dtext: Tensor,
-        outcome: Stats,
+        loss: Stats,
+        dlog_scale: Stats,
     );
 }

@@ -3,7 +3,7 @@
 //! This is our reading: the paper's equation is not available in print, and this is the form that follows from its prose
 //! and from its sources.
 
-use super::{Ids, Stats, Tensor};
+use super::{Ids, Stats};
 
 /// How the class weights p follow from the class losses v.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,7 +40,7 @@ pub trait GroupDro {
     /// on a class's first visit; then p; then weight_i = p_{y_i} / (samples pi_{y_i}).
     ///
     /// class `[samples]`; log_u the two directions `[samples]` of [`super::contrastive::ContrastiveSaved`] (infinite values,
-    /// anchors without negatives, do not count); weight `[samples]`; outcome\[0\] = lambda log mean_k exp(v_k / lambda), the
+    /// anchors without negatives, do not count); weight `[samples]`; objective `[1]` = lambda log mean_k exp(v_k / lambda), the
     /// objective (6) as the averages see it.
     #[allow(clippy::too_many_arguments)]
     fn group_dro(
@@ -49,9 +49,9 @@ pub trait GroupDro {
         settings: GroupDroSettings,
         class: Ids,
         log_u: [Stats; 2],
-        log_scale: Tensor,
+        log_scale: Stats,
         state: GroupDroState,
         weight: Stats,
-        outcome: Stats,
+        objective: Stats,
     );
 }

@@ -51,7 +51,7 @@ pub fn run<T: Real>(batch: &Batch, settings: ContrastiveSettings) -> Outcome {
         text: plan.tensor(batch.text.len()),
         text_of: plan.ids(n),
         class_of_text: plan.ids(shape.texts),
-        log_scale: plan.tensor(1),
+        log_scale: plan.stats(1),
     };
     let averages = MovingAverages { log_u: [plan.stats(n), plan.stats(n)], slot: plan.ids(n) };
     let saved = ContrastiveSaved {
@@ -61,7 +61,7 @@ pub fn run<T: Real>(batch: &Batch, settings: ContrastiveSettings) -> Outcome {
         height: [plan.stats(n), plan.stats(n)],
     };
     let (dimage, dtext) = (plan.tensor(batch.image.len()), plan.tensor(batch.text.len()));
-    let (weight, outcome) = (plan.stats(n), plan.stats(2));
+    let (weight, loss, dlog_scale) = (plan.stats(n), plan.stats(1), plan.stats(1));
     let mut device = Cpu::<T>::allocate(&plan);
     put(device.slice_mut(inputs.image), &batch.image);
     put(device.slice_mut(inputs.text), &batch.text);
@@ -74,11 +74,10 @@ pub fn run<T: Real>(batch: &Batch, settings: ContrastiveSettings) -> Outcome {
         put(device.slice_mut(span), &prior.iter().rev().copied().collect::<Vec<_>>());
     }
     device.contrastive(shape, settings, inputs, Some(averages), saved);
-    device.contrastive_backward(shape, settings, inputs, saved, weight, dimage, dtext, outcome);
-    let result = values(device.slice(outcome));
+    device.contrastive_backward(shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale);
     Outcome {
-        loss: result[0],
-        by_log_scale: result[1],
+        loss: device.slice(loss)[0].as_f64(),
+        by_log_scale: device.slice(dlog_scale)[0].as_f64(),
         dimage: values(device.slice(dimage)),
         dtext: values(device.slice(dtext)),
         averages: averages.log_u.map(|span| values(device.slice(span)).into_iter().rev().collect()),

@@ -30,14 +30,14 @@ fn update(input: &Update, settings: GroupDroSettings) -> Updated {
     let mut plan = Plan::new::<Cpu<f64>>();
     let class = plan.ids(samples);
     let log_u = [plan.stats(samples), plan.stats(samples)];
-    let log_scale = plan.tensor(1);
+    let log_scale = plan.stats(1);
     let state = GroupDroState {
         class_loss: plan.stats(classes),
         log_normalizer: plan.stats(1),
         share: plan.stats(classes),
         class_weight: plan.stats(classes),
     };
-    let (weight, outcome) = (plan.stats(samples), plan.stats(1));
+    let (weight, objective) = (plan.stats(samples), plan.stats(1));
     let mut device = super::device(&plan);
     device.write(class, &input.class);
     put(&mut device, log_u[0], &input.log_u[0]);
@@ -46,13 +46,13 @@ fn update(input: &Update, settings: GroupDroSettings) -> Updated {
     put(&mut device, state.class_loss, &input.class_loss);
     put(&mut device, state.log_normalizer, &[input.normalizer.ln()]);
     put(&mut device, state.share, &input.share);
-    device.group_dro(samples, settings, class, log_u, log_scale, state, weight, outcome);
+    device.group_dro(samples, settings, class, log_u, log_scale, state, weight, objective);
     Updated {
         class_loss: get(&device, state.class_loss),
         normalizer: get(&device, state.log_normalizer)[0].exp(),
         class_weight: get(&device, state.class_weight),
         weight: get(&device, weight),
-        objective: get(&device, outcome)[0],
+        objective: get(&device, objective)[0],
     }
 }
 

@@ -236,16 +236,22 @@ impl<T: Real> Contrastive for Cpu<T> {
         weight: Stats,
         dimage: Tensor,
         dtext: Tensor,
-        outcome: Stats,
+        loss: Stats,
+        dlog_scale: Stats,
     ) {
         let ContrastiveShape { samples, texts, width } = shape;
         let first = |span: Stats| span.first(samples).into();
         let (
-            [dimage, dtext, outcome],
+            [dimage, dtext, loss_out, dlog_scale],
             [image, text, log_scale, weight, positive, u1, u2, slope1, slope2, h1, h2],
             side,
         ) = self.views(
-            [dimage.first(samples * width).into(), dtext.first(texts * width).into(), outcome.first(2).into()],
+            [
+                dimage.first(samples * width).into(),
+                dtext.first(texts * width).into(),
+                loss.first(1).into(),
+                dlog_scale.first(1).into(),
+            ],
             [
                 inputs.image.first(samples * width).into(),
                 inputs.text.first(texts * width).into(),
@@ -303,7 +309,7 @@ impl<T: Real> Contrastive for Cpu<T> {
                     }
                 }
             }
-            outcome.copy_from_slice(&[loss, by_log_scale]);
+            (loss_out[0], dlog_scale[0]) = (loss, by_log_scale);
         });
     }
 }

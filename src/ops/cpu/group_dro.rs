@@ -2,7 +2,7 @@
 
 use super::{Cpu, Real};
 use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
-use crate::ops::{Ids, Stats, Tensor};
+use crate::ops::{Ids, Stats};
 
 impl<T: Real> GroupDro for Cpu<T> {
     fn group_dro(
@@ -11,20 +11,20 @@ impl<T: Real> GroupDro for Cpu<T> {
         settings: GroupDroSettings,
         class: Ids,
         log_u: [Stats; 2],
-        log_scale: Tensor,
+        log_scale: Stats,
         state: GroupDroState,
         weight: Stats,
-        outcome: Stats,
+        objective: Stats,
     ) {
         let classes = state.class_loss.len();
-        let ([class_loss, normalizer, class_weight, weight, outcome], [share, log_u1, log_u2, log_scale], side) = self
-            .views(
+        let ([class_loss, normalizer, class_weight, weight, objective], [share, log_u1, log_u2, log_scale], side) =
+            self.views(
                 [
                     state.class_loss.into(),
                     state.log_normalizer.into(),
                     state.class_weight.into(),
                     weight.first(samples).into(),
-                    outcome.into(),
+                    objective.into(),
                 ],
                 [
                     state.share.into(),
@@ -77,7 +77,7 @@ impl<T: Real> GroupDro for Cpu<T> {
                 let known = !class_loss[class].is_nan();
                 class_weight[class] = T::of(if known { (logit(class) - log_divisor).exp() } else { 0.0 });
             }
-            outcome[0] = T::of(settings.lambda * (log_total - seen_count.ln()));
+            objective[0] = T::of(settings.lambda * (log_total - seen_count.ln()));
         });
         for (weight, class) in weight.iter_mut().zip(class) {
             let class = *class as usize;

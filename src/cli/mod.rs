@@ -1,0 +1,39 @@
+//! Commands: arguments, progress, exit codes.
+
+mod bench;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use perennial::error::Fault;
+
+/// CLIP models that keep learning: new classes, new domains, new years, without forgetting.
+#[derive(Parser)]
+#[command(name = "perennial", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure a training step, or each op, on this machine
+    Bench(bench::Arguments),
+}
+
+/// Runs the command line. Exit status: 0 done, 1 the run failed, 2 the command or its input was wrong.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Bench(arguments) => bench::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(match error.fault() {
+                Fault::Run => 1,
+                Fault::Input => 2,
+            })
+        }
+    }
+}

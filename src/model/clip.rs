@@ -1,0 +1,81 @@
+//! A whole CLIP on a device: parameters and both towers.
+
+use super::parameters::ParameterList;
+use super::spec::ModelSpec;
+use super::text::TextTower;
+use super::transformer::Purpose;
+use super::vision::VisionTower;
+use super::weights::Weights;
+use crate::ops::{Device, Plan, Stats, Tensor};
+
+/// Batch sizes that a model's memory is planned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    pub images: usize,
+    /// Distinct texts.
+    pub texts: usize,
+}
+
+pub struct Clip {
+    pub spec: ModelSpec,
+    pub parameters: ParameterList,
+    pub weights: Weights,
+    pub vision: VisionTower,
+    pub text: TextTower,
+    pub capacity: Capacity,
+    /// ln(1/tau) `[1]`, its master copy and its gradient.
+    pub logit_scale: Tensor,
+    pub logit_scale_master: Stats,
+    pub logit_scale_gradient: Stats,
+}
+
+impl Clip {
+    /// The upper end of open_clip's clamp on the logit scale; the lower is 0.
+    pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
+
+    pub fn plan(plan: &mut Plan, spec: &ModelSpec, capacity: Capacity, purpose: Purpose) -> Clip {
+        let list = ParameterList::of(spec);
+        let weights = Weights::plan(plan, &list, purpose == Purpose::Training);
+        Clip::plan_with(plan, spec, list, weights, capacity, purpose)
+    }
+
+    /// A second set of activations over the same weights: evaluation beside training.
+    pub fn plan_sharing(&self, plan: &mut Plan, capacity: Capacity, purpose: Purpose) -> Clip {
+        Clip::plan_with(plan, &self.spec, self.parameters.clone(), self.weights, capacity, purpose)
+    }
+
+    fn plan_with(
+        plan: &mut Plan,
+        spec: &ModelSpec,
+        list: ParameterList,
+        weights: Weights,
+        capacity: Capacity,
+        purpose: Purpose,
+    ) -> Clip {
+        let heading = match purpose {
+            Purpose::Training => "activations",
+            Purpose::Inference => "evaluation",
+        };
+        let vision =
+            plan.section(heading, |plan| VisionTower::plan(plan, spec, &list, weights, capacity.images, purpose));
+        let text = plan.section(heading, |plan| TextTower::plan(plan, spec, &list, weights, capacity.texts, purpose));
+        let scale = list.get("logit_scale");
+        Clip {
+            logit_scale: weights.value(scale),
+            logit_scale_master: weights.master.slice(scale.offset, 1),
+            logit_scale_gradient: weights.gradient(scale),
+            spec: spec.clone(),
+            parameters: list,
+            weights,
+            vision,
+            text,
+            capacity,
+        }
+    }
+
+    /// Sends a whole arena of parameter values to the device.
+    pub fn load<D: Device>(&self, device: &mut D, values: &[f32]) {
+        device.write(self.weights.master, values);
+        device.refresh(self.weights.master, self.weights.storage);
+    }
+}

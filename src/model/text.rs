@@ -1,0 +1,107 @@
+//! The text tower: token ids to L2-normalised embeddings.
+
+use super::parameters::ParameterList;
+use super::spec::ModelSpec;
+use super::tower::Head;
+use super::transformer::{Purpose, Transformer};
+use super::weights::Weights;
+use crate::ops::pool::PoolShape;
+use crate::ops::token_embed::TokenShape;
+use crate::ops::{Device, Ids, Plan, Stats, Tensor};
+
+/// open_clip's text transformer: tokens, positions, causal blocks, ln_final of the end-of-text token, projection.
+///
+/// Texts run at the length of the batch's longest, not at the context length: under a causal mask nothing after the
+/// end-of-text token can reach it, so embeddings and gradients are the same and the padding costs nothing.
+pub struct TextTower {
+    width: usize,
+    token_embedding: (Tensor, Stats),
+    positional_embedding: (Tensor, Stats),
+    blocks: Transformer,
+    head: Head,
+    /// [texts, tokens]
+    ids: Ids,
+    /// Where each text ends [texts].
+    end: Ids,
+}
+
+impl TextTower {
+    pub fn plan(
+        plan: &mut Plan,
+        spec: &ModelSpec,
+        list: &ParameterList,
+        weights: Weights,
+        texts: usize,
+        purpose: Purpose,
+    ) -> TextTower {
+        let (context, width) = (spec.text_cfg.context_length, spec.text_cfg.width);
+        let view = |name: &str| (weights.value(list.get(name)), weights.gradient(list.get(name)));
+        TextTower {
+            width,
+            token_embedding: view("token_embedding.weight"),
+            positional_embedding: view("positional_embedding"),
+            blocks: Transformer::plan(
+                plan,
+                spec.text(),
+                "transformer.resblocks",
+                list,
+                weights,
+                (texts, context),
+                purpose,
+            ),
+            head: Head::plan(plan, list, weights, ("ln_final", "text_projection"), (texts, width, spec.embed_dim)),
+            ids: plan.ids(texts * context),
+            end: plan.ids(texts),
+        }
+    }
+
+    /// Sends a batch of texts, each from its start to its end token, without padding. Returns the length they run at.
+    pub fn load<D: Device>(&self, device: &mut D, texts: &[&[u32]]) -> usize {
+        let tokens = texts.iter().map(|text| text.len()).max().unwrap_or(1);
+        self.load_at(device, texts, tokens)
+    }
+
+    /// The same at a given length, at least that of the longest text; for measuring what padding would cost.
+    pub fn load_at<D: Device>(&self, device: &mut D, texts: &[&[u32]], tokens: usize) -> usize {
+        let mut ids = Vec::with_capacity(texts.len() * tokens);
+        for text in texts {
+            ids.extend_from_slice(text);
+            ids.resize(ids.len() + tokens - text.len(), 0);
+        }
+        device.write(self.ids, &ids);
+        device.write(self.end, &texts.iter().map(|text| text.len() as u32 - 1).collect::<Vec<_>>());
+        tokens
+    }
+
+    /// L2-normalised embeddings `[texts, D]` after [`TextTower::forward`].
+    pub fn embeddings(&self) -> Tensor {
+        self.head.embeddings
+    }
+
+    /// Where the embeddings' gradient goes before [`TextTower::backward`].
+    pub fn embeddings_gradient(&self) -> Tensor {
+        self.head.embeddings_gradient
+    }
+
+    fn shapes(&self, texts: usize, tokens: usize) -> (TokenShape, PoolShape) {
+        let width = self.width;
+        (TokenShape { texts, tokens, width }, PoolShape { samples: texts, tokens, width })
+    }
+
+    pub fn forward<D: Device>(&self, device: &mut D, texts: usize, tokens: usize) {
+        let (embed, pool) = self.shapes(texts, tokens);
+        let (table, position) = (self.token_embedding.0, self.positional_embedding.0);
+        device.token_embed(embed, self.ids, table, position.first(tokens * self.width), self.blocks.input());
+        self.blocks.forward(device, texts, tokens);
+        self.head.forward(device, pool, Some(self.end), self.blocks.output());
+    }
+
+    /// From the embeddings' gradient to that of every parameter.
+    pub fn backward<D: Device>(&self, device: &mut D, texts: usize, tokens: usize) {
+        let (embed, pool) = self.shapes(texts, tokens);
+        let stream = self.blocks.gradient();
+        self.head.backward(device, pool, Some(self.end), stream);
+        self.blocks.backward(device, texts, tokens);
+        device.token_embed_backward(embed, self.ids, stream, self.token_embedding.1, self.positional_embedding.1);
+    }
+}

@@ -1,0 +1,84 @@
+//! What both towers end in: one token a sample, layer norm, projection, unit length.
+//!
+//! open_clip normalises all tokens and then takes one; taking it first gives the same and costs a row instead of all.
+
+use super::parameters::ParameterList;
+use super::transformer::{SavedNorm, norm_shape};
+use super::weights::{NormWeights, Weights};
+use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
+use crate::ops::pool::PoolShape;
+use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
+
+pub struct Head {
+    norm: NormWeights,
+    projection: (Tensor, Stats),
+    width: usize,
+    embed_dim: usize,
+    /// The pooled token [samples, width], and later its gradient.
+    pooled: Tensor,
+    saved: SavedNorm,
+    /// [samples, D], before and after normalisation to unit length.
+    projected: Tensor,
+    pub embeddings: Tensor,
+    norms: Stats,
+    /// Gradients in the way down.
+    pub embeddings_gradient: Tensor,
+    dprojected: Tensor,
+    dnormed: Tensor,
+}
+
+impl Head {
+    pub fn plan(
+        plan: &mut Plan,
+        list: &ParameterList,
+        weights: Weights,
+        (norm, projection): (&str, &str),
+        (samples, width, embed_dim): (usize, usize, usize),
+    ) -> Head {
+        let projection = list.get(projection);
+        Head {
+            norm: weights.norm(list, norm),
+            projection: (weights.value(projection), weights.gradient(projection)),
+            width,
+            embed_dim,
+            pooled: plan.tensor(samples * width),
+            saved: SavedNorm::plan(plan, samples, width),
+            projected: plan.tensor(samples * embed_dim),
+            embeddings: plan.tensor(samples * embed_dim),
+            norms: plan.stats(samples),
+            embeddings_gradient: plan.tensor(samples * embed_dim),
+            dprojected: plan.tensor(samples * embed_dim),
+            dnormed: plan.tensor(samples * width),
+        }
+    }
+
+    pub fn forward<D: Device>(&self, device: &mut D, pool: PoolShape, position: Option<Ids>, tokens: Tensor) {
+        let samples = pool.samples;
+        device.pool(pool, position, tokens, self.pooled);
+        self.norm.forward(device, norm_shape(samples, self.width), self.pooled, self.saved);
+        let shape = LinearShape::projection(samples, self.width, self.embed_dim);
+        device.linear(shape, self.saved.y, self.projection.0, None, Epilogue::None, self.projected);
+        device.l2_normalize(samples, self.embed_dim, self.projected, self.embeddings, self.norms);
+    }
+
+    /// Writes the gradient of all tokens into `dtokens`.
+    pub fn backward<D: Device>(&self, device: &mut D, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
+        let samples = pool.samples;
+        device.l2_normalize_backward(
+            samples,
+            self.embed_dim,
+            self.embeddings_gradient,
+            self.embeddings,
+            self.norms,
+            self.dprojected,
+        );
+        let shape = LinearShape::projection(samples, self.width, self.embed_dim);
+        device.linear_backward_weight(shape, self.dprojected, self.saved.y, self.projection.1, None);
+        device.linear_backward_data(shape, self.dprojected, self.projection.0, BackwardEpilogue::None, self.dnormed);
+        // ln's input is used up by its own backward pass, but not before: the gradient goes where its output was.
+        let dpooled = self.saved.y;
+        let norm = norm_shape(samples, self.width);
+        self.norm.backward(device, norm, self.dnormed, self.pooled, self.saved, Write::Set, dpooled);
+        device.pool_backward(pool, position, dpooled, dtokens);
+    }
+}

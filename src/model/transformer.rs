@@ -1,0 +1,266 @@
+//! The transformer that both towers share: forward in the order in which things happen, backward the same list in reverse.
+
+use super::parameters::ParameterList;
+use super::spec::{ModelSpec, TransformerSpec};
+use super::weights::{NormWeights, Weights};
+use crate::ops::attention::AttentionShape;
+use crate::ops::layer_norm::LayerNormShape;
+use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
+use crate::ops::{Device, Plan, Stats, Tensor, Write};
+
+/// One block's parameters and their gradients.
+struct BlockWeights {
+    ln_1: NormWeights,
+    in_proj: LinearWeights,
+    out_proj: LinearWeights,
+    ln_2: NormWeights,
+    c_fc: LinearWeights,
+    c_proj: LinearWeights,
+}
+
+struct LinearWeights {
+    weight: Tensor,
+    bias: Tensor,
+    dweight: Stats,
+    dbias: Stats,
+}
+
+/// What a block keeps of its forward pass. Rows are tokens of all sequences; w is the width.
+struct Saved {
+    /// The residual stream before, between and after the two branches [rows, w]; `output` is the next block's `input`.
+    input: Tensor,
+    middle: Tensor,
+    output: Tensor,
+    ln_1: SavedNorm,
+    /// [rows, 3 w]
+    qkv: Tensor,
+    /// [rows, w]
+    attended: Tensor,
+    /// [sequences, heads, tokens]
+    log_sum_exp: Stats,
+    ln_2: SavedNorm,
+    /// [rows, hidden], before and after the activation.
+    pre: Tensor,
+    hidden: Tensor,
+}
+
+/// A layer norm's output [rows, width] and statistics [rows].
+#[derive(Clone, Copy)]
+pub struct SavedNorm {
+    pub y: Tensor,
+    pub mean: Stats,
+    pub rstd: Stats,
+}
+
+impl SavedNorm {
+    pub fn plan(plan: &mut Plan, rows: usize, width: usize) -> SavedNorm {
+        SavedNorm { y: plan.tensor(rows * width), mean: plan.stats(rows), rstd: plan.stats(rows) }
+    }
+}
+
+/// Gradients on their way down, shared by all blocks.
+struct Gradients {
+    /// Of the residual stream [rows, w], and of a branch's input.
+    stream: Tensor,
+    branch: Tensor,
+    /// [rows, 3 w]
+    qkv: Tensor,
+    /// [rows, hidden]
+    hidden: Tensor,
+}
+
+/// Whether a plan keeps what a backward pass needs, or only what the next block needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Training,
+    Inference,
+}
+
+/// A stack of residual attention blocks with all its memory.
+pub struct Transformer {
+    spec: TransformerSpec,
+    blocks: Vec<(BlockWeights, Saved)>,
+    gradients: Option<Gradients>,
+    /// Where the first block reads, when there is none to read from.
+    input: Tensor,
+}
+
+impl Transformer {
+    /// The blocks under `prefix` (`visual.transformer.resblocks`, `transformer.resblocks`), planned for up to `sequences`
+    /// sequences of up to `tokens` tokens.
+    pub fn plan(
+        plan: &mut Plan,
+        spec: TransformerSpec,
+        prefix: &str,
+        list: &ParameterList,
+        weights: Weights,
+        (sequences, tokens): (usize, usize),
+        purpose: Purpose,
+    ) -> Transformer {
+        let rows = sequences * tokens;
+        let width = spec.width;
+        let input = plan.tensor(rows * width);
+        let mut blocks: Vec<(BlockWeights, Saved)> = Vec::with_capacity(spec.layers);
+        for layer in 0..spec.layers {
+            let linear = |name: &str, weight: &str, bias: &str| {
+                let (weight, bias) = (
+                    list.get(&format!("{prefix}.{layer}.{name}{weight}")),
+                    list.get(&format!("{prefix}.{layer}.{name}{bias}")),
+                );
+                LinearWeights {
+                    weight: weights.value(weight),
+                    bias: weights.value(bias),
+                    dweight: weights.gradient(weight),
+                    dbias: weights.gradient(bias),
+                }
+            };
+            let norm = |name: &str| weights.norm(list, &format!("{prefix}.{layer}.{name}"));
+            let block = BlockWeights {
+                ln_1: norm("ln_1"),
+                in_proj: linear("attn.", "in_proj_weight", "in_proj_bias"),
+                out_proj: linear("attn.out_proj.", "weight", "bias"),
+                ln_2: norm("ln_2"),
+                c_fc: linear("mlp.c_fc.", "weight", "bias"),
+                c_proj: linear("mlp.c_proj.", "weight", "bias"),
+            };
+            let saved = match (blocks.last(), purpose) {
+                // Without a backward pass every block after the first writes where the one before it did; the stream moves
+                // between two places.
+                (Some((_, before)), Purpose::Inference) => {
+                    Saved { input: before.output, output: before.input, ..*before }
+                }
+                (before, _) => Saved {
+                    input: before.map_or(input, |(_, before)| before.output),
+                    ln_1: SavedNorm::plan(plan, rows, width),
+                    qkv: plan.tensor(rows * 3 * width),
+                    attended: plan.tensor(rows * width),
+                    log_sum_exp: plan.stats(rows * spec.heads),
+                    middle: plan.tensor(rows * width),
+                    ln_2: SavedNorm::plan(plan, rows, width),
+                    pre: plan.tensor(rows * spec.hidden),
+                    hidden: plan.tensor(rows * spec.hidden),
+                    output: plan.tensor(rows * width),
+                },
+            };
+            blocks.push((block, saved));
+        }
+        let gradients = (purpose == Purpose::Training).then(|| Gradients {
+            stream: plan.tensor(rows * width),
+            branch: plan.tensor(rows * width),
+            qkv: plan.tensor(rows * 3 * width),
+            hidden: plan.tensor(rows * spec.hidden),
+        });
+        Transformer { spec, blocks, gradients, input }
+    }
+
+    /// Where the embeddings `[sequences, tokens, width]` go before [`Transformer::forward`].
+    pub fn input(&self) -> Tensor {
+        self.input
+    }
+
+    /// Where [`Transformer::forward`] leaves its result.
+    pub fn output(&self) -> Tensor {
+        self.blocks.last().map_or(self.input, |(_, saved)| saved.output)
+    }
+
+    /// Where the gradient of the output goes before [`Transformer::backward`], which leaves that of the input there.
+    pub fn gradient(&self) -> Tensor {
+        self.gradients.as_ref().expect("planned for training").stream
+    }
+
+    pub fn forward<D: Device>(&self, device: &mut D, sequences: usize, tokens: usize) {
+        let spec = &self.spec;
+        let (rows, width, hidden) = (sequences * tokens, spec.width, spec.hidden);
+        let norm = norm_shape(rows, width);
+        let attention = self.attention_shape(sequences, tokens);
+        for (block, saved) in &self.blocks {
+            block.ln_1.forward(device, norm, saved.input, saved.ln_1);
+            block.in_proj.forward(device, rows, width, 3 * width, saved.ln_1.y, Epilogue::None, saved.qkv);
+            device.attention(attention, saved.qkv, saved.attended, saved.log_sum_exp);
+            let residual = Epilogue::Residual(saved.input);
+            block.out_proj.forward(device, rows, width, width, saved.attended, residual, saved.middle);
+
+            block.ln_2.forward(device, norm, saved.middle, saved.ln_2);
+            let activation = Epilogue::Activation { kind: spec.activation, pre: saved.pre };
+            block.c_fc.forward(device, rows, width, hidden, saved.ln_2.y, activation, saved.hidden);
+            let residual = Epilogue::Residual(saved.middle);
+            block.c_proj.forward(device, rows, hidden, width, saved.hidden, residual, saved.output);
+        }
+    }
+
+    /// From the gradient of the output in [`Transformer::gradient`] to those of all parameters, and of the input in its place.
+    pub fn backward<D: Device>(&self, device: &mut D, sequences: usize, tokens: usize) {
+        let spec = &self.spec;
+        let (rows, width, hidden) = (sequences * tokens, spec.width, spec.hidden);
+        let norm = norm_shape(rows, width);
+        let attention = self.attention_shape(sequences, tokens);
+        let d = self.gradients.as_ref().expect("planned for training");
+        for (block, saved) in self.blocks.iter().rev() {
+            block.c_proj.backward_weight(device, rows, hidden, width, d.stream, saved.hidden);
+            let activation = BackwardEpilogue::Activation { kind: spec.activation, pre: saved.pre };
+            block.c_proj.backward_data(device, rows, hidden, width, d.stream, activation, d.hidden);
+            block.c_fc.backward_weight(device, rows, width, hidden, d.hidden, saved.ln_2.y);
+            block.c_fc.backward_data(device, rows, width, hidden, d.hidden, BackwardEpilogue::None, d.branch);
+            block.ln_2.backward(device, norm, d.branch, saved.middle, saved.ln_2, Write::Add, d.stream);
+
+            block.out_proj.backward_weight(device, rows, width, width, d.stream, saved.attended);
+            block.out_proj.backward_data(device, rows, width, width, d.stream, BackwardEpilogue::None, d.branch);
+            device.attention_backward(attention, saved.qkv, saved.attended, saved.log_sum_exp, d.branch, d.qkv);
+            block.in_proj.backward_weight(device, rows, width, 3 * width, d.qkv, saved.ln_1.y);
+            block.in_proj.backward_data(device, rows, width, 3 * width, d.qkv, BackwardEpilogue::None, d.branch);
+            block.ln_1.backward(device, norm, d.branch, saved.input, saved.ln_1, Write::Add, d.stream);
+        }
+    }
+
+    fn attention_shape(&self, samples: usize, tokens: usize) -> AttentionShape {
+        let TransformerSpec { heads, causal, .. } = self.spec;
+        AttentionShape { samples, tokens, heads, head_dim: self.spec.head_dim(), causal }
+    }
+}
+
+pub fn norm_shape(rows: usize, width: usize) -> LayerNormShape {
+    LayerNormShape { rows, width, eps: ModelSpec::LAYER_NORM_EPS }
+}
+
+impl LinearWeights {
+    #[allow(clippy::too_many_arguments)]
+    fn forward<D: Device>(
+        &self,
+        device: &mut D,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+        x: Tensor,
+        epilogue: Epilogue,
+        y: Tensor,
+    ) {
+        device.linear(LinearShape::new(rows, inputs, outputs), x, self.weight, Some(self.bias), epilogue, y);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn backward_data<D: Device>(
+        &self,
+        device: &mut D,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+        dy: Tensor,
+        epilogue: BackwardEpilogue,
+        dx: Tensor,
+    ) {
+        device.linear_backward_data(LinearShape::new(rows, inputs, outputs), dy, self.weight, epilogue, dx);
+    }
+
+    fn backward_weight<D: Device>(
+        &self,
+        device: &mut D,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+        dy: Tensor,
+        x: Tensor,
+    ) {
+        let shape = LinearShape::new(rows, inputs, outputs);
+        device.linear_backward_weight(shape, dy, x, self.dweight, Some(self.dbias));
+    }
+}

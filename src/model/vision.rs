@@ -1,0 +1,147 @@
+//! The image tower: pixels to L2-normalised embeddings.
+
+use super::parameters::ParameterList;
+use super::spec::ModelSpec;
+use super::tower::Head;
+use super::transformer::{Purpose, SavedNorm, Transformer, norm_shape};
+use super::weights::{NormWeights, Weights};
+use crate::ops::linear::{Epilogue, LinearShape};
+use crate::ops::patch_embed::{Normalization, PatchShape};
+use crate::ops::pool::PoolShape;
+use crate::ops::position_embed::PositionShape;
+use crate::ops::{Bytes, Device, Plan, Stats, Tensor, Write};
+
+/// open_clip's VisionTransformer: patches, class token, positions, ln_pre, blocks, ln_post of the class token, projection.
+pub struct VisionTower {
+    image_size: usize,
+    patch_size: usize,
+    width: usize,
+    conv1: (Tensor, Stats),
+    class_embedding: (Tensor, Stats),
+    positional_embedding: (Tensor, Stats),
+    ln_pre: NormWeights,
+    blocks: Transformer,
+    head: Head,
+    /// u8 [images, size, size, 3]
+    pixels: Bytes,
+    /// [images * patches, 3 patch^2]
+    patches: Tensor,
+    /// [images * patches, width]; the backward pass reuses it for the gradient.
+    patch_tokens: Tensor,
+    /// [images, 1 + patches, width]; likewise.
+    tokens: Tensor,
+    ln_pre_saved: SavedNorm,
+}
+
+impl VisionTower {
+    pub fn plan(
+        plan: &mut Plan,
+        spec: &ModelSpec,
+        list: &ParameterList,
+        weights: Weights,
+        images: usize,
+        purpose: Purpose,
+    ) -> VisionTower {
+        let vision = &spec.vision_cfg;
+        let (patches, width) = (spec.patches(), vision.width);
+        let tokens = patches + 1;
+        let view = |name: &str| (weights.value(list.get(name)), weights.gradient(list.get(name)));
+        let patch_values = 3 * vision.patch_size * vision.patch_size;
+        let blocks = Transformer::plan(
+            plan,
+            spec.vision(),
+            "visual.transformer.resblocks",
+            list,
+            weights,
+            (images, tokens),
+            purpose,
+        );
+        VisionTower {
+            image_size: vision.image_size,
+            patch_size: vision.patch_size,
+            width,
+            conv1: view("visual.conv1.weight"),
+            class_embedding: view("visual.class_embedding"),
+            positional_embedding: view("visual.positional_embedding"),
+            ln_pre: weights.norm(list, "visual.ln_pre"),
+            head: Head::plan(plan, list, weights, ("visual.ln_post", "visual.proj"), (images, width, spec.embed_dim)),
+            pixels: plan.pixels(images * vision.image_size * vision.image_size * 3),
+            patches: plan.tensor(images * patches * patch_values),
+            patch_tokens: plan.tensor(images * patches * width),
+            tokens: plan.tensor(images * tokens * width),
+            // ln_pre writes where the blocks read.
+            ln_pre_saved: SavedNorm {
+                y: blocks.input(),
+                mean: plan.stats(images * tokens),
+                rstd: plan.stats(images * tokens),
+            },
+            blocks,
+        }
+    }
+
+    /// Where an image batch goes: u8 `[images, size, size, 3]`.
+    pub fn pixels(&self) -> Bytes {
+        self.pixels
+    }
+
+    /// L2-normalised embeddings `[images, D]` after [`VisionTower::forward`].
+    pub fn embeddings(&self) -> Tensor {
+        self.head.embeddings
+    }
+
+    /// Where the embeddings' gradient goes before [`VisionTower::backward`].
+    pub fn embeddings_gradient(&self) -> Tensor {
+        self.head.embeddings_gradient
+    }
+
+    fn patch_shape(&self, images: usize) -> PatchShape {
+        PatchShape { images, image_size: self.image_size, patch_size: self.patch_size }
+    }
+
+    fn shapes(&self, images: usize) -> (LinearShape, PositionShape, PoolShape) {
+        let patch = self.patch_shape(images);
+        let (patches, width) = (patch.count(), self.width);
+        (
+            LinearShape::new(images * patches, patch.values(), width),
+            PositionShape { images, patches, width },
+            PoolShape { samples: images, tokens: patches + 1, width },
+        )
+    }
+
+    pub fn forward<D: Device>(&self, device: &mut D, images: usize) {
+        let (projection, position, pool) = self.shapes(images);
+        device.extract_patches(self.patch_shape(images), Normalization::CLIP, self.pixels, self.patches);
+        device.linear(projection, self.patches, self.conv1.0, None, Epilogue::None, self.patch_tokens);
+        device.position_embed(
+            position,
+            self.patch_tokens,
+            self.class_embedding.0,
+            self.positional_embedding.0,
+            self.tokens,
+        );
+        let norm = norm_shape(images * pool.tokens, self.width);
+        self.ln_pre.forward(device, norm, self.tokens, self.ln_pre_saved);
+        self.blocks.forward(device, images, pool.tokens);
+        self.head.forward(device, pool, None, self.blocks.output());
+    }
+
+    /// From the embeddings' gradient to that of every parameter. What [`VisionTower::forward`] saved is used up.
+    pub fn backward<D: Device>(&self, device: &mut D, images: usize) {
+        let (projection, position, pool) = self.shapes(images);
+        let stream = self.blocks.gradient();
+        self.head.backward(device, pool, None, stream);
+        self.blocks.backward(device, images, pool.tokens);
+        // The blocks' input is ln_pre's output, which nothing reads any more: the gradient of ln_pre's input takes its place.
+        let norm = norm_shape(images * pool.tokens, self.width);
+        let dtokens = self.blocks.input();
+        self.ln_pre.backward(device, norm, stream, self.tokens, self.ln_pre_saved, Write::Set, dtokens);
+        device.position_embed_backward(
+            position,
+            dtokens,
+            self.patch_tokens,
+            self.class_embedding.1,
+            self.positional_embedding.1,
+        );
+        device.linear_backward_weight(projection, self.patch_tokens, self.patches, self.conv1.1, None);
+    }
+}

@@ -1,0 +1,99 @@
+//! AdamW over a model's arenas.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::clip::Clip;
+use crate::ops::adamw::{AdamWArenas, AdamWStep};
+use crate::ops::{Device, Plan, Stats};
+
+/// AdamW's settings, apart from the learning rate, which the schedule gives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerSettings {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Applied to matrices and embeddings alone.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global 2-norm; 0 never does.
+    pub clip_norm: f64,
+}
+
+impl Default for OptimizerSettings {
+    fn default() -> Self {
+        OptimizerSettings { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, clip_norm: 1.0 }
+    }
+}
+
+pub struct Optimizer {
+    settings: OptimizerSettings,
+    arenas: AdamWArenas,
+    decayed: Vec<Range<usize>>,
+    norm: Stats,
+    /// Steps taken since the moments were zeroed.
+    steps: u64,
+}
+
+/// Moments on the host, as a checkpoint holds them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptimizerState {
+    pub first_moment: Vec<f32>,
+    pub second_moment: Vec<f32>,
+    pub steps: u64,
+}
+
+impl Optimizer {
+    pub fn plan(plan: &mut Plan, settings: &OptimizerSettings, clip: &Clip) -> Optimizer {
+        plan.section("optimiser", |plan| Optimizer {
+            settings: settings.clone(),
+            arenas: AdamWArenas {
+                master: clip.weights.master,
+                weights: clip.weights.storage,
+                gradients: clip.weights.gradients,
+                first_moment: plan.stats(clip.weights.master.len()),
+                second_moment: plan.stats(clip.weights.master.len()),
+            },
+            decayed: clip.parameters.decayed(),
+            norm: plan.stats(1),
+            steps: 0,
+        })
+    }
+
+    /// Forgets the moments: at the start of every step of a run.
+    pub fn reset<D: Device>(&mut self, device: &mut D) {
+        device.fill(self.arenas.first_moment, 0.0);
+        device.fill(self.arenas.second_moment, 0.0);
+        self.steps = 0;
+    }
+
+    /// Updates all parameters from their gradients.
+    pub fn step<D: Device>(&mut self, device: &mut D, learning_rate: f64) {
+        self.steps += 1;
+        let OptimizerSettings { beta1, beta2, eps, weight_decay, clip_norm } = self.settings;
+        let max_norm = if clip_norm > 0.0 { clip_norm } else { f64::INFINITY };
+        let step = AdamWStep { learning_rate, beta1, beta2, eps, weight_decay, step: self.steps, max_norm };
+        device.gradient_norm(self.arenas.gradients, self.norm);
+        device.adamw(step, self.arenas, self.norm, &self.decayed);
+    }
+
+    /// The gradients' 2-norm at the last step, before clipping.
+    pub fn gradient_norm<D: Device>(&self, device: &D) -> f32 {
+        device.read_vec(self.norm)[0]
+    }
+
+    pub fn state<D: Device>(&self, device: &D) -> OptimizerState {
+        OptimizerState {
+            first_moment: device.read_vec(self.arenas.first_moment),
+            second_moment: device.read_vec(self.arenas.second_moment),
+            steps: self.steps,
+        }
+    }
+
+    pub fn restore<D: Device>(&mut self, device: &mut D, state: &OptimizerState) {
+        device.write(self.arenas.first_moment, &state.first_moment);
+        device.write(self.arenas.second_moment, &state.second_moment);
+        self.steps = state.steps;
+    }
+}
