@@ -6,11 +6,14 @@
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod experiment;
 pub mod files;
 pub mod memory;
+pub mod method;
 pub mod model;
 pub mod objective;
 pub mod ops;
+pub mod report;
 pub mod rng;
 pub mod stream;
 pub mod train;

@@ -1,6 +1,11 @@
 //! Commands: arguments, progress, exit codes.
 
 mod bench;
+mod compare;
+mod list;
+mod progress;
+mod report;
+mod run;
 
 use std::process::ExitCode;
 
@@ -17,6 +22,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Train and evaluate one method through a stream of steps
+    Run(run::Arguments),
+    /// Run a grid of methods, memory sizes and seeds, and print one table
+    Compare(compare::Arguments),
+    /// Print tables from run directories
+    Report(report::Arguments),
+    /// List methods, presets, models or kernels
+    List(list::Arguments),
     /// Measure a training step, or each op, on this machine
     Bench(bench::Arguments),
 }
@@ -24,6 +37,10 @@ enum Command {
 /// Runs the command line. Exit status: 0 done, 1 the run failed, 2 the command or its input was wrong.
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::List(arguments) => list::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match result {

@@ -1,3 +1,5 @@
-//! Evaluation: zero-shot classification, retrieval, and the metrics over a run.
+//! Evaluation: embeddings, zero-shot classification, retrieval, and the metrics over a run.
 
+pub mod embed;
 pub mod metrics;
+pub mod zero_shot;

@@ -1,11 +1,13 @@
 //! Training: the optimiser and its schedule, one step, one budgeted loop.
 
 mod optimizer;
+mod order;
 mod schedule;
 mod step;
 mod texts;
 
 pub use optimizer::{Optimizer, OptimizerSettings, OptimizerState};
+pub use order::Order;
 pub use schedule::Schedule;
 pub use step::{StepReport, TrainBatch, Trainer, TrainerSpec};
 pub use texts::{BatchTexts, TextBank};

@@ -1,0 +1,119 @@
+//! What a person sees of a run: a bar on a terminal, plain lines elsewhere. Both go to standard error; results go to
+//! standard output.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use perennial::experiment::{Evaluation, Iteration, Observer, Setup};
+use perennial::method::Spends;
+use perennial::ops::Plan;
+
+/// Seconds between plain lines.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
+
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    /// Of the step in training: which, samples since its first iteration here, and when that was.
+    step: Option<usize>,
+    samples: usize,
+    since: Instant,
+    last_line: Instant,
+    /// Whether to name the run in front of every line: where several run one after the other.
+    label: Option<String>,
+}
+
+impl Progress {
+    pub fn new(label: Option<String>) -> Progress {
+        let now = Instant::now();
+        Progress { bar: None, step: None, samples: 0, since: now, last_line: now, label }
+    }
+
+    fn say(&self, line: &str) {
+        let line = match &self.label {
+            Some(label) => format!("{label}: {line}"),
+            None => line.to_string(),
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.step = None;
+    }
+}
+
+impl Observer for Progress {
+    fn started(&mut self, setup: &Setup, plan: &Plan, resumed: bool) {
+        for note in &setup.notes {
+            self.say(&format!("note: {note}"));
+        }
+        if self.label.is_some() {
+            return;
+        }
+        let steps = setup.stream.steps.len();
+        let again = if resumed { "going on with" } else { "starting" };
+        let kind = if steps == 1 { "step" } else { "steps" };
+        self.say(&format!("{again} {}: {steps} {kind}, model {}", setup.method.name, setup.config.model.name));
+        let sections: Vec<String> = (plan.sections().iter())
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(name, bytes)| format!("{name} {}", megabytes(*bytes)))
+            .collect();
+        self.say(&format!("memory: {}; {} in all", sections.join(", "), megabytes(plan.bytes())));
+    }
+
+    fn iteration(&mut self, setup: &Setup, now: Iteration) {
+        if self.step != Some(now.step) {
+            self.close();
+            self.step = Some(now.step);
+            self.samples = 0;
+            self.since = Instant::now();
+            if std::io::stderr().is_terminal() {
+                let bar = ProgressBar::with_draw_target(Some(now.iterations as u64), ProgressDrawTarget::stderr());
+                let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta} left");
+                bar.set_style(style.expect("the template is well formed"));
+                bar.set_prefix(setup.stream.steps[now.step].name.clone());
+                self.bar = Some(bar);
+            }
+        }
+        self.samples += now.samples;
+        let rate = self.samples as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
+        let message = format!("loss {:.4}  {rate:.0} samples/s", now.report.loss);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(now.iteration as u64);
+                bar.set_message(message);
+            }
+            None if self.last_line.elapsed() >= PLAIN_INTERVAL => {
+                self.last_line = Instant::now();
+                let left = (now.iterations - now.iteration) as f64 * self.since.elapsed().as_secs_f64()
+                    / now.iteration.max(1) as f64;
+                let name = &setup.stream.steps[now.step].name;
+                let (iteration, iterations) = (now.iteration, now.iterations);
+                self.say(&format!("{name}  {iteration}/{iterations}  {message}  {left:.0} s left"));
+            }
+            None => {}
+        }
+    }
+
+    fn evaluated(&mut self, setup: &Setup, evaluation: &Evaluation) {
+        self.close();
+        let step = evaluation.matrix.len() - 1;
+        let own = evaluation.matrix[step][step].map(|value| format!("{:.1} %", 100.0 * value)).unwrap_or_default();
+        let trained = if setup.method.spends == Spends::Nothing { "evaluated" } else { "trained" };
+        self.say(&format!(
+            "{} {trained}: {own} on its own tests, {:.1} % on all so far",
+            evaluation.steps[step].name,
+            100.0 * evaluation.accuracy[step]
+        ));
+    }
+}
+
+fn megabytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+}

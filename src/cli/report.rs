@@ -1,0 +1,34 @@
+//! `perennial report`: tables from run directories.
+
+use std::path::{Path, PathBuf};
+
+use perennial::error::Result;
+use perennial::experiment::RunDirectory;
+use perennial::files::write_atomically;
+use perennial::report::{Cell, summary_table};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Run directories; runs that differ in the seed alone share a row
+    #[arg(required = true, value_name = "RUN_DIR")]
+    runs: Vec<PathBuf>,
+    /// Also write the table as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Also write the table as CSV
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let evaluations =
+        arguments.runs.iter().map(|run| RunDirectory::read_evaluation(run)).collect::<Result<Vec<_>>>()?;
+    let table = summary_table(&Cell::group(evaluations));
+    print!("{}", table.to_text());
+    let write = |path: &Option<PathBuf>, text: String| match path {
+        Some(path) => write_atomically(Path::new(path), text.as_bytes()),
+        None => Ok(()),
+    };
+    write(&arguments.markdown, table.to_markdown())?;
+    write(&arguments.csv, table.to_csv())
+}

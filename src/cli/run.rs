@@ -1,0 +1,116 @@
+//! `perennial run`: one method through one stream.
+
+use std::path::{Path, PathBuf};
+
+use perennial::error::{Error, Result, unknown};
+use perennial::experiment::{self, Config, Evaluation};
+use perennial::ops::cpu::Cpu;
+use perennial::report::{Cell, matrix_table, summary_table};
+
+use super::progress::Progress;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A bundled preset (see 'perennial list presets') or a TOML file
+    pub preset: String,
+    /// The method (see 'perennial list methods')
+    #[arg(long, value_name = "NAME")]
+    pub method: Option<String>,
+    /// Samples kept from earlier steps in all
+    #[arg(long, value_name = "N")]
+    pub memory: Option<usize>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// The run's directory [default: runs/PRESET-METHOD-mMEMORY-sSEED]; the same command goes on where it stopped
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What every command that trains takes.
+#[derive(clap::Args)]
+pub struct Common {
+    /// Folder of the data set [default: the one inside the program]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// cpu, or cuda[:N]
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// Threads that compute [default: all cores]; results do not depend on it
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Change a setting, as --set train.epochs=3; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}
+
+impl Common {
+    /// The preset's settings with what the command line changes.
+    pub fn config(&self, preset: &str) -> Result<Config> {
+        let mut config = Config::find(preset)?;
+        if let Some(data) = &self.data {
+            config.data.folder = data.display().to_string();
+        }
+        for setting in &self.settings {
+            config.set(setting)?;
+        }
+        Ok(config)
+    }
+
+    /// Prepares the threads, and says whether the device can be had.
+    pub fn prepare(&self) -> Result<()> {
+        check_device(&self.device)?;
+        if let Some(threads) = self.threads {
+            if threads == 0 {
+                return Err(Error::input("--threads is 0; at least one must compute"));
+            }
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+            pool.map_err(|cause| Error::run(format!("cannot start {threads} threads: {cause}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// Fails on a device that is not known or that this program was not built for.
+pub fn check_device(device: &str) -> Result<()> {
+    match device.split(':').next().unwrap_or_default() {
+        "cpu" if device == "cpu" => Ok(()),
+        "cuda" => Err(Error::input("this program holds no CUDA kernels yet; use --device cpu")),
+        _ => Err(unknown("device", device, ["cpu", "cuda"])),
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    arguments.common.prepare()?;
+    let mut config = arguments.common.config(&arguments.preset)?;
+    if let Some(method) = &arguments.method {
+        config.method = method.clone();
+    }
+    if let Some(memory) = arguments.memory {
+        config.memory.size = memory;
+    }
+    if let Some(seed) = arguments.seed {
+        config.seed = seed;
+    }
+    config.validate()?;
+    let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
+    let evaluation = experiment::run::<Cpu<f32>>(&config, &out, &mut Progress::new(None))?;
+    print(&evaluation, &out);
+    Ok(())
+}
+
+/// `runs/emoji-cil-gdro-m500-s0`.
+fn default_out(preset: &str, config: &Config) -> PathBuf {
+    let preset = Path::new(preset).file_stem().unwrap_or_default().to_string_lossy();
+    PathBuf::from(format!("runs/{preset}-{}-m{}-s{}", config.method, config.memory.size, config.seed))
+}
+
+fn print(evaluation: &Evaluation, out: &Path) {
+    if evaluation.steps.len() > 1 {
+        println!("accuracy on each task after each step, per cent:\n\n{}", matrix_table(evaluation).to_text());
+    }
+    println!("{}", summary_table(&Cell::group([evaluation.clone()])).to_text());
+    println!("run directory: {}", out.display());
+}

@@ -1,0 +1,428 @@
+//! A run's settings: presets, files, and `--set key=value`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, nearest, unknown};
+use crate::method::Method;
+use crate::objective::ObjectiveSettings;
+use crate::stream::StreamKind;
+use crate::train::OptimizerSettings;
+
+/// Everything that decides a run's result. Every key has a default; a preset names those it changes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A row of the table of methods.
+    pub method: String,
+    /// Decides class order apart, everything that is random: starting values, order of samples, crops, memory.
+    pub seed: u64,
+    pub data: DataConfig,
+    pub stream: StreamConfig,
+    pub model: ModelConfig,
+    pub train: TrainConfig,
+    pub objective: ObjectiveSettings,
+    pub optimizer: OptimizerSettings,
+    pub memory: MemoryConfig,
+    pub evaluation: EvaluationConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// A data set by name: `emoji`.
+    pub name: String,
+    /// Its folder; empty for the one inside the program.
+    pub folder: String,
+    /// Domains to use; empty for all.
+    pub domains: Vec<String>,
+    /// What an image is paired with in training.
+    pub text: TrainText,
+    /// With `text = "class"`: the training prompt, `{}` standing for the class.
+    pub prompt: String,
+    /// Area of the random crop in training, as a part of the image.
+    pub crop: (f64, f64),
+    /// Threads that decode and crop; results do not depend on it.
+    pub loader_threads: usize,
+    /// Samples that may be unreadable before the run stops.
+    pub max_broken: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainText {
+    /// The sample's own caption.
+    #[default]
+    Caption,
+    /// The prompt of its class.
+    Class,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        DataConfig {
+            name: "emoji".to_string(),
+            folder: String::new(),
+            domains: Vec::new(),
+            text: TrainText::Caption,
+            prompt: "a photo of a {}.".to_string(),
+            crop: (0.9, 1.0),
+            loader_threads: 1,
+            max_broken: 0,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamConfig {
+    pub kind: StreamKind,
+    /// Class-incremental: the number of tasks.
+    pub tasks: usize,
+    /// Class-incremental: classes of the first task; 0 for as many as the others.
+    pub first_task: usize,
+    /// Class-incremental: the seed of the class order; it is not the run's, so that seeds of a run share it.
+    pub class_order_seed: u64,
+    /// Domain-incremental: the domains in order; empty for the data set's order.
+    pub domain_order: Vec<String>,
+    /// Time-incremental: the last year of each period.
+    pub periods: Vec<i32>,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        StreamConfig {
+            kind: StreamKind::Single,
+            tasks: 10,
+            first_task: 0,
+            class_order_seed: 1993,
+            domain_order: Vec::new(),
+            periods: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A bundled model or an open_clip JSON file.
+    pub name: String,
+    /// A checkpoint to start from; empty for random values.
+    pub pretrained: String,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig { name: "emoji-tiny".to_string(), pretrained: String::new() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    pub batch: usize,
+    /// The budget C of a step: this many times the step's own training samples.
+    pub epochs: f64,
+    /// The maximum of the cosine.
+    pub learning_rate: f64,
+    /// Each further step's maximum is this times the last's; 1 keeps it.
+    pub learning_rate_decay: f64,
+    /// Iterations of warm-up in the first step.
+    pub warmup: usize,
+    /// Whether later steps warm up too.
+    pub warmup_every_step: bool,
+    /// Whether moments are kept from step to step; they are zeroed otherwise.
+    pub keep_optimizer: bool,
+    /// Whether the logit scale is trained.
+    pub learn_logit_scale: bool,
+    /// Iterations between saved states, for resuming.
+    pub save_every: usize,
+    /// Iterations between lines of `metrics.jsonl`.
+    pub log_every: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            batch: 128,
+            epochs: 1.0,
+            learning_rate: 1e-5,
+            learning_rate_decay: 1.0,
+            warmup: 0,
+            warmup_every_step: false,
+            keep_optimizer: false,
+            learn_logit_scale: false,
+            save_every: 500,
+            log_every: 10,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// M, samples kept from earlier steps in all.
+    pub size: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationConfig {
+    pub task: EvaluationTask,
+    /// Prompt templates: a bundled list or a file, one a line.
+    pub templates: String,
+    /// Images, and texts, encoded at once.
+    pub batch: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvaluationTask {
+    /// Zero-shot accuracy among the classes seen so far.
+    #[default]
+    Classification,
+    /// Mean of image-to-text and text-to-image recall@1 over captions.
+    Retrieval,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        EvaluationConfig { task: EvaluationTask::Classification, templates: "emoji".to_string(), batch: 256 }
+    }
+}
+
+/// The bundled presets: name, what it is, and its TOML.
+const PRESETS: [(&str, &str, &str); 4] = [
+    (
+        "emoji-pretrain",
+        "train a small CLIP from scratch on the captions of three older vendors",
+        include_str!("../../presets/emoji-pretrain.toml"),
+    ),
+    (
+        "emoji-cil",
+        "five newer vendors in 10 tasks of classes (class-incremental)",
+        include_str!("../../presets/emoji-cil.toml"),
+    ),
+    (
+        "emoji-dil",
+        "five newer vendors, one after the other (domain-incremental)",
+        include_str!("../../presets/emoji-dil.toml"),
+    ),
+    (
+        "emoji-tic",
+        "five newer vendors by the years in which emoji appeared (time-continual)",
+        include_str!("../../presets/emoji-tic.toml"),
+    ),
+];
+
+/// Names and one-line descriptions of the bundled presets.
+pub fn presets() -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
+    PRESETS.iter().map(|(name, summary, _)| (*name, *summary))
+}
+
+impl Config {
+    /// A bundled preset by name, or a file whose name ends in `.toml`.
+    pub fn find(name: &str) -> Result<Config> {
+        if let Some((_, _, text)) = PRESETS.iter().find(|(known, _, _)| *known == name) {
+            return Config::parse(text).map_err(|error| error.at(name));
+        }
+        if !name.ends_with(".toml") {
+            return Err(unknown("preset", name, presets().map(|(name, _)| name)));
+        }
+        let path = Path::new(name);
+        let text = std::fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
+        Config::parse(&text).map_err(|error| error.at(name))
+    }
+
+    /// Reads TOML. An unknown key, or a value of the wrong kind, is an error that names the line.
+    pub fn parse(text: &str) -> Result<Config> {
+        let table: toml::Table = text.parse().map_err(toml_error)?;
+        check_keys(&table, text)?;
+        toml::from_str(text).map_err(toml_error)
+    }
+
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("settings are plain values")
+    }
+
+    /// Applies one `key=value`, the key dotted (`train.epochs=3`), the value in TOML, or a bare word.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let wrong = || Error::input(format!("'{assignment}' is not of the form key=value, as train.epochs=3"));
+        let (key, value) = assignment.split_once('=').ok_or_else(wrong)?;
+        let key = key.trim();
+        let mut table = self.to_table();
+        let mut parts: Vec<&str> = key.split('.').collect();
+        let last = parts.pop().ok_or_else(wrong)?;
+        let mut place = &mut table;
+        for part in &parts {
+            let inner = place.get_mut(*part).and_then(toml::Value::as_table_mut);
+            place = inner.ok_or_else(|| unknown_key(key))?;
+        }
+        if !place.contains_key(last) || place[last].is_table() {
+            return Err(unknown_key(key));
+        }
+        let value = value.trim();
+        let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+        let parsed = match (parsed, &place[last]) {
+            // Whole numbers are fine where any number is.
+            (Some(toml::Value::Integer(number)), toml::Value::Float(_)) => toml::Value::Float(number as f64),
+            (Some(parsed), _) => parsed,
+            (None, _) => toml::Value::String(value.to_string()),
+        };
+        place.insert(last.to_string(), parsed);
+        *self = table
+            .try_into()
+            .map_err(|error: toml::de::Error| Error::input(format!("{key} cannot be {value}: {}", error.message())))?;
+        Ok(())
+    }
+
+    fn to_table(&self) -> toml::Table {
+        toml::Table::try_from(self).expect("settings are plain values")
+    }
+
+    /// Whether the values can make a run at all; what depends on the data is checked once it is open.
+    pub fn validate(&self) -> Result<&'static Method> {
+        let method = Method::find(&self.method)?;
+        let TrainConfig { batch, epochs, learning_rate, learning_rate_decay, save_every, log_every, .. } = self.train;
+        let at_least_one = [
+            ("train.batch", batch),
+            ("train.save_every", save_every),
+            ("train.log_every", log_every),
+            ("evaluation.batch", self.evaluation.batch),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return Err(Error::input(format!("{key} is 0; it must be at least 1")));
+            }
+        }
+        let objective = &self.objective;
+        let ranges = [
+            ("train.epochs", epochs, 0.0, 1e6),
+            ("train.learning_rate", learning_rate, 0.0, 10.0),
+            ("train.learning_rate_decay", learning_rate_decay, 0.0, 1.0),
+            ("data.crop[0]", self.data.crop.0, 1e-3, 1.0),
+            ("data.crop[1]", self.data.crop.1, self.data.crop.0, 1.0),
+            ("objective.tau", objective.tau, 0.0, 100.0),
+            ("objective.gamma", objective.gamma, 1e-6, 1.0),
+            ("objective.gamma_min", objective.gamma_min, 1e-6, 1.0),
+            ("objective.margin", objective.margin, 0.0, 10.0),
+            ("objective.lambda", objective.lambda, 1e-9, 1e9),
+            ("objective.gamma1", objective.gamma1, 1e-6, 1.0),
+            ("objective.gamma2", objective.gamma2, 0.0, 1.0),
+            ("optimizer.beta1", self.optimizer.beta1, 0.0, 0.999_999_9),
+            ("optimizer.beta2", self.optimizer.beta2, 0.0, 0.999_999_9),
+            ("optimizer.eps", self.optimizer.eps, 0.0, 1.0),
+            ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0, 1e3),
+            ("optimizer.clip_norm", self.optimizer.clip_norm, 0.0, 1e9),
+        ];
+        for (key, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(Error::input(format!("{key} is {value}; it must lie between {low} and {high}")));
+            }
+        }
+        if !self.data.prompt.contains("{}") {
+            return Err(Error::input(format!("data.prompt '{}' has no {{}} for the class", self.data.prompt)));
+        }
+        Ok(method)
+    }
+}
+
+/// A TOML error with its place, on one line.
+fn toml_error(error: toml::de::Error) -> Error {
+    let text = error.to_string();
+    let place = text.lines().next().unwrap_or_default().strip_prefix("TOML parse error at ").unwrap_or_default();
+    let message = error.message().trim_end();
+    Error::input(if place.is_empty() { message.to_string() } else { format!("{place}: {message}") })
+}
+
+/// Every dotted key that a configuration may have.
+fn known_keys() -> Vec<String> {
+    let table = Config::default().to_table();
+    let mut keys = Vec::new();
+    for (key, value) in &table {
+        match value.as_table() {
+            Some(inner) => keys.extend(inner.keys().map(|inner| format!("{key}.{inner}"))),
+            None => keys.push(key.clone()),
+        }
+    }
+    keys
+}
+
+fn unknown_key(key: &str) -> Error {
+    let known = known_keys();
+    // A key of the right name in the wrong section is nearer than any spelling.
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let elsewhere = known.iter().find(|known| known.rsplit('.').next() == Some(name)).map(String::as_str);
+    let near = elsewhere.or_else(|| nearest(key, known.iter().map(String::as_str)));
+    let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+    Error::input(format!("unknown key '{key}'{hint}"))
+}
+
+fn check_keys(table: &toml::Table, text: &str) -> Result<()> {
+    let known = known_keys();
+    let is_known = |key: &str| known.iter().any(|known| known == key);
+    for (key, value) in table {
+        let dotted: Vec<String> = match value.as_table() {
+            Some(inner) => inner.keys().map(|inner| format!("{key}.{inner}")).collect(),
+            None => vec![key.clone()],
+        };
+        for dotted in dotted.iter().filter(|dotted| !is_known(dotted)) {
+            let name = dotted.rsplit('.').next().unwrap_or(dotted);
+            let line = text.lines().position(|line| {
+                let line = line.trim_start();
+                line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
+            });
+            let error = unknown_key(dotted);
+            return Err(match line {
+                Some(line) => error.at(format!("line {}", line + 1)),
+                None => error,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid_and_survive_their_own_toml() {
+        for (name, _) in presets() {
+            let config = Config::find(name).unwrap();
+            config.validate().unwrap();
+            assert_eq!(Config::parse(&config.to_toml()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn values_are_set_by_dotted_keys() {
+        let mut config = Config::find("emoji-cil").unwrap();
+        for assignment in ["train.epochs=3", "method=joint", "objective.lambda = 0.5", "data.crop=[0.5, 1.0]"] {
+            config.set(assignment).unwrap();
+        }
+        assert_eq!((config.train.epochs, config.method.as_str(), config.objective.lambda), (3.0, "joint", 0.5));
+        assert_eq!(config.data.crop, (0.5, 1.0));
+    }
+
+    #[test]
+    fn errors_name_the_place_and_the_right_word() {
+        let message = |result: Result<Config>| result.unwrap_err().to_string();
+        assert_eq!(
+            message(Config::parse("method = \"gcl\"\n[train]\nepoch = 3\n")),
+            "line 3: unknown key 'train.epoch'; did you mean 'train.epochs'?"
+        );
+        let wrong = message(Config::parse("[train]\nbatch = \"many\"\n"));
+        assert!(wrong.contains("line 2") && wrong.contains("invalid type"), "{wrong}");
+        assert!(message(Config::parse("method = \n")).contains("line 1"));
+        assert!(message(Config::find("emoji-cli")).contains("did you mean 'emoji-cil'?"));
+        let mut config = Config::default();
+        let mut error = |assignment: &str| config.set(assignment).unwrap_err().to_string();
+        assert_eq!(error("train.lambda=1"), "unknown key 'train.lambda'; did you mean 'objective.lambda'?");
+        assert!(error("train.batch=many").starts_with("train.batch cannot be many"));
+        assert!(error("train").contains("key=value"));
+        config.method = "gdor".to_string();
+        assert!(config.validate().unwrap_err().to_string().contains("did you mean 'gdro'?"));
+    }
+}

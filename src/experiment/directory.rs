@@ -1,0 +1,131 @@
+//! A run's directory, its only state: every file in it appears whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::config::Config;
+use super::evaluation::Evaluation;
+use super::setup::Setup;
+use super::state::Position;
+use crate::error::{Error, Result};
+use crate::files::{remove_stale, write_atomically};
+
+pub struct RunDirectory {
+    path: PathBuf,
+    metrics: Option<BufWriter<File>>,
+    /// Held for as long as the run lasts, so that no second process writes here.
+    _lock: File,
+}
+
+impl RunDirectory {
+    /// Makes the directory, or opens it where the same run stopped. Another run's directory, and one in which a run is at
+    /// work, are errors.
+    pub fn open(path: &Path, config: &Config) -> Result<RunDirectory> {
+        let checkpoints = path.join("checkpoints");
+        fs::create_dir_all(&checkpoints)
+            .map_err(|cause| Error::input(format!("cannot make {}: {cause}", checkpoints.display())))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(|cause| Error::writing(&lock_path, cause))?;
+        if lock.try_lock().is_err() {
+            return Err(Error::input(format!("another run is at work in {}", path.display())));
+        }
+        remove_stale(path)?;
+        remove_stale(&checkpoints)?;
+        let config_path = path.join("config.toml");
+        match fs::read_to_string(&config_path) {
+            Ok(text) => check_same(&text, config, path)?,
+            Err(_) => write_atomically(&config_path, config.to_toml().as_bytes())?,
+        }
+        Ok(RunDirectory { path: path.to_path_buf(), metrics: None, _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `checkpoints/state.safetensors`.
+    pub fn state(&self) -> PathBuf {
+        self.path.join("checkpoints/state.safetensors")
+    }
+
+    /// `checkpoints/step-NNN.safetensors` of a step counted from 0; files count from 1.
+    pub fn checkpoint(&self, step: usize) -> PathBuf {
+        self.path.join(format!("checkpoints/step-{:03}.safetensors", step + 1))
+    }
+
+    /// What the result depends on beside the settings, and what made it.
+    pub fn write_manifest(&self, setup: &Setup, device: &str, parameters: usize) -> Result<()> {
+        let hashes: serde_json::Map<String, Value> =
+            setup.hashes.iter().map(|(name, hash)| (name.to_string(), json!(hash))).collect();
+        let manifest = json!({
+            "perennial": env!("CARGO_PKG_VERSION"),
+            "device": device,
+            "model": setup.model,
+            "parameters": parameters,
+            "sha256": hashes,
+        });
+        let text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain values");
+        write_atomically(&self.path.join("manifest.json"), (text + "\n").as_bytes())
+    }
+
+    pub fn write_evaluation(&self, evaluation: &Evaluation) -> Result<()> {
+        let text = serde_json::to_string_pretty(evaluation).expect("an evaluation is plain values");
+        write_atomically(&self.path.join("evaluation.json"), (text + "\n").as_bytes())
+    }
+
+    /// The evaluation in a run's directory.
+    pub fn read_evaluation(path: &Path) -> Result<Evaluation> {
+        let path = path.join("evaluation.json");
+        let text = fs::read_to_string(&path).map_err(|cause| Error::reading(&path, cause))?;
+        serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause))
+    }
+
+    /// Opens `metrics.jsonl` to go on from `position`: lines that the resumed run will write again are dropped.
+    pub fn resume_metrics(&mut self, position: Position) -> Result<()> {
+        let path = self.path.join("metrics.jsonl");
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        let before = |line: &&str| {
+            let Ok(line) = serde_json::from_str::<Value>(line) else { return false };
+            let number = |key: &str| line[key].as_u64().unwrap_or(u64::MAX);
+            (number("step"), number("iteration")) <= (position.step as u64 + 1, position.iteration as u64)
+        };
+        let kept: String = old.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
+        if kept != old {
+            write_atomically(&path, kept.as_bytes())?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        self.metrics = Some(BufWriter::new(file.map_err(|cause| Error::writing(&path, cause))?));
+        Ok(())
+    }
+
+    /// Appends one line.
+    pub fn log(&mut self, line: &Value) -> Result<()> {
+        let path = self.path.join("metrics.jsonl");
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        writeln!(metrics, "{line}").and_then(|()| metrics.flush()).map_err(|cause| Error::writing(&path, cause))
+    }
+}
+
+/// Fails unless the directory's settings are those of this run, apart from such as change no result.
+fn check_same(text: &str, config: &Config, path: &Path) -> Result<()> {
+    let neutral = |config: &Config| {
+        let mut config = config.clone();
+        config.data.loader_threads = 0;
+        config.train.save_every = 1;
+        config.train.log_every = 1;
+        config
+    };
+    let old = Config::parse(text).map_err(|error| error.at(path.join("config.toml").display()))?;
+    let (old, new) = (neutral(&old).to_toml(), neutral(config).to_toml());
+    match old.lines().zip(new.lines()).find(|(old, new)| old != new) {
+        None => Ok(()),
+        Some((old, new)) => Err(Error::input(format!(
+            "{} holds a run with other settings ({old}, now {new}); choose another --out",
+            path.display()
+        ))),
+    }
+}

@@ -1,0 +1,17 @@
+//! A run: steps x (train, evaluate, record, checkpoint), its directory, and how it resumes.
+
+mod config;
+mod directory;
+mod evaluation;
+mod run;
+mod setup;
+mod state;
+
+pub use config::{
+    Config, DataConfig, EvaluationConfig, EvaluationTask, MemoryConfig, ModelConfig, StreamConfig, TrainConfig,
+    TrainText, presets,
+};
+pub use directory::RunDirectory;
+pub use evaluation::{Evaluation, StepRecord};
+pub use run::{Iteration, Observer, run};
+pub use setup::Setup;

@@ -1,0 +1,251 @@
+//! The loop of a run.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::config::Config;
+use super::directory::RunDirectory;
+use super::evaluation::{Evaluation, evaluate, open_loader};
+use super::setup::Setup;
+use super::state::{self, Position};
+use crate::data::loader::{Augment, BatchRequest};
+use crate::error::{Error, Result};
+use crate::memory::Memory;
+use crate::method::{Spends, Start};
+use crate::model::checkpoint;
+use crate::ops::{Device, Plan};
+use crate::train::{Order, Schedule, StepReport, TrainBatch, Trainer};
+
+/// Hears what a run does; for progress bars.
+pub trait Observer {
+    /// Everything is open and planned; training begins, or goes on.
+    fn started(&mut self, setup: &Setup, plan: &Plan, resumed: bool);
+    /// One training iteration is done.
+    fn iteration(&mut self, setup: &Setup, iteration: Iteration);
+    /// A step is trained and evaluated; the last row of `evaluation` is its.
+    fn evaluated(&mut self, setup: &Setup, evaluation: &Evaluation);
+}
+
+/// One iteration, for progress.
+#[derive(Clone, Copy, Debug)]
+pub struct Iteration {
+    pub step: usize,
+    pub iteration: usize,
+    pub iterations: usize,
+    pub samples: usize,
+    pub report: StepReport,
+}
+
+/// Runs `config` in the directory `out`, or goes on where the same run stopped there.
+///
+/// Errors of input come before anything is trained. An error of the run leaves the directory as its last checkpoint has it.
+pub fn run<D: Device>(config: &Config, out: &Path, observer: &mut dyn Observer) -> Result<Evaluation> {
+    let setup = Setup::open(config)?;
+    let trainer_spec = setup.trainer_spec();
+    let (plan, build) = Trainer::<D>::plan(&trainer_spec, setup.evaluation_capacity());
+    let device = D::with_plan(&plan).map_err(|error| {
+        let fitting = largest_batch::<D>(&setup, plan.bytes());
+        Error::input(format!("{error}{}", fitting.map(|b| format!("; train.batch {b} would fit")).unwrap_or_default()))
+    })?;
+    let directory = RunDirectory::open(out, config)?;
+    let trainer = build(device);
+    let resumed = directory.state().exists();
+    observer.started(&setup, &plan, resumed);
+    Run::open(setup, directory, trainer)?.finish(observer)
+}
+
+/// The largest batch whose plan needs at most half of `bytes`, halving from the one that does not fit.
+fn largest_batch<D: Device>(setup: &Setup, bytes: usize) -> Option<usize> {
+    let mut spec = setup.trainer_spec();
+    while spec.capacity.images > 2 {
+        spec.capacity.images /= 2;
+        spec.capacity.texts = spec.capacity.texts.min(spec.capacity.images);
+        let (plan, _) = Trainer::<D>::plan(&spec, setup.evaluation_capacity());
+        if D::with_plan(&plan).is_ok() && plan.bytes() < bytes {
+            return Some(spec.capacity.images);
+        }
+    }
+    None
+}
+
+struct Run<D> {
+    setup: Setup,
+    directory: RunDirectory,
+    trainer: Trainer<D>,
+    memory: Memory,
+    position: Position,
+    evaluation: Evaluation,
+}
+
+impl<D: Device> Run<D> {
+    fn open(setup: Setup, mut directory: RunDirectory, mut trainer: Trainer<D>) -> Result<Run<D>> {
+        let (size, seed) = (setup.config.memory.size, setup.config.seed);
+        let state = directory.state();
+        let mut evaluation = Evaluation::new(&setup);
+        let (position, memory) = if state.exists() {
+            let (position, memory) = state::restore(&state, &mut trainer, size, seed)?;
+            if position.step > 0 {
+                evaluation = RunDirectory::read_evaluation(directory.path())?;
+                evaluation.truncate(position.step)?;
+            }
+            (position, memory)
+        } else {
+            trainer.clip.load(&mut trainer.device, &setup.initial);
+            directory.write_manifest(&setup, &trainer.device.name(), trainer.clip.parameters.count())?;
+            (Position::default(), Memory::new(size, seed))
+        };
+        directory.resume_metrics(position)?;
+        Ok(Run { setup, directory, trainer, memory, position, evaluation })
+    }
+
+    fn finish(mut self, observer: &mut dyn Observer) -> Result<Evaluation> {
+        while self.position.step < self.setup.stream.steps.len() {
+            let step = self.position.step;
+            if self.setup.method.spends != Spends::Nothing {
+                self.train(observer)?;
+            }
+            let row = evaluate(&mut self.trainer.device, &self.trainer.evaluation, &self.setup, step)?;
+            self.evaluation.push(row)?;
+            (self.evaluation.samples_spent, self.evaluation.macs_spent) = (self.position.samples, self.position.macs);
+            self.remember(step);
+            // The order matters: whatever a kill cuts off here is done again from the state, with the same result.
+            self.save_checkpoint(step)?;
+            self.directory.write_evaluation(&self.evaluation)?;
+            self.position.step += 1;
+            self.position.iteration = 0;
+            self.save_state()?;
+            observer.evaluated(&self.setup, &self.evaluation);
+        }
+        Ok(self.evaluation)
+    }
+
+    /// Trains the current step from the current iteration to its end.
+    fn train(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let Run { setup, trainer, memory, .. } = self;
+        let (step, config) = (self.position.step, &setup.config);
+        let mut pool = setup.own_samples(step);
+        if setup.method.uses_memory() {
+            pool.extend(memory.indices());
+            pool.sort_unstable();
+            pool.dedup();
+        }
+        let budget = setup.step_budget(step);
+        let shares = shares(&pool, setup);
+        let mut order = Order::new(pool, budget, config.train.batch, config.seed, step);
+        let (iterations, epochs) = (order.iterations(), order.epochs());
+        let epoch_of: Vec<usize> = (0..iterations).map(|iteration| order.epoch_of(iteration)).collect();
+        let warms_up = step == 0 || config.train.warmup_every_step;
+        let schedule = Schedule {
+            maximum: config.train.learning_rate * config.train.learning_rate_decay.powi(step as i32),
+            warmup: if warms_up { config.train.warmup.min(iterations) } else { 0 },
+            total: iterations,
+        };
+        if self.position.iteration == 0 {
+            if setup.method.starts == Start::First {
+                trainer.clip.load(&mut trainer.device, &setup.initial);
+            }
+            if step == 0 || !config.train.keep_optimizer {
+                trainer.optimizer.reset(&mut trainer.device);
+            }
+        }
+        trainer.objective.set_shares(&mut trainer.device, &shares);
+        let first = self.position.iteration;
+        let (seed, crop) = (config.seed, config.data.crop);
+        let requests = (first..iterations).map(move |iteration| BatchRequest {
+            samples: order.batch(iteration),
+            augment: Some(Augment { seed, place: [step as u64, order.epoch_of(iteration) as u64], scale: crop }),
+        });
+        let mut loader = open_loader(setup, requests)?;
+        let mut since_log = (Instant::now(), 0);
+        for iteration in first..iterations {
+            let batch = loader.next().ok_or_else(|| Error::run("the loader ended early"))??;
+            let Run { setup, trainer, .. } = self;
+            let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of_sample[*sample as usize]).collect();
+            let texts = setup.texts.batch(&numbers);
+            let (rate, gamma) = (schedule.at(iteration), setup.config.objective.gamma_at(epoch_of[iteration], epochs));
+            let count = batch.samples.len();
+            // One sample has nothing to be held against; that happens only where broken samples were left out.
+            if count >= 2 {
+                let batch = TrainBatch { pixels: &batch.pixels, texts: &texts, slot: &batch.samples };
+                let report = trainer.step(batch, rate, gamma).map_err(|error| {
+                    let last = self.directory.state();
+                    let good = if last.exists() { last.display().to_string() } else { "none".to_string() };
+                    error.at(format!(
+                        "{}, iteration {} of {iterations} (last good checkpoint: {good})",
+                        setup.stream.steps[step].name,
+                        iteration + 1
+                    ))
+                })?;
+                let text_macs: u64 = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum();
+                self.position.samples += count as u64;
+                self.position.macs += count as u64 * setup.model.image_macs() + text_macs;
+                since_log.1 += count;
+                if (iteration + 1) % setup.config.train.log_every == 0 || iteration + 1 == iterations {
+                    let seconds = since_log.0.elapsed().as_secs_f64();
+                    self.directory.log(&json!({
+                        "step": step + 1,
+                        "iteration": iteration + 1,
+                        "epoch": epoch_of[iteration] + 1,
+                        "samples": self.position.samples,
+                        "loss": report.loss,
+                        "gradient_norm": report.gradient_norm,
+                        "learning_rate": rate,
+                        "gamma": gamma,
+                        "samples_per_second": since_log.1 as f64 / seconds.max(1e-9),
+                    }))?;
+                    since_log = (Instant::now(), 0);
+                }
+                observer
+                    .iteration(setup, Iteration { step, iteration: iteration + 1, iterations, samples: count, report });
+            }
+            loader.recycle(batch);
+            self.position.iteration = iteration + 1;
+            if (iteration + 1) % self.setup.config.train.save_every == 0 && iteration + 1 < iterations {
+                self.save_state()?;
+            }
+        }
+        self.log_class_weights(step, iterations)
+    }
+
+    /// gdro's class weights at the end of a step.
+    fn log_class_weights(&mut self, step: usize, iterations: usize) -> Result<()> {
+        let Some(weights) = self.trainer.objective.class_weights(&self.trainer.device) else { return Ok(()) };
+        let weights: serde_json::Map<String, serde_json::Value> = (self.setup.dataset.classes.iter().zip(weights))
+            .filter(|(_, weight)| *weight > 0.0)
+            .map(|(class, weight)| (class.clone(), json!(weight)))
+            .collect();
+        self.directory.log(&json!({ "step": step + 1, "iteration": iterations, "class_weights": weights }))
+    }
+
+    /// Takes the step's samples into the memory; those that nobody keeps give up their moving averages.
+    fn remember(&mut self, step: usize) {
+        if self.setup.method.uses_memory() {
+            let class = |sample: u32| self.setup.dataset.samples[sample as usize].class;
+            let new: Vec<(u32, u32)> =
+                self.setup.stream.steps[step].train.iter().map(|sample| (*sample, class(*sample))).collect();
+            let released = self.memory.update(&new);
+            self.trainer.objective.release(&mut self.trainer.device, &released);
+        }
+    }
+
+    fn save_checkpoint(&self, step: usize) -> Result<()> {
+        let metadata = [("step", (step + 1).to_string()), ("method", self.setup.method.name.to_string())];
+        let path = self.directory.checkpoint(step);
+        checkpoint::save(&path, &self.setup.model, &self.trainer.clip.parameters, &self.trainer.parameters(), &metadata)
+    }
+
+    fn save_state(&self) -> Result<()> {
+        state::save(&self.directory.state(), self.position, &self.trainer, &self.memory)
+    }
+}
+
+/// pi: each class's fraction of the pool.
+fn shares(pool: &[u32], setup: &Setup) -> Vec<f32> {
+    let mut counts = vec![0u32; setup.dataset.classes.len()];
+    for sample in pool {
+        counts[setup.dataset.samples[*sample as usize].class as usize] += 1;
+    }
+    counts.iter().map(|count| *count as f32 / pool.len() as f32).collect()
+}

@@ -1,0 +1,275 @@
+//! What a run is made from: its data, stream, prompts and model, checked before anything is trained.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::config::{Config, EvaluationTask, TrainText};
+use crate::data::prompts::{Templates, fill};
+use crate::data::tokenizer::Tokenizer;
+use crate::data::{self, Dataset, Split};
+use crate::error::{Error, Result, unknown};
+use crate::method::{Method, Sees, Spends};
+use crate::model::checkpoint;
+use crate::model::clip::Capacity;
+use crate::model::parameters::ParameterList;
+use crate::model::spec::ModelSpec;
+use crate::stream::{self, ClassOrder, Item, Stream, StreamKind};
+use crate::train::{TextBank, TrainerSpec};
+
+pub struct Setup {
+    pub config: Config,
+    pub method: &'static Method,
+    pub dataset: Arc<Dataset>,
+    pub stream: Stream,
+    pub model: ModelSpec,
+    /// The arena of parameters that the first step starts from.
+    pub initial: Vec<f32>,
+    /// What the user should hear though the run can go on.
+    pub notes: Vec<String>,
+    /// Every training prompt.
+    pub texts: TextBank,
+    /// The training prompt of each sample of the data set.
+    pub text_of_sample: Vec<u32>,
+    /// The prompts of every class for zero-shot classification, class by class; `templates` of them each.
+    pub class_prompts: Vec<Vec<u32>>,
+    pub templates: usize,
+    /// Distinct captions, for retrieval, and which each sample has.
+    pub captions: Vec<Vec<u32>>,
+    pub caption_of_sample: Vec<u32>,
+    /// Hashes of everything that came from outside the settings, for the manifest.
+    pub hashes: Vec<(&'static str, String)>,
+}
+
+impl Setup {
+    /// Opens and checks everything that `config` names.
+    pub fn open(config: &Config) -> Result<Setup> {
+        let method = config.validate()?;
+        let folder = (!config.data.folder.is_empty()).then(|| Path::new(&config.data.folder));
+        let dataset = data::open(&config.data.name, folder)?;
+        let stream = open_stream(config, &dataset)?;
+        check_sizes(config, method, &stream)?;
+        let (model, initial, mut hashes, notes) = open_model(config)?;
+
+        let tokenizer = Tokenizer::clip();
+        let context = model.text_cfg.context_length;
+        if model.text_cfg.vocab_size <= Tokenizer::END as usize {
+            return Err(Error::input(format!(
+                "{}: vocab_size is {}; CLIP's tokenizer needs {}",
+                config.model.name,
+                model.text_cfg.vocab_size,
+                Tokenizer::END + 1
+            )));
+        }
+        let mut captions = Vec::new();
+        let mut known = HashMap::new();
+        let mut class_of_caption = Vec::new();
+        let caption_of_sample: Vec<u32> = dataset
+            .samples
+            .iter()
+            .map(|sample| {
+                *known.entry(sample.caption.as_str()).or_insert_with(|| {
+                    captions.push(tokenizer.encode(&sample.caption, context));
+                    class_of_caption.push(sample.class);
+                    captions.len() as u32 - 1
+                })
+            })
+            .collect();
+        let mut texts = TextBank::default();
+        let text_of_sample = match config.data.text {
+            TrainText::Caption => {
+                for (tokens, class) in captions.iter().zip(&class_of_caption) {
+                    texts.add(tokens.clone(), *class);
+                }
+                caption_of_sample.clone()
+            }
+            TrainText::Class => {
+                for (class, name) in dataset.classes.iter().enumerate() {
+                    texts.add(tokenizer.encode(&fill(&config.data.prompt, name), context), class as u32);
+                }
+                dataset.samples.iter().map(|sample| sample.class).collect()
+            }
+        };
+        let templates = Templates::find(&config.evaluation.templates)?;
+        let prompts = |class: &String| templates.prompts(class);
+        let class_prompts =
+            dataset.classes.iter().flat_map(prompts).map(|prompt| tokenizer.encode(&prompt, context)).collect();
+        hashes.push(("data", dataset.fingerprint.clone()));
+        hashes.push(("templates", templates.hash()));
+        hashes.push(("class_order", hash_of(&stream.class_order)));
+        Ok(Setup {
+            config: config.clone(),
+            method,
+            stream,
+            model,
+            initial,
+            notes,
+            texts,
+            text_of_sample,
+            class_prompts,
+            templates: templates.iter().len(),
+            captions,
+            caption_of_sample,
+            hashes,
+            dataset: Arc::new(dataset),
+        })
+    }
+
+    /// The training samples of step `step`, without replay.
+    pub fn own_samples(&self, step: usize) -> Vec<u32> {
+        match self.method.sees {
+            Sees::Step | Sees::StepAndMemory => self.stream.steps[step].train.clone(),
+            Sees::AllSoFar => {
+                let mut samples: Vec<u32> =
+                    self.stream.steps[..=step].iter().flat_map(|step| step.train.iter().copied()).collect();
+                samples.sort_unstable();
+                samples
+            }
+        }
+    }
+
+    /// The budget C of a step, in samples.
+    pub fn step_budget(&self, step: usize) -> usize {
+        let own = self.stream.steps[step].train.len();
+        let budget = |samples: usize| (samples as f64 * self.config.train.epochs).round() as usize;
+        match self.method.spends {
+            Spends::OncePerStepSeen => (0..=step).map(|step| budget(self.stream.steps[step].train.len())).sum(),
+            Spends::Once => budget(own),
+            Spends::Nothing => 0,
+        }
+    }
+
+    pub fn trainer_spec(&self) -> TrainerSpec {
+        let batch = self.config.train.batch;
+        TrainerSpec {
+            model: self.model.clone(),
+            capacity: Capacity { images: batch, texts: batch.min(self.texts.len()) },
+            objective: self.method.minimises,
+            objective_settings: self.config.objective.clone(),
+            optimizer: self.config.optimizer.clone(),
+            learn_logit_scale: self.config.train.learn_logit_scale,
+            samples: self.dataset.samples.len(),
+            classes: self.dataset.classes.len(),
+            by_class: self.config.data.text == TrainText::Class,
+        }
+    }
+
+    /// Batch sizes of evaluation, no larger than what there is.
+    pub fn evaluation_capacity(&self) -> Capacity {
+        let tests: usize = self.stream.steps.iter().map(|step| step.test.len()).sum();
+        let texts = match self.config.evaluation.task {
+            EvaluationTask::Classification => self.class_prompts.len(),
+            EvaluationTask::Retrieval => self.captions.len(),
+        };
+        let batch = self.config.evaluation.batch;
+        Capacity { images: batch.min(tests).max(1), texts: batch.min(texts).max(1) }
+    }
+}
+
+fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
+    let domain_index = |name: &String| {
+        let place = dataset.domains.iter().position(|domain| domain == name);
+        place
+            .map(|place| place as u32)
+            .ok_or_else(|| unknown("domain", name, dataset.domains.iter().map(String::as_str)))
+    };
+    let wanted = config.data.domains.iter().map(domain_index).collect::<Result<Vec<u32>>>()?;
+    let kept = |domain: u32| wanted.is_empty() || wanted.contains(&domain);
+    // A stream sees the samples of the wanted domains alone; its indices are translated back to the data set's.
+    let mut places = Vec::new();
+    let mut items = Vec::new();
+    for (place, sample) in dataset.samples.iter().enumerate().filter(|(_, sample)| kept(sample.domain)) {
+        places.push(place as u32);
+        items.push(Item {
+            class: sample.class,
+            domain: sample.domain,
+            time: sample.time,
+            train: sample.split == Split::Train,
+        });
+    }
+    let settings = &config.stream;
+    let mut stream = match settings.kind {
+        StreamKind::Single => stream::single(&items),
+        StreamKind::ClassIncremental => {
+            let first = (settings.first_task > 0).then_some(settings.first_task);
+            stream::class_incremental(&items, settings.tasks, first, &ClassOrder::Seed(settings.class_order_seed))
+        }
+        StreamKind::DomainIncremental => {
+            let order = match settings.domain_order.is_empty() {
+                true => (0..dataset.domains.len() as u32).filter(|domain| kept(*domain)).collect(),
+                false => settings.domain_order.iter().map(domain_index).collect::<Result<Vec<u32>>>()?,
+            };
+            stream::domain_incremental(&items, &order, &dataset.domains)
+        }
+        StreamKind::TimeIncremental => stream::time_incremental(&items, &settings.periods),
+    }?;
+    for step in &mut stream.steps {
+        for index in step.train.iter_mut().chain(&mut step.test) {
+            *index = places[*index as usize];
+        }
+    }
+    Ok(stream)
+}
+
+fn check_sizes(config: &Config, method: &Method, stream: &Stream) -> Result<()> {
+    if let Some(step) = stream.steps.iter().find(|step| step.test.is_empty()) {
+        return Err(Error::input(format!("{} has no test samples", step.name)));
+    }
+    if method.spends == Spends::Nothing {
+        return Ok(());
+    }
+    let smallest = stream.steps.iter().min_by_key(|step| step.train.len()).expect("a stream has steps");
+    if config.train.batch > smallest.train.len() {
+        return Err(Error::input(format!(
+            "train.batch is {}, but {} has {} training samples; it can be {} at most",
+            config.train.batch,
+            smallest.name,
+            smallest.train.len(),
+            smallest.train.len()
+        )));
+    }
+    if config.train.batch < 2 {
+        return Err(Error::input("train.batch is 1; a contrastive loss needs at least 2 samples"));
+    }
+    if config.train.epochs == 0.0 {
+        return Err(Error::input(format!("train.epochs is 0; the method {} trains", method.name)));
+    }
+    let samples: usize = stream.steps.iter().map(|step| step.train.len()).sum();
+    if config.memory.size > samples {
+        return Err(Error::input(format!(
+            "memory.size is {}, more than the {samples} training samples that there are",
+            config.memory.size
+        )));
+    }
+    Ok(())
+}
+
+/// The model, its first parameters, the checkpoint's hash, and notes.
+#[allow(clippy::type_complexity)]
+fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str, String)>, Vec<String>)> {
+    let model = ModelSpec::find(&config.model.name)?;
+    if config.model.pretrained.is_empty() {
+        let initial = ParameterList::of(&model).initial_values(config.seed);
+        return Ok((model, initial, Vec::new(), Vec::new()));
+    }
+    let path = Path::new(&config.model.pretrained);
+    if !path.exists() && config.model.pretrained.starts_with("runs/emoji-pretrain/") {
+        return Err(Error::input(format!(
+            "{} does not exist yet: make it with 'perennial run emoji-pretrain --out runs/emoji-pretrain'",
+            path.display()
+        )));
+    }
+    let weights = checkpoint::load(path, &model)?;
+    let bytes = std::fs::read(path).map_err(|cause| Error::reading(path, cause))?;
+    Ok((model, weights.values, vec![("pretrained", hex(&Sha256::digest(bytes)))], weights.notes))
+}
+
+fn hash_of(values: &[u32]) -> String {
+    hex(&Sha256::digest(bytemuck::cast_slice::<u32, u8>(values)))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,90 @@
+//! What a run must remember to go on exactly where it stopped: `checkpoints/state.safetensors`.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::memory::{Memory, MemoryState};
+use crate::model::checkpoint::TensorFile;
+use crate::objective::ObjectiveState;
+use crate::ops::Device;
+use crate::train::{OptimizerState, Trainer};
+
+/// Where a run stands. All randomness follows from the seed and these two numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The step in training, from 0; the number of steps once all are done.
+    pub step: usize,
+    /// Iterations of it that are done.
+    pub iteration: usize,
+    /// Samples trained on, and multiply-accumulates, since the run began.
+    pub samples: u64,
+    pub macs: u64,
+}
+
+/// Writes everything at once.
+pub fn save<D: Device>(path: &Path, position: Position, trainer: &Trainer<D>, memory: &Memory) -> Result<()> {
+    let mut file = TensorFile::new();
+    let mut floats = |name: &str, values: Vec<f32>| file.insert_f32(name, &[values.len()], values);
+    let optimizer = trainer.optimizer.state(&trainer.device);
+    let objective = trainer.objective.state(&trainer.device);
+    floats("parameters", trainer.parameters());
+    floats("first_moment", optimizer.first_moment);
+    floats("second_moment", optimizer.second_moment);
+    let [log_u1, log_u2] = objective.log_u;
+    floats("log_u1", log_u1);
+    floats("log_u2", log_u2);
+    floats("class_loss", objective.class_loss);
+    floats("log_normalizer", objective.log_normalizer);
+    floats("class_weight", objective.class_weight);
+    let MemoryState { classes, counts, indices } = memory.state();
+    let mut whole = |name: &str, values: Vec<u32>| file.insert_u32(name, &[values.len()], values);
+    whole("memory.classes", classes);
+    whole("memory.counts", counts);
+    whole("memory.indices", indices);
+    let Position { step, iteration, samples, macs } = position;
+    file.insert_u64("position", &[5], vec![step as u64, iteration as u64, samples, macs, optimizer.steps]);
+    file.save(path)
+}
+
+/// Puts a saved state back into a trainer planned alike.
+pub fn restore<D: Device>(
+    path: &Path,
+    trainer: &mut Trainer<D>,
+    memory_size: usize,
+    seed: u64,
+) -> Result<(Position, Memory)> {
+    let file = TensorFile::load(path)?;
+    let Trainer { device, clip, objective, optimizer, .. } = trainer;
+    let arena = clip.weights.master.len();
+    let floats = |name: &str, len: usize| file.f32(name, &[len]).map(<[f32]>::to_vec);
+    let position = file.u64("position", &[5])?;
+    clip.load(device, &floats("parameters", arena)?);
+    let moments = OptimizerState {
+        first_moment: floats("first_moment", arena)?,
+        second_moment: floats("second_moment", arena)?,
+        steps: position[4],
+    };
+    optimizer.restore(device, &moments);
+    // The objective as it is now has the lengths that the saved one must have.
+    let ObjectiveState { log_u, class_loss, log_normalizer, class_weight } = objective.state(device);
+    let saved = ObjectiveState {
+        log_u: [floats("log_u1", log_u[0].len())?, floats("log_u2", log_u[1].len())?],
+        class_loss: floats("class_loss", class_loss.len())?,
+        log_normalizer: floats("log_normalizer", log_normalizer.len())?,
+        class_weight: floats("class_weight", class_weight.len())?,
+    };
+    objective.restore(device, &saved);
+    let whole = |name: &str| file.u32(name, file.shape(name)?).map(<[u32]>::to_vec);
+    let memory = MemoryState {
+        classes: whole("memory.classes")?,
+        counts: whole("memory.counts")?,
+        indices: whole("memory.indices")?,
+    };
+    let position = Position {
+        step: position[0] as usize,
+        iteration: position[1] as usize,
+        samples: position[2],
+        macs: position[3],
+    };
+    Ok((position, Memory::restore(memory_size, seed, &memory)?))
+}
