@@ -94,7 +94,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(seed) = arguments.seed {
         config.seed = seed;
     }
-    config.validate()?;
+    if !config.validate()?.uses_memory() {
+        config.memory.size = 0;
+    }
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
     let evaluation = experiment::run::<Cpu<f32>>(&config, &out, &mut Progress::new(None))?;
     print(&evaluation, &out);

@@ -361,26 +361,20 @@ fn unknown_key(key: &str) -> Error {
 
 fn check_keys(table: &toml::Table, text: &str) -> Result<()> {
     let known = known_keys();
-    let is_known = |key: &str| known.iter().any(|known| known == key);
-    for (key, value) in table {
-        let dotted: Vec<String> = match value.as_table() {
-            Some(inner) => inner.keys().map(|inner| format!("{key}.{inner}")).collect(),
-            None => vec![key.clone()],
-        };
-        for dotted in dotted.iter().filter(|dotted| !is_known(dotted)) {
-            let name = dotted.rsplit('.').next().unwrap_or(dotted);
-            let line = text.lines().position(|line| {
-                let line = line.trim_start();
-                line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
-            });
-            let error = unknown_key(dotted);
-            return Err(match line {
-                Some(line) => error.at(format!("line {}", line + 1)),
-                None => error,
-            });
-        }
-    }
-    Ok(())
+    let dotted = table.iter().flat_map(|(key, value)| match value.as_table() {
+        Some(inner) => inner.keys().map(|inner| format!("{key}.{inner}")).collect(),
+        None => vec![key.clone()],
+    });
+    let Some(key) = dotted.into_iter().find(|key| !known.contains(key)) else { return Ok(()) };
+    let name = key.rsplit('.').next().unwrap_or(&key);
+    let line = text.lines().position(|line| {
+        let rest = line.trim_start().strip_prefix(name);
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    });
+    Err(match line {
+        Some(line) => unknown_key(&key).at(format!("line {}", line + 1)),
+        None => unknown_key(&key),
+    })
 }
 
 #[cfg(test)]

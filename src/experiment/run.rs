@@ -10,7 +10,7 @@ use super::directory::RunDirectory;
 use super::evaluation::{Evaluation, evaluate, open_loader};
 use super::setup::Setup;
 use super::state::{self, Position};
-use crate::data::loader::{Augment, BatchRequest};
+use crate::data::loader::{Augment, Batch, BatchRequest};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::method::{Spends, Start};
@@ -123,71 +123,30 @@ impl<D: Device> Run<D> {
 
     /// Trains the current step from the current iteration to its end.
     fn train(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let Run { setup, trainer, memory, .. } = self;
-        let (step, config) = (self.position.step, &setup.config);
-        let mut pool = setup.own_samples(step);
-        if setup.method.uses_memory() {
-            pool.extend(memory.indices());
-            pool.sort_unstable();
-            pool.dedup();
-        }
-        let budget = setup.step_budget(step);
-        let shares = shares(&pool, setup);
-        let mut order = Order::new(pool, budget, config.train.batch, config.seed, step);
-        let (iterations, epochs) = (order.iterations(), order.epochs());
-        let epoch_of: Vec<usize> = (0..iterations).map(|iteration| order.epoch_of(iteration)).collect();
-        let warms_up = step == 0 || config.train.warmup_every_step;
-        let schedule = Schedule {
-            maximum: config.train.learning_rate * config.train.learning_rate_decay.powi(step as i32),
-            warmup: if warms_up { config.train.warmup.min(iterations) } else { 0 },
-            total: iterations,
-        };
-        if self.position.iteration == 0 {
-            if setup.method.starts == Start::First {
-                trainer.clip.load(&mut trainer.device, &setup.initial);
-            }
-            if step == 0 || !config.train.keep_optimizer {
-                trainer.optimizer.reset(&mut trainer.device);
-            }
-        }
-        trainer.objective.set_shares(&mut trainer.device, &shares);
-        let first = self.position.iteration;
-        let (seed, crop) = (config.seed, config.data.crop);
-        let requests = (first..iterations).map(move |iteration| BatchRequest {
-            samples: order.batch(iteration),
-            augment: Some(Augment { seed, place: [step as u64, order.epoch_of(iteration) as u64], scale: crop }),
-        });
-        let mut loader = open_loader(setup, requests)?;
+        let step = self.position.step;
+        let order = self.order(step);
+        let schedule = self.schedule(step, order.iterations());
+        self.begin(step, order.pool());
+        let mut loader = open_loader(&self.setup, requests(&self.setup, self.position, order.clone()))?;
+        let iterations = order.iterations();
         let mut since_log = (Instant::now(), 0);
-        for iteration in first..iterations {
+        for iteration in self.position.iteration..iterations {
             let batch = loader.next().ok_or_else(|| Error::run("the loader ended early"))??;
-            let Run { setup, trainer, .. } = self;
-            let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of_sample[*sample as usize]).collect();
-            let texts = setup.texts.batch(&numbers);
-            let (rate, gamma) = (schedule.at(iteration), setup.config.objective.gamma_at(epoch_of[iteration], epochs));
+            let epoch = order.epoch_of(iteration);
+            let rate = schedule.at(iteration);
+            let gamma = self.setup.config.objective.gamma_at(epoch, order.epochs());
             let count = batch.samples.len();
             // One sample has nothing to be held against; that happens only where broken samples were left out.
             if count >= 2 {
-                let batch = TrainBatch { pixels: &batch.pixels, texts: &texts, slot: &batch.samples };
-                let report = trainer.step(batch, rate, gamma).map_err(|error| {
-                    let last = self.directory.state();
-                    let good = if last.exists() { last.display().to_string() } else { "none".to_string() };
-                    error.at(format!(
-                        "{}, iteration {} of {iterations} (last good checkpoint: {good})",
-                        setup.stream.steps[step].name,
-                        iteration + 1
-                    ))
-                })?;
-                let text_macs: u64 = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum();
-                self.position.samples += count as u64;
-                self.position.macs += count as u64 * setup.model.image_macs() + text_macs;
+                let report =
+                    self.iterate(&batch, rate, gamma).map_err(|error| self.place(error, iteration, iterations))?;
                 since_log.1 += count;
-                if (iteration + 1) % setup.config.train.log_every == 0 || iteration + 1 == iterations {
+                if (iteration + 1) % self.setup.config.train.log_every == 0 || iteration + 1 == iterations {
                     let seconds = since_log.0.elapsed().as_secs_f64();
                     self.directory.log(&json!({
                         "step": step + 1,
                         "iteration": iteration + 1,
-                        "epoch": epoch_of[iteration] + 1,
+                        "epoch": epoch + 1,
                         "samples": self.position.samples,
                         "loss": report.loss,
                         "gradient_norm": report.gradient_norm,
@@ -197,8 +156,8 @@ impl<D: Device> Run<D> {
                     }))?;
                     since_log = (Instant::now(), 0);
                 }
-                observer
-                    .iteration(setup, Iteration { step, iteration: iteration + 1, iterations, samples: count, report });
+                let now = Iteration { step, iteration: iteration + 1, iterations, samples: count, report };
+                observer.iteration(&self.setup, now);
             }
             loader.recycle(batch);
             self.position.iteration = iteration + 1;
@@ -207,6 +166,64 @@ impl<D: Device> Run<D> {
             }
         }
         self.log_class_weights(step, iterations)
+    }
+
+    /// What a step draws from, and how often.
+    fn order(&self, step: usize) -> Order {
+        let Run { setup, memory, .. } = self;
+        let mut pool = setup.own_samples(step);
+        if setup.method.uses_memory() {
+            pool.extend(memory.indices());
+            pool.sort_unstable();
+            pool.dedup();
+        }
+        Order::new(pool, setup.step_budget(step), setup.config.train.batch, setup.config.seed, step)
+    }
+
+    fn schedule(&self, step: usize, iterations: usize) -> Schedule {
+        let train = &self.setup.config.train;
+        let warms_up = step == 0 || train.warmup_every_step;
+        Schedule {
+            maximum: train.learning_rate * train.learning_rate_decay.powi(step as i32),
+            warmup: if warms_up { train.warmup.min(iterations) } else { 0 },
+            total: iterations,
+        }
+    }
+
+    /// Prepares the trainer for a step that draws from `pool`.
+    fn begin(&mut self, step: usize, pool: &[u32]) {
+        let Run { setup, trainer, .. } = self;
+        if self.position.iteration == 0 {
+            if setup.method.starts == Start::First {
+                trainer.clip.load(&mut trainer.device, &setup.initial);
+            }
+            if step == 0 || !setup.config.train.keep_optimizer {
+                trainer.optimizer.reset(&mut trainer.device);
+            }
+        }
+        trainer.objective.set_shares(&mut trainer.device, &shares(pool, setup));
+    }
+
+    /// One training step, and what it cost.
+    fn iterate(&mut self, batch: &Batch, learning_rate: f64, gamma: f64) -> Result<StepReport> {
+        let Run { setup, trainer, position, .. } = self;
+        let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of_sample[*sample as usize]).collect();
+        let texts = setup.texts.batch(&numbers);
+        let train_batch = TrainBatch { pixels: &batch.pixels, texts: &texts, slot: &batch.samples };
+        let report = trainer.step(train_batch, learning_rate, gamma)?;
+        let count = batch.samples.len() as u64;
+        let text_macs: u64 = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum();
+        position.samples += count;
+        position.macs += count * setup.model.image_macs() + text_macs;
+        Ok(report)
+    }
+
+    /// Says where training failed, and what is left of it.
+    fn place(&self, error: Error, iteration: usize, iterations: usize) -> Error {
+        let state = self.directory.state();
+        let last = if state.exists() { state.display().to_string() } else { "none yet".to_string() };
+        let name = &self.setup.stream.steps[self.position.step].name;
+        error.at(format!("{name}, iteration {} of {iterations} (last good checkpoint: {last})", iteration + 1))
     }
 
     /// gdro's class weights at the end of a step.
@@ -239,6 +256,15 @@ impl<D: Device> Run<D> {
     fn save_state(&self) -> Result<()> {
         state::save(&self.directory.state(), self.position, &self.trainer, &self.memory)
     }
+}
+
+/// The batches that are left of a step, for the loader.
+fn requests(setup: &Setup, position: Position, mut order: Order) -> impl Iterator<Item = BatchRequest> + Send + use<> {
+    let (seed, scale) = (setup.config.seed, setup.config.data.crop);
+    (position.iteration..order.iterations()).map(move |iteration| {
+        let place = [position.step as u64, order.epoch_of(iteration) as u64];
+        BatchRequest { samples: order.batch(iteration), augment: Some(Augment { seed, place, scale }) }
+    })
 }
 
 /// pi: each class's fraction of the pool.

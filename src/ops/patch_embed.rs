@@ -30,8 +30,8 @@ impl PatchShape {
 /// Per-channel mean and standard deviation of pixel values in [0, 1].
 #[derive(Clone, Copy, Debug)]
 pub struct Normalization {
-    pub mean: [f32; 3],
-    pub std: [f32; 3],
+    pub mean: [f64; 3],
+    pub std: [f64; 3],
 }
 
 impl Normalization {

@@ -48,8 +48,7 @@ pub fn summary_table(cells: &[Cell]) -> Table {
     let header = ["method", "memory", "seeds"].into_iter().chain(METRICS.iter().map(|(name, _)| *name));
     let mut table = Table::new(header.chain(["samples"]));
     for cell in cells {
-        let memory = if cell.memory > 0 { cell.memory.to_string() } else { "0".to_string() };
-        let mut row = vec![cell.method.clone(), memory, cell.runs.len().to_string()];
+        let mut row = vec![cell.method.clone(), cell.memory.to_string(), cell.runs.len().to_string()];
         for (_, metric) in METRICS {
             let values: Option<Vec<f64>> = cell.runs.iter().map(|run| metric(&run.summary)).collect();
             row.push(values.map(|values| mean_and_spread(&values)).unwrap_or_default());

@@ -27,6 +27,11 @@ impl Order {
         Order { pool, per_epoch, iterations: iterations.max(1), seed, step: step as u64, epoch: None }
     }
 
+    /// What it draws from.
+    pub fn pool(&self) -> &[u32] {
+        &self.pool
+    }
+
     pub fn iterations(&self) -> usize {
         self.iterations
     }

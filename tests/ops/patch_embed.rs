@@ -21,7 +21,7 @@ fn patches_hold_normalised_pixels_in_the_convolutions_order() {
             for channel in 0..3 {
                 for (y, x) in (0..16).map(|i| (top + i / 4, left + i % 4)) {
                     let pixel = pixels[((image * 11 + y) * 11 + x) * 3 + channel] as f64;
-                    let expected = (pixel / 255.0 - mean[channel] as f64) / std[channel] as f64;
+                    let expected = (pixel / 255.0 - mean[channel]) / std[channel];
                     assert!((found[place] - expected).abs() < 1e-14, "place {place}");
                     place += 1;
                 }

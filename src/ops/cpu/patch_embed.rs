@@ -14,8 +14,7 @@ impl<T: Real> PatchEmbed for Cpu<T> {
         let pixels = &memory.bytes[pixels.first(images * image_size * image_size * 3).range()];
         // Only 256 values of each channel can occur.
         let level = |channel: usize, value: usize| {
-            let (mean, std) = (normalization.mean[channel] as f64, normalization.std[channel] as f64);
-            T::of((value as f64 / 255.0 - mean) / std)
+            T::of((value as f64 / 255.0 - normalization.mean[channel]) / normalization.std[channel])
         };
         let levels: [[T; 256]; 3] = std::array::from_fn(|channel| std::array::from_fn(|value| level(channel, value)));
         let pieces = patches.par_chunks_mut(shape.count() * values);

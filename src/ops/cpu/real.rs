@@ -46,7 +46,8 @@ pub trait Real:
 }
 
 /// Coefficients of 2^f on [-1/2, 1/2] from the power 1 on: a minimax fit of degree 6, relative error 2e-9.
-const EXP2: [f32; 6] = [0.693_147_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 0.000_153_533_6];
+const EXP2: [f32; 6] =
+    [std::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 0.000_153_533_6];
 
 /// Coefficients of erfc(x) e^(x^2) in powers of t = 1 / (1 + x/2) from the power 1 on: a minimax fit, relative error 4.4e-8.
 const ERFCX: [f32; 9] = [
