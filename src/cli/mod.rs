@@ -2,6 +2,9 @@
 
 mod bench;
 mod compare;
+mod embed;
+mod eval;
+mod export;
 mod list;
 mod progress;
 mod report;
@@ -26,6 +29,12 @@ enum Command {
     Run(run::Arguments),
     /// Run a grid of methods, memory sizes and seeds, and print one table
     Compare(compare::Arguments),
+    /// Measure zero-shot accuracy or retrieval of any checkpoint
+    Eval(eval::Arguments),
+    /// Write embeddings of images or texts by any checkpoint
+    Embed(embed::Arguments),
+    /// Write a checkpoint in the layout of another program
+    Export(export::Arguments),
     /// Print tables from run directories
     Report(report::Arguments),
     /// List methods, presets, models or kernels
@@ -39,6 +48,9 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Embed(arguments) => embed::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

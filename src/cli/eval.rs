@@ -1,0 +1,138 @@
+//! `perennial eval`: zero-shot accuracy or retrieval of any checkpoint.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use perennial::data::prompts::Templates;
+use perennial::data::{self, Dataset, Split};
+use perennial::error::{Error, Result, unknown};
+use perennial::eval::metrics::{Retrieval, top_1_accuracy};
+use perennial::eval::pretrained::Pretrained;
+use perennial::eval::zero_shot::{class_embeddings, similarities};
+use perennial::ops::cpu::Cpu;
+
+use super::embed::{Compute, Counter, Model};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: Model,
+    /// A data set by name: emoji
+    #[arg(long, value_name = "SPEC")]
+    data: String,
+    /// Its folder [default: the one inside the program]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// The domains, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    domains: Vec<String>,
+    /// Which samples
+    #[arg(long, value_enum, default_value = "test")]
+    split: SplitName,
+    /// Prompt templates of the classes: a bundled list (emoji, cifar) or a .txt file, one a line
+    #[arg(long, default_value = "emoji", value_name = "NAME|FILE")]
+    templates: String,
+    /// Zero-shot classification among all classes, or retrieval by captions
+    #[arg(long, value_enum, default_value = "classification")]
+    task: Task,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum SplitName {
+    Test,
+    Train,
+    All,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Task {
+    Classification,
+    Retrieval,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    arguments.compute.prepare()?;
+    let dataset = data::open(&arguments.data, arguments.folder.as_deref())?;
+    let samples = choose(arguments, &dataset)?;
+    match arguments.task {
+        Task::Classification => classification(arguments, &dataset, &samples),
+        Task::Retrieval => retrieval(arguments, &dataset, &samples),
+    }
+}
+
+/// The samples of the wanted domains and split, by their places in the data set.
+fn choose(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<usize>> {
+    let domain = |name: &String| {
+        let place = dataset.domains.iter().position(|domain| domain == name);
+        place.ok_or_else(|| unknown("domain", name, dataset.domains.iter().map(String::as_str)))
+    };
+    let domains = arguments.domains.iter().map(domain).collect::<Result<Vec<usize>>>()?;
+    let wanted = match arguments.split {
+        SplitName::Test => Some(Split::Test),
+        SplitName::Train => Some(Split::Train),
+        SplitName::All => None,
+    };
+    let samples: Vec<usize> = (dataset.samples.iter().enumerate())
+        .filter(|(_, sample)| domains.is_empty() || domains.contains(&(sample.domain as usize)))
+        .filter(|(_, sample)| wanted.is_none_or(|split| sample.split == split))
+        .map(|(place, _)| place)
+        .collect();
+    if samples.is_empty() {
+        return Err(Error::input(format!("{} has no samples of these domains and this split", dataset.name)));
+    }
+    Ok(samples)
+}
+
+fn classification(arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Result<()> {
+    let templates = Templates::find(&arguments.templates)?;
+    let prompts: Vec<String> = dataset.classes.iter().flat_map(|class| templates.prompts(class)).collect();
+    let mut model = open(arguments, samples.len(), prompts.len())?;
+    let tokens = model.tokenize(&prompts)?;
+    let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+    let (width, classes) = (model.clip.spec.embed_dim, dataset.classes.len());
+    let texts = class_embeddings(&mut model.device, &model.clip, &tokens, classes);
+    let mut counter = Counter::new("images", samples.len());
+    let images = model.embed_images(samples.len(), |i| dataset.image(samples[i]), &mut |done| counter.set(done))?;
+    let labels: Vec<u32> = samples.iter().map(|sample| dataset.samples[*sample].class).collect();
+    let accuracy = top_1_accuracy(&similarities(&images, &texts, width), classes, &labels).unwrap_or_default();
+    println!("samples         {}", samples.len());
+    println!("classes         {classes}");
+    println!("top_1_accuracy  {:.2} %", 100.0 * accuracy);
+    Ok(())
+}
+
+fn retrieval(arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Result<()> {
+    let mut captions: Vec<&str> = Vec::new();
+    let mut known = HashMap::new();
+    let mut caption_of = |caption| {
+        *known.entry(caption).or_insert_with(|| {
+            captions.push(caption);
+            captions.len() as u32 - 1
+        })
+    };
+    let groups: Vec<u32> = samples.iter().map(|sample| caption_of(dataset.samples[*sample].caption.as_str())).collect();
+    let mut model = open(arguments, samples.len(), captions.len())?;
+    let mut counter = Counter::new("texts", captions.len());
+    let texts = model.embed_texts(&captions, &mut |done| counter.set(done))?;
+    let mut counter = Counter::new("images", samples.len());
+    let images = model.embed_images(samples.len(), |i| dataset.image(samples[i]), &mut |done| counter.set(done))?;
+    let text_groups: Vec<u32> = (0..captions.len() as u32).collect();
+    let scores = similarities(&images, &texts, model.clip.spec.embed_dim);
+    let result = Retrieval::of(&scores, &groups, &text_groups).expect("every image has its caption among the texts");
+    println!("samples           {}", samples.len());
+    println!("captions          {}", captions.len());
+    println!("                  recall@1  recall@5  recall@10");
+    for (name, recall) in [("image_to_text", result.image_to_text), ("text_to_image", result.text_to_image)] {
+        let [at_1, at_5, at_10] = [recall.at_1, recall.at_5, recall.at_10].map(|part| format!("{:.2} %", 100.0 * part));
+        println!("{name:16}  {at_1:>8}  {at_5:>8}  {at_10:>9}");
+    }
+    println!("mean_recall@1     {:.2} %", 100.0 * result.mean_recall_at_1());
+    Ok(())
+}
+
+fn open(arguments: &Arguments, images: usize, texts: usize) -> Result<Pretrained<Cpu<f32>>> {
+    let batch = arguments.compute.batch;
+    arguments.model.open(batch.min(images), batch.min(texts))
+}
