@@ -39,7 +39,7 @@ pub struct DataConfig {
     pub domains: Vec<String>,
     /// What an image is paired with in training.
     pub text: TrainText,
-    /// With `text = "class"`: the training prompt, `{}` standing for the class.
+    /// The training prompt of a class, `{}` standing for its name.
     pub prompt: String,
     /// Area of the random crop in training, as a part of the image.
     pub crop: (f64, f64),
@@ -57,6 +57,8 @@ pub enum TrainText {
     Caption,
     /// The prompt of its class.
     Class,
+    /// One and the other in turn: half the samples of an epoch with their captions, half with their prompts.
+    CaptionAndClass,
 }
 
 impl Default for DataConfig {

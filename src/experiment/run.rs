@@ -138,8 +138,9 @@ impl<D: Device> Run<D> {
             let count = batch.samples.len();
             // One sample has nothing to be held against; that happens only where broken samples were left out.
             if count >= 2 {
-                let report =
-                    self.iterate(&batch, rate, gamma).map_err(|error| self.place(error, iteration, iterations))?;
+                let report = self
+                    .iterate(&batch, epoch, rate, gamma)
+                    .map_err(|error| self.place(error, iteration, iterations))?;
                 since_log.1 += count;
                 if (iteration + 1) % self.setup.config.train.log_every == 0 || iteration + 1 == iterations {
                     let seconds = since_log.0.elapsed().as_secs_f64();
@@ -205,9 +206,9 @@ impl<D: Device> Run<D> {
     }
 
     /// One training step, and what it cost.
-    fn iterate(&mut self, batch: &Batch, learning_rate: f64, gamma: f64) -> Result<StepReport> {
+    fn iterate(&mut self, batch: &Batch, epoch: usize, learning_rate: f64, gamma: f64) -> Result<StepReport> {
         let Run { setup, trainer, position, .. } = self;
-        let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of_sample[*sample as usize]).collect();
+        let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of(*sample, epoch)).collect();
         let texts = setup.texts.batch(&numbers);
         let train_batch = TrainBatch { pixels: &batch.pixels, texts: &texts, slot: &batch.samples };
         let report = trainer.step(train_batch, learning_rate, gamma)?;

@@ -31,8 +31,8 @@ pub struct Setup {
     pub notes: Vec<String>,
     /// Every training prompt.
     pub texts: TextBank,
-    /// The training prompt of each sample of the data set.
-    pub text_of_sample: Vec<u32>,
+    /// The training prompts of each sample of the data set, one list for each kind in use.
+    texts_of_sample: Vec<Vec<u32>>,
     /// The prompts of every class for zero-shot classification, class by class; `templates` of them each.
     pub class_prompts: Vec<Vec<u32>>,
     pub templates: usize,
@@ -78,20 +78,22 @@ impl Setup {
             })
             .collect();
         let mut texts = TextBank::default();
-        let text_of_sample = match config.data.text {
-            TrainText::Caption => {
-                for (tokens, class) in captions.iter().zip(&class_of_caption) {
-                    texts.add(tokens.clone(), *class);
-                }
-                caption_of_sample.clone()
+        let mut add_captions = || -> Vec<u32> {
+            for (tokens, class) in captions.iter().zip(&class_of_caption) {
+                texts.add(tokens.clone(), *class);
             }
-            TrainText::Class => {
-                for (class, name) in dataset.classes.iter().enumerate() {
-                    texts.add(tokenizer.encode(&fill(&config.data.prompt, name), context), class as u32);
-                }
-                dataset.samples.iter().map(|sample| sample.class).collect()
-            }
+            caption_of_sample.clone()
         };
+        let with_captions = (config.data.text != TrainText::Class).then(&mut add_captions);
+        let mut add_prompts = || -> Vec<u32> {
+            let first = texts.len() as u32;
+            for (class, name) in dataset.classes.iter().enumerate() {
+                texts.add(tokenizer.encode(&fill(&config.data.prompt, name), context), class as u32);
+            }
+            dataset.samples.iter().map(|sample| first + sample.class).collect()
+        };
+        let with_prompts = (config.data.text != TrainText::Caption).then(&mut add_prompts);
+        let texts_of_sample = with_captions.into_iter().chain(with_prompts).collect();
         let templates = Templates::find(&config.evaluation.templates)?;
         let prompts = |class: &String| templates.prompts(class);
         let class_prompts =
@@ -107,7 +109,7 @@ impl Setup {
             initial,
             notes,
             texts,
-            text_of_sample,
+            texts_of_sample,
             class_prompts,
             templates: templates.iter().len(),
             captions,
@@ -115,6 +117,12 @@ impl Setup {
             hashes,
             dataset: Arc::new(dataset),
         })
+    }
+
+    /// The training prompt of a sample in an epoch: where there are several kinds, each in its turn.
+    pub fn text_of(&self, sample: u32, epoch: usize) -> u32 {
+        let kind = (sample as usize + epoch) % self.texts_of_sample.len();
+        self.texts_of_sample[kind][sample as usize]
     }
 
     /// The training samples of step `step`, without replay.
