@@ -1,0 +1,536 @@
+//! The program as people meet it: its commands, and what it says when their input is wrong.
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use perennial::model::checkpoint::{TensorFile, save};
+use perennial::model::parameters::ParameterList;
+use perennial::model::spec::ModelSpec;
+use program::{TINY_RUN, command, files, outcome, perennial, succeed};
+use tempfile::TempDir;
+
+const MICRO: &str = "tests/fixtures/micro.json";
+/// Settings that make the tests' preset as small as it gets: one vendor, one step.
+const SMALL: [&str; 6] =
+    ["--set", "data.domains=['fxemoji']", "--set", "stream.kind=single", "--set", "train.epochs=0.2"];
+
+fn micro() -> ModelSpec {
+    ModelSpec::find(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro.json")).unwrap()
+}
+
+/// A checkpoint of the micro model with random weights, changed by `change`.
+fn checkpoint(folder: &Path, change: impl FnOnce(&ParameterList, &mut [f32])) -> String {
+    let path = folder.join("micro.safetensors");
+    let list = ParameterList::of(&micro());
+    let mut values = list.initial_values(3);
+    change(&list, &mut values);
+    save(&path, &micro(), &list, &values, &[]).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+/// The same weights without a word about the model; tensors pass through `change`, which may rename, reshape or drop them.
+fn bare_checkpoint(
+    folder: &Path,
+    name: &str,
+    change: impl Fn(&str, Vec<usize>) -> Option<(String, Vec<usize>)>,
+) -> String {
+    let whole = TensorFile::load(Path::new(&checkpoint(folder, |_, _| {}))).unwrap();
+    let mut file = TensorFile::new();
+    for name in whole.names() {
+        let shape = whole.shape(name).unwrap();
+        if let Some((renamed, reshaped)) = change(name, shape.to_vec()) {
+            let values = whole.f32(name, shape).unwrap().to_vec();
+            file.insert_f32(&renamed, &reshaped, values);
+        }
+    }
+    let path = folder.join(name);
+    file.save(&path).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+/// Fails unless the command says in one line what was wrong, with all of `parts` in it, and exits with 2.
+#[track_caller]
+fn refused(arguments: &[&str], parts: &[&str]) {
+    let outcome = perennial(arguments);
+    assert_eq!(outcome.status, Some(2), "{arguments:?}\n{}", outcome.stderr);
+    assert_eq!(outcome.stdout, "", "{arguments:?}");
+    assert!(outcome.stderr.starts_with("error: "), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+    for part in parts {
+        assert!(outcome.stderr.contains(part), "'{part}' is not in: {}", outcome.stderr);
+    }
+}
+
+/// The same for `run` with the tests' preset, which must leave nothing behind.
+#[track_caller]
+fn run_refused(arguments: &[&str], parts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let fixed = ["run", TINY_RUN, "--out", out.to_str().unwrap()];
+    refused(&fixed.iter().chain(arguments).copied().collect::<Vec<_>>(), parts);
+    assert!(!out.exists(), "a refused run left {:?}", files(&out).keys());
+}
+
+/// Writes a file and returns its path as the command line takes it.
+fn written(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String {
+    let path = folder.path().join(name);
+    fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+/// The embeddings in a file, [N, 16].
+fn embeddings(path: &Path) -> Vec<f32> {
+    let file = TensorFile::load(path).unwrap();
+    assert_eq!(file.names().collect::<Vec<_>>(), ["embeddings"]);
+    let shape = file.shape("embeddings").unwrap();
+    assert!(shape.len() == 2 && shape[1] == 16, "{shape:?}");
+    file.f32("embeddings", shape).unwrap().to_vec()
+}
+
+/// Runs `embed` and returns the file's bytes.
+#[track_caller]
+fn embed(folder: &TempDir, arguments: &[&str]) -> Vec<u8> {
+    let out = folder.path().join("embeddings.safetensors");
+    let fixed = ["embed", "--out", out.to_str().unwrap()];
+    succeed(&fixed.iter().chain(arguments).copied().collect::<Vec<_>>());
+    let bytes = fs::read(&out).unwrap();
+    let unit = |row: &[f32]| (row.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5;
+    assert!(embeddings(&out).chunks(16).all(unit), "rows of length 1");
+    bytes
+}
+
+#[track_caller]
+fn assert_close(found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-5, "{found} is not {expected}");
+    }
+}
+
+#[test]
+fn wrong_names_are_told_with_the_nearest_right_one() {
+    refused(&["run", "emoji-cli"], &["unknown preset 'emoji-cli'", "did you mean 'emoji-cil'?"]);
+    run_refused(&["--method", "gdor"], &["unknown method 'gdor'", "did you mean 'gdro'?"]);
+    run_refused(&["--set", "train.epoch=3"], &["unknown key 'train.epoch'", "did you mean 'train.epochs'?"]);
+    run_refused(&["--set", "model.name=emoji-tinny"], &["unknown model 'emoji-tinny'", "'emoji-tiny'?"]);
+    run_refused(&["--set", "data.domains=['fxemojis']"], &["unknown domain 'fxemojis'", "'fxemoji'?"]);
+    run_refused(&["--set", "data.name=emojy"], &["unknown data set 'emojy'", "'emoji'?"]);
+    run_refused(&["--device", "tpu"], &["unknown device 'tpu'", "known: cpu, cuda"]);
+    let missing = ["compare", TINY_RUN, "--methods", "gcl,gdor", "--out", "/nowhere/compare"];
+    refused(&missing, &["unknown method 'gdor'"]);
+    assert!(!Path::new("/nowhere").exists());
+}
+
+#[test]
+fn a_device_that_this_program_has_not_is_refused() {
+    // Without a GPU, or without kernels in the program.
+    if cfg!(feature = "cuda") {
+        return;
+    }
+    run_refused(&["--device", "cuda"], &["cuda"]);
+    run_refused(&["--device", "cuda:1"], &["cuda"]);
+}
+
+#[test]
+fn mistakes_in_a_preset_are_told_with_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused_file = |name: &str, text: &str, parts: &[&str]| {
+        let path = written(&folder, name, text);
+        let out = folder.path().join("run");
+        refused(&["run", &path, "--out", out.to_str().unwrap()], &[&[path.as_str()], parts].concat());
+        assert!(!out.exists());
+    };
+    refused_file(
+        "key.toml",
+        "method = \"gcl\"\n\n[train]\nbatchs = 3\n",
+        &["line 4", "unknown key 'train.batchs'", "did you mean 'train.batch'?"],
+    );
+    refused_file("type.toml", "method = \"gcl\"\n[train]\nbatch = \"many\"\n", &["line 3", "invalid type"]);
+    refused_file("kind.toml", "method = \"gcl\"\n[stream]\nkind = \"singel\"\n", &["line 3", "singel", "single"]);
+    refused_file("toml.toml", "method = \"gcl\"\n[train\n", &["line 2"]);
+    refused(&["run", "nowhere/such.toml"], &["cannot read nowhere/such.toml"]);
+    run_refused(&["--set", "train.batch=many"], &["train.batch cannot be many"]);
+    run_refused(&["--set", "train.batch"], &["key=value"]);
+    run_refused(&["--set", "train.batch=0"], &["train.batch is 0"]);
+    run_refused(&["--set", "train.learning_rate=-1"], &["train.learning_rate is -1"]);
+    run_refused(&["--threads", "0"], &["--threads is 0"]);
+}
+
+#[test]
+fn sizes_that_do_not_fit_the_data_are_told_with_those_that_would() {
+    run_refused(&["--memory", "100000"], &["memory.size is 100000", "training samples"]);
+    run_refused(&["--set", "train.batch=5000"], &["train.batch is 5000", "task", "at most"]);
+    run_refused(&["--set", "stream.tasks=1000"], &["1000"]);
+    run_refused(&["--set", "train.epochs=0"], &["train.epochs is 0"]);
+}
+
+/// A copy of the data set's files.
+fn copied_data() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/data/emoji")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "webp" || extension == "tsv") {
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    folder
+}
+
+#[test]
+fn broken_data_is_told_with_its_file_and_place() {
+    let nowhere = tempfile::tempdir().unwrap().path().join("emoji");
+    run_refused(&["--data", nowhere.to_str().unwrap()], &["cannot read", nowhere.to_str().unwrap()]);
+
+    let folder = copied_data();
+    let data = folder.path().to_str().unwrap();
+    let atlas = folder.path().join("fxemoji.webp");
+    let whole = fs::read(&atlas).unwrap();
+    fs::write(&atlas, &whole[..whole.len() / 2]).unwrap();
+    run_refused(&["--data", data], &["cannot read", "fxemoji.webp", "not a whole image"]);
+    fs::remove_file(&atlas).unwrap();
+    run_refused(&["--data", data], &["cannot read", "fxemoji.webp", "no such file"]);
+    fs::write(&atlas, whole).unwrap();
+
+    let index = folder.path().join("index.tsv");
+    let text = fs::read_to_string(&index).unwrap();
+    let lines: Vec<&str> = text.lines().take(99).collect();
+    let cut = format!("{}\n{}", lines.join("\n"), "99\tfxemoji\t0");
+    fs::write(&index, cut).unwrap();
+    run_refused(&["--data", data], &["index.tsv, line 100", "found 3 columns, expected 9"]);
+    fs::write(&index, "").unwrap();
+    run_refused(&["--data", data], &["index.tsv, line 1"]);
+}
+
+#[test]
+fn a_missing_pretrained_model_is_told_with_how_to_make_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(&["run", "emoji-cil"]).current_dir(folder.path()).output().unwrap();
+    let outcome = outcome(output);
+    assert_eq!(outcome.status, Some(2));
+    assert!(outcome.stderr.starts_with("error: runs/emoji-pretrain/"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("perennial run emoji-pretrain --out runs/emoji-pretrain"), "{}", outcome.stderr);
+    assert!(files(folder.path()).is_empty() && !folder.path().join("runs").exists());
+    run_refused(&["--set", "model.pretrained=/nowhere/a.safetensors"], &["cannot read /nowhere/a.safetensors"]);
+}
+
+#[test]
+fn tensors_that_are_not_the_models_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let same = |name: &str, shape: Vec<usize>| Some((name.to_string(), shape));
+    let missing = bare_checkpoint(folder.path(), "missing.safetensors", |name, shape| {
+        if name == "ln_final.weight" { None } else { same(name, shape) }
+    });
+    let extra = bare_checkpoint(folder.path(), "extra.safetensors", |name, shape| {
+        same(if name == "ln_final.weight" { "ln_last.weight" } else { name }, shape)
+    });
+    let misshapen = bare_checkpoint(folder.path(), "misshapen.safetensors", |name, shape| match name {
+        "visual.proj" => same(name, vec![shape[1], shape[0]]),
+        _ => same(name, shape),
+    });
+    let texts = written(&folder, "texts.txt", "a cat\n");
+    let out = folder.path().join("out.safetensors");
+    for (path, parts) in [
+        (&missing, ["'ln_final.weight' is missing", "[16]"]),
+        (&extra, ["'ln_last.weight' is unknown", "'ln_final.weight' is missing"]),
+        (&misshapen, ["'visual.proj': expected [32, 16]", "[16, 32]"]),
+    ] {
+        let parts = [path.as_str(), parts[0], parts[1]];
+        run_refused(&["--set", &format!("model.pretrained={path}")], &parts);
+        let embed = ["embed", "--model", path, "--arch", MICRO, "--activation", "gelu", "--texts", &texts];
+        refused(&[&embed[..], &["--out", out.to_str().unwrap()]].concat(), &parts);
+        assert!(!out.exists());
+        let target = folder.path().join("exported");
+        let export = ["export", "--model", path, "--arch", MICRO, "--activation", "gelu", "--format", "hf", "--out"];
+        refused(&[&export[..], &[target.to_str().unwrap()]].concat(), &parts);
+        assert!(!target.exists());
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = written(&folder, "taken", "a file");
+    let beneath = format!("{taken}/run");
+    refused(&["run", TINY_RUN, "--out", &beneath], &["cannot make", &beneath]);
+
+    let out = folder.path().join("run");
+    let first = [&["run", TINY_RUN, "--out", out.to_str().unwrap()][..], &SMALL].concat();
+    succeed(&first);
+    let before = files(&out);
+    refused(&[&first[..], &["--seed", "1"]].concat(), &["holds a run with other settings", "seed = 0, now seed = 1"]);
+    refused(&[&first[..], &["--method", "gcl"]].concat(), &["holds a run with other settings", "gdro", "gcl"]);
+    assert!(files(&out) == before, "a refused run changed another's directory");
+}
+
+/// The last line of what a failed run says.
+#[track_caller]
+fn failed(arguments: &[&str]) -> String {
+    let outcome = perennial(arguments);
+    assert_eq!(outcome.status, Some(1), "{}", outcome.stderr);
+    let last = outcome.stderr.lines().last().unwrap_or_default().to_string();
+    assert!(last.starts_with("error: "), "{}", outcome.stderr);
+    last
+}
+
+#[test]
+fn nan_weights_stop_the_run_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pretrained = checkpoint(folder.path(), |list, values| {
+        values[list.get("visual.proj").offset] = f32::NAN;
+    });
+    let out = folder.path().join("run");
+    let setting = format!("model.pretrained={pretrained}");
+    let arguments = [&["run", TINY_RUN, "--out", out.to_str().unwrap(), "--set", &setting][..], &SMALL].concat();
+    let error = failed(&arguments);
+    for part in ["iteration 1 of", "last good checkpoint: none", "the loss became NaN"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let left = files(&out);
+    assert!(left.keys().all(|path| !path.to_str().unwrap().contains("safetensors")), "{:?}", left.keys());
+}
+
+#[test]
+fn a_run_that_diverges_keeps_its_last_good_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut arguments = [&["run", TINY_RUN, "--out", out.to_str().unwrap()][..], &SMALL].concat();
+    // Every iteration multiplies the matrices by -10^4, until they leave f32.
+    for setting in [
+        "train.learning_rate=10",
+        "optimizer.weight_decay=1000",
+        "train.warmup=0",
+        "train.epochs=4",
+        "train.save_every=1",
+    ] {
+        arguments.extend(["--set", setting]);
+    }
+    let error = failed(&arguments);
+    let state = out.join("checkpoints/state.safetensors");
+    for part in ["iteration", &format!("last good checkpoint: {}", state.display())] {
+        assert!(error.contains(part), "{error}");
+    }
+    let saved = TensorFile::load(&state).unwrap();
+    for name in ["parameters", "first_moment", "second_moment"] {
+        let values = saved.f32(name, saved.shape(name).unwrap()).unwrap();
+        assert!(
+            values.iter().all(|value| value.is_finite()),
+            "{name} of the last good checkpoint are not finite: {error}"
+        );
+    }
+    assert!(failed(&arguments).contains("last good checkpoint"), "the same command fails alike");
+}
+
+#[test]
+fn help_of_every_command_fits_a_page() {
+    let help = succeed(&["--help"]);
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    for known in ["run", "compare", "eval", "embed", "export", "report", "list"] {
+        assert!(commands.contains(&known), "{known} is not in {commands:?}");
+    }
+    for arguments in std::iter::once(vec!["--help"]).chain(commands.iter().map(|command| vec![*command, "--help"])) {
+        let help = succeed(&arguments);
+        assert!(help.contains("Usage: perennial"), "{help}");
+        let widest = help.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= 100, "{arguments:?} is {widest} columns wide:\n{help}");
+    }
+}
+
+#[test]
+fn lists_have_one_name_first_on_each_line() {
+    let names = |what: &str| -> Vec<String> {
+        let text = succeed(&["list", what]);
+        text.lines().map(|line| line.split_whitespace().next().expect("no empty lines").to_string()).collect()
+    };
+    for (what, known) in [
+        ("methods", ["zero-shot", "sequential", "gcl", "gdro", "joint"].as_slice()),
+        ("presets", &["emoji-pretrain", "emoji-cil", "emoji-dil", "emoji-tic"]),
+        ("models", &["ViT-B-32", "ViT-B-16", "ViT-L-14", "emoji-small", "emoji-tiny"]),
+        ("kernels", &[]),
+    ] {
+        let names = names(what);
+        assert!(known.iter().all(|known| names.iter().any(|name| name == known)), "{what}: {names:?}");
+    }
+}
+
+#[test]
+fn texts_are_embedded_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let lines = ["a cat", "", "the flag of Peru, and a much longer text than the others", "a cat", "grinning face"];
+    let texts = written(&folder, "texts.txt", lines.join("\n"));
+    let backward =
+        written(&folder, "backward.txt", lines.iter().rev().flat_map(|line| [line, "\n"]).collect::<String>());
+    let out = folder.path().join("embeddings.safetensors");
+
+    let first = embed(&folder, &["--model", &model, "--texts", &texts]);
+    let rows = embeddings(&out);
+    assert_eq!(rows.len(), 5 * 16);
+    assert!(first == embed(&folder, &["--model", &model, "--texts", &texts]), "the same command gives the same bytes");
+    assert!(first == embed(&folder, &["--model", &model, "--texts", &texts, "--threads", "1"]), "with one thread too");
+    assert_close(&rows[..16], &rows[3 * 16..4 * 16]);
+    assert!(rows[..16] != rows[4 * 16..]);
+    embed(&folder, &["--model", &model, "--texts", &backward, "--batch", "2"]);
+    let reversed: Vec<f32> = embeddings(&out).chunks(16).rev().flatten().copied().collect();
+    assert_close(&reversed, &rows);
+    embed(&folder, &["--model", &model, "--texts", &texts, "--activation", "quick_gelu"]);
+    assert!(embeddings(&out) != rows, "another activation gives other embeddings");
+}
+
+/// Images of different looks and formats: names in order, and their folder.
+fn images(folder: &TempDir) -> (PathBuf, Vec<&'static str>) {
+    let photos = folder.path().join("photos");
+    fs::create_dir_all(photos.join("folder.png")).unwrap();
+    let names = vec!["a.png", "b.jpg", "c.webp", "d.png"];
+    for (number, name) in names.iter().enumerate().rev() {
+        let (width, height) = [(40, 40), (64, 48), (31, 80), (32, 32)][number];
+        let pixel = |x, y| image::Rgb([(x * 5) as u8, (y * 3) as u8, (number * 60) as u8]);
+        RgbImage::from_fn(width, height, pixel).save(photos.join(name)).unwrap();
+    }
+    (photos, names)
+}
+
+#[test]
+fn images_are_embedded_in_the_order_of_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let (photos, names) = images(&folder);
+    let out = folder.path().join("embeddings.safetensors");
+    let pattern = |name: &str| photos.join(name).to_str().unwrap().to_string();
+
+    let all = embed(&folder, &["--model", &model, "--images", &pattern("*")]);
+    let rows = embeddings(&out);
+    assert_eq!(rows.len(), 4 * 16);
+    assert!(all == embed(&folder, &["--model", &model, "--images", &pattern("*")]));
+    assert!(all == embed(&folder, &["--model", &model, "--images", &pattern("*"), "--threads", "1"]));
+    for (name, row) in names.iter().zip(rows.chunks(16)) {
+        embed(&folder, &["--model", &model, "--images", &pattern(name)]);
+        assert_close(&embeddings(&out), row);
+    }
+    embed(&folder, &["--model", &model, "--images", &pattern("*"), "--batch", "3"]);
+    assert_close(&embeddings(&out), &rows);
+}
+
+#[test]
+fn embed_refuses_what_it_cannot_embed() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let (photos, _) = images(&folder);
+    let out = folder.path().join("out.safetensors");
+    let embed_refused = |arguments: &[&str], parts: &[&str]| {
+        let fixed = ["embed", "--model", &model, "--out", out.to_str().unwrap()];
+        refused(&fixed.iter().chain(arguments).copied().collect::<Vec<_>>(), parts);
+        assert!(!out.exists());
+    };
+    fs::write(photos.join("e.png"), "no image").unwrap();
+    let pattern = photos.join("*.png");
+    let pattern = pattern.to_str().unwrap();
+    embed_refused(&["--images", pattern], &["cannot read", "e.png", "not a whole image"]);
+    let whole = fs::read(photos.join("a.png")).unwrap();
+    fs::write(photos.join("e.png"), &whole[..whole.len() / 2]).unwrap();
+    embed_refused(&["--images", pattern], &["cannot read", "e.png", "not a whole image"]);
+    embed_refused(&["--images", &pattern.replace("*.png", "*.gif")], &["matches no file"]);
+    embed_refused(&["--images", "a[.png"], &["--images 'a[.png', character 2"]);
+    embed_refused(&["--texts", &written(&folder, "empty.txt", "")], &["empty.txt holds no texts"]);
+    embed_refused(&["--texts", &written(&folder, "latin.txt", [0xe9, b'\n'])], &["cannot read", "latin.txt"]);
+    embed_refused(&["--texts", "nowhere.txt"], &["cannot read nowhere.txt"]);
+    let texts = written(&folder, "texts.txt", "a cat\n");
+    embed_refused(&["--texts", &texts, "--batch", "0"], &["--batch is 0"]);
+    embed_refused(&["--texts", &texts, "--device", "tpu"], &["unknown device 'tpu'"]);
+    embed_refused(&["--texts", &texts, "--arch", "ViT-B-16"], &["is not --arch ViT-B-16"]);
+    let nowhere = folder.path().join("nowhere/out.safetensors");
+    refused(
+        &["embed", "--model", &model, "--texts", &texts, "--out", nowhere.to_str().unwrap()],
+        &["cannot write", "there is no folder"],
+    );
+    let neither = perennial(&["embed", "--model", &model, "--out", out.to_str().unwrap()]);
+    assert_eq!(neither.status, Some(2));
+    assert!(neither.stderr.contains("--images") && neither.stderr.contains("--texts"), "{}", neither.stderr);
+}
+
+#[test]
+fn weights_of_others_need_their_architecture_and_activation() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = checkpoint(folder.path(), |_, _| {});
+    let bare = bare_checkpoint(folder.path(), "bare.safetensors", |name, shape| Some((name.to_string(), shape)));
+    let texts = written(&folder, "texts.txt", "a cat\na dog\n");
+    let out = folder.path().join("out.safetensors");
+    let fixed = ["embed", "--model", &bare, "--texts", &texts, "--out", out.to_str().unwrap()];
+    refused(&fixed, &["does not say which model", "give --arch"]);
+    refused(&[&fixed[..], &["--activation", "gelu"]].concat(), &["give --arch"]);
+    refused(&[&fixed[..], &["--arch", MICRO]].concat(), &["does not say which activation", "give --activation"]);
+    refused(&[&fixed[..], &["--arch", "ViT-B-61"]].concat(), &["unknown model 'ViT-B-61'", "'ViT-B-16'?"]);
+    assert!(!out.exists());
+    let expected = embed(&folder, &["--model", &ours, "--texts", &texts]);
+    let given = ["--model", &bare, "--arch", MICRO, "--activation", "gelu", "--texts", &texts];
+    assert!(embed(&folder, &given) == expected);
+}
+
+#[test]
+fn exports_embed_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let texts = written(&folder, "texts.txt", "a cat\na dog\n");
+    let (photos, _) = images(&folder);
+    let pattern = photos.join("*.*").to_str().unwrap().to_string();
+    let expected = [["--texts", &texts], ["--images", &pattern]]
+        .map(|what| embed(&folder, &[&["--model", &model][..], &what].concat()));
+    for (format, file) in [("hf", "model.safetensors"), ("open_clip", "open_clip_model.safetensors")] {
+        let target = folder.path().join(format);
+        succeed(&["export", "--model", &model, "--format", format, "--out", target.to_str().unwrap()]);
+        let exported = target.join(file).to_str().unwrap().to_string();
+        let found = [["--texts", &texts], ["--images", &pattern]]
+            .map(|what| embed(&folder, &[&["--model", &exported][..], &what].concat()));
+        assert!(found == expected, "{format}");
+    }
+    let names = |format: &str| files(&folder.path().join(format)).into_keys().collect::<Vec<_>>();
+    let expected = ["config.json", "model.safetensors", "preprocessor_config.json"].map(PathBuf::from);
+    assert_eq!(names("hf"), expected);
+    assert_eq!(names("open_clip"), ["open_clip_config.json", "open_clip_model.safetensors"].map(PathBuf::from));
+    let config = folder.path().join("open_clip/open_clip_config.json");
+    assert_eq!(ModelSpec::find(config.to_str().unwrap()).unwrap(), micro());
+}
+
+/// The numbers on the line of `text` that starts with `name`.
+fn numbers(text: &str, name: &str) -> Vec<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}:\n{text}"));
+    line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+#[test]
+fn eval_agrees_with_the_run_that_made_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let run = [&["run", TINY_RUN, "--out", out.to_str().unwrap()][..], &SMALL].concat();
+    succeed(&[&run[..], &["--set", "train.epochs=3"]].concat());
+    let evaluation: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("evaluation.json")).unwrap()).unwrap();
+    let accuracy = 100.0 * evaluation["matrix"][0][0].as_f64().unwrap();
+
+    let model = out.join("checkpoints/step-001.safetensors");
+    let eval = ["eval", "--model", model.to_str().unwrap(), "--data", "emoji", "--domains", "fxemoji"];
+    let text = succeed(&eval);
+    assert_eq!(numbers(&text, "samples"), [185.0]);
+    assert_eq!(numbers(&text, "classes"), [98.0]);
+    assert!((numbers(&text, "top_1_accuracy")[0] - accuracy).abs() < 0.006, "{accuracy} is not in:\n{text}");
+
+    let text = succeed(&[&eval[..], &["--task", "retrieval", "--split", "train"]].concat());
+    assert_eq!(numbers(&text, "samples"), [696.0]);
+    let (there, back) = (numbers(&text, "image_to_text"), numbers(&text, "text_to_image"));
+    assert!(there.len() == 3 && there.is_sorted() && back.len() == 3 && back.is_sorted(), "{text}");
+    assert!((numbers(&text, "mean_recall@1")[0] - (there[0] + back[0]) / 2.0).abs() < 0.011, "{text}");
+
+    refused(&[&eval[..3], &["--data", "emojy"]].concat(), &["unknown data set 'emojy'"]);
+    refused(&[&eval[..5], &["--domains", "fxemojy"]].concat(), &["unknown domain 'fxemojy'", "'fxemoji'?"]);
+    refused(&[&eval[..], &["--templates", "emojis"]].concat(), &["unknown prompt templates 'emojis'"]);
+    refused(&[&eval[..], &["--folder", "/nowhere"]].concat(), &["cannot read /nowhere"]);
+}

@@ -1,0 +1,90 @@
+//! Running the built program, and looking at what it leaves behind.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// The preset of the tests, relative to the crate's folder, where [`perennial`] runs.
+pub const TINY_RUN: &str = "tests/fixtures/tiny-run.toml";
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The program with these arguments, in the crate's folder.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_perennial"));
+    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+pub fn perennial(arguments: &[&str]) -> Outcome {
+    outcome(command(arguments).output().unwrap())
+}
+
+pub fn outcome(output: Output) -> Outcome {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Outcome { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// The same, for what must go well; returns standard output.
+#[track_caller]
+pub fn succeed(arguments: &[&str]) -> String {
+    let outcome = perennial(arguments);
+    assert_eq!(outcome.status, Some(0), "{arguments:?}\n{}", outcome.stderr);
+    outcome.stdout
+}
+
+/// Every file below a folder by its relative path; empty where there is no folder.
+pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// The files of a finished run but for its log, and the log's lines without the one thing that time decides.
+pub fn result(run: &Path) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<Value>) {
+    let mut files = files(run);
+    let metrics = files.remove(Path::new("metrics.jsonl")).expect("a run has a log");
+    let lines = String::from_utf8(metrics).unwrap().lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("samples_per_second");
+        line
+    });
+    (files, lines.collect())
+}
+
+/// Fails unless two finished runs have the same files, bit for bit, and the same log.
+#[track_caller]
+pub fn assert_same_result(what: &str, one: &Path, other: &Path) {
+    let ((mut one, one_log), (mut other, other_log)) = (result(one), result(other));
+    // Settings that change no result may differ.
+    one.remove(Path::new("config.toml"));
+    other.remove(Path::new("config.toml"));
+    assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>(), "{what}");
+    for (path, bytes) in &one {
+        assert!(*bytes == other[path], "{what}: {} differs", path.display());
+    }
+    assert_eq!(one_log.len(), other_log.len(), "{what}: lines of the log");
+    for (one, other) in one_log.iter().zip(&other_log) {
+        assert_eq!(one, other, "{what}: the log");
+    }
+}

@@ -1,0 +1,107 @@
+//! A run that is killed, at any moment, and started again ends as if nothing had happened.
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use perennial::rng::{rng, unit};
+use program::{TINY_RUN, assert_same_result, command, files, succeed};
+use serde_json::Value;
+
+/// How often a run is killed at a random moment.
+const KILLS: usize = 10;
+
+fn start(arguments: &[&str]) -> Child {
+    command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// SIGKILL; whether there was still something to kill.
+fn kill(mut child: Child) -> bool {
+    let running = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    running
+}
+
+fn time<R>(work: impl FnOnce() -> R) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+#[test]
+fn kills_at_random_moments_leave_no_trace() {
+    let seed = match std::env::var("KILL_SEED") {
+        Ok(seed) => seed.parse().expect("KILL_SEED is a number"),
+        Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64,
+    };
+    println!("KILL_SEED={seed}");
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let arguments = |out: &Path| ["run", TINY_RUN, "--out", out.to_str().unwrap()].map(String::from);
+    let whole_arguments = arguments(&whole);
+    let whole_arguments: Vec<&str> = whole_arguments.iter().map(String::as_str).collect();
+    let killed_arguments = arguments(&killed);
+    let killed_arguments: Vec<&str> = killed_arguments.iter().map(String::as_str).collect();
+
+    let undisturbed = time(|| succeed(&whole_arguments));
+    let finished = files(&whole);
+    // A finished run has nothing left to do but to open everything: what every new start costs.
+    let opening = time(|| succeed(&whole_arguments));
+    assert!(files(&whole) == finished, "starting a finished run again changes nothing");
+
+    // Moments of the undisturbed run. Each life goes on from the one before, so it lasts from one moment to the next, and
+    // each but the first has to open everything again.
+    let mut random = rng(seed, "kills", &[]);
+    let mut moments: Vec<f64> = (0..KILLS).map(|_| undisturbed.as_secs_f64() * unit(&mut random)).collect();
+    moments.sort_by(f64::total_cmp);
+    let mut hits = 0;
+    for (life, moment) in moments.iter().enumerate() {
+        let since = if life == 0 { 0.0 } else { moments[life - 1] - opening.as_secs_f64() };
+        let child = start(&killed_arguments);
+        std::thread::sleep(Duration::from_secs_f64((moment - since).max(0.0)));
+        hits += kill(child) as usize;
+    }
+    println!("undisturbed {undisturbed:.1?}, opening {opening:.1?}, killed at {moments:.2?}: {hits} of {KILLS} hit");
+    // Where other work slows the undisturbed run down, the killed one may have been done before the last kills.
+    assert!(hits >= KILLS / 2, "{hits} kills found the run at work");
+    succeed(&killed_arguments);
+    assert_same_result(&format!("KILL_SEED={seed}"), &whole, &killed);
+}
+
+/// The last (step, iteration) in a run's log.
+fn position(run: &Path) -> (u64, u64) {
+    let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    // The last line may be half-written.
+    let last = log.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+    last.map_or((0, 0), |line| (line["step"].as_u64().unwrap(), line["iteration"].as_u64().unwrap()))
+}
+
+#[test]
+fn a_kill_in_each_step_keeps_moments_and_moving_averages() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let arguments = |out: &Path| {
+        let settings = ["--method", "gcl", "--set", "train.keep_optimizer=true", "--set", "train.epochs=1"];
+        let out = out.to_str().unwrap().to_string();
+        ["run", TINY_RUN, "--out", &out].iter().chain(&settings).map(|word| word.to_string()).collect::<Vec<_>>()
+    };
+    let words = arguments(&whole);
+    succeed(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let words = arguments(&killed);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    for step in 1..=3 {
+        let mut child = start(&words);
+        // Between two saved states.
+        while position(&killed) < (step, 5) {
+            assert!(child.try_wait().unwrap().is_none(), "the run ended before iteration 5 of step {step}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(kill(child), "the run ended before it was killed in step {step}");
+    }
+    succeed(&words);
+    assert_same_result("gcl", &whole, &killed);
+}
