@@ -17,7 +17,10 @@ impl<T: Real> AdamW for Cpu<T> {
         let ([norm], [gradients], side) = self.views([norm.first(1).into()], [gradients.into()]);
         side.with_partials(gradients.len().div_ceil(PIECE), |partials| {
             partials.par_iter_mut().zip(gradients.par_chunks(PIECE)).for_each(|(partial, gradients)| {
-                vectorized(|| *partial = sum(gradients, |g| g * g));
+                vectorized(
+                    #[inline(always)]
+                    || *partial = sum(gradients, |g| g * g),
+                );
             });
             norm[0] = sum(partials, |x| x).sqrt();
         });
@@ -77,14 +80,17 @@ struct Update<T> {
 
 impl<T: Real> Update<T> {
     fn apply(&self, decays: bool, p: &mut [T], gradients: &[T], m: &mut [T], v: &mut [T]) {
-        vectorized(|| {
-            let decay = if decays { self.decay } else { T::ONE };
-            for (((p, g), m), v) in p.iter_mut().zip(gradients).zip(m).zip(v) {
-                let g = *g * self.scale;
-                *m = *m * self.beta1 + g * (T::ONE - self.beta1);
-                *v = *v * self.beta2 + g * g * (T::ONE - self.beta2);
-                *p = *p * decay - self.rate * *m / (v.sqrt() * self.correction + self.eps);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let decay = if decays { self.decay } else { T::ONE };
+                for (((p, g), m), v) in p.iter_mut().zip(gradients).zip(m).zip(v) {
+                    let g = *g * self.scale;
+                    *m = *m * self.beta1 + g * (T::ONE - self.beta1);
+                    *v = *v * self.beta2 + g * g * (T::ONE - self.beta2);
+                    *p = *p * decay - self.rate * *m / (v.sqrt() * self.correction + self.eps);
+                }
+            },
+        );
     }
 }

@@ -25,7 +25,10 @@ impl<T: Real> Attention for Cpu<T> {
                     let [q, k, v] = qkv_of_head(qkv, width, head, head_dim);
                     matmul([tokens, tokens, head_dim], scale, q, k.transposed(), weights, tokens, false);
                     let log_sum_exp = &mut log_sum_exp[head * tokens..][..tokens];
-                    vectorized(|| softmax_rows(weights, tokens, causal, log_sum_exp));
+                    vectorized(
+                        #[inline(always)]
+                        || softmax_rows(weights, tokens, causal, log_sum_exp),
+                    );
                     let weights = Matrix::rows(&*weights, tokens);
                     matmul([tokens, head_dim, tokens], T::ONE, weights, v, &mut out[head * head_dim..], width, false);
                 }
@@ -68,21 +71,24 @@ impl<T: Real> Attention for Cpu<T> {
                     matmul([tokens, tokens, head_dim], scale, q, k.transposed(), weights, tokens, false);
                     matmul([tokens, tokens, head_dim], T::ONE, dout_matrix, v.transposed(), dscores, tokens, false);
                     let log_sum_exp = &log_sum_exp[(sample * heads + head) * tokens..][..tokens];
-                    vectorized(|| {
-                        for row in 0..tokens {
-                            let seen = if causal { row + 1 } else { tokens };
-                            let (weights, unseen) = weights[row * tokens..][..tokens].split_at_mut(seen);
-                            unseen.fill(T::ZERO);
-                            let (dscores, unseen) = dscores[row * tokens..][..tokens].split_at_mut(seen);
-                            unseen.fill(T::ZERO);
-                            let place = row * width + column;
-                            let delta = dot(&dout[place..][..head_dim], &out[place..][..head_dim]);
-                            for (weight, dscore) in weights.iter_mut().zip(dscores) {
-                                *weight = (*weight - log_sum_exp[row]).exp();
-                                *dscore = *weight * (*dscore - delta);
+                    vectorized(
+                        #[inline(always)]
+                        || {
+                            for row in 0..tokens {
+                                let seen = if causal { row + 1 } else { tokens };
+                                let (weights, unseen) = weights[row * tokens..][..tokens].split_at_mut(seen);
+                                unseen.fill(T::ZERO);
+                                let (dscores, unseen) = dscores[row * tokens..][..tokens].split_at_mut(seen);
+                                unseen.fill(T::ZERO);
+                                let place = row * width + column;
+                                let delta = dot(&dout[place..][..head_dim], &out[place..][..head_dim]);
+                                for (weight, dscore) in weights.iter_mut().zip(dscores) {
+                                    *weight = (*weight - log_sum_exp[row]).exp();
+                                    *dscore = *weight * (*dscore - delta);
+                                }
                             }
-                        }
-                    });
+                        },
+                    );
                     let weights = Matrix::rows(&*weights, tokens);
                     let dscores = Matrix::rows(&*dscores, tokens);
                     let (dq, dk, dv) = (column, width + column, 2 * width + column);

@@ -194,7 +194,10 @@ impl<T: Real> Contrastive for Cpu<T> {
         side.with_partials(texts, |copies| {
             let batch = Batch::new(shape, settings, inputs, &side, [image, text, log_scale], copies);
             positive.par_iter_mut().enumerate().for_each(|(sample, positive)| {
-                vectorized(|| *positive = dot(batch.image(sample), batch.text_of(sample)));
+                vectorized(
+                    #[inline(always)]
+                    || *positive = dot(batch.image(sample), batch.text_of(sample)),
+                );
             });
             let positive = &*positive;
             let directions = [
@@ -293,7 +296,10 @@ impl<T: Real> Contrastive for Cpu<T> {
             });
             dtext.fill(T::ZERO);
             for partial in partials.chunks_exact(texts * width) {
-                vectorized(|| add(dtext, partial));
+                vectorized(
+                    #[inline(always)]
+                    || add(dtext, partial),
+                );
             }
             let tau = T::ONE / batch.inverse_tau;
             let (mut loss, mut by_log_scale) = (T::ZERO, T::ZERO);
@@ -364,29 +370,32 @@ fn first_pass<T: Real>(
         matmul([count, others, width], T::ONE, Matrix::rows(anchors, width), opponents, similarity, others, false);
         for (i, similarity) in similarity.chunks_exact_mut(others).enumerate() {
             let sample = start + i;
-            vectorized(|| {
-                for (other, count) in counts.iter_mut().enumerate() {
-                    *count = match direction {
-                        Direction::Image => batch.text_count(sample, other),
-                        Direction::Text => batch.image_count(sample, other),
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (other, count) in counts.iter_mut().enumerate() {
+                        *count = match direction {
+                            Direction::Image => batch.text_count(sample, other),
+                            Direction::Text => batch.image_count(sample, other),
+                        };
+                    }
+                    let log_negatives = match batch.settings.negatives {
+                        Negatives::All => T::ZERO,
+                        _ => sum(counts, |count| count).ln(),
                     };
-                }
-                let log_negatives = match batch.settings.negatives {
-                    Negatives::All => T::ZERO,
-                    _ => sum(counts, |count| count).ln(),
-                };
-                let surrogate = batch.settings.surrogate;
-                let sums = anchor_sums(
-                    surrogate,
-                    batch.inverse_tau,
-                    positive[sample],
-                    log_negatives,
-                    similarity,
-                    counts,
-                    slopes,
-                );
-                (log_g[i], slope[i], height[i]) = (sums.log_g, sums.slope, sums.height);
-            });
+                    let surrogate = batch.settings.surrogate;
+                    let sums = anchor_sums(
+                        surrogate,
+                        batch.inverse_tau,
+                        positive[sample],
+                        log_negatives,
+                        similarity,
+                        counts,
+                        slopes,
+                    );
+                    (log_g[i], slope[i], height[i]) = (sums.log_g, sums.slope, sums.height);
+                },
+            );
         }
     });
 }
@@ -422,31 +431,34 @@ fn second_pass<T: Real>(
         let (similarity, gradient) = scratch.split_at_mut(texts * count);
         matmul([texts, count, width], T::ONE, text, image.transposed(), similarity, count, false);
         let similarity = &*similarity;
-        vectorized(|| {
-            for (c, gradient) in gradient.chunks_exact_mut(count).enumerate() {
-                let similarity = &similarity[c * count..][..count];
-                for (j, gradient) in gradient.iter_mut().enumerate() {
-                    let sample = start + j;
-                    let (h, slope) = surrogate.at(similarity[j] - anchors.positive[sample]);
-                    let exponent = h * batch.inverse_tau - anchors.log_negatives[sample] - anchors.log_u[0][sample];
-                    let times = batch.text_count(sample, c);
-                    let weight = if times > T::ZERO { exponent.exp() * times } else { T::ZERO };
-                    *gradient = anchors.weight[sample] * anchors.scale * weight * slope;
+        vectorized(
+            #[inline(always)]
+            || {
+                for (c, gradient) in gradient.chunks_exact_mut(count).enumerate() {
+                    let similarity = &similarity[c * count..][..count];
+                    for (j, gradient) in gradient.iter_mut().enumerate() {
+                        let sample = start + j;
+                        let (h, slope) = surrogate.at(similarity[j] - anchors.positive[sample]);
+                        let exponent = h * batch.inverse_tau - anchors.log_negatives[sample] - anchors.log_u[0][sample];
+                        let times = batch.text_count(sample, c);
+                        let weight = if times > T::ZERO { exponent.exp() * times } else { T::ZERO };
+                        *gradient = anchors.weight[sample] * anchors.scale * weight * slope;
+                    }
                 }
-            }
-            for anchor in 0..samples {
-                let c = batch.text_of[anchor] as usize;
-                let similarity = &similarity[c * count..][..count];
-                let factor = anchors.weight[anchor] * anchors.scale;
-                let offset = anchors.log_negatives[anchor] + anchors.log_u[1][anchor];
-                for (j, gradient) in gradient[c * count..][..count].iter_mut().enumerate() {
-                    let (h, slope) = surrogate.at(similarity[j] - anchors.positive[anchor]);
-                    let times = batch.image_count(anchor, start + j);
-                    let weight = if times > T::ZERO { (h * batch.inverse_tau - offset).exp() } else { T::ZERO };
-                    *gradient += factor * weight * slope;
+                for anchor in 0..samples {
+                    let c = batch.text_of[anchor] as usize;
+                    let similarity = &similarity[c * count..][..count];
+                    let factor = anchors.weight[anchor] * anchors.scale;
+                    let offset = anchors.log_negatives[anchor] + anchors.log_u[1][anchor];
+                    for (j, gradient) in gradient[c * count..][..count].iter_mut().enumerate() {
+                        let (h, slope) = surrogate.at(similarity[j] - anchors.positive[anchor]);
+                        let times = batch.image_count(anchor, start + j);
+                        let weight = if times > T::ZERO { (h * batch.inverse_tau - offset).exp() } else { T::ZERO };
+                        *gradient += factor * weight * slope;
+                    }
                 }
-            }
-        });
+            },
+        );
         for (j, sample) in images.enumerate() {
             let rows = anchors.slope[0][sample] + anchors.slope[1][sample];
             gradient[batch.text_of[sample] as usize * count + j] -= anchors.weight[sample] * anchors.scale * rows;

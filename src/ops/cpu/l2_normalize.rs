@@ -13,13 +13,16 @@ impl<T: Real> L2Normalize for Cpu<T> {
             self.views([y.first(rows * width).into(), norm.first(rows).into()], [x.first(rows * width).into()]);
         let pieces = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(norm);
         pieces.for_each(|((y, x), norm)| {
-            vectorized(|| {
-                *norm = dot(x, x).sqrt().max(T::of(1e-12));
-                let inverse = T::ONE / *norm;
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y = *x * inverse;
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    *norm = dot(x, x).sqrt().max(T::of(1e-12));
+                    let inverse = T::ONE / *norm;
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y = *x * inverse;
+                    }
+                },
+            );
         });
     }
 
@@ -30,13 +33,16 @@ impl<T: Real> L2Normalize for Cpu<T> {
         );
         let rows = dx.par_chunks_mut(width).zip(dy.par_chunks(width)).zip(y.par_chunks(width)).zip(norm);
         rows.for_each(|(((dx, dy), y), norm)| {
-            vectorized(|| {
-                let along = dot(dy, y);
-                let inverse = T::ONE / *norm;
-                for ((dx, dy), y) in dx.iter_mut().zip(dy).zip(y) {
-                    *dx = (*dy - *y * along) * inverse;
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    let along = dot(dy, y);
+                    let inverse = T::ONE / *norm;
+                    for ((dx, dy), y) in dx.iter_mut().zip(dy).zip(y) {
+                        *dx = (*dy - *y * along) * inverse;
+                    }
+                },
+            );
         });
     }
 }

@@ -31,18 +31,21 @@ impl<T: Real> LayerNorm for Cpu<T> {
         let stats = mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS));
         let (scale, eps) = (T::of(1.0 / width as f64), T::of(eps));
         pieces.zip(stats).for_each(|((y, x), (means, rstds))| {
-            vectorized(|| {
-                let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
-                for ((y, x), (mean, rstd)) in rows.zip(means.iter_mut().zip(rstds)) {
-                    let center = sum(x, |x| x) * scale;
-                    let variance = sum(x, |x| (x - center) * (x - center)) * scale;
-                    let slope = T::ONE / (variance + eps).sqrt();
-                    for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                        *y = (*x - center) * slope * *gamma + *beta;
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
+                    for ((y, x), (mean, rstd)) in rows.zip(means.iter_mut().zip(rstds)) {
+                        let center = sum(x, |x| x) * scale;
+                        let variance = sum(x, |x| (x - center) * (x - center)) * scale;
+                        let slope = T::ONE / (variance + eps).sqrt();
+                        for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                            *y = (*x - center) * slope * *gamma + *beta;
+                        }
+                        (*mean, *rstd) = (center, slope);
                     }
-                    (*mean, *rstd) = (center, slope);
-                }
-            });
+                },
+            );
         });
     }
 
@@ -74,31 +77,34 @@ impl<T: Real> LayerNorm for Cpu<T> {
         dx.par_chunks_mut(ROWS * width).enumerate().for_each(|(piece, dx)| {
             side.with_scratch(2 * width, |scratch| {
                 let (g, n) = scratch.split_at_mut(width);
-                vectorized(|| {
-                    for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
-                        let row = piece * ROWS + i;
-                        let (mean, rstd) = (mean[row], rstd[row]);
-                        let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
-                        for k in 0..width {
-                            g[k] = dy[k] * gamma[k];
-                            n[k] = (x[k] - mean) * rstd;
-                        }
-                        let g_average = sum(g, |g| g) * scale;
-                        let gn_average = sum2(g, n, |g, n| g * n) * scale;
-                        match write {
-                            Write::Set => {
-                                for k in 0..width {
-                                    dx[k] = rstd * (g[k] - g_average - n[k] * gn_average);
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
+                            let row = piece * ROWS + i;
+                            let (mean, rstd) = (mean[row], rstd[row]);
+                            let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
+                            for k in 0..width {
+                                g[k] = dy[k] * gamma[k];
+                                n[k] = (x[k] - mean) * rstd;
+                            }
+                            let g_average = sum(g, |g| g) * scale;
+                            let gn_average = sum2(g, n, |g, n| g * n) * scale;
+                            match write {
+                                Write::Set => {
+                                    for k in 0..width {
+                                        dx[k] = rstd * (g[k] - g_average - n[k] * gn_average);
+                                    }
+                                }
+                                Write::Add => {
+                                    for k in 0..width {
+                                        dx[k] += rstd * (g[k] - g_average - n[k] * gn_average);
+                                    }
                                 }
                             }
-                            Write::Add => {
-                                for k in 0..width {
-                                    dx[k] += rstd * (g[k] - g_average - n[k] * gn_average);
-                                }
-                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         });
         column_sums(&side, rows, width, [dgamma, dbeta], |row, [dgamma, dbeta]| {

@@ -183,24 +183,30 @@ impl<T: Real> Linear for Cpu<T> {
             let pieces = pre.par_chunks_mut(piece * outputs).zip(y.par_chunks_mut(piece * outputs));
             pieces.enumerate().for_each(|(i, (pre, y))| {
                 product(i, pre);
-                vectorized(|| {
-                    for (pre, y) in pre.chunks_exact_mut(outputs).zip(y.chunks_exact_mut(outputs)) {
-                        add(pre, bias);
-                        kind.apply(pre, y);
-                    }
-                });
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (pre, y) in pre.chunks_exact_mut(outputs).zip(y.chunks_exact_mut(outputs)) {
+                            add(pre, bias);
+                            kind.apply(pre, y);
+                        }
+                    },
+                );
             });
         } else {
             y.par_chunks_mut(piece * outputs).enumerate().for_each(|(i, y)| {
                 product(i, y);
-                vectorized(|| {
-                    for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
-                        add(y, bias);
-                        if !residual.is_empty() {
-                            add(y, &residual[(i * piece + row) * outputs..][..outputs]);
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
+                            add(y, bias);
+                            if !residual.is_empty() {
+                                add(y, &residual[(i * piece + row) * outputs..][..outputs]);
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         }
     }
@@ -229,7 +235,10 @@ impl<T: Real> Linear for Cpu<T> {
             let dy = Matrix::rows(&dy[i * piece * outputs..][..count * outputs], outputs);
             matmul([count, inputs, outputs], T::ONE, dy, weight, dx, inputs, false);
             if let BackwardEpilogue::Activation { kind, .. } = epilogue {
-                vectorized(|| kind.apply_backward(&pre[i * piece * inputs..][..dx.len()], dx));
+                vectorized(
+                    #[inline(always)]
+                    || kind.apply_backward(&pre[i * piece * inputs..][..dx.len()], dx),
+                );
             }
         });
     }
@@ -278,23 +287,29 @@ pub fn column_sums<T: Real, const N: usize>(
     let pieces = rows.div_ceil(SUM_ROWS);
     side.with_partials(pieces * N * width, |partials| {
         partials.par_chunks_mut(N * width).enumerate().for_each(|(piece, partial)| {
-            vectorized(|| {
-                partial.fill(T::ZERO);
-                for row in piece * SUM_ROWS..rows.min((piece + 1) * SUM_ROWS) {
-                    let mut rest = &mut *partial;
-                    let sums = std::array::from_fn(|_| {
-                        let (head, tail) = std::mem::take(&mut rest).split_at_mut(width);
-                        rest = tail;
-                        head
-                    });
-                    add_row(row, sums);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    partial.fill(T::ZERO);
+                    for row in piece * SUM_ROWS..rows.min((piece + 1) * SUM_ROWS) {
+                        let mut rest = &mut *partial;
+                        let sums = std::array::from_fn(|_| {
+                            let (head, tail) = std::mem::take(&mut rest).split_at_mut(width);
+                            rest = tail;
+                            head
+                        });
+                        add_row(row, sums);
+                    }
+                },
+            );
         });
         for (n, total) in totals.into_iter().enumerate() {
             total.fill(T::ZERO);
             for partial in partials.chunks_exact(N * width) {
-                vectorized(|| add(total, &partial[n * width..(n + 1) * width]));
+                vectorized(
+                    #[inline(always)]
+                    || add(total, &partial[n * width..(n + 1) * width]),
+                );
             }
         }
     });

@@ -18,7 +18,10 @@ impl<T: Real> PositionEmbed for Cpu<T> {
             let (first, rest) = x.split_at_mut(width);
             first.copy_from_slice(class);
             rest.copy_from_slice(patches);
-            vectorized(|| add(x, position));
+            vectorized(
+                #[inline(always)]
+                || add(x, position),
+            );
         });
     }
 
@@ -40,12 +43,15 @@ impl<T: Real> PositionEmbed for Cpu<T> {
             dpatches.copy_from_slice(&dx[width..]);
         });
         dposition.par_chunks_mut(width).enumerate().for_each(|(token, total)| {
-            vectorized(|| {
-                total.fill(T::ZERO);
-                for image in 0..images {
-                    add(total, &dx[(image * tokens + token) * width..][..width]);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    total.fill(T::ZERO);
+                    for image in 0..images {
+                        add(total, &dx[(image * tokens + token) * width..][..width]);
+                    }
+                },
+            );
         });
         dclass.copy_from_slice(&dposition[..width]);
     }

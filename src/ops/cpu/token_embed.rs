@@ -14,12 +14,15 @@ impl<T: Real> TokenEmbed for Cpu<T> {
             self.views([x.first(texts * tokens * width).into()], [table.into(), position.into()]);
         let ids = side.ids(ids.first(texts * tokens));
         x.par_chunks_mut(tokens * width).zip(ids.par_chunks(tokens)).for_each(|(x, ids)| {
-            vectorized(|| {
-                for (x, id) in x.chunks_exact_mut(width).zip(ids) {
-                    x.copy_from_slice(&table[*id as usize * width..][..width]);
-                }
-                add(x, position);
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (x, id) in x.chunks_exact_mut(width).zip(ids) {
+                        x.copy_from_slice(&table[*id as usize * width..][..width]);
+                    }
+                    add(x, position);
+                },
+            );
         });
     }
 

@@ -5,7 +5,8 @@ use super::Real;
 /// Partial sums kept side by side: two AVX-512 registers of f32, so that additions overlap.
 const LANES: usize = 32;
 
-/// Runs `work` compiled for the widest vectors that this processor has.
+/// Runs `work` compiled for the widest vectors that this processor has. The closure must be `#[inline(always)]`: one that is
+/// not inlined here is compiled for the oldest processors.
 #[inline(always)]
 pub fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
