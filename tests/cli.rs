@@ -127,10 +127,6 @@ fn wrong_names_are_told_with_the_nearest_right_one() {
 
 #[test]
 fn a_device_that_this_program_has_not_is_refused() {
-    // Without a GPU, or without kernels in the program.
-    if cfg!(feature = "cuda") {
-        return;
-    }
     run_refused(&["--device", "cuda"], &["cuda"]);
     run_refused(&["--device", "cuda:1"], &["cuda"]);
 }
@@ -286,7 +282,7 @@ fn nan_weights_stop_the_run_at_once() {
     let setting = format!("model.pretrained={pretrained}");
     let arguments = [&["run", TINY_RUN, "--out", out.to_str().unwrap(), "--set", &setting][..], &SMALL].concat();
     let error = failed(&arguments);
-    for part in ["iteration 1 of", "last good checkpoint: none", "the loss became NaN"] {
+    for part in ["iteration 1 of", "last good checkpoint: none", "became NaN"] {
         assert!(error.contains(part), "{error}");
     }
     let left = files(&out);

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::model::clip::Clip;
 use crate::ops::adamw::{AdamWArenas, AdamWStep};
 use crate::ops::{Device, Plan, Stats};
@@ -68,19 +69,20 @@ impl Optimizer {
         self.steps = 0;
     }
 
-    /// Updates all parameters from their gradients.
-    pub fn step<D: Device>(&mut self, device: &mut D, learning_rate: f64) {
+    /// Updates all parameters from their gradients, and returns the gradients' 2-norm before clipping. Fails where that is
+    /// not finite; parameters and moments are then as they were.
+    pub fn step<D: Device>(&mut self, device: &mut D, learning_rate: f64) -> Result<f32> {
+        device.gradient_norm(self.arenas.gradients, self.norm);
+        let gradient_norm = device.read_vec(self.norm)[0];
+        if !gradient_norm.is_finite() {
+            return Err(Error::run(format!("the gradient's norm became {gradient_norm}")));
+        }
         self.steps += 1;
         let OptimizerSettings { beta1, beta2, eps, weight_decay, clip_norm } = self.settings;
         let max_norm = if clip_norm > 0.0 { clip_norm } else { f64::INFINITY };
         let step = AdamWStep { learning_rate, beta1, beta2, eps, weight_decay, step: self.steps, max_norm };
-        device.gradient_norm(self.arenas.gradients, self.norm);
         device.adamw(step, self.arenas, self.norm, &self.decayed);
-    }
-
-    /// The gradients' 2-norm at the last step, before clipping.
-    pub fn gradient_norm<D: Device>(&self, device: &D) -> f32 {
-        device.read_vec(self.norm)[0]
+        Ok(gradient_norm)
     }
 
     pub fn state<D: Device>(&self, device: &D) -> OptimizerState {

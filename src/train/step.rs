@@ -114,19 +114,20 @@ impl<D: Device> Trainer<D> {
         }
     }
 
-    /// One step on a batch. Fails when the loss is not finite; the parameters are then as they were before the step.
+    /// One step on a batch. Fails when the loss or the gradient is not finite; the parameters are then as they were before
+    /// the step. (The gradient too, because a hinge takes NaN for 0.)
     pub fn step(&mut self, batch: TrainBatch, learning_rate: f64, gamma: f64) -> Result<StepReport> {
         self.gradients(batch, gamma);
         let loss = self.objective.loss(&self.device);
         if !loss.is_finite() {
             return Err(Error::run(format!("the loss became {loss}")));
         }
-        self.optimizer.step(&mut self.device, learning_rate);
+        let gradient_norm = self.optimizer.step(&mut self.device, learning_rate)?;
         if self.learn_logit_scale {
             let scale = (self.clip.logit_scale_master, self.clip.logit_scale);
             self.device.clamp(scale.0, scale.1, 0.0, Clip::MAX_LOGIT_SCALE);
         }
-        Ok(StepReport { loss, gradient_norm: self.optimizer.gradient_norm(&self.device) })
+        Ok(StepReport { loss, gradient_norm })
     }
 
     /// All parameters, the arena of [`crate::model::parameters::ParameterList`].

@@ -64,7 +64,8 @@ pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 pub fn result(run: &Path) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<Value>) {
     let mut files = files(run);
     let metrics = files.remove(Path::new("metrics.jsonl")).expect("a run has a log");
-    let lines = String::from_utf8(metrics).unwrap().lines().map(|line| {
+    let metrics = String::from_utf8(metrics).unwrap();
+    let lines = metrics.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
         line.as_object_mut().unwrap().remove("samples_per_second");
         line
