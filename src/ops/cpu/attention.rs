@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::linear::{Matrix, matmul};
+use super::matmul::{Matrix, matmul};
 use super::vector::{dot, maximum, sum, vectorized};
 use super::{Cpu, Real};
 use crate::ops::attention::{Attention, AttentionShape};

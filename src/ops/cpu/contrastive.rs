@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::linear::{Matrix, matmul};
+use super::matmul::{Matrix, matmul};
 use super::vector::{add, dot, maximum, sum, sum2, vectorized};
 use super::{Cpu, Real, Side};
 use crate::ops::contrastive::{

@@ -2,8 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::linear::column_sums;
-use super::vector::{sum, sum2, vectorized};
+use super::vector::{add, sum, sum2, vectorized};
 use super::{Cpu, Real};
 use crate::ops::layer_norm::{LayerNorm, LayerNormShape};
 use crate::ops::{Stats, Tensor, Write};
@@ -73,46 +72,52 @@ impl<T: Real> LayerNorm for Cpu<T> {
                 rstd.first(rows).into(),
             ],
         );
-        let scale = T::of(1.0 / width as f64);
-        dx.par_chunks_mut(ROWS * width).enumerate().for_each(|(piece, dx)| {
-            side.with_scratch(2 * width, |scratch| {
-                let (g, n) = scratch.split_at_mut(width);
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
-                            let row = piece * ROWS + i;
-                            let (mean, rstd) = (mean[row], rstd[row]);
-                            let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
-                            for k in 0..width {
-                                g[k] = dy[k] * gamma[k];
-                                n[k] = (x[k] - mean) * rstd;
-                            }
-                            let g_average = sum(g, |g| g) * scale;
-                            let gn_average = sum2(g, n, |g, n| g * n) * scale;
-                            match write {
-                                Write::Set => {
-                                    for k in 0..width {
-                                        dx[k] = rstd * (g[k] - g_average - n[k] * gn_average);
+        let (scale, gamma) = (T::of(1.0 / width as f64), &gamma[..width]);
+        // Each piece sums its rows' part of dgamma and dbeta; the parts are added in order.
+        side.with_partials(2 * width * rows.div_ceil(ROWS), |partials| {
+            let pieces = dx.par_chunks_mut(ROWS * width).zip(partials.par_chunks_mut(2 * width));
+            pieces.enumerate().for_each(|(piece, (dx, partial))| {
+                side.with_scratch(2 * width, |scratch| {
+                    vectorized(
+                        #[inline(always)]
+                        || {
+                            partial.fill(T::ZERO);
+                            let (dgamma, dbeta) = partial.split_at_mut(width);
+                            let (g, n) = scratch.split_at_mut(width);
+                            for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
+                                let row = piece * ROWS + i;
+                                let (mean, rstd) = (mean[row], rstd[row]);
+                                let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
+                                for k in 0..width {
+                                    g[k] = dy[k] * gamma[k];
+                                    n[k] = (x[k] - mean) * rstd;
+                                    dgamma[k] += dy[k] * n[k];
+                                    dbeta[k] += dy[k];
+                                }
+                                let g_average = sum(g, |g| g) * scale;
+                                let gn_average = sum2(g, n, |g, n| g * n) * scale;
+                                match write {
+                                    Write::Set => {
+                                        for k in 0..width {
+                                            dx[k] = rstd * (g[k] - g_average - n[k] * gn_average);
+                                        }
+                                    }
+                                    Write::Add => {
+                                        for k in 0..width {
+                                            dx[k] += rstd * (g[k] - g_average - n[k] * gn_average);
+                                        }
                                     }
                                 }
-                                Write::Add => {
-                                    for k in 0..width {
-                                        dx[k] += rstd * (g[k] - g_average - n[k] * gn_average);
-                                    }
-                                }
                             }
-                        }
-                    },
-                );
+                        },
+                    );
+                });
             });
-        });
-        column_sums(&side, rows, width, [dgamma, dbeta], |row, [dgamma, dbeta]| {
-            let (mean, rstd) = (mean[row], rstd[row]);
-            let (dy, x) = (&dy[row * width..][..width], &x[row * width..][..width]);
-            for k in 0..width {
-                dgamma[k] += dy[k] * (x[k] - mean) * rstd;
-                dbeta[k] += dy[k];
+            dgamma.fill(T::ZERO);
+            dbeta.fill(T::ZERO);
+            for partial in partials.chunks_exact(2 * width) {
+                add(dgamma, &partial[..width]);
+                add(dbeta, &partial[width..]);
             }
         });
     }

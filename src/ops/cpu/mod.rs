@@ -10,10 +10,13 @@ mod group_dro;
 mod l2_normalize;
 mod layer_norm;
 mod linear;
+mod matmul;
 mod patch_embed;
 mod pool;
 mod position_embed;
 mod real;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 mod token_embed;
 mod vector;
 

@@ -28,6 +28,10 @@ pub trait Real:
     const NEG_INFINITY: Self;
     const INFINITY: Self;
 
+    /// Whether products run on the tiles of `tile.rs`, which are for f32.
+    fn tiled() -> bool {
+        false
+    }
     fn of(x: f64) -> Self;
     fn as_f64(self) -> f64;
     /// From host memory, which holds f32.
@@ -64,11 +68,11 @@ const ERFCX: [f32; 9] = [
 
 #[inline(always)]
 fn horner<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
-    let mut sum = 0.0;
+    let mut sum: f32 = 0.0;
     let mut i = N;
     while i > 0 {
         i -= 1;
-        sum = sum * x + coefficients[i];
+        sum = sum.mul_add(x, coefficients[i]);
     }
     sum
 }
@@ -79,6 +83,10 @@ impl Real for f32 {
     const NEG_INFINITY: f32 = f32::NEG_INFINITY;
     const INFINITY: f32 = f32::INFINITY;
 
+    #[cfg(target_arch = "x86_64")]
+    fn tiled() -> bool {
+        super::tile::is_supported()
+    }
     #[inline(always)]
     fn of(x: f64) -> f32 {
         x as f32
@@ -103,17 +111,13 @@ impl Real for f32 {
         const ROUND: f32 = 12_582_912.0;
         let x = if self < -87.336_54 { -87.336_54 } else { self };
         let x = if x > 89.0 { 89.0 } else { x };
-        let shifted = x * std::f32::consts::LOG2_E + ROUND;
+        let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
         let k = shifted - ROUND;
-        let r = (x - k * 0.693_359_4) + k * 2.121_944_4e-4;
+        let r = k.mul_add(2.121_944_4e-4, k.mul_add(-0.693_359_4, x));
         let f = r * std::f32::consts::LOG2_E;
-        let mantissa = 1.0 + f * horner(EXP2, f);
-        // 2^k in two factors: k may be 128, whose power alone overflows.
-        let k = (shifted.to_bits() as i32) - (ROUND.to_bits() as i32);
-        let half = k >> 1;
-        let first = f32::from_bits(((half + 127) << 23) as u32);
-        let second = f32::from_bits(((k - half + 127) << 23) as u32);
-        let result = mantissa * first * second;
+        let mantissa = f.mul_add(horner(EXP2, f), 1.0);
+        // Times 2^k, added to the exponent: above k's low bits `shifted` holds none that would stay.
+        let result = f32::from_bits(mantissa.to_bits().wrapping_add(shifted.to_bits() << 23));
         let result = if self < -87.336_54 { 0.0 } else { result };
         let result = if self > 88.722_84 { f32::INFINITY } else { result };
         if self.is_nan() { self } else { result }
@@ -121,7 +125,7 @@ impl Real for f32 {
 
     #[inline(always)]
     fn erfcx(self) -> f32 {
-        let t = 1.0 / (1.0 + 0.5 * self);
+        let t = 1.0 / self.mul_add(0.5, 1.0);
         t * horner(ERFCX, t)
     }
     #[inline(always)]
