@@ -45,7 +45,7 @@ pub struct ContrastiveObjective {
 pub struct ObjectiveState {
     /// log u1 and log u2, `[data set]` each; empty for clip.
     pub log_u: [Vec<f32>; 2],
-    /// v `[classes]`; empty for all but gdro.
+    /// v `[classes]`; empty where classes have no weights.
     pub class_loss: Vec<f32>,
     /// log s `[1]`; likewise.
     pub log_normalizer: Vec<f32>,
@@ -87,7 +87,7 @@ impl ContrastiveObjective {
                 log_scale: if fixed { plan.stats(1) } else { clip.logit_scale_master },
                 averages: averages.map(|log_u| MovingAverages { log_u, slot: plan.ids(n) }),
                 saved: ContrastiveSaved { positive: plan.stats(n), log_u, slope, height },
-                group_dro: (kind == ObjectiveKind::Gdro).then(|| GroupDroState {
+                group_dro: (kind == ObjectiveKind::Gdro && settings.class_weights).then(|| GroupDroState {
                     class_loss: plan.stats(classes),
                     log_normalizer: plan.stats(1),
                     share: plan.stats(classes),
@@ -136,7 +136,7 @@ impl ContrastiveObjective {
         }
         let settings = ContrastiveSettings {
             surrogate: match self.kind {
-                ObjectiveKind::Gdro => Surrogate::SquaredHinge { margin: self.settings.margin },
+                ObjectiveKind::Gdro if self.settings.hinge => Surrogate::SquaredHinge { margin: self.settings.margin },
                 _ => Surrogate::Linear,
             },
             negatives: self.negatives,

@@ -20,7 +20,7 @@ pub enum ObjectiveKind {
 
 /// The settings of the family. What an objective has no use for, it does not read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct ObjectiveSettings {
     /// Fixed temperature tau of gcl and gdro; 0 takes the model's own logit scale, which then follows
     /// `train.learn_logit_scale`.
@@ -35,13 +35,27 @@ pub struct ObjectiveSettings {
     pub lambda: f64,
     /// Weight of a batch in the class losses v.
     pub gamma1: f64,
+    /// Whether gdro takes the squared hinge; without it, gcl's linear difference. For ablations.
+    pub hinge: bool,
+    /// Whether gdro weighs classes; without it, every sample alike. For ablations.
+    pub class_weights: bool,
     /// Above 0: class weights by the stochastic form, with this weight of a batch in the normaliser s; 0: exact.
     pub gamma2: f64,
 }
 
 impl Default for ObjectiveSettings {
     fn default() -> Self {
-        ObjectiveSettings { tau: 0.07, gamma: 0.9, gamma_min: 0.2, margin: 0.1, lambda: 1.0, gamma1: 0.9, gamma2: 0.0 }
+        ObjectiveSettings {
+            tau: 0.07,
+            gamma: 0.9,
+            gamma_min: 0.2,
+            margin: 0.1,
+            lambda: 1.0,
+            gamma1: 0.9,
+            hinge: true,
+            class_weights: true,
+            gamma2: 0.0,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::ops::{Device, Plan, Stats};
 
 /// AdamW's settings, apart from the learning rate, which the schedule gives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct OptimizerSettings {
     pub beta1: f64,
     pub beta2: f64,
