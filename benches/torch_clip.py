@@ -138,6 +138,12 @@ def run_perennial(args):
     return {"perennial": found["samples_per_second"], "perennial full context": found["samples_per_second_full_context"]}
 
 
+def commit():
+    """The commit that lies in the working folder, as far as git knows."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return found.stdout.strip() or None
+
+
 def cpu_name():
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -198,8 +204,8 @@ def main():
     if args.json:
         report = {
             "device": args.device, "device_name": device_name, "cpu": cpu_name(), "threads": args.threads,
-            "load_before": load_before, "torch": torch.__version__, "open_clip": open_clip.__version__, "model": Path(args.model).stem,
-            "config": config, "batch": args.batch, "steps": args.steps, "adamw": optimizers,
+            "load_before": load_before, "torch": torch.__version__, "open_clip": open_clip.__version__,
+            "commit": commit(), "model": Path(args.model).stem, "config": config, "batch": args.batch, "steps": args.steps, "adamw": optimizers,
             "samples_per_second": medians, "samples_per_second_rounds": rounds, "ratios": ratios,
         }
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")

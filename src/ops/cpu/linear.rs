@@ -1,7 +1,5 @@
 //! Matrix products, a piece of rows at a time, with the epilogue applied while the piece is in cache.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use super::matmul::{Factor, Matrix, matmul};
@@ -196,7 +194,7 @@ impl<T: Real> Linear for Cpu<T> {
         dbias: Option<Stats>,
     ) {
         let LinearShape { rows, inputs, outputs, .. } = shape;
-        let ([dweight, dbias], [dy, x], _) = self.views(
+        let ([dweight, dbias], [dy, x], side) = self.views(
             [dweight.into(), Floats::optional(dbias)],
             [dy.first(rows * outputs).into(), x.first(rows * inputs).into()],
         );
@@ -205,45 +203,56 @@ impl<T: Real> Linear for Cpu<T> {
             WeightLayout::OutIn => (dy, outputs, x, inputs),
             WeightLayout::InOut => (x, inputs, dy, outputs),
         };
-        let piece = piece(height, PIECE);
-        let product = |i: usize, rows: Range<usize>, to: &mut [T]| {
-            let a = Matrix { values: &a[rows.start * height + i * piece..], row_stride: 1, column_stride: height };
-            let b = Matrix::rows(&b[rows.start * width..], width);
-            matmul([to.len() / width, width, rows.len()], T::ONE, a, b, to, width, rows.start > 0);
-        };
-        // A block's part of the bias, for the outputs from `first` on.
-        let add_rows = |first: usize, rows: Range<usize>, dbias: &mut [T]| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    let mut sums = [T::ZERO; PIECE];
-                    let sums = &mut sums[..dbias.len()];
-                    for row in rows {
-                        add(sums, &dy[row * outputs + first..][..sums.len()]);
+        // Parts of the rows of dy and x, each with a whole gradient of its own, as many as it takes for twelve pieces of work:
+        // with few outputs the sums are too long to be left to the outputs' pieces.
+        let piece = piece(height, GRADIENT_PIECE);
+        let parts = 12usize.div_ceil(height.div_ceil(piece)).min(rows.div_ceil(SUM_ROWS));
+        let part_rows = rows.div_ceil(parts);
+        let (weights, biases) = (dweight.len(), dbias.len());
+        side.with_partials((weights + biases) * rows.div_ceil(part_rows), |partials| {
+            partials.par_chunks_mut(weights + biases).enumerate().for_each(|(part, partial)| {
+                let (dweight, dbias) = partial.split_at_mut(weights);
+                let first = part * part_rows;
+                let end = rows.min(first + part_rows);
+                dbias.fill(T::ZERO);
+                for start in (first..end).step_by(SUM_ROWS) {
+                    let count = SUM_ROWS.min(end - start);
+                    let (a, b) = (&a[start * height..][..count * height], &b[start * width..][..count * width]);
+                    dweight.par_chunks_mut(piece * width).enumerate().for_each(|(i, dweight)| {
+                        let a = Matrix::rows(&a[i * piece..], height).transposed();
+                        let size = [dweight.len() / width, width, count];
+                        matmul(size, T::ONE, a, Matrix::rows(b, width), dweight, width, start > first);
+                    });
+                    if biases > 0 {
+                        vectorized(
+                            #[inline(always)]
+                            || {
+                                for dy in dy[start * outputs..][..count * outputs].chunks_exact(outputs) {
+                                    add(dbias, dy);
+                                }
+                            },
+                        );
                     }
-                    add(dbias, sums);
-                },
-            );
-        };
-        let blocks = || (0..rows).step_by(SUM_ROWS).map(|start| start..rows.min(start + SUM_ROWS));
-        dbias.fill(T::ZERO);
-        if !dbias.is_empty() && shape.layout == WeightLayout::OutIn {
-            // The rows of dy that the product has just brought into the cache are the bias's too.
-            let pieces = dweight.par_chunks_mut(piece * width).zip(dbias.par_chunks_mut(piece));
-            pieces.enumerate().for_each(|(i, (dweight, dbias))| {
-                for rows in blocks() {
-                    product(i, rows.clone(), dweight);
-                    add_rows(i * piece, rows, dbias);
                 }
             });
-        } else {
-            dweight.par_chunks_mut(piece * width).enumerate().for_each(|(i, dweight)| product(i, 0..rows, dweight));
-            dbias.par_chunks_mut(PIECE).enumerate().for_each(|(i, dbias)| {
-                blocks().for_each(|rows| add_rows(i * PIECE, rows, dbias));
+            let totals = dweight.par_chunks_mut(1 << 12).enumerate().map(|(i, total)| (i << 12, total));
+            let totals =
+                totals.chain(dbias.par_chunks_mut(1 << 12).enumerate().map(|(i, total)| (weights + (i << 12), total)));
+            totals.for_each(|(place, total)| {
+                total.copy_from_slice(&partials[place..][..total.len()]);
+                for partial in partials.chunks_exact(weights + biases).skip(1) {
+                    vectorized(
+                        #[inline(always)]
+                        || add(total, &partial[place..][..total.len()]),
+                    );
+                }
             });
-        }
+        });
     }
 }
 
-/// Rows that a weight's gradient is gathered from at a time; the bias adds up a sum for each such block.
+/// Rows that a weight's gradient takes in at a time: they stay in cache for the bias.
 const SUM_ROWS: usize = 256;
+
+/// Rows of a weight's gradient in one piece of work, at most: what the tiles of `tile.rs` pack together.
+const GRADIENT_PIECE: usize = 336;

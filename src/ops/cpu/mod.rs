@@ -43,8 +43,10 @@ impl<T: Real> Cpu<T> {
     pub fn allocate(plan: &Plan) -> Cpu<T> {
         let [storage, wide, index, byte] = plan.elements();
         let threads = rayon::current_num_threads() + 1;
+        let mut floats: Vec<T> = bytemuck::allocation::zeroed_vec(storage + wide);
+        ask_for_large_pages(&mut floats);
         Cpu {
-            floats: bytemuck::allocation::zeroed_vec(storage + wide),
+            floats,
             ids: vec![0; index],
             bytes: vec![0; byte],
             scratch: (0..threads).map(|_| Mutex::new(Vec::new())).collect(),
@@ -215,10 +217,173 @@ impl<T: Real> Memory for Cpu<T> {
     }
 }
 
+/// Has the system back the memory by large pages, where it can: strided passes over activations of many megabytes then find
+/// their translations in the processor.
+fn ask_for_large_pages<T>(memory: &mut [T]) {
+    #[cfg(target_os = "linux")]
+    {
+        unsafe extern "C" {
+            fn madvise(start: *mut std::ffi::c_void, len: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        const HUGE_PAGE: std::ffi::c_int = 14;
+        const PAGE: usize = 1 << 12;
+        let bytes = size_of_val(memory);
+        let skip = memory.as_ptr().addr().next_multiple_of(PAGE) - memory.as_ptr().addr();
+        if bytes > skip {
+            // SAFETY: the range lies inside `memory`, and this advice changes no value. A refusal costs speed alone.
+            unsafe { madvise(memory.as_mut_ptr().byte_add(skip).cast(), bytes - skip, HUGE_PAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
+
 /// Bytes that can be taken without swapping, where the system says so.
 fn available_memory() -> Option<usize> {
     let report = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = report.lines().find(|line| line.starts_with("MemAvailable:"))?;
     let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Write;
+    use crate::ops::adamw::{AdamW, AdamWArenas, AdamWStep};
+    use crate::ops::attention::{Attention, AttentionShape};
+    use crate::ops::contrastive::{
+        Contrastive, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
+    };
+    use crate::ops::layer_norm::{LayerNorm, LayerNormShape};
+    use crate::ops::linear::{Activation, BackwardEpilogue, Epilogue, Linear, LinearShape};
+    use crate::ops::memory::Wide;
+    use crate::rng::{normal, rng};
+
+    /// All memory after `work` on `threads` threads, on what `build` plans and random values.
+    fn bits_after<S>(
+        threads: usize,
+        build: impl FnOnce(&mut Plan) -> S,
+        work: impl FnOnce(&mut Cpu<f32>, S) + Send,
+    ) -> Vec<u32>
+    where
+        S: Send,
+    {
+        let mut plan = Plan::new::<Cpu<f32>>();
+        let spans = build(&mut plan);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut device = Cpu::<f32>::allocate(&plan);
+            let all = Span::<Wide>::new(0, device.floats.len());
+            let mut generator = rng(3, "threads", &[]);
+            // Positive, as norms, deviations and second moments are.
+            device.slice_mut(all).fill_with(|| 0.1 + normal(&mut generator).abs() as f32);
+            work(&mut device, spans);
+            device.slice(all).iter().map(|value| value.to_bits()).collect()
+        })
+    }
+
+    /// Runs every op that divides its work on 1, 2 and 5 threads.
+    fn assert_same_bits<S: Send>(
+        what: &str,
+        build: impl Fn(&mut Plan) -> S,
+        work: impl Fn(&mut Cpu<f32>, S) + Send + Sync,
+    ) {
+        let one = bits_after(1, &build, &work);
+        for threads in [2, 5] {
+            assert!(one == bits_after(threads, &build, &work), "{what}: {threads} threads give other bits than one");
+        }
+    }
+
+    #[test]
+    fn same_bits_with_one_thread_and_many() {
+        let (rows, inputs, outputs) = (1300, 48, 130);
+        assert_same_bits(
+            "linear",
+            |plan| {
+                let tensors = [rows * inputs, inputs * outputs, outputs, rows * outputs, rows * outputs, rows * inputs];
+                (tensors.map(|len| plan.tensor(len)), [inputs * outputs, outputs].map(|len| plan.stats(len)))
+            },
+            |device, ([x, weight, bias, pre, y, dx], [dweight, dbias])| {
+                let shape = LinearShape::new(rows, inputs, outputs);
+                let epilogue = Epilogue::Activation { kind: Activation::Gelu, pre };
+                device.linear(shape, x, weight, Some(bias), epilogue, y);
+                device.linear_backward_data(shape, y, weight, BackwardEpilogue::None, dx);
+                device.linear_backward_weight(shape, y, x, dweight, Some(dbias));
+            },
+        );
+        for causal in [false, true] {
+            let shape = AttentionShape { samples: 7, tokens: 19, heads: 2, head_dim: 16, causal };
+            let values = shape.samples * shape.tokens * shape.width();
+            assert_same_bits(
+                "attention",
+                |plan| {
+                    let tensors = [3 * values, values, values, 3 * values].map(|len| plan.tensor(len));
+                    (tensors, plan.stats(shape.samples * shape.tokens * shape.heads))
+                },
+                |device, ([qkv, out, dout, dqkv], log_sum_exp)| {
+                    device.attention(shape, qkv, out, log_sum_exp);
+                    device.attention_backward(shape, qkv, out, log_sum_exp, dout, dqkv);
+                },
+            );
+        }
+        let (rows, width) = (700, 40);
+        assert_same_bits(
+            "layer_norm",
+            |plan| {
+                let tensors = [rows * width, rows * width, rows * width, width, width].map(|len| plan.tensor(len));
+                (tensors, [rows, rows, width, width].map(|len| plan.stats(len)))
+            },
+            |device, ([x, y, dx, gamma, beta], [mean, rstd, dgamma, dbeta])| {
+                let shape = LayerNormShape { rows, width, eps: 1e-5 };
+                device.layer_norm(shape, x, gamma, beta, y, mean, rstd);
+                device.layer_norm_backward(shape, y, x, gamma, mean, rstd, Write::Add, dx, dgamma, dbeta);
+            },
+        );
+        let (samples, width) = (150, 24);
+        assert_same_bits(
+            "contrastive",
+            |plan| {
+                let tensors = [(); 4].map(|_| plan.tensor(samples * width));
+                let ids = [(); 2].map(|_| plan.ids(samples));
+                (tensors, ids, [(); 8].map(|_| plan.stats(samples)), [(); 3].map(|_| plan.stats(1)))
+            },
+            |device, ([image, text, dimage, dtext], [text_of, class_of_text], stats, [log_scale, loss, dlog_scale])| {
+                let [weight, positive, u1, u2, slope1, slope2, height1, height2] = stats;
+                let shape = ContrastiveShape { samples, texts: samples, width };
+                let settings = ContrastiveSettings {
+                    surrogate: Surrogate::Linear,
+                    negatives: Negatives::All,
+                    gamma: 1.0,
+                    times_tau: false,
+                };
+                device.write(text_of, &(0..samples as u32).rev().collect::<Vec<_>>());
+                let inputs = ContrastiveInputs { image, text, text_of, class_of_text, log_scale };
+                let (log_u, slope, height) = ([u1, u2], [slope1, slope2], [height1, height2]);
+                let saved = ContrastiveSaved { positive, log_u, slope, height };
+                device.contrastive(shape, settings, inputs, None, saved);
+                device.contrastive_backward(shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale);
+            },
+        );
+        let len = 100_000;
+        assert_same_bits(
+            "adamw",
+            |plan| ([(); 4].map(|_| plan.stats(len)), plan.stats(1)),
+            |device, ([master, gradients, first_moment, second_moment], norm)| {
+                let weights = Tensor::new(master.range().start, len);
+                let arenas = AdamWArenas { master, weights, gradients, first_moment, second_moment };
+                let step = AdamWStep {
+                    learning_rate: 1e-3,
+                    beta1: 0.9,
+                    beta2: 0.98,
+                    eps: 1e-6,
+                    weight_decay: 0.2,
+                    step: 3,
+                    max_norm: 1.0,
+                };
+                device.gradient_norm(gradients, norm);
+                device.adamw(step, arenas, norm, &[100..70_000]);
+            },
+        );
+    }
 }

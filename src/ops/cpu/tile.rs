@@ -2,7 +2,7 @@
 //!
 //! A step of the inner loop multiplies 14 values of a with two vectors of b: 28 registers of sums, 2 of b, 1 of a. Both
 //! factors are packed so that the loop reads them in order: a in strips `[k][16]` of up to 14 rows, b in panels `[k][32]`
-//! of up to 32 columns. A block of a (8 strips) stays in the second-level cache, a panel of b in the first while the
+//! of up to 32 columns. A block of a (24 strips) stays in the second-level cache, a panel of b in the first while the
 //! strips pass by. Blocks depend on sizes alone, and each sum runs over k in one order: the same bits every time.
 
 use std::arch::x86_64::*;
@@ -15,8 +15,8 @@ const TILE_ROWS: usize = 14;
 const STRIP: usize = 16;
 /// Columns of a panel: two vectors.
 pub const PANEL: usize = 32;
-/// Rows that are packed together.
-pub const BLOCK_ROWS: usize = 8 * TILE_ROWS;
+/// Strips that are packed together: with all steps of a block 384 KiB.
+const BLOCK_STRIPS: usize = 24;
 /// The most steps of k between two visits of c: a panel then takes 32 KiB.
 const BLOCK_STEPS: usize = 256;
 
@@ -57,22 +57,27 @@ pub unsafe fn matmul(
     c_stride: usize,
     accumulate: bool,
 ) {
-    let mut strips = Aligned::<{ 8 * STRIP * BLOCK_STEPS }>::new();
+    let mut strips = Aligned::<{ BLOCK_STRIPS * STRIP * BLOCK_STEPS }>::new();
     let mut panel = Aligned::<{ PANEL * BLOCK_STEPS }>::new();
     let (strips, panel) = (strips.pointer(), panel.pointer());
     let steps = even_parts(k, BLOCK_STEPS).next_multiple_of(16);
-    let block_rows = even_parts(m, BLOCK_ROWS);
+    let block_rows = even_parts(m, BLOCK_STRIPS * TILE_ROWS);
     for first_step in (0..k).step_by(steps) {
         let steps = steps.min(k - first_step);
         for first_row in (0..m).step_by(block_rows) {
             let rows = block_rows.min(m - first_row);
             let height = even_parts(rows, TILE_ROWS);
-            for (strip, row) in (0..rows).step_by(height).enumerate() {
-                // SAFETY: the rows and steps lie inside a; a strip has room for 16 values of each step.
-                unsafe {
-                    let from = a.pointer(first_row + row, first_step);
-                    let to = strips.add(strip * STRIP * steps);
-                    pack(height.min(rows - row), steps, from, a.row_stride, a.column_stride, to, STRIP);
+            // Along the rows of memory, so that lines arrive in order: of a transposed matrix a few steps of all strips.
+            let stretch = if a.row_stride == 1 { 16 } else { steps };
+            for step in (0..steps).step_by(stretch) {
+                for (strip, row) in (0..rows).step_by(height).enumerate() {
+                    // SAFETY: the rows and steps lie inside a; a strip has room for 16 values of each step.
+                    unsafe {
+                        let (height, stretch) = (height.min(rows - row), stretch.min(steps - step));
+                        let from = a.pointer(first_row + row, first_step + step);
+                        let to = strips.add((strip * steps + step) * STRIP);
+                        pack(height, stretch, from, a.row_stride, a.column_stride, to, STRIP);
+                    }
                 }
             }
             for column in (0..n).step_by(PANEL) {
