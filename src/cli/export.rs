@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use perennial::error::Result;
-use perennial::eval::pretrained::export_open_clip;
 use perennial::model::checkpoint;
 use perennial::model::parameters::ParameterList;
 
@@ -36,7 +35,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     weights.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let (list, out) = (ParameterList::of(&spec), &arguments.out);
     match arguments.format {
-        Format::OpenClip => export_open_clip(out, &spec, &list, &weights.values)?,
+        Format::OpenClip => checkpoint::export_open_clip(out, &spec, &list, &weights.values)?,
         Format::Hf => checkpoint::export_hugging_face(out, &spec, &list, &weights.values)?,
     }
     println!("{}: {} tensors, {} parameters", out.display(), list.len(), list.count());

@@ -1,24 +1,19 @@
 //! A checkpoint opened for inference: which model it holds, and its embeddings of images and texts.
 
-use std::fs;
 use std::path::Path;
 
 use image::{ImageReader, RgbImage};
 use rayon::prelude::*;
-use serde_json::json;
 
 use super::embed;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::transform;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
 use crate::model::checkpoint;
 use crate::model::clip::{Capacity, Clip};
-use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
 use crate::model::transformer::Purpose;
 use crate::ops::linear::Activation;
-use crate::ops::patch_embed::Normalization;
 use crate::ops::{Device, Plan};
 
 /// The model that the checkpoint at `path` holds: what the file says of itself, or else `arch`, a bundled model or an
@@ -156,28 +151,13 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
     Ok(image.into_rgb8())
 }
 
-/// Writes `open_clip_model.safetensors` and `open_clip_config.json` into `folder`, which is created if need be, as
-/// open_clip's `local-dir:` and `hf-hub:` models are laid out. `values` is the arena of `list`.
-pub fn export_open_clip(folder: &Path, spec: &ModelSpec, list: &ParameterList, values: &[f32]) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|cause| Error::writing(folder, cause))?;
-    let Normalization { mean, std } = Normalization::CLIP;
-    let config = json!({
-        "model_cfg": spec,
-        "preprocess_cfg": {
-            "mean": mean,
-            "std": std,
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-        },
-    });
-    write_atomically(&folder.join("open_clip_config.json"), format!("{config:#}\n").as_bytes())?;
-    checkpoint::save(&folder.join("open_clip_model.safetensors"), spec, list, values, &[])
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::model::checkpoint::TensorFile;
+    use crate::model::parameters::ParameterList;
 
     fn small() -> ModelSpec {
         ModelSpec::from_json(
@@ -219,7 +199,7 @@ mod tests {
     fn open_clip_finds_its_own_words() {
         let folder = tempfile::tempdir().unwrap();
         let list = ParameterList::of(&small());
-        export_open_clip(&folder.path().join("new"), &small(), &list, &list.initial_values(0)).unwrap();
+        checkpoint::export_open_clip(&folder.path().join("new"), &small(), &list, &list.initial_values(0)).unwrap();
         let text = fs::read_to_string(folder.path().join("new/open_clip_config.json")).unwrap();
         assert_eq!(ModelSpec::from_json(&text).unwrap(), small());
         assert!(text.contains("0.48145466,") && text.contains("0.26130258,"), "{text}");

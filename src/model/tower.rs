@@ -3,8 +3,8 @@
 //! open_clip normalises all tokens and then takes one; taking it first gives the same and costs a row instead of all.
 
 use super::parameters::ParameterList;
-use super::transformer::{SavedNorm, norm_shape};
-use super::weights::{NormWeights, Weights};
+use super::transformer::norm_shape;
+use super::weights::{NormWeights, SavedNorm, Weights};
 use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
 use crate::ops::pool::PoolShape;
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};

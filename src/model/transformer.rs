@@ -2,7 +2,7 @@
 
 use super::parameters::ParameterList;
 use super::spec::{ModelSpec, TransformerSpec};
-use super::weights::{NormWeights, Weights};
+use super::weights::{NormWeights, SavedNorm, Weights};
 use crate::ops::attention::AttentionShape;
 use crate::ops::layer_norm::LayerNormShape;
 use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
@@ -42,20 +42,6 @@ struct Saved {
     /// [rows, hidden], before and after the activation.
     pre: Tensor,
     hidden: Tensor,
-}
-
-/// A layer norm's output [rows, width] and statistics [rows].
-#[derive(Clone, Copy)]
-pub struct SavedNorm {
-    pub y: Tensor,
-    pub mean: Stats,
-    pub rstd: Stats,
-}
-
-impl SavedNorm {
-    pub fn plan(plan: &mut Plan, rows: usize, width: usize) -> SavedNorm {
-        SavedNorm { y: plan.tensor(rows * width), mean: plan.stats(rows), rstd: plan.stats(rows) }
-    }
 }
 
 /// Gradients on their way down, shared by all blocks.

@@ -3,8 +3,8 @@
 use super::parameters::ParameterList;
 use super::spec::ModelSpec;
 use super::tower::Head;
-use super::transformer::{Purpose, SavedNorm, Transformer, norm_shape};
-use super::weights::{NormWeights, Weights};
+use super::transformer::{Purpose, Transformer, norm_shape};
+use super::weights::{NormWeights, SavedNorm, Weights};
 use crate::ops::linear::{Epilogue, LinearShape};
 use crate::ops::patch_embed::{Normalization, PatchShape};
 use crate::ops::pool::PoolShape;

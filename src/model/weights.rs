@@ -1,7 +1,6 @@
 //! The arenas in which parameters and gradients lie, and views of them.
 
 use super::parameters::{Parameter, ParameterList};
-use super::transformer::SavedNorm;
 use crate::ops::layer_norm::LayerNormShape;
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
 
@@ -69,5 +68,19 @@ impl NormWeights {
     ) {
         let SavedNorm { mean, rstd, .. } = saved;
         device.layer_norm_backward(shape, dy, x, self.gamma, mean, rstd, write, dx, self.dgamma, self.dbeta);
+    }
+}
+
+/// A layer norm's output [rows, width] and statistics [rows].
+#[derive(Clone, Copy)]
+pub struct SavedNorm {
+    pub y: Tensor,
+    pub mean: Stats,
+    pub rstd: Stats,
+}
+
+impl SavedNorm {
+    pub fn plan(plan: &mut Plan, rows: usize, width: usize) -> SavedNorm {
+        SavedNorm { y: plan.tensor(rows * width), mean: plan.stats(rows), rstd: plan.stats(rows) }
     }
 }

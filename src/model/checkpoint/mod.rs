@@ -12,7 +12,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::container::{Container, Numbers, Outgoing, describe, printable};
 use self::layout::{Layout, Piece};
@@ -20,6 +20,7 @@ use super::parameters::ParameterList;
 use super::spec::ModelSpec;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::ops::patch_embed::Normalization;
 
 pub use tensor_file::TensorFile;
 
@@ -111,6 +112,17 @@ pub fn save(
     extra_metadata: &[(&str, String)],
 ) -> Result<()> {
     write_weights(path, Layout::OpenClip, spec, list, values, extra_metadata)
+}
+
+/// Writes `open_clip_model.safetensors` and `open_clip_config.json` into `folder`, which is created if need be, as
+/// `open_clip.create_model_and_transforms` reads a local folder.
+pub fn export_open_clip(folder: &Path, spec: &ModelSpec, list: &ParameterList, values: &[f32]) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|cause| Error::writing(folder, cause))?;
+    let Normalization { mean, std } = Normalization::CLIP;
+    let preprocessing = json!({ "mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest" });
+    let config = json!({ "model_cfg": spec, "preprocess_cfg": preprocessing });
+    write_json(&folder.join("open_clip_config.json"), &config)?;
+    save(&folder.join("open_clip_model.safetensors"), spec, list, values, &[])
 }
 
 /// Writes `model.safetensors`, `config.json` and `preprocessor_config.json` into `folder`, which is created if need

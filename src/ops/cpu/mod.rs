@@ -382,7 +382,7 @@ mod tests {
                     max_norm: 1.0,
                 };
                 device.gradient_norm(gradients, norm);
-                device.adamw(step, arenas, norm, &[100..70_000]);
+                device.adamw(step, arenas, norm, std::slice::from_ref(&(100..70_000)));
             },
         );
     }
