@@ -205,7 +205,8 @@ def main():
         report = {
             "device": args.device, "device_name": device_name, "cpu": cpu_name(), "threads": args.threads,
             "load_before": load_before, "torch": torch.__version__, "open_clip": open_clip.__version__,
-            "commit": commit(), "model": Path(args.model).stem, "config": config, "batch": args.batch, "steps": args.steps, "adamw": optimizers,
+            "commit": commit(), "model": Path(args.model).stem, "config": config,
+            "batch": args.batch, "steps": args.steps, "adamw": optimizers,
             "samples_per_second": medians, "samples_per_second_rounds": rounds, "ratios": ratios,
         }
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
