@@ -29,13 +29,15 @@ use perennial::train::{BatchTexts, OptimizerSettings, TextBank, TrainBatch, Trai
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
+use super::compute::Compute;
+
 #[derive(clap::Args)]
 pub struct Arguments {
     /// A whole training step, or each op beside what the machine could do
     #[arg(value_enum, default_value = "step")]
     what: What,
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    compute: Compute,
     /// A bundled model, or an open_clip model JSON
     #[arg(long, default_value = "emoji-small")]
     model: String,
@@ -44,9 +46,6 @@ pub struct Arguments {
     /// Timed steps; the median counts
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// Processor threads [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    threads: Option<u32>,
     /// Write what was measured to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -59,13 +58,7 @@ enum What {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.device != "cpu" {
-        return Err(Error::input(format!("the device '{}' is not built in; this program has: cpu", arguments.device)));
-    }
-    if let Some(threads) = arguments.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
-        pool.build_global().map_err(|cause| Error::run(format!("cannot start {threads} threads: {cause}")))?;
-    }
+    arguments.compute.prepare()?;
     let spec = ModelSpec::find(&arguments.model)?;
     let batch = arguments.batch as usize;
     let mut report = match arguments.what {
@@ -77,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         ("model", json!(arguments.model)),
         ("batch", json!(batch)),
         ("threads", json!(rayon::current_num_threads())),
-        ("device", json!(arguments.device)),
+        ("device", json!(arguments.compute.device)),
     ] {
         report[key] = value;
     }

@@ -32,7 +32,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.common.prepare()?;
+    arguments.common.compute.prepare()?;
     let base = arguments.common.config(&arguments.preset)?;
     let mut grid = Vec::new();
     for name in &arguments.methods {

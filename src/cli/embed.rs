@@ -14,7 +14,7 @@ use perennial::model::spec::ModelSpec;
 use perennial::ops::cpu::Cpu;
 use perennial::ops::linear::Activation;
 
-use super::run::Common;
+use super::compute::Compute;
 
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["images", "texts"]))]
@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
-    compute: Compute,
+    inference: Inference,
 }
 
 /// Which checkpoint, and what it does not say of itself.
@@ -76,31 +76,26 @@ impl Model {
 
 /// Where and how a model is run.
 #[derive(clap::Args)]
-pub struct Compute {
-    /// cpu, or cuda[:N]
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    device: String,
+pub struct Inference {
+    #[command(flatten)]
+    compute: Compute,
     /// Images, or texts, encoded at once
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch: usize,
-    /// Threads that compute [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
 }
 
-impl Compute {
+impl Inference {
     pub fn prepare(&self) -> Result<()> {
         if self.batch == 0 {
             return Err(Error::input("--batch is 0; it must be at least 1"));
         }
-        let (device, threads) = (self.device.clone(), self.threads);
-        Common { data: None, device, threads, settings: Vec::new() }.prepare()
+        self.compute.prepare()
     }
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.compute.prepare()?;
-    let (out, batch) = (&arguments.out, arguments.compute.batch);
+    arguments.inference.prepare()?;
+    let (out, batch) = (&arguments.out, arguments.inference.batch);
     // Before any work, which may take hours.
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {

@@ -11,7 +11,7 @@ use perennial::eval::pretrained::Pretrained;
 use perennial::eval::zero_shot::{class_embeddings, similarities};
 use perennial::ops::cpu::Cpu;
 
-use super::embed::{Compute, Counter, Model};
+use super::embed::{Counter, Inference, Model};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "classification")]
     task: Task,
     #[command(flatten)]
-    compute: Compute,
+    inference: Inference,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -53,7 +53,7 @@ enum Task {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.compute.prepare()?;
+    arguments.inference.prepare()?;
     let dataset = data::open(&arguments.data, arguments.folder.as_deref())?;
     let samples = choose(arguments, &dataset)?;
     match arguments.task {
@@ -133,6 +133,6 @@ fn retrieval(arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Res
 }
 
 fn open(arguments: &Arguments, images: usize, texts: usize) -> Result<Pretrained<Cpu<f32>>> {
-    let batch = arguments.compute.batch;
+    let batch = arguments.inference.batch;
     arguments.model.open(batch.min(images), batch.min(texts))
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod compute;
 mod embed;
 mod eval;
 mod export;

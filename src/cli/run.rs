@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use perennial::error::{Error, Result, unknown};
+use perennial::error::Result;
 use perennial::experiment::{self, Config, Evaluation};
 use perennial::ops::cpu::Cpu;
 use perennial::report::{Cell, matrix_table, summary_table};
 
+use super::compute::Compute;
 use super::progress::Progress;
 
 #[derive(clap::Args)]
@@ -35,12 +36,8 @@ pub struct Common {
     /// Folder of the data set [default: the one inside the program]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// cpu, or cuda[:N]
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: String,
-    /// Threads that compute [default: all cores]; results do not depend on it
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub compute: Compute,
     /// Change a setting, as --set train.epochs=3; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
@@ -58,32 +55,10 @@ impl Common {
         }
         Ok(config)
     }
-
-    /// Prepares the threads, and says whether the device can be had.
-    pub fn prepare(&self) -> Result<()> {
-        check_device(&self.device)?;
-        if let Some(threads) = self.threads {
-            if threads == 0 {
-                return Err(Error::input("--threads is 0; at least one must compute"));
-            }
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-            pool.map_err(|cause| Error::run(format!("cannot start {threads} threads: {cause}")))?;
-        }
-        Ok(())
-    }
-}
-
-/// Fails on a device that is not known or that this program was not built for.
-pub fn check_device(device: &str) -> Result<()> {
-    match device.split(':').next().unwrap_or_default() {
-        "cpu" if device == "cpu" => Ok(()),
-        "cuda" => Err(Error::input("this program holds no CUDA kernels yet; use --device cpu")),
-        _ => Err(unknown("device", device, ["cpu", "cuda"])),
-    }
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.common.prepare()?;
+    arguments.common.compute.prepare()?;
     let mut config = arguments.common.config(&arguments.preset)?;
     if let Some(method) = &arguments.method {
         config.method = method.clone();
