@@ -33,10 +33,10 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     arguments.common.compute.prepare()?;
-    let base = arguments.common.config(&arguments.preset)?;
     let mut grid = Vec::new();
     for name in &arguments.methods {
         let method = Method::find(name)?;
+        let base = arguments.common.config(&arguments.preset, Some(name))?;
         let sizes = match (method.uses_memory(), arguments.memory.is_empty()) {
             (false, _) => vec![0],
             (true, true) => vec![base.memory.size],
@@ -45,7 +45,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         for size in sizes {
             for seed in 0..arguments.seeds {
                 let mut config = base.clone();
-                config.method = name.clone();
                 config.memory.size = size;
                 config.seed = seed;
                 config.validate()?;

@@ -21,8 +21,16 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let evaluations =
-        arguments.runs.iter().map(|run| RunDirectory::read_evaluation(run)).collect::<Result<Vec<_>>>()?;
+    let mut evaluations = Vec::new();
+    for run in &arguments.runs {
+        let evaluation = RunDirectory::read_evaluation(run)?;
+        if evaluation.is_complete() {
+            evaluations.push(evaluation);
+        } else {
+            let (done, steps) = (evaluation.matrix.len(), evaluation.steps.len());
+            eprintln!("note: {} has finished {done} of {steps} steps and is left out", run.display());
+        }
+    }
     let table = summary_table(&Cell::group(evaluations));
     print!("{}", table.to_text());
     let write = |path: &Option<PathBuf>, text: String| match path {

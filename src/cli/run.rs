@@ -44,9 +44,10 @@ pub struct Common {
 }
 
 impl Common {
-    /// The preset's settings with what the command line changes.
-    pub fn config(&self, preset: &str) -> Result<Config> {
-        let mut config = Config::find(preset)?;
+    /// The preset's settings for a method, or for the preset's own, with what the command line changes.
+    pub fn config(&self, preset: &str, method: Option<&str>) -> Result<Config> {
+        let preset = Config::find(preset)?;
+        let mut config = preset.for_method(method.unwrap_or(&preset.method))?;
         if let Some(data) = &self.data {
             config.data.folder = data.display().to_string();
         }
@@ -59,10 +60,7 @@ impl Common {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     arguments.common.compute.prepare()?;
-    let mut config = arguments.common.config(&arguments.preset)?;
-    if let Some(method) = &arguments.method {
-        config.method = method.clone();
-    }
+    let mut config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
     if let Some(memory) = arguments.memory {
         config.memory.size = memory;
     }

@@ -1,5 +1,6 @@
 //! A run's settings: presets, files, and `--set key=value`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct Config {
     pub optimizer: OptimizerSettings,
     pub memory: MemoryConfig,
     pub evaluation: EvaluationConfig,
+    /// By method, the settings that were found best for it where they differ: `[tuned.joint.train]`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tuned: BTreeMap<String, toml::Table>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -244,6 +248,22 @@ impl Config {
         toml::from_str(text).map_err(toml_error)
     }
 
+    /// The settings for a method: its own, where the preset has some.
+    pub fn for_method(&self, name: &str) -> Result<Config> {
+        let method = Method::find(name)?;
+        let mut config = Config { method: method.name.to_string(), tuned: BTreeMap::new(), ..self.clone() };
+        let Some(tuned) = self.tuned.get(name) else { return Ok(config) };
+        let mut table = config.to_table();
+        for (section, values) in tuned {
+            match (table.get_mut(section).and_then(toml::Value::as_table_mut), values.as_table()) {
+                (Some(known), Some(values)) => known.extend(values.clone()),
+                _ => drop(table.insert(section.clone(), values.clone())),
+            }
+        }
+        config = table.try_into().map_err(|error| toml_error(error).at(format!("tuned.{name}")))?;
+        Ok(config)
+    }
+
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("settings are plain values")
     }
@@ -362,6 +382,14 @@ fn unknown_key(key: &str) -> Error {
 }
 
 fn check_keys(table: &toml::Table, text: &str) -> Result<()> {
+    let mut table = table.clone();
+    if let Some(toml::Value::Table(tuned)) = table.remove("tuned") {
+        for (method, settings) in &tuned {
+            Method::find(method)?;
+            let settings = settings.as_table().ok_or_else(|| unknown_key(&format!("tuned.{method}")))?;
+            check_keys(settings, text)?;
+        }
+    }
     let known = known_keys();
     let dotted = table.iter().flat_map(|(key, value)| match value.as_table() {
         Some(inner) => inner.keys().map(|inner| format!("{key}.{inner}")).collect(),
@@ -403,6 +431,17 @@ mod tests {
     }
 
     #[test]
+    fn a_methods_own_settings_apply_to_it_alone() {
+        let text = "[train]\nepochs = 2.0\n[tuned.joint.train]\nlearning_rate = 0.5\n";
+        let config = Config::parse(text).unwrap();
+        let rates = ["joint", "gcl"].map(|name| config.for_method(name).unwrap().train.learning_rate);
+        assert_eq!(rates, [0.5, TrainConfig::default().learning_rate]);
+        let joint = config.for_method("joint").unwrap();
+        assert_eq!((joint.method.as_str(), joint.train.epochs), ("joint", 2.0));
+        assert!(!joint.to_toml().contains("tuned"), "a run's settings are resolved");
+    }
+
+    #[test]
     fn errors_name_the_place_and_the_right_word() {
         let message = |result: Result<Config>| result.unwrap_err().to_string();
         assert_eq!(
@@ -413,6 +452,8 @@ mod tests {
         assert!(wrong.contains("line 2") && wrong.contains("invalid type"), "{wrong}");
         assert!(message(Config::parse("method = \n")).contains("line 1"));
         assert!(message(Config::find("emoji-cli")).contains("did you mean 'emoji-cil'?"));
+        let wrong = message(Config::parse("[tuned.joint.train]\nrate = 1\n"));
+        assert!(wrong.starts_with("line 2: unknown key 'train.rate'"), "{wrong}");
         let mut config = Config::default();
         let mut error = |assignment: &str| config.set(assignment).unwrap_err().to_string();
         assert_eq!(error("train.lambda=1"), "unknown key 'train.lambda'; did you mean 'objective.lambda'?");

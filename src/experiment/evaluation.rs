@@ -62,6 +62,11 @@ impl Evaluation {
         }
     }
 
+    /// Whether every step has its row.
+    pub fn is_complete(&self) -> bool {
+        self.matrix.len() == self.steps.len()
+    }
+
     /// Forgets the rows from step `steps` on: a resumed run makes them again.
     pub fn truncate(&mut self, steps: usize) -> Result<()> {
         self.matrix.truncate(steps);
