@@ -1,7 +1,8 @@
 //! CLIP models that keep learning: new classes, new domains, new years, without forgetting.
 //!
-//! The modules are floors of one house, and imports point down this list only: `experiment`, `method`, `train`,
-//! `objective`, [`eval`], [`stream`] and [`memory`], `data`, [`model`], [`ops`]; in the cellar [`error`], [`files`], [`rng`].
+//! The modules are floors of one house, and imports point down this list only: [`report`], [`experiment`], [`method`],
+//! [`train`], [`objective`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; in the cellar [`error`],
+//! [`files`], [`rng`].
 
 pub mod data;
 pub mod error;
