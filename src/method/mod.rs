@@ -100,15 +100,6 @@ impl Method {
             .ok_or_else(|| unknown("method", name, METHODS.iter().map(|method| method.name)))
     }
 
-    /// Samples that step `step` (from 0) may train on, when one step's budget is `budget`.
-    pub fn budget(&self, step: usize, budget: usize) -> usize {
-        match self.spends {
-            Spends::Nothing => 0,
-            Spends::Once => budget,
-            Spends::OncePerStepSeen => (step + 1) * budget,
-        }
-    }
-
     pub fn uses_memory(&self) -> bool {
         self.sees == Sees::StepAndMemory
     }
