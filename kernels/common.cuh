@@ -1,0 +1,51 @@
+// What several kernels share: reductions in a fixed order, 16-byte accesses, bf16 packs.
+#pragma once
+#include "ptx.cuh"
+
+constexpr uint32_t ALL_LANES = 0xffffffffu;
+
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+
+// Sum over the warp, the same bits in every lane.
+DEVICE float warp_sum(float value) {
+#pragma unroll
+    for (int offset = 16; offset; offset >>= 1) value += __shfl_xor_sync(ALL_LANES, value, offset);
+    return value;
+}
+
+DEVICE float warp_max(float value) {
+#pragma unroll
+    for (int offset = 16; offset; offset >>= 1) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, offset));
+    return value;
+}
+
+// Sum over the block, the same bits in every thread. `partial` is shared memory for one float a warp; it may be used again
+// after the next __syncthreads.
+DEVICE float block_sum(float value, float* partial) {
+    value = warp_sum(value);
+    if (lane_id() == 0) partial[warp_id()] = value;
+    __syncthreads();
+    int warps = blockDim.x >> 5;
+    return warp_sum(lane_id() < warps ? partial[lane_id()] : 0.f);
+}
+
+// Eight bf16 as one 16-byte access.
+struct alignas(16) Pack8 {
+    uint32_t word[4];
+
+    // Value `i`, a compile-time constant where it matters.
+    __device__ __forceinline__ float get(int i) const {
+        uint32_t bits = i & 1 ? word[i >> 1] & 0xffff0000u : word[i >> 1] << 16;
+        return __uint_as_float(bits);
+    }
+};
+
+DEVICE Pack8 load8(const bf16* from) { return *reinterpret_cast<const Pack8*>(from); }
+DEVICE void store8(bf16* to, const Pack8& pack) { *reinterpret_cast<Pack8*>(to) = pack; }
+DEVICE Pack8 pack8(const float (&v)[8]) {
+    Pack8 pack;
+#pragma unroll
+    for (int i = 0; i < 4; i++) pack.word[i] = ptx::cvt_bf16x2(v[2 * i], v[2 * i + 1]);
+    return pack;
+}
