@@ -49,3 +49,11 @@ DEVICE Pack8 pack8(const float (&v)[8]) {
     for (int i = 0; i < 4; i++) pack.word[i] = ptx::cvt_bf16x2(v[2 * i], v[2 * i + 1]);
     return pack;
 }
+
+// Four f32 as one 16-byte access.
+struct alignas(16) Quad {
+    float value[4];
+};
+
+DEVICE Quad load4(const float* from) { return *reinterpret_cast<const Quad*>(from); }
+DEVICE void store4(float* to, const Quad& quad) { *reinterpret_cast<Quad*>(to) = quad; }
