@@ -57,3 +57,25 @@ struct alignas(16) Quad {
 
 DEVICE Quad load4(const float* from) { return *reinterpret_cast<const Quad*>(from); }
 DEVICE void store4(float* to, const Quad& quad) { *reinterpret_cast<Quad*>(to) = quad; }
+
+// N consecutive bf16 as f32: 8 in one 16-byte access, or 1. Loops over rows take N = 8 where width is a multiple of 8, so that
+// rows start on 16 bytes, and else N = 1.
+template <int N>
+DEVICE void load_values(const bf16* from, float (&to)[N]) {
+    static_assert(N == 8 || N == 1, "a 16-byte access or a single one");
+    if constexpr (N == 8) {
+        Pack8 pack = load8(from);
+#pragma unroll
+        for (int i = 0; i < 8; i++) to[i] = pack.get(i);
+    } else {
+        to[0] = float(*from);
+    }
+}
+template <int N>
+DEVICE void store_values(bf16* to, const float (&from)[N]) {
+    static_assert(N == 8 || N == 1, "a 16-byte access or a single one");
+    if constexpr (N == 8)
+        store8(to, pack8(from));
+    else
+        *to = bf16(from[0]);
+}

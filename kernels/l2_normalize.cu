@@ -1,59 +1,49 @@
 // Rows to unit length.
 #include "common.cuh"
 
-// The calling warp's part of the sum over one row of a[k] b[k]: the same bits in every lane. `VECTOR`: width is a multiple
-// of 8, so that rows start on 16 bytes.
-template <bool VECTOR>
+// The sum over one row of a[k] b[k], by a warp: the same bits in every lane.
+template <int N>
 DEVICE float row_dot(const bf16* a, const bf16* b, int width) {
     float sum = 0.f;
-    if (VECTOR) {
 #pragma unroll 4
-        for (int k = lane_id() * 8; k < width; k += 256) {
-            Pack8 left = load8(a + k), right = load8(b + k);
+    for (int k = lane_id() * N; k < width; k += 32 * N) {
+        float left[N], right[N];
+        load_values(a + k, left);
+        load_values(b + k, right);
 #pragma unroll
-            for (int i = 0; i < 8; i++) sum += left.get(i) * right.get(i);
-        }
-    } else {
-        for (int k = lane_id(); k < width; k += 32) sum += float(a[k]) * float(b[k]);
+        for (int i = 0; i < N; i++) sum += left[i] * right[i];
     }
     return warp_sum(sum);
 }
 
-template <bool VECTOR>
+// The row is read twice: the second time it lies in the first-level cache.
+template <int N>
 DEVICE void normalize_row(const bf16* x, bf16* y, float* norm, int width) {
-    float length = fmaxf(sqrtf(row_dot<VECTOR>(x, x, width)), 1e-12f);
+    float length = fmaxf(sqrtf(row_dot<N>(x, x, width)), 1e-12f);
     float inverse = 1.f / length;
     if (lane_id() == 0) *norm = length;
-    // The row is read a second time: it lies in the first-level cache.
-    if (VECTOR) {
 #pragma unroll 4
-        for (int k = lane_id() * 8; k < width; k += 256) {
-            Pack8 pack = load8(x + k);
-            float unit[8];
+    for (int k = lane_id() * N; k < width; k += 32 * N) {
+        float value[N];
+        load_values(x + k, value);
 #pragma unroll
-            for (int i = 0; i < 8; i++) unit[i] = pack.get(i) * inverse;
-            store8(y + k, pack8(unit));
-        }
-    } else {
-        for (int k = lane_id(); k < width; k += 32) y[k] = bf16(float(x[k]) * inverse);
+        for (int i = 0; i < N; i++) value[i] *= inverse;
+        store_values(y + k, value);
     }
 }
 
-template <bool VECTOR>
+template <int N>
 DEVICE void normalize_row_backward(const bf16* dy, const bf16* y, float norm, bf16* dx, int width) {
-    float along = row_dot<VECTOR>(dy, y, width);
+    float along = row_dot<N>(dy, y, width);
     float inverse = 1.f / norm;
-    if (VECTOR) {
 #pragma unroll 4
-        for (int k = lane_id() * 8; k < width; k += 256) {
-            Pack8 gradient = load8(dy + k), unit = load8(y + k);
-            float result[8];
+    for (int k = lane_id() * N; k < width; k += 32 * N) {
+        float gradient[N], unit[N];
+        load_values(dy + k, gradient);
+        load_values(y + k, unit);
 #pragma unroll
-            for (int i = 0; i < 8; i++) result[i] = (gradient.get(i) - unit.get(i) * along) * inverse;
-            store8(dx + k, pack8(result));
-        }
-    } else {
-        for (int k = lane_id(); k < width; k += 32) dx[k] = bf16((float(dy[k]) - float(y[k]) * along) * inverse);
+        for (int i = 0; i < N; i++) gradient[i] = (gradient[i] - unit[i] * along) * inverse;
+        store_values(dx + k, gradient);
     }
 }
 
@@ -67,9 +57,9 @@ KERNEL(128, 1, l2_normalize, const bf16* x, bf16* y, float* norm, int rows, int 
     if (row >= rows) return;
     int64_t start = int64_t(row) * width;
     if (width % 8 == 0)
-        normalize_row<true>(x + start, y + start, norm + row, width);
+        normalize_row<8>(x + start, y + start, norm + row, width);
     else
-        normalize_row<false>(x + start, y + start, norm + row, width);
+        normalize_row<1>(x + start, y + start, norm + row, width);
 }
 
 // dx = (dy - y (y . dy)) / norm for each row: dy, y, dx [rows, width], norm [rows] of the forward pass.
@@ -80,7 +70,7 @@ KERNEL(128, 1, l2_normalize_backward, const bf16* dy, const bf16* y, const float
     if (row >= rows) return;
     int64_t start = int64_t(row) * width;
     if (width % 8 == 0)
-        normalize_row_backward<true>(dy + start, y + start, norm[row], dx + start, width);
+        normalize_row_backward<8>(dy + start, y + start, norm[row], dx + start, width);
     else
-        normalize_row_backward<false>(dy + start, y + start, norm[row], dx + start, width);
+        normalize_row_backward<1>(dy + start, y + start, norm[row], dx + start, width);
 }
