@@ -1,9 +1,10 @@
 //! CLIP models that keep learning: new classes, new domains, new years, without forgetting.
 //!
-//! The modules are floors of one house, and imports point down this list only: [`report`], [`experiment`], [`method`],
+//! The modules are floors of one house, and imports point down this list only: [`check`], [`report`], [`experiment`], [`method`],
 //! [`train`], [`objective`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; in the cellar [`error`],
 //! [`files`], [`rng`].
 
+pub mod check;
 pub mod data;
 pub mod error;
 pub mod eval;

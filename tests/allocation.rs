@@ -91,7 +91,7 @@ fn training_allocates_nothing_after_warm_up() {
             classes: BATCH,
             by_class: true,
         };
-        let mut trainer = Trainer::<Cpu<f32>>::new(&spec, capacity).unwrap();
+        let mut trainer = Trainer::<Cpu<f32>>::new(&(), &spec, capacity).unwrap();
         trainer.clip.load(&mut trainer.device, &initial);
         trainer.objective.set_shares(&mut trainer.device, &[1.0 / BATCH as f32; BATCH]);
         let mut bank = TextBank::default();

@@ -39,7 +39,7 @@ impl Setup {
             classes: 6,
             by_class: false,
         };
-        let mut trainer = Trainer::new(&spec, capacity).unwrap();
+        let mut trainer = Trainer::new(&(), &spec, capacity).unwrap();
         let mut values = vec![0.0; trainer.clip.parameters.arena_len()];
         for parameter in trainer.clip.parameters.iter() {
             let init = fixture.f64(&format!("init/{}", parameter.name));

@@ -11,7 +11,7 @@ use perennial::model::clip::Capacity;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::{ModelSpec, TransformerSpec};
 use perennial::objective::{ObjectiveKind, ObjectiveSettings};
-use perennial::ops::adamw::{AdamWArenas, AdamWStep};
+use perennial::ops::adamw::{AdamWArenas, AdamWSettings, pace};
 use perennial::ops::attention::AttentionShape;
 use perennial::ops::contrastive::{
     ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
@@ -62,8 +62,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let spec = ModelSpec::find(&arguments.model)?;
     let batch = arguments.batch as usize;
     let mut report = match arguments.what {
-        What::Step => bench_step::<Cpu<f32>>(&spec, batch, arguments.steps as usize)?,
-        What::Kernels => bench_kernels::<Cpu<f32>>(&spec, batch)?,
+        What::Step => bench_step::<Cpu<f32>>(&(), &spec, batch, arguments.steps as usize)?,
+        What::Kernels => bench_kernels::<Cpu<f32>>(&(), &spec, batch)?,
     };
     let Some(path) = &arguments.json else { return Ok(()) };
     for (key, value) in [
@@ -102,7 +102,7 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2]
 }
 
-fn bench_step<D: Device>(spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
+fn bench_step<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
     let capacity = Capacity { images: batch, texts: batch };
     let trainer = TrainerSpec {
         model: spec.clone(),
@@ -116,7 +116,7 @@ fn bench_step<D: Device>(spec: &ModelSpec, batch: usize, steps: usize) -> Result
         by_class: false,
     };
     let (plan, build) = Trainer::<D>::plan(&trainer, Capacity { images: 1, texts: 1 });
-    let mut trainer = build(D::with_plan(&plan)?);
+    let mut trainer = build(D::with_plan(place, &plan)?);
     trainer.clip.load(&mut trainer.device, &trainer.clip.parameters.initial_values(0));
     let bank = captions(spec, batch * BATCHES)?;
     let numbers: Vec<u32> = (0..bank.len() as u32).collect();
@@ -190,10 +190,10 @@ fn time(mut work: impl FnMut()) -> f64 {
 }
 
 /// A device with what `build` plans, all floats between 0.1 and 1.
-fn device_with<D: Device, S>(build: impl FnOnce(&mut Plan) -> S) -> Result<(D, S)> {
+fn device_with<D: Device, S>(place: &D::Place, build: impl FnOnce(&mut Plan) -> S) -> Result<(D, S)> {
     let mut plan = Plan::new::<D>();
     let spans = build(&mut plan);
-    let mut device = D::with_plan(&plan)?;
+    let mut device = D::with_plan(place, &plan)?;
     let [storage, wide, _, _] = plan.elements();
     let mut generator = rng(0, "operands", &[]);
     let values: Vec<f32> = (0..storage.max(wide)).map(|_| 0.1 + 0.9 * unit(&mut generator) as f32).collect();
@@ -209,10 +209,10 @@ struct Ceilings {
 }
 
 impl Ceilings {
-    fn measure<D: Device>() -> Result<Ceilings> {
+    fn measure<D: Device>(place: &D::Place) -> Result<Ceilings> {
         let (rows, width) = (4096, 1024);
         let (mut device, [x, weight, y]) =
-            device_with::<D, _>(|plan| [rows * width, width * width, rows * width].map(|len| plan.tensor(len)))?;
+            device_with::<D, _>(place, |plan| [rows * width, width * width, rows * width].map(|len| plan.tensor(len)))?;
         let shape = LinearShape::new(rows, width, width);
         let seconds = time(|| device.linear(shape, x, weight, None, Epilogue::None, y));
         // Larger than any cache.
@@ -225,20 +225,21 @@ impl Ceilings {
 }
 
 /// The table of ops as it grows.
-struct Table {
+struct Table<D: Device> {
+    place: D::Place,
     ceilings: Ceilings,
     rows: Vec<Value>,
 }
 
-impl Table {
-    fn new(ceilings: Ceilings) -> Table {
+impl<D: Device> Table<D> {
+    fn new(place: D::Place, ceilings: Ceilings) -> Table<D> {
         println!(
             "ceilings: products {:.1} GFLOP/s, copies {:.1} GB/s; what stays in a cache can pass the latter",
             ceilings.operations / 1e9,
             ceilings.bytes / 1e9
         );
         println!("{:<24} {:<26} {:>10} {:>9} {:>8} {:>8}", "op", "shape", "us", "GFLOP/s", "GB/s", "% floor");
-        Table { ceilings, rows: Vec::new() }
+        Table { place, ceilings, rows: Vec::new() }
     }
 
     /// Times `work` and adds its line. `floats` is the fewest 4-byte values to be read and written.
@@ -254,8 +255,8 @@ impl Table {
     }
 }
 
-fn bench_kernels<D: Device>(spec: &ModelSpec, batch: usize) -> Result<Value> {
-    let mut table = Table::new(Ceilings::measure::<D>()?);
+fn bench_kernels<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Result<Value> {
+    let mut table = Table::<D>::new(place.clone(), Ceilings::measure::<D>(place)?);
     let bank = captions(spec, batch)?;
     let tokens = (0..batch as u32).map(|text| bank.tokens(text).len()).max().unwrap_or(1);
     for (tower, transformer, tokens) in [("image", spec.vision(), spec.patches() + 1), ("text", spec.text(), tokens)] {
@@ -267,7 +268,7 @@ fn bench_kernels<D: Device>(spec: &ModelSpec, batch: usize) -> Result<Value> {
     bench_text_input::<D>(&mut table, spec, &bank, tokens)?;
     bench_objective::<D>(&mut table, spec, batch)?;
     bench_optimizer::<D>(&mut table, spec)?;
-    let Table { ceilings, rows } = table;
+    let Table { ceilings, rows, .. } = table;
     Ok(json!({
         "ceilings": { "gflops": ceilings.operations / 1e9, "gb_per_second": ceilings.bytes / 1e9 },
         "ops": rows,
@@ -275,7 +276,7 @@ fn bench_kernels<D: Device>(spec: &ModelSpec, batch: usize) -> Result<Value> {
 }
 
 /// The ops of one residual attention block.
-fn bench_block<D: Device>(table: &mut Table, spec: TransformerSpec, samples: usize, tokens: usize) -> Result<()> {
+fn bench_block<D: Device>(table: &mut Table<D>, spec: TransformerSpec, samples: usize, tokens: usize) -> Result<()> {
     let (rows, width, hidden, kind) = (samples * tokens, spec.width, spec.hidden, spec.activation);
     for (name, inputs, outputs) in
         [("in_proj", width, 3 * width), ("out_proj", width, width), ("c_fc", width, hidden), ("c_proj", hidden, width)]
@@ -289,7 +290,7 @@ fn bench_block<D: Device>(table: &mut Table, spec: TransformerSpec, samples: usi
     }
 
     let shape = AttentionShape { samples, tokens, heads: spec.heads, head_dim: spec.head_dim(), causal: spec.causal };
-    let (mut device, ([qkv, out, dout, dqkv], log_sum_exp)) = device_with::<D, _>(|plan| {
+    let (mut device, ([qkv, out, dout, dqkv], log_sum_exp)) = device_with::<D, _>(&table.place, |plan| {
         let tensors = [3, 1, 1, 3].map(|widths| plan.tensor(rows * widths * width));
         (tensors, plan.stats(rows * spec.heads))
     })?;
@@ -306,10 +307,11 @@ fn bench_block<D: Device>(table: &mut Table, spec: TransformerSpec, samples: usi
 
     let shape = LayerNormShape { rows, width, eps: ModelSpec::LAYER_NORM_EPS };
     let values = rows * width;
-    let (mut device, ([x, y, dx, gamma, beta], [mean, rstd, dgamma, dbeta])) = device_with::<D, _>(|plan| {
-        let tensors = [values, values, values, width, width].map(|len| plan.tensor(len));
-        (tensors, [rows, rows, width, width].map(|len| plan.stats(len)))
-    })?;
+    let (mut device, ([x, y, dx, gamma, beta], [mean, rstd, dgamma, dbeta])) =
+        device_with::<D, _>(&table.place, |plan| {
+            let tensors = [values, values, values, width, width].map(|len| plan.tensor(len));
+            (tensors, [rows, rows, width, width].map(|len| plan.stats(len)))
+        })?;
     let text = format!("{rows} x {width}");
     table.add("layer_norm", &text, 7 * values, 2 * values, || {
         device.layer_norm(shape, x, gamma, beta, y, mean, rstd);
@@ -322,17 +324,18 @@ fn bench_block<D: Device>(table: &mut Table, spec: TransformerSpec, samples: usi
 
 /// One linear map forward and backward; `epilogues` makes them from `pre` and a residual.
 fn bench_linear<D: Device>(
-    table: &mut Table,
+    table: &mut Table<D>,
     shape: LinearShape,
     epilogues: impl FnOnce(Tensor, Tensor) -> (Epilogue, BackwardEpilogue),
 ) -> Result<()> {
     let LinearShape { rows, inputs, outputs, .. } = shape;
-    let (mut device, ([x, y, pre, residual], [weight, bias], [dweight, dbias])) = device_with::<D, _>(|plan| {
-        let wide = inputs.max(outputs);
-        let tensors = [inputs, outputs, wide, outputs].map(|width| plan.tensor(rows * width));
-        let weights = [outputs * inputs, outputs].map(|len| plan.tensor(len));
-        (tensors, weights, [outputs * inputs, outputs].map(|len| plan.stats(len)))
-    })?;
+    let (mut device, ([x, y, pre, residual], [weight, bias], [dweight, dbias])) =
+        device_with::<D, _>(&table.place, |plan| {
+            let wide = inputs.max(outputs);
+            let tensors = [inputs, outputs, wide, outputs].map(|width| plan.tensor(rows * width));
+            let weights = [outputs * inputs, outputs].map(|len| plan.tensor(len));
+            (tensors, weights, [outputs * inputs, outputs].map(|len| plan.stats(len)))
+        })?;
     let (epilogue, backward) = epilogues(pre, residual);
     let operations = 2 * rows * inputs * outputs;
     let (floats, text) = (rows * (inputs + outputs) + inputs * outputs, format!("{rows} x {inputs} x {outputs}"));
@@ -350,12 +353,12 @@ fn bench_linear<D: Device>(
     Ok(())
 }
 
-fn bench_image_input<D: Device>(table: &mut Table, spec: &ModelSpec, images: usize) -> Result<()> {
+fn bench_image_input<D: Device>(table: &mut Table<D>, spec: &ModelSpec, images: usize) -> Result<()> {
     let (image_size, patch_size) = (spec.vision_cfg.image_size, spec.vision_cfg.patch_size);
     let shape = PatchShape { images, image_size, patch_size };
     let (count, values, width) = (shape.count(), shape.values(), spec.vision_cfg.width);
     let (mut device, (pixels, [patches, projected, class, position, x], [dclass, dposition])) =
-        device_with::<D, _>(|plan| {
+        device_with::<D, _>(&table.place, |plan| {
             let pixels = plan.pixels(images * image_size * image_size * 3);
             let tensors = [
                 images * count * values,
@@ -386,10 +389,10 @@ fn bench_image_input<D: Device>(table: &mut Table, spec: &ModelSpec, images: usi
     Ok(())
 }
 
-fn bench_text_input<D: Device>(table: &mut Table, spec: &ModelSpec, bank: &TextBank, tokens: usize) -> Result<()> {
+fn bench_text_input<D: Device>(table: &mut Table<D>, spec: &ModelSpec, bank: &TextBank, tokens: usize) -> Result<()> {
     let (texts, width, vocabulary) = (bank.len(), spec.text_cfg.width, spec.text_cfg.vocab_size);
     let context = spec.text_cfg.context_length;
-    let (mut device, (ids, [weights, position, x], [dtable, dposition])) = device_with::<D, _>(|plan| {
+    let (mut device, (ids, [weights, position, x], [dtable, dposition])) = device_with::<D, _>(&table.place, |plan| {
         let tensors = [vocabulary * width, context * width, texts * tokens * width].map(|len| plan.tensor(len));
         (plan.ids(texts * tokens), tensors, [vocabulary * width, context * width].map(|len| plan.stats(len)))
     })?;
@@ -410,10 +413,10 @@ fn bench_text_input<D: Device>(table: &mut Table, spec: &ModelSpec, bank: &TextB
     Ok(())
 }
 
-fn bench_objective<D: Device>(table: &mut Table, spec: &ModelSpec, samples: usize) -> Result<()> {
+fn bench_objective<D: Device>(table: &mut Table<D>, spec: &ModelSpec, samples: usize) -> Result<()> {
     let width = spec.embed_dim;
     let (mut device, ([image, text, dimage, dtext], [text_of, class_of_text], stats, scalars)) =
-        device_with::<D, _>(|plan| {
+        device_with::<D, _>(&table.place, |plan| {
             let tensors = [(); 4].map(|_| plan.tensor(samples * width));
             let ids = [(); 2].map(|_| plan.ids(samples));
             (tensors, ids, [(); 9].map(|_| plan.stats(samples)), [(); 3].map(|_| plan.stats(1)))
@@ -430,8 +433,7 @@ fn bench_objective<D: Device>(table: &mut Table, spec: &ModelSpec, samples: usiz
     });
     device.write(text_of, &(0..samples as u32).collect::<Vec<_>>());
     let shape = ContrastiveShape { samples, texts: samples, width };
-    let settings =
-        ContrastiveSettings { surrogate: Surrogate::Linear, negatives: Negatives::All, gamma: 1.0, times_tau: false };
+    let settings = ContrastiveSettings { surrogate: Surrogate::Linear, negatives: Negatives::All, times_tau: false };
     let inputs = ContrastiveInputs { image, text, text_of, class_of_text, log_scale };
     let saved = ContrastiveSaved { positive, log_u: [u1, u2], slope: [slope1, slope2], height: [height1, height2] };
     let product = 2 * samples * samples * width;
@@ -444,25 +446,18 @@ fn bench_objective<D: Device>(table: &mut Table, spec: &ModelSpec, samples: usiz
     Ok(())
 }
 
-fn bench_optimizer<D: Device>(table: &mut Table, spec: &ModelSpec) -> Result<()> {
+fn bench_optimizer<D: Device>(table: &mut Table<D>, spec: &ModelSpec) -> Result<()> {
     let list = ParameterList::of(spec);
     let len = list.arena_len();
-    let (mut device, (arenas, norm)) = device_with::<D, _>(|plan| {
+    let (mut device, (arenas, norm, rate)) = device_with::<D, _>(&table.place, |plan| {
         let [master, gradients, first_moment, second_moment] = [(); 4].map(|_| plan.stats(len));
         let weights = plan.weights(master);
-        (AdamWArenas { master, weights, gradients, first_moment, second_moment }, plan.stats(1))
+        (AdamWArenas { master, weights, gradients, first_moment, second_moment }, plan.stats(1), plan.stats(3))
     })?;
-    let step = AdamWStep {
-        learning_rate: 1e-4,
-        beta1: 0.9,
-        beta2: 0.98,
-        eps: 1e-6,
-        weight_decay: 0.2,
-        step: 1,
-        max_norm: 1.0,
-    };
+    let settings = AdamWSettings { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, max_norm: 1.0 };
+    device.write(rate, &pace(1e-4, &settings, 1).map(|x| x as f32));
     let (text, decayed) = (format!("{len}"), list.decayed());
     table.add("gradient_norm", &text, 2 * len, len, || device.gradient_norm(arenas.gradients, norm));
-    table.add("adamw", &text, 14 * len, 7 * len, || device.adamw(step, arenas, norm, &decayed));
+    table.add("adamw", &text, 14 * len, 7 * len, || device.adamw(settings, rate, arenas, norm, &decayed));
     Ok(())
 }

@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for config in &grid {
         let label = format!("{}-m{}-s{}", config.method, config.memory.size, config.seed);
         let mut progress = Progress::new(Some(label.clone()));
-        match experiment::run::<Cpu<f32>>(config, &arguments.out.join(&label), &mut progress) {
+        match experiment::run::<Cpu<f32>>(&(), config, &arguments.out.join(&label), &mut progress) {
             Ok(evaluation) => done.push(evaluation),
             Err(error) => {
                 eprintln!("{label}: error: {error}");

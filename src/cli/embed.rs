@@ -68,7 +68,7 @@ impl Model {
     /// The model, ready for at most `images` images and `texts` texts at once; notes go to standard error.
     pub fn open(&self, images: usize, texts: usize) -> Result<Pretrained<Cpu<f32>>> {
         let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
-        let (model, notes) = Pretrained::open(&self.model, &self.spec()?, capacity)?;
+        let (model, notes) = Pretrained::open(&(), &self.model, &self.spec()?, capacity)?;
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(model)
     }

@@ -1,6 +1,7 @@
 //! Commands: arguments, progress, exit codes.
 
 mod bench;
+mod check;
 mod compare;
 mod compute;
 mod embed;
@@ -40,6 +41,8 @@ enum Command {
     Report(report::Arguments),
     /// List methods, presets, models or kernels
     List(list::Arguments),
+    /// Hold every kernel of a GPU against the CPU reference
+    Check(check::Arguments),
     /// Measure a training step, or each op, on this machine
     Bench(bench::Arguments),
 }
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match result {

@@ -71,7 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         config.memory.size = 0;
     }
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
-    let evaluation = experiment::run::<Cpu<f32>>(&config, &out, &mut Progress::new(None))?;
+    let evaluation = experiment::run::<Cpu<f32>>(&(), &config, &out, &mut Progress::new(None))?;
     print(&evaluation, &out);
     Ok(())
 }

@@ -72,11 +72,16 @@ pub struct Pretrained<D> {
 impl<D: Device> Pretrained<D> {
     /// Loads the weights at `path` as the model `spec`, for batches of `capacity`. Returns also what the user should hear
     /// though the file can be used.
-    pub fn open(path: &Path, spec: &ModelSpec, capacity: Capacity) -> Result<(Pretrained<D>, Vec<String>)> {
+    pub fn open(
+        place: &D::Place,
+        path: &Path,
+        spec: &ModelSpec,
+        capacity: Capacity,
+    ) -> Result<(Pretrained<D>, Vec<String>)> {
         let weights = checkpoint::load(path, spec)?;
         let mut plan = Plan::new::<D>();
         let clip = Clip::plan(&mut plan, spec, capacity, Purpose::Inference);
-        let mut device = D::with_plan(&plan).map_err(|error| {
+        let mut device = D::with_plan(place, &plan).map_err(|error| {
             Error::input(format!("{error}; a --batch below {} needs less", capacity.images.max(capacity.texts)))
         })?;
         clip.load(&mut device, &weights.values);

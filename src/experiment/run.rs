@@ -41,12 +41,17 @@ pub struct Iteration {
 /// Runs `config` in the directory `out`, or goes on where the same run stopped there.
 ///
 /// Errors of input come before anything is trained. An error of the run leaves the directory as its last checkpoint has it.
-pub fn run<D: Device>(config: &Config, out: &Path, observer: &mut dyn Observer) -> Result<Evaluation> {
+pub fn run<D: Device>(
+    place: &D::Place,
+    config: &Config,
+    out: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Evaluation> {
     let setup = Setup::open(config)?;
     let trainer_spec = setup.trainer_spec();
     let (plan, build) = Trainer::<D>::plan(&trainer_spec, setup.evaluation_capacity());
-    let device = D::with_plan(&plan).map_err(|error| {
-        let fitting = largest_batch::<D>(&setup, plan.bytes());
+    let device = D::with_plan(place, &plan).map_err(|error| {
+        let fitting = largest_batch::<D>(place, &setup, plan.bytes());
         Error::input(format!("{error}{}", fitting.map(|b| format!("; train.batch {b} would fit")).unwrap_or_default()))
     })?;
     let directory = RunDirectory::open(out, config)?;
@@ -57,13 +62,13 @@ pub fn run<D: Device>(config: &Config, out: &Path, observer: &mut dyn Observer) 
 }
 
 /// The largest batch whose plan needs at most half of `bytes`, halving from the one that does not fit.
-fn largest_batch<D: Device>(setup: &Setup, bytes: usize) -> Option<usize> {
+fn largest_batch<D: Device>(place: &D::Place, setup: &Setup, bytes: usize) -> Option<usize> {
     let mut spec = setup.trainer_spec();
     while spec.capacity.images > 2 {
         spec.capacity.images /= 2;
         spec.capacity.texts = spec.capacity.texts.min(spec.capacity.images);
         let (plan, _) = Trainer::<D>::plan(&spec, setup.evaluation_capacity());
-        if D::with_plan(&plan).is_ok() && plan.bytes() < bytes {
+        if D::with_plan(place, &plan).is_ok() && plan.bytes() < bytes {
             return Some(spec.capacity.images);
         }
     }

@@ -85,7 +85,7 @@ impl ContrastiveObjective {
                 class_of_text: plan.ids(capacity.texts),
                 class: plan.ids(n),
                 log_scale: if fixed { plan.stats(1) } else { clip.logit_scale_master },
-                averages: averages.map(|log_u| MovingAverages { log_u, slot: plan.ids(n) }),
+                averages: averages.map(|log_u| MovingAverages { log_u, slot: plan.ids(n), gamma: plan.stats(1) }),
                 saved: ContrastiveSaved { positive: plan.stats(n), log_u, slope, height },
                 group_dro: (kind == ObjectiveKind::Gdro && settings.class_weights).then(|| GroupDroState {
                     class_loss: plan.stats(classes),
@@ -124,23 +124,31 @@ impl ContrastiveObjective {
         }
     }
 
-    /// Loss and gradients of one batch: from both towers' embeddings to the gradients where the towers' backward passes read
-    /// them, the logit scale's included. `gamma` is the weight of this batch in the moving averages.
-    pub fn forward_backward<D: Device>(&self, device: &mut D, clip: &Clip, batch: BatchIndex, gamma: f64) {
-        let samples = batch.text_of.len();
-        let shape = ContrastiveShape { samples, texts: batch.class_of_text.len(), width: clip.spec.embed_dim };
+    /// Sends what [`ContrastiveObjective::forward_backward`] reads of a batch beside embeddings. `gamma` is its weight in the
+    /// moving averages.
+    pub fn load<D: Device>(&self, device: &mut D, batch: BatchIndex, gamma: f64) {
         device.write(self.text_of, batch.text_of);
         device.write(self.class_of_text, batch.class_of_text);
         if let Some(averages) = self.averages {
             device.write(averages.slot, batch.slot);
+            device.write(averages.gamma, &[gamma as f32]);
         }
+        if self.group_dro.is_some() {
+            let class: Vec<u32> = batch.text_of.iter().map(|text| batch.class_of_text[*text as usize]).collect();
+            device.write(self.class, &class);
+        }
+    }
+
+    /// Loss and gradients of the loaded batch: from both towers' embeddings to the gradients where the towers' backward passes
+    /// read them, the logit scale's included.
+    pub fn forward_backward<D: Device>(&self, device: &mut D, clip: &Clip, samples: usize, texts: usize) {
+        let shape = ContrastiveShape { samples, texts, width: clip.spec.embed_dim };
         let settings = ContrastiveSettings {
             surrogate: match self.kind {
                 ObjectiveKind::Gdro if self.settings.hinge => Surrogate::SquaredHinge { margin: self.settings.margin },
                 _ => Surrogate::Linear,
             },
             negatives: self.negatives,
-            gamma,
             times_tau: self.kind != ObjectiveKind::Clip,
         };
         let inputs = ContrastiveInputs {
@@ -153,8 +161,6 @@ impl ContrastiveObjective {
         device.contrastive(shape, settings, inputs, self.averages, self.saved);
         match (self.kind, self.group_dro) {
             (_, Some(state)) => {
-                let class: Vec<u32> = batch.text_of.iter().map(|text| batch.class_of_text[*text as usize]).collect();
-                device.write(self.class, &class);
                 let weights = match self.settings.gamma2 {
                     gamma2 if gamma2 > 0.0 => ClassWeights::Stochastic { gamma2 },
                     _ => ClassWeights::Exact,

@@ -37,8 +37,6 @@ pub enum Negatives {
 pub struct ContrastiveSettings {
     pub surrogate: Surrogate,
     pub negatives: Negatives,
-    /// Weight of the batch in the moving average u; 1 keeps no memory of earlier batches.
-    pub gamma: f64,
     /// Whether the loss is sum a_i tau (log u1_i + log u2_i), GCL's form, or without tau, InfoNCE's.
     pub times_tau: bool,
 }
@@ -64,6 +62,8 @@ pub struct ContrastiveInputs {
 pub struct MovingAverages {
     pub log_u: [Stats; 2],
     pub slot: Ids,
+    /// Weight of the batch in the averages `[1]`; 1 keeps no memory of earlier batches.
+    pub gamma: Stats,
 }
 
 /// What the first pass leaves for the second, `[samples]` each; index 0 is for image anchors, 1 for text anchors.

@@ -116,8 +116,11 @@ impl<K> Span<K> {
 #[derive(Clone, Debug)]
 pub struct Plan {
     storage_bytes: usize,
+    workspace_bytes: usize,
     /// Elements planned: storage, wide, index, byte. Where storage is as wide as statistics, the first stays 0.
     elements: [usize; 4],
+    /// The elements between spans, which nothing may touch, in each pool.
+    gaps: [Vec<Range<usize>>; 4],
     sections: Vec<(String, usize)>,
 }
 
@@ -126,7 +129,14 @@ const ALIGNMENT: usize = 64;
 
 impl Plan {
     pub fn new<D: Memory>() -> Plan {
-        Plan { storage_bytes: D::STORAGE_BYTES, elements: [0; 4], sections: Vec::new() }
+        let workspace = (D::WORKSPACE_BYTES > 0).then(|| ("workspace".to_string(), D::WORKSPACE_BYTES));
+        Plan {
+            storage_bytes: D::STORAGE_BYTES,
+            workspace_bytes: D::WORKSPACE_BYTES,
+            elements: [0; 4],
+            gaps: Default::default(),
+            sections: workspace.into_iter().collect(),
+        }
     }
 
     fn unified(&self) -> bool {
@@ -138,6 +148,9 @@ impl Plan {
         let used = &mut self.elements[pool as usize];
         let offset = *used;
         *used += len.next_multiple_of(ALIGNMENT);
+        if offset + len < *used {
+            self.gaps[pool as usize].push(offset + len..*used);
+        }
         Span::new(offset, len)
     }
 
@@ -184,10 +197,15 @@ impl Plan {
         self.elements
     }
 
+    /// The elements between spans of each pool, which no op may touch.
+    pub fn gaps(&self) -> &[Vec<Range<usize>>; 4] {
+        &self.gaps
+    }
+
     /// Bytes in all.
     pub fn bytes(&self) -> usize {
         let sizes = [self.storage_bytes, 4, 4, 1];
-        self.elements.iter().zip(sizes).map(|(count, size)| count * size).sum()
+        self.workspace_bytes + self.elements.iter().zip(sizes).map(|(count, size)| count * size).sum::<usize>()
     }
 }
 
@@ -196,8 +214,14 @@ pub trait Memory: Sized {
     /// Bytes of one [`Storage`] element.
     const STORAGE_BYTES: usize;
 
-    /// A device with all that `plan` holds, zeroed. Fails when the device does not have as much.
-    fn with_plan(plan: &Plan) -> Result<Self>;
+    /// Bytes that the device's own ops need beside what is planned.
+    const WORKSPACE_BYTES: usize;
+
+    /// Which of several such devices, and how it is set up.
+    type Place: Clone;
+
+    /// The device at `place` with all that `plan` holds, zeroed. Fails when it does not have as much memory, or cannot be had.
+    fn with_plan(place: &Self::Place, plan: &Plan) -> Result<Self>;
 
     /// How the device calls itself in manifests and tables.
     fn name(&self) -> String;
@@ -213,6 +237,24 @@ pub trait Memory: Sized {
 
     /// Brings the storage-precision `weights` up to date with `master`, after `master` was written by the host.
     fn refresh(&mut self, master: Stats, weights: Tensor);
+
+    /// The first thing that went wrong since the device was made, for devices that work on their own and hear of failures late:
+    /// what was read since then means nothing.
+    fn health(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does `work`, whose ops and spans depend on `key` alone. A device that can replay a list of ops faster than it is told
+    /// them may do so when a key comes again; values that change from time to time must lie in its memory.
+    fn record(&mut self, key: [usize; 3], work: impl FnOnce(&mut Self)) {
+        let _ = key;
+        work(self);
+    }
+
+    /// Names the part of a step that the coming ops belong to, for profilers.
+    fn phase(&mut self, name: &'static str) {
+        let _ = name;
+    }
 
     /// The span's values as a new vector.
     fn read_vec<K: Kind>(&self, from: Span<K>) -> Vec<K::Host> {

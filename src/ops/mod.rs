@@ -1,7 +1,7 @@
 //! The contract: what a device can do.
 //!
 //! Every op is a small trait in a file of its name, and a [`Device`] fulfils all of them. The model is written
-//! once against these traits; [`cpu`] is the reference implementation and a backend that people use.
+//! once against these traits; [`cpu`] is the reference implementation and a backend that people use, [`cuda`] runs on GPUs.
 //!
 //! Conventions: row-major; weights `[out, in]` as in PyTorch unless an op says otherwise; an output span is
 //! overwritten in full unless the op says that it adds. Outputs never overlap inputs.
@@ -10,6 +10,7 @@ pub mod adamw;
 pub mod attention;
 pub mod contrastive;
 pub mod cpu;
+pub mod cuda;
 pub mod group_dro;
 pub mod l2_normalize;
 pub mod layer_norm;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::clip::Clip;
-use crate::ops::adamw::{AdamWArenas, AdamWStep};
+use crate::ops::adamw::{AdamWArenas, AdamWSettings, pace};
 use crate::ops::{Device, Plan, Stats};
 
 /// AdamW's settings, apart from the learning rate, which the schedule gives.
@@ -33,6 +33,8 @@ pub struct Optimizer {
     arenas: AdamWArenas,
     decayed: Vec<Range<usize>>,
     norm: Stats,
+    /// What the coming update depends on beside the gradients [3].
+    pace: Stats,
     /// Steps taken since the moments were zeroed.
     steps: u64,
 }
@@ -58,6 +60,7 @@ impl Optimizer {
             },
             decayed: clip.parameters.decayed(),
             norm: plan.stats(1),
+            pace: plan.stats(3),
             steps: 0,
         })
     }
@@ -69,19 +72,37 @@ impl Optimizer {
         self.steps = 0;
     }
 
-    /// Updates all parameters from their gradients, and returns the gradients' 2-norm before clipping. Fails where that is
-    /// not finite; parameters and moments are then as they were.
-    pub fn step<D: Device>(&mut self, device: &mut D, learning_rate: f64) -> Result<f32> {
+    fn adamw_settings(&self) -> AdamWSettings {
+        let OptimizerSettings { beta1, beta2, eps, weight_decay, clip_norm } = self.settings;
+        AdamWSettings {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            max_norm: if clip_norm > 0.0 { clip_norm } else { f64::INFINITY },
+        }
+    }
+
+    /// Sends what the coming update depends on beside the gradients.
+    pub fn load<D: Device>(&self, device: &mut D, learning_rate: f64) {
+        let pace = pace(learning_rate, &self.adamw_settings(), self.steps + 1);
+        device.write(self.pace, &pace.map(|x| x as f32));
+    }
+
+    /// Updates all parameters from their gradients. Where the gradients' norm is not finite nothing changes.
+    pub fn update<D: Device>(&self, device: &mut D) {
         device.gradient_norm(self.arenas.gradients, self.norm);
+        device.adamw(self.adamw_settings(), self.pace, self.arenas, self.norm, &self.decayed);
+    }
+
+    /// The gradients' 2-norm before clipping, once the update is done. Fails where that is not finite; parameters and moments
+    /// are then as they were.
+    pub fn finish<D: Device>(&mut self, device: &D) -> Result<f32> {
         let gradient_norm = device.read_vec(self.norm)[0];
         if !gradient_norm.is_finite() {
             return Err(Error::run(format!("the gradient's norm became {gradient_norm}")));
         }
         self.steps += 1;
-        let OptimizerSettings { beta1, beta2, eps, weight_decay, clip_norm } = self.settings;
-        let max_norm = if clip_norm > 0.0 { clip_norm } else { f64::INFINITY };
-        let step = AdamWStep { learning_rate, beta1, beta2, eps, weight_decay, step: self.steps, max_norm };
-        device.adamw(step, self.arenas, self.norm, &self.decayed);
         Ok(gradient_norm)
     }
 

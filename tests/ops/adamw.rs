@@ -1,10 +1,10 @@
-use perennial::ops::adamw::{AdamW, AdamWArenas, AdamWStep};
+use perennial::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, pace};
 use perennial::ops::{Memory, Plan};
 
 use super::{Device, assert_close, device, get, put, random};
 
-const STEP: AdamWStep =
-    AdamWStep { learning_rate: 3e-3, beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, step: 1, max_norm: 1.0 };
+const LEARNING_RATE: f64 = 3e-3;
+const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, max_norm: 1.0 };
 
 /// Long enough for several pieces of work, and no multiple of them.
 const LEN: usize = 40_011;
@@ -14,17 +14,17 @@ fn reference(parameters: &mut [f64], gradients: &[Vec<f64>], decays: impl Fn(usi
     let (mut m, mut v) = (vec![0.0; LEN], vec![0.0; LEN]);
     for (t, gradient) in gradients.iter().enumerate() {
         let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-        let scale = (STEP.max_norm / (norm + 1e-6)).min(1.0);
+        let scale = (SETTINGS.max_norm / (norm + 1e-6)).min(1.0);
         let t = t as i32 + 1;
         for i in 0..LEN {
             let g = gradient[i] * scale;
-            m[i] = STEP.beta1 * m[i] + (1.0 - STEP.beta1) * g;
-            v[i] = STEP.beta2 * v[i] + (1.0 - STEP.beta2) * g * g;
+            m[i] = SETTINGS.beta1 * m[i] + (1.0 - SETTINGS.beta1) * g;
+            v[i] = SETTINGS.beta2 * v[i] + (1.0 - SETTINGS.beta2) * g * g;
             if decays(i) {
-                parameters[i] -= STEP.learning_rate * STEP.weight_decay * parameters[i];
+                parameters[i] -= LEARNING_RATE * SETTINGS.weight_decay * parameters[i];
             }
-            let (m_hat, v_hat) = (m[i] / (1.0 - STEP.beta1.powi(t)), v[i] / (1.0 - STEP.beta2.powi(t)));
-            parameters[i] -= STEP.learning_rate * m_hat / (v_hat.sqrt() + STEP.eps);
+            let (m_hat, v_hat) = (m[i] / (1.0 - SETTINGS.beta1.powi(t)), v[i] / (1.0 - SETTINGS.beta2.powi(t)));
+            parameters[i] -= LEARNING_RATE * m_hat / (v_hat.sqrt() + SETTINGS.eps);
         }
     }
 }
@@ -34,7 +34,7 @@ fn three_steps_equal_the_written_out_rule() {
     let decayed = [3..100, 16_000..33_000, 40_010..40_011];
     let mut plan = Plan::new::<Device>();
     let [master, gradients, first_moment, second_moment] = [(); 4].map(|()| plan.stats(LEN));
-    let norm = plan.stats(1);
+    let (norm, rate) = (plan.stats(1), plan.stats(3));
     let arenas = AdamWArenas { master, weights: plan.weights(master), gradients, first_moment, second_moment };
     let mut device = device(&plan);
     device.fill(first_moment, 0.0);
@@ -52,7 +52,8 @@ fn three_steps_equal_the_written_out_rule() {
         device.gradient_norm(gradients, norm);
         let expected = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
         assert_close("norm", &get(&device, norm), &[expected], 1e-14);
-        device.adamw(AdamWStep { step: t as u64 + 1, ..STEP }, arenas, norm, &decayed);
+        put(&mut device, rate, &pace(LEARNING_RATE, &SETTINGS, t as u64 + 1));
+        device.adamw(SETTINGS, rate, arenas, norm, &decayed);
     }
     reference(&mut expected, &steps, |i| decayed.iter().any(|range| range.contains(&i)));
     assert_close("parameters", &get(&device, master), &expected, 1e-13);

@@ -19,6 +19,7 @@ pub struct Batch {
     pub weight: Vec<f64>,
     pub log_u: [Vec<f64>; 2],
     pub tau: f64,
+    pub gamma: f64,
     pub width: usize,
 }
 
@@ -53,7 +54,7 @@ pub fn run<T: Real>(batch: &Batch, settings: ContrastiveSettings) -> Outcome {
         class_of_text: plan.ids(shape.texts),
         log_scale: plan.stats(1),
     };
-    let averages = MovingAverages { log_u: [plan.stats(n), plan.stats(n)], slot: plan.ids(n) };
+    let averages = MovingAverages { log_u: [plan.stats(n), plan.stats(n)], slot: plan.ids(n), gamma: plan.stats(1) };
     let saved = ContrastiveSaved {
         positive: plan.stats(n),
         log_u: [plan.stats(n), plan.stats(n)],
@@ -67,6 +68,7 @@ pub fn run<T: Real>(batch: &Batch, settings: ContrastiveSettings) -> Outcome {
     put(device.slice_mut(inputs.text), &batch.text);
     put(device.slice_mut(weight), &batch.weight);
     put(device.slice_mut(inputs.log_scale), &[(1.0 / batch.tau).ln()]);
+    put(device.slice_mut(averages.gamma), &[batch.gamma]);
     device.write(inputs.text_of, &batch.text_of);
     device.write(inputs.class_of_text, &batch.class_of_text);
     device.write(averages.slot, &(0..n as u32).rev().collect::<Vec<_>>());
@@ -85,7 +87,7 @@ pub fn run<T: Real>(batch: &Batch, settings: ContrastiveSettings) -> Outcome {
     }
 }
 
-fn settings(case: &str, gamma: f64, margin: f64) -> ContrastiveSettings {
+fn settings(case: &str, margin: f64) -> ContrastiveSettings {
     ContrastiveSettings {
         surrogate: if case.starts_with("gdro") { Surrogate::SquaredHinge { margin } } else { Surrogate::Linear },
         negatives: match case {
@@ -93,7 +95,6 @@ fn settings(case: &str, gamma: f64, margin: f64) -> ContrastiveSettings {
             "gcl_captions" => Negatives::Others,
             _ => Negatives::OtherClasses,
         },
-        gamma,
         times_tau: case != "clip",
     }
 }
@@ -118,8 +119,9 @@ fn load(fixture: &Fixture, case: &str) -> (Batch, ContrastiveSettings) {
         weight.iter_mut().for_each(|a| *a *= 0.5);
     }
     let log_u = [fixture.f64(&key("lu1")), fixture.f64(&key("lu2"))];
-    let batch = Batch { image: fixture.f64(&key("image")), text, text_of, class_of_text, weight, log_u, tau, width };
-    (batch, settings(case, gamma, margin))
+    let batch =
+        Batch { image: fixture.f64(&key("image")), text, text_of, class_of_text, weight, log_u, tau, gamma, width };
+    (batch, settings(case, margin))
 }
 
 const CASES: [&str; 7] =
@@ -171,6 +173,7 @@ fn random_batch(samples: usize, texts: usize, width: usize) -> Batch {
         weight: random("weight", samples).iter().map(|w| w.abs() / samples as f64).collect(),
         log_u: [vec![f64::NAN; samples], vec![f64::NAN; samples]],
         tau: 0.3,
+        gamma: 1.0,
         width,
         text_of,
     }
@@ -185,7 +188,7 @@ fn gradients_match_finite_differences() {
     // Enough samples for several blocks in several groups. With gamma = 1 the estimator is the true gradient.
     let batch = random_batch(300, 23, 7);
     for case in ["clip", "gcl_captions", "gcl_classes", "gdro_classes"] {
-        let settings = settings(case, 1.0, 0.3);
+        let settings = settings(case, 0.3);
         let outcome = run::<f64>(&batch, settings);
         let inputs = [batch.image[..70].to_vec(), batch.text.clone(), vec![(1.0 / batch.tau).ln()]];
         let gradients = [outcome.dimage[..70].to_vec(), outcome.dtext, vec![outcome.by_log_scale]];
@@ -201,13 +204,13 @@ fn gradients_match_finite_differences() {
 
 #[test]
 fn deduplicated_texts_equal_one_text_a_sample() {
-    let shared = random_batch(61, 9, 8);
+    let shared = Batch { gamma: 0.6, ..random_batch(61, 9, 8) };
     let mut separate = shared.clone();
     separate.text = shared.text_of.iter().flat_map(|t| shared.text[*t as usize * 8..][..8].to_vec()).collect();
     separate.class_of_text = shared.text_of.iter().map(|t| shared.class_of_text[*t as usize]).collect();
     separate.text_of = (0..61).collect();
     for case in ["clip", "gcl_captions", "gcl_classes", "gdro_classes"] {
-        let settings = settings(case, 0.6, 0.3);
+        let settings = settings(case, 0.3);
         let (one, each) = (run::<f64>(&shared, settings), run::<f64>(&separate, settings));
         assert_close("loss", &[one.loss], &[each.loss], 1e-13);
         assert_close("dlog_scale", &[one.by_log_scale], &[each.by_log_scale], 1e-12);
@@ -232,7 +235,7 @@ fn a_constant_added_to_all_similarities_changes_nothing() {
     };
     let wide = Batch { image: widen(&batch.image), text: widen(&batch.text), width: 8, ..batch.clone() };
     for case in ["clip", "gcl_captions", "gdro_classes"] {
-        let settings = settings(case, 1.0, 0.5);
+        let settings = settings(case, 0.5);
         let (narrow, wide) = (run::<f64>(&batch, settings), run::<f64>(&wide, settings));
         assert_close("log u of images", &wide.log_u[0], &narrow.log_u[0], 1e-12);
         assert_close("log u of texts", &wide.log_u[1], &narrow.log_u[1], 1e-12);

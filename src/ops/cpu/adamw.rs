@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::vector::{sum, vectorized};
 use super::{Cpu, Real};
-use crate::ops::adamw::{AdamW, AdamWArenas, AdamWStep};
+use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings};
 use crate::ops::{Stats, Tensor};
 
 /// Elements of one piece of work: its four arrays stay within a second-level cache.
@@ -26,20 +26,31 @@ impl<T: Real> AdamW for Cpu<T> {
         });
     }
 
-    fn adamw(&mut self, step: AdamWStep, arenas: AdamWArenas, norm: Stats, decayed: &[Range<usize>]) {
-        let ([master, first, second], [gradients, norm], _) = self.views(
+    fn adamw(
+        &mut self,
+        settings: AdamWSettings,
+        pace: Stats,
+        arenas: AdamWArenas,
+        norm: Stats,
+        decayed: &[Range<usize>],
+    ) {
+        let ([master, first, second], [gradients, norm, pace], _) = self.views(
             [arenas.master.into(), arenas.first_moment.into(), arenas.second_moment.into()],
-            [arenas.gradients.into(), norm.first(1).into()],
+            [arenas.gradients.into(), norm.first(1).into(), pace.first(3).into()],
         );
-        let scale = (step.max_norm / (norm[0].as_f64() + 1e-6)).min(1.0);
+        if !norm[0].as_f64().is_finite() {
+            return;
+        }
+        let [learning_rate, correction1, correction2] = [0, 1, 2].map(|i| pace[i].as_f64());
+        let scale = (settings.max_norm / (norm[0].as_f64() + 1e-6)).min(1.0);
         let update = Update {
             scale: T::of(scale),
-            decay: T::of(1.0 - step.learning_rate * step.weight_decay),
-            beta1: T::of(step.beta1),
-            beta2: T::of(step.beta2),
-            rate: T::of(step.learning_rate / (1.0 - step.beta1.powi(step.step as i32))),
-            correction: T::of(1.0 / (1.0 - step.beta2.powi(step.step as i32)).sqrt()),
-            eps: T::of(step.eps),
+            decay: T::of(1.0 - learning_rate * settings.weight_decay),
+            beta1: T::of(settings.beta1),
+            beta2: T::of(settings.beta2),
+            rate: T::of(learning_rate / correction1),
+            correction: T::of(1.0 / correction2.sqrt()),
+            eps: T::of(settings.eps),
         };
         let moments = first.par_chunks_mut(PIECE).zip(second.par_chunks_mut(PIECE));
         let pieces = master.par_chunks_mut(PIECE).zip(moments).zip(gradients.par_chunks(PIECE));

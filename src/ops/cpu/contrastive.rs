@@ -170,7 +170,7 @@ impl<T: Real> Contrastive for Cpu<T> {
         let average = |side: usize| super::Floats::optional(averages.map(|averages| averages.log_u[side]));
         let (
             [positive, log_u1, log_u2, slope1, slope2, height1, height2, average1, average2],
-            [image, text, log_scale],
+            [image, text, log_scale, gamma],
             side,
         ) = self.views(
             [
@@ -188,6 +188,7 @@ impl<T: Real> Contrastive for Cpu<T> {
                 inputs.image.first(samples * width).into(),
                 inputs.text.first(texts * width).into(),
                 inputs.log_scale.first(1).into(),
+                super::Floats::optional(averages.map(|averages| averages.gamma)),
             ],
         );
         let slot = averages.map(|averages| side.ids(averages.slot.first(samples)));
@@ -218,7 +219,7 @@ impl<T: Real> Contrastive for Cpu<T> {
                     }
                     if let Some(slot) = slot {
                         let average = &mut average[slot[sample] as usize];
-                        *average = moving_average(*average, log_g, settings.gamma);
+                        *average = moving_average(*average, log_g, gamma[0].as_f64());
                         log_u[sample] = *average;
                         // The sums above were taken under the weights of g; those of u differ by the factor g / u.
                         let ratio = (log_g - log_u[sample]).exp();

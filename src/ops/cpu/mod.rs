@@ -161,7 +161,10 @@ impl<K: Float> From<Span<K>> for Floats {
 impl<T: Real> Memory for Cpu<T> {
     const STORAGE_BYTES: usize = size_of::<T>();
 
-    fn with_plan(plan: &Plan) -> Result<Self> {
+    const WORKSPACE_BYTES: usize = 0;
+    type Place = ();
+
+    fn with_plan(_: &(), plan: &Plan) -> Result<Self> {
         if let Some(available) = available_memory()
             && plan.bytes() > available
         {
@@ -250,7 +253,7 @@ fn available_memory() -> Option<usize> {
 mod tests {
     use super::*;
     use crate::ops::Write;
-    use crate::ops::adamw::{AdamW, AdamWArenas, AdamWStep};
+    use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, pace};
     use crate::ops::attention::{Attention, AttentionShape};
     use crate::ops::contrastive::{
         Contrastive, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
@@ -351,12 +354,8 @@ mod tests {
             |device, ([image, text, dimage, dtext], [text_of, class_of_text], stats, [log_scale, loss, dlog_scale])| {
                 let [weight, positive, u1, u2, slope1, slope2, height1, height2] = stats;
                 let shape = ContrastiveShape { samples, texts: samples, width };
-                let settings = ContrastiveSettings {
-                    surrogate: Surrogate::Linear,
-                    negatives: Negatives::All,
-                    gamma: 1.0,
-                    times_tau: false,
-                };
+                let settings =
+                    ContrastiveSettings { surrogate: Surrogate::Linear, negatives: Negatives::All, times_tau: false };
                 device.write(text_of, &(0..samples as u32).rev().collect::<Vec<_>>());
                 let inputs = ContrastiveInputs { image, text, text_of, class_of_text, log_scale };
                 let (log_u, slope, height) = ([u1, u2], [slope1, slope2], [height1, height2]);
@@ -368,21 +367,14 @@ mod tests {
         let len = 100_000;
         assert_same_bits(
             "adamw",
-            |plan| ([(); 4].map(|_| plan.stats(len)), plan.stats(1)),
-            |device, ([master, gradients, first_moment, second_moment], norm)| {
+            |plan| ([(); 4].map(|_| plan.stats(len)), plan.stats(1), plan.stats(3)),
+            |device, ([master, gradients, first_moment, second_moment], norm, rate)| {
                 let weights = Tensor::new(master.range().start, len);
                 let arenas = AdamWArenas { master, weights, gradients, first_moment, second_moment };
-                let step = AdamWStep {
-                    learning_rate: 1e-3,
-                    beta1: 0.9,
-                    beta2: 0.98,
-                    eps: 1e-6,
-                    weight_decay: 0.2,
-                    step: 3,
-                    max_norm: 1.0,
-                };
+                let settings = AdamWSettings { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, max_norm: 1.0 };
+                device.write(rate, &pace(1e-3, &settings, 3).map(|x| x as f32));
                 device.gradient_norm(gradients, norm);
-                device.adamw(step, arenas, norm, std::slice::from_ref(&(100..70_000)));
+                device.adamw(settings, rate, arenas, norm, std::slice::from_ref(&(100..70_000)));
             },
         );
     }

@@ -1,0 +1,59 @@
+use super::{Case, Checker, Operands, Size, Tolerance};
+use crate::ops::{Device, Stats, Tensor};
+
+/// Forward, and backward from what it wrote.
+struct L2Normalize {
+    rows: usize,
+    width: usize,
+}
+
+struct Spans {
+    x: Tensor,
+    y: Tensor,
+    norm: Stats,
+    /// Unit rows of our own: the backward pass must not see how y was rounded.
+    unit: Tensor,
+    length: Stats,
+    dy: Tensor,
+    dx: Tensor,
+}
+
+impl Case for L2Normalize {
+    const OP: &'static str = "l2_normalize";
+    type Spans = Spans;
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.rows, self.width)
+    }
+
+    fn plan(&self, operands: &mut Operands) -> Spans {
+        let (rows, width) = (self.rows, self.width);
+        let values = rows * width;
+        Spans {
+            x: operands.input(values, 1.0),
+            // The sum over a row comes in any order, the root halves its error; then one rounding.
+            y: operands.output("y", values, Tolerance::bf16(1e-6)),
+            norm: operands.output_stats("norm", rows, Tolerance::f32(width)),
+            unit: operands.input(values, 1.0 / (width as f64).sqrt()),
+            length: operands.stats_of(vec![1.5; rows]),
+            dy: operands.input(values, 1.0),
+            dx: operands.output("dx", values, Tolerance::bf16(1e-6)),
+        }
+    }
+
+    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+        device.l2_normalize(self.rows, self.width, s.x, s.y, s.norm);
+        device.l2_normalize_backward(self.rows, self.width, s.dy, s.unit, s.length, s.dx);
+    }
+}
+
+pub fn check<D: Device>(checker: &mut Checker<D>) {
+    let shapes: &[(usize, usize)] = match checker.size {
+        Size::Smallest => &[(3, 40), (1, 7)],
+        Size::Small => &[(1, 1), (7, 33), (129, 64), (5, 512), (2, 1030)],
+        Size::Full => &[(1, 1), (7, 33), (4097, 512), (1000, 768), (2, 1030)],
+    };
+    for &(rows, width) in shapes {
+        checker.case(&L2Normalize { rows, width });
+    }
+}

@@ -1,0 +1,53 @@
+//! `perennial check`: every kernel against the CPU reference.
+
+use perennial::check::{self, Checker, Size};
+use perennial::error::{Error, Result};
+use perennial::ops::Device;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// cuda[:N], or emulated
+    #[arg(long, default_value = "cuda", value_name = "DEVICE")]
+    device: String,
+    /// Only this op
+    #[arg(long, value_name = "OP")]
+    only: Option<String>,
+    /// The seed of the operands [default: another each time]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    match arguments.device.as_str() {
+        #[cfg(feature = "emulator")]
+        "emulated" => {
+            use perennial::ops::cuda::Cuda;
+            use perennial::ops::cuda::emulated::{Emulated, Emulator};
+            check::<Cuda<Emulated>>(Emulator::built_in()?, Size::Small, arguments)
+        }
+        _ => Err(Error::input("not there yet")),
+    }
+}
+
+fn check<D: Device>(place: D::Place, size: Size, arguments: &Arguments) -> Result<()> {
+    let seed = arguments.seed.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(0, |now| now.as_nanos() as u64)
+    });
+    println!("seed {seed}");
+    println!("{:<16} {:<40} {:>8} {:>8}  result", "op", "shape", "seconds", "error");
+    let (mut cases, mut failed) = (0, 0);
+    let mut observer = |outcome: &check::Outcome| {
+        cases += 1;
+        failed += outcome.failure.is_some() as usize;
+        let verdict = outcome.failure.clone().unwrap_or_else(|| "ok".to_string());
+        let check::Outcome { op, shape, worst, seconds, .. } = outcome;
+        println!("{op:<16} {shape:<40} {seconds:>8.2} {:>7.0}%  {verdict}", 100.0 * worst);
+    };
+    check::ops(&mut Checker::<D> { place, size, seed, only: arguments.only.clone(), observer: &mut observer });
+    match (cases, failed) {
+        (0, _) => Err(Error::input("no such op")),
+        (_, 0) => Ok(println!("{cases} cases: all agree with the CPU reference")),
+        _ => Err(Error::run(format!("{failed} of {cases} cases failed (seed {seed})"))),
+    }
+}

@@ -1,0 +1,172 @@
+//! What lies under the launch code: memory, copies, and launches by name. Two things fulfil it: NVIDIA's driver, and an
+//! emulator that runs the same kernels on the CPU.
+
+use crate::error::Result;
+
+/// A place in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Address(pub u64);
+
+impl Address {
+    pub fn offset(self, bytes: usize) -> Address {
+        Address(self.0 + bytes as u64)
+    }
+}
+
+/// Which of the embedded cubins a device runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Ampere and Ada: cp.async, ldmatrix, mma.sync.
+    Sm80,
+    /// Hopper: TMA and wgmma besides.
+    Sm90a,
+}
+
+/// One argument of a kernel.
+#[derive(Clone, Debug)]
+pub enum Argument {
+    Address(Address),
+    Int(i32),
+    Long(i64),
+    Float(f32),
+    Map(TensorMap),
+}
+
+impl From<Address> for Argument {
+    fn from(address: Address) -> Argument {
+        Argument::Address(address)
+    }
+}
+impl From<Option<Address>> for Argument {
+    /// A null pointer for none.
+    fn from(address: Option<Address>) -> Argument {
+        Argument::Address(address.unwrap_or(Address(0)))
+    }
+}
+impl From<i32> for Argument {
+    fn from(value: i32) -> Argument {
+        Argument::Int(value)
+    }
+}
+impl From<bool> for Argument {
+    fn from(value: bool) -> Argument {
+        Argument::Int(value as i32)
+    }
+}
+impl From<usize> for Argument {
+    /// A size; kernels take sizes as `int`.
+    fn from(value: usize) -> Argument {
+        Argument::Int(i32::try_from(value).expect("a size of an op is below 2^31"))
+    }
+}
+impl From<i64> for Argument {
+    fn from(value: i64) -> Argument {
+        Argument::Long(value)
+    }
+}
+impl From<f32> for Argument {
+    fn from(value: f32) -> Argument {
+        Argument::Float(value)
+    }
+}
+impl From<TensorMap> for Argument {
+    fn from(map: TensorMap) -> Argument {
+        Argument::Map(map)
+    }
+}
+
+impl Argument {
+    /// Where the argument's value lies, as `cuLaunchKernel` takes it.
+    pub(super) fn pointer(&self) -> *mut std::ffi::c_void {
+        match self {
+            Argument::Address(address) => std::ptr::from_ref(&address.0).cast_mut().cast(),
+            Argument::Int(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Argument::Long(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Argument::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Argument::Map(map) => std::ptr::from_ref(map).cast_mut().cast(),
+        }
+    }
+}
+
+/// A TMA descriptor: opaque, made by [`Driver::tensor_map`], passed by value.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct TensorMap(pub [u64; 16]);
+
+/// A bf16 matrix in device memory, and the box of it that one TMA copy brings into shared memory in the 128-byte swizzle.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix {
+    pub base: Address,
+    pub rows: usize,
+    pub columns: usize,
+    /// Rows and columns of the box; 64 columns fill the swizzle.
+    pub tile: (usize, usize),
+}
+
+/// One launch of a kernel: what `cuLaunchKernel` takes.
+#[derive(Clone, Debug)]
+pub struct Launch<'a> {
+    pub kernel: &'static str,
+    pub grid: [u32; 3],
+    pub block: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    pub arguments: &'a [Argument],
+}
+
+/// A device's memory and its one queue of work. Copies and launches are done in the order in which they are given;
+/// [`Driver::upload`] and [`Driver::launch`] may return before.
+pub trait Driver: Sized {
+    /// Which device, and how it is set up.
+    type Place: Clone;
+
+    fn open(place: &Self::Place) -> Result<Self>;
+
+    /// The device's own name and its driver's version, for manifests and tables.
+    fn name(&self) -> String;
+    fn target(&self) -> Target;
+    fn multiprocessors(&self) -> usize;
+
+    /// Bytes that can still be allocated.
+    fn free_memory(&self) -> Result<usize>;
+
+    /// Zeroed memory, aligned to 1024 bytes, that lives as long as the driver.
+    fn allocate(&mut self, bytes: usize) -> Result<Address>;
+
+    /// Says that nothing may touch these bytes, for drivers that can watch.
+    fn forbid(&mut self, from: Address, bytes: usize) {
+        let _ = (from, bytes);
+    }
+
+    /// `fill` writes the bytes to be sent into memory that the device can fetch from.
+    fn upload(&mut self, to: Address, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<()>;
+
+    /// Waits for all work given before.
+    fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
+
+    fn launch(&mut self, launch: Launch) -> Result<()>;
+
+    fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap>;
+
+    /// What is launched from here on is kept instead of run, until [`Driver::end_capture`].
+    fn begin_capture(&mut self) -> Result<()>;
+
+    /// The launches since [`Driver::begin_capture`], to be run by [`Driver::replay`] under the number returned.
+    fn end_capture(&mut self) -> Result<usize>;
+
+    fn replay(&mut self, graph: usize) -> Result<()>;
+
+    /// Waits for all work given before, and says what became of it.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Marks this place in the queue; a number for [`Driver::seconds_between`].
+    fn mark(&mut self) -> Result<usize>;
+
+    /// Seconds of device time between two marks, once the second is reached.
+    fn seconds_between(&self, from: usize, to: usize) -> Result<f64>;
+
+    /// Opens a range of this name in a profiler's timeline, closing the one before.
+    fn range(&mut self, name: &'static str) {
+        let _ = name;
+    }
+}

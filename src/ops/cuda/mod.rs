@@ -1,0 +1,324 @@
+//! The contract on NVIDIA's GPUs, by the kernels of `kernels/`: bf16 storage, f32 accumulation and statistics.
+//!
+//! Launch code alone lies here: which kernel, what grid, how much shared memory. Under it a [`Driver`] runs the kernels: a
+//! GPU through NVIDIA's driver, or the emulator. Failures surface in [`Memory::health`]; after the first one nothing more is
+//! launched.
+
+pub mod driver;
+#[cfg(feature = "emulator")]
+pub mod emulated;
+pub mod kernels;
+pub mod nvidia;
+
+mod adamw;
+mod attention;
+mod contrastive;
+mod group_dro;
+mod l2_normalize;
+mod layer_norm;
+mod linear;
+mod patch_embed;
+mod pool;
+mod position_embed;
+mod token_embed;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use half::bf16;
+
+use super::memory::{Kind, Memory, Plan, Pool, Span, Stats, Tensor};
+use crate::error::{Error, Result};
+use driver::{Address, Argument, Driver, Launch, Matrix, Target, TensorMap};
+
+/// A GPU with all of a run's memory.
+pub struct Cuda<R: Driver> {
+    driver: R,
+    /// Where the planned storage, wide, index and byte memory begin.
+    pools: [Address; 4],
+    /// [`Memory::WORKSPACE_BYTES`] for the partial results of one op at a time.
+    workspace: Address,
+    /// Small tables that kernels read, sent once.
+    tables: HashMap<Vec<u32>, Address>,
+    recordings: HashMap<[usize; 3], Recording>,
+    profile: Option<Vec<(&'static str, usize)>>,
+    /// The first failure; from then on nothing is launched.
+    failure: RefCell<Option<Error>>,
+}
+
+/// What is known of a list of ops that may come again.
+enum Recording {
+    /// It was run once: what only the first run does is done.
+    Seen,
+    Graph(usize),
+}
+
+/// Texts of a batch differ in number and length from batch to batch: no more than this many graphs are kept.
+const MOST_RECORDINGS: usize = 64;
+
+/// The arguments of a kernel, each by its conversion into an [`Argument`].
+macro_rules! arguments {
+    ($($value:expr),* $(,)?) => { &[$(crate::ops::cuda::driver::Argument::from($value)),*] };
+}
+use arguments;
+
+impl<R: Driver> Cuda<R> {
+    /// The queue, for marks and ranges; not for memory.
+    pub fn driver(&mut self) -> &mut R {
+        &mut self.driver
+    }
+
+    /// Launches `kernel` on a grid of blocks of `block` threads.
+    fn launch(&mut self, kernel: &'static str, grid: [usize; 3], block: usize, shared: usize, arguments: &[Argument]) {
+        if grid.contains(&0) {
+            return;
+        }
+        let launch =
+            Launch { kernel, grid: grid.map(|x| x as u32), block: block as u32, shared: shared as u32, arguments };
+        self.attempt(|driver| driver.launch(launch));
+    }
+
+    /// Does `work` unless something failed before, and keeps its failure.
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut R) -> Result<T>) -> Option<T> {
+        if self.failure.get_mut().is_some() {
+            return None;
+        }
+        match work(&mut self.driver) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
+    }
+
+    /// Notes a failure: a shape that no kernel supports, or what the driver says.
+    fn fail(&self, error: Error) {
+        self.failure.borrow_mut().get_or_insert(error);
+    }
+
+    /// Where a span lies on the device.
+    fn at<K: Kind>(&self, span: Span<K>) -> Address {
+        self.pools[K::POOL as usize].offset(span.range().start * bytes_of(K::POOL))
+    }
+
+    /// The start of the workspace; at most [`Memory::WORKSPACE_BYTES`] from there.
+    fn workspace(&self) -> Address {
+        self.workspace
+    }
+
+    #[allow(dead_code)]
+    fn target(&self) -> Target {
+        self.driver.target()
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.driver.multiprocessors()
+    }
+
+    fn tensor_map(&mut self, matrix: Matrix) -> TensorMap {
+        self.attempt(|driver| driver.tensor_map(matrix)).unwrap_or(TensorMap([0; 16]))
+    }
+
+    /// A table in device memory, sent when it is first asked for.
+    fn table(&mut self, values: &[u32]) -> Address {
+        if let Some(address) = self.tables.get(values) {
+            return *address;
+        }
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let sent = self.attempt(|driver| {
+            let address = driver.allocate(bytes.len())?;
+            driver.upload(address, bytes.len(), |to| to.copy_from_slice(bytes))?;
+            Ok(address)
+        });
+        let address = sent.unwrap_or(Address(0));
+        self.tables.insert(values.to_vec(), address);
+        address
+    }
+
+    /// Times each phase from here on (see [`Memory::phase`]); steps are then told op by op.
+    pub fn begin_profile(&mut self) {
+        self.profile = Some(Vec::new());
+    }
+
+    /// Phases and their seconds since [`Cuda::begin_profile`], in order.
+    pub fn end_profile(&mut self) -> Result<Vec<(&'static str, f64)>> {
+        self.phase("");
+        let marks = self.profile.take().unwrap_or_default();
+        self.health()?;
+        self.driver.synchronize()?;
+        marks.windows(2).map(|pair| Ok((pair[0].0, self.driver.seconds_between(pair[0].1, pair[1].1)?))).collect()
+    }
+}
+
+fn bytes_of(pool: Pool) -> usize {
+    match pool {
+        Pool::Storage => size_of::<bf16>(),
+        Pool::Wide | Pool::Index => 4,
+        Pool::Byte => 1,
+    }
+}
+
+const POOLS: [Pool; 4] = [Pool::Storage, Pool::Wide, Pool::Index, Pool::Byte];
+
+impl<R: Driver> Memory for Cuda<R> {
+    const STORAGE_BYTES: usize = size_of::<bf16>();
+    const WORKSPACE_BYTES: usize = 64 << 20;
+    type Place = R::Place;
+
+    fn with_plan(place: &R::Place, plan: &Plan) -> Result<Self> {
+        let mut driver = R::open(place)?;
+        let free = driver.free_memory()?;
+        if plan.bytes() > free {
+            return Err(Error::run(format!(
+                "this run needs {} MiB of GPU memory and {} MiB are free on {}",
+                plan.bytes() >> 20,
+                free >> 20,
+                driver.name()
+            )));
+        }
+        // One arena; each pool begins on a multiple of 1024 bytes, as TMA's matrices and vector accesses like it.
+        let sizes = POOLS.map(|pool| (plan.elements()[pool as usize] * bytes_of(pool)).next_multiple_of(1024));
+        let arena = driver.allocate(Self::WORKSPACE_BYTES + sizes.iter().sum::<usize>())?;
+        let mut next = arena.offset(Self::WORKSPACE_BYTES);
+        let pools = sizes.map(|size| {
+            let start = next;
+            next = next.offset(size);
+            start
+        });
+        for (pool, gaps) in POOLS.iter().zip(plan.gaps()) {
+            for gap in gaps {
+                let bytes = bytes_of(*pool);
+                driver.forbid(pools[*pool as usize].offset(gap.start * bytes), gap.len() * bytes);
+            }
+        }
+        Ok(Cuda {
+            driver,
+            pools,
+            workspace: arena,
+            tables: HashMap::new(),
+            recordings: HashMap::new(),
+            profile: None,
+            failure: RefCell::new(None),
+        })
+    }
+
+    fn name(&self) -> String {
+        self.driver.name()
+    }
+
+    fn write<K: Kind>(&mut self, to: Span<K>, from: &[K::Host]) {
+        let to = to.first(from.len());
+        if to.is_empty() {
+            return;
+        }
+        let (address, bytes) = (self.at(to), from.len() * bytes_of(K::POOL));
+        self.attempt(|driver| {
+            driver.upload(address, bytes, |staged| match K::POOL {
+                Pool::Storage => {
+                    let values: &[f32] = bytemuck::cast_slice(from);
+                    for (to, value) in staged.chunks_exact_mut(2).zip(values) {
+                        to.copy_from_slice(&bf16::from_f32(*value).to_ne_bytes());
+                    }
+                }
+                _ => staged.copy_from_slice(bytemuck::cast_slice(from)),
+            })
+        });
+    }
+
+    /// After a failure `to` is left as it was; [`Memory::health`] tells.
+    fn read<K: Kind>(&self, from: Span<K>, to: &mut [K::Host]) {
+        assert_eq!(from.len(), to.len(), "a read needs as much room as the span holds");
+        if self.failure.borrow().is_some() || from.is_empty() {
+            return;
+        }
+        let done = match K::POOL {
+            Pool::Storage => {
+                let mut values = vec![bf16::ZERO; from.len()];
+                let done = self.driver.download(self.at(from), bytemuck::cast_slice_mut(&mut values));
+                let to: &mut [f32] = bytemuck::cast_slice_mut(to);
+                to.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_f32());
+                done
+            }
+            _ => self.driver.download(self.at(from), bytemuck::cast_slice_mut(to)),
+        };
+        if let Err(error) = done {
+            self.fail(error);
+        }
+    }
+
+    fn fill<K: Kind>(&mut self, to: Span<K>, value: K::Host) {
+        const BLOCK: usize = 256;
+        let (address, count) = (self.at(to), to.len());
+        let grid = [count.div_ceil(8 * BLOCK).min(16 * self.multiprocessors()), 1, 1];
+        match K::POOL {
+            Pool::Storage => {
+                let value: f32 = bytemuck::cast(value);
+                self.launch("fill_bf16", grid, BLOCK, 0, arguments![address, value, count as i64]);
+            }
+            Pool::Wide => {
+                let value: f32 = bytemuck::cast(value);
+                self.launch("fill_f32", grid, BLOCK, 0, arguments![address, value, count as i64]);
+            }
+            Pool::Index => {
+                let value: i32 = bytemuck::cast(value);
+                self.launch("fill_u32", grid, BLOCK, 0, arguments![address, value, count as i64]);
+            }
+            Pool::Byte => {
+                let value: u8 = bytemuck::cast(value);
+                self.attempt(|driver| driver.upload(address, count, |staged| staged.fill(value)));
+            }
+        }
+    }
+
+    fn refresh(&mut self, master: Stats, weights: Tensor) {
+        const BLOCK: usize = 256;
+        let count = master.len();
+        let grid = [count.div_ceil(8 * BLOCK).min(16 * self.multiprocessors()), 1, 1];
+        self.launch("to_bf16", grid, BLOCK, 0, arguments![self.at(master), self.at(weights), count as i64]);
+    }
+
+    fn health(&self) -> Result<()> {
+        match &*self.failure.borrow() {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// The first time tells the device op by op, the second captures a graph, and from then on that is replayed.
+    fn record(&mut self, key: [usize; 3], work: impl FnOnce(&mut Self)) {
+        if self.profile.is_some() {
+            return work(self);
+        }
+        match self.recordings.get(&key) {
+            Some(Recording::Graph(graph)) => {
+                let graph = *graph;
+                self.attempt(|driver| driver.replay(graph));
+            }
+            Some(Recording::Seen) => {
+                self.attempt(R::begin_capture);
+                work(self);
+                if let Some(graph) = self.attempt(R::end_capture) {
+                    self.recordings.insert(key, Recording::Graph(graph));
+                    self.attempt(|driver| driver.replay(graph));
+                }
+            }
+            None => {
+                if self.recordings.len() < MOST_RECORDINGS {
+                    self.recordings.insert(key, Recording::Seen);
+                }
+                work(self);
+            }
+        }
+    }
+
+    fn phase(&mut self, name: &'static str) {
+        self.driver.range(name);
+        if self.profile.is_some()
+            && let Some(mark) = self.attempt(R::mark)
+            && let Some(marks) = &mut self.profile
+        {
+            marks.push((name, mark));
+        }
+    }
+}
