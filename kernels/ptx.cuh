@@ -62,6 +62,13 @@ DEVICE float ex2(float x) {
     return y;
 }
 
+// 1 / x, one unit in the last place; a result below 2^-126 is 0.
+DEVICE float rcp(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Two f32 rounded to bf16, `low` in the lower half.
 DEVICE uint32_t cvt_bf16x2(float low, float high) {
     uint32_t d;

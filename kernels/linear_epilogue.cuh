@@ -1,0 +1,192 @@
+// What the two families of product kernels share: the order of the tiles, and what follows a product.
+#pragma once
+#include "common.cuh"
+
+// What follows C = A B + bias. Values are those of the launch code in src/ops/cuda/linear.rs.
+enum EpilogueKind {
+    EPILOGUE_NONE = 0,                 // out = C
+    EPILOGUE_GELU = 1,                 // pre = C, out = pre Phi(pre)
+    EPILOGUE_QUICK_GELU = 2,           // pre = C, out = pre sigmoid(1.702 pre)
+    EPILOGUE_RESIDUAL = 3,             // out = C + other
+    EPILOGUE_GELU_BACKWARD = 4,        // out = C gelu'(other)
+    EPILOGUE_QUICK_GELU_BACKWARD = 5,  // out = C quick_gelu'(other)
+};
+
+struct Epilogue {
+    int kind;
+    const bf16* bias;   // [columns], or null
+    const bf16* other;  // [rows, columns]: what RESIDUAL adds, or the forward pass's `pre`; else null
+    bf16* pre;          // [rows, columns]: what the activations keep; else null
+    bf16* out;          // [rows, columns]
+};
+
+// Phi(x), the distribution function of the standard normal, and e^(-x^2/2).
+//
+// The tail Phi(-|x|) = e^(-x^2/2) erfcx(|x| / sqrt 2) / 2 is computed as such, so that no digits cancel for negative x.
+// erfcx(z) is a polynomial in 1 / (1 + 0.54 z), minimax in relative error: 4e-5, a fiftieth of a bf16's rounding.
+DEVICE float normal_cdf(float x, float& gaussian) {
+    gaussian = ptx::ex2(x * x * -0.72134752f);
+    float t = ptx::rcp(fmaf(fabsf(x), 0.38183766f, 1.f));
+    float erfcx = fmaf(fmaf(fmaf(fmaf(-0.17879754f, t, 0.36851827f), t, 0.19053784f), t, 0.31566037f), t, 0.30404215f) * t;
+    float tail = 0.5f * gaussian * erfcx;
+    return x < 0.f ? tail : 1.f - tail;
+}
+
+DEVICE float gelu(float x) {
+    float gaussian;
+    return x * normal_cdf(x, gaussian);
+}
+
+// Phi(x) + x phi(x).
+DEVICE float gelu_derivative(float x) {
+    float gaussian;
+    float cdf = normal_cdf(x, gaussian);
+    return fmaf(x * 0.39894228f, gaussian, cdf);
+}
+
+// sigmoid(1.702 x)
+DEVICE float quick_gate(float x) { return ptx::rcp(1.f + ptx::ex2(x * -2.45546696f)); }
+
+DEVICE float quick_gelu(float x) { return x * quick_gate(x); }
+
+DEVICE float quick_gelu_derivative(float x) {
+    float gate = quick_gate(x);
+    return gate * fmaf(1.702f * x, 1.f - gate, 1.f);
+}
+
+// Eight values of the product as they leave; `other` where the kind has one. The switch is uniform over the grid.
+DEVICE Pack8 epilogue_apply(int kind, const Pack8& product, const Pack8& other) {
+    if (kind == EPILOGUE_NONE) return product;
+    float v[8];
+    switch (kind) {
+        case EPILOGUE_GELU:
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = gelu(product.get(i));
+            break;
+        case EPILOGUE_QUICK_GELU:
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = quick_gelu(product.get(i));
+            break;
+        case EPILOGUE_RESIDUAL:
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = product.get(i) + other.get(i);
+            break;
+        case EPILOGUE_GELU_BACKWARD:
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = product.get(i) * gelu_derivative(other.get(i));
+            break;
+        default:
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = product.get(i) * quick_gelu_derivative(other.get(i));
+    }
+    return pack8(v);
+}
+
+// A tile waits for its epilogue as bf16 in shared memory, row after row, the 16-byte chunks of a row exchanged so that
+// neither the fragments (8 rows x 4 bytes x 4 lanes) nor whole rows of chunks meet in a bank. Element (row, 8 chunk).
+template <int TILE_N>
+DEVICE int staged_chunk(int row, int chunk) {
+    return (row * (TILE_N / 8) + (chunk ^ (row & 7))) * 8;
+}
+
+// Up to eight values from a row whose width need not be a multiple of eight; zeros after `count`.
+DEVICE Pack8 load_some(const bf16* from, int count) {
+    Pack8 pack;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t low = 2 * i < count ? from[2 * i].bits : 0, high = 2 * i + 1 < count ? from[2 * i + 1].bits : 0;
+        pack.word[i] = low | high << 16;
+    }
+    return pack;
+}
+DEVICE void store_some(bf16* to, const Pack8& pack, int count) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        if (i < count) to[i].bits = uint16_t(pack.word[i / 2] >> (i & 1 ? 16 : 0));
+    }
+}
+
+// `THREADS` threads take a staged tile of 128 x TILE_N through its epilogue to memory, in 16-byte accesses that are
+// consecutive over a warp. ALIGNED: `columns` is a multiple of eight.
+template <int TILE_N, int THREADS, bool ALIGNED>
+DEVICE void epilogue_store(const bf16* staged, const Epilogue& epilogue, int first_row, int first_column, int rows,
+                           int columns, int thread) {
+    constexpr int CHUNKS = TILE_N / 8;
+    constexpr int BATCH = ALIGNED ? 4 : 1;  // loads in flight
+    constexpr int ROWS = THREADS / CHUNKS;  // at a time
+    static_assert(THREADS % CHUNKS == 0, "a thread keeps its columns");
+    int chunk = thread % CHUNKS;
+    int column = first_column + 8 * chunk;
+    int count = columns - column;
+    if (count <= 0) return;
+#pragma unroll 1
+    for (int first = thread / CHUNKS; first < 128; first += BATCH * ROWS) {
+        Pack8 other[BATCH];
+        bool valid[BATCH];
+        int64_t offset[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            int row = first + i * ROWS;
+            valid[i] = row < 128 && first_row + row < rows;
+            offset[i] = int64_t(first_row + row) * columns + column;
+            if (valid[i] && epilogue.other) {
+                other[i] = ALIGNED ? load8(epilogue.other + offset[i]) : load_some(epilogue.other + offset[i], count);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            if (!valid[i]) continue;
+            Pack8 product = load8(staged + staged_chunk<TILE_N>(first + i * ROWS, chunk));
+            Pack8 out = epilogue_apply(epilogue.kind, product, other[i]);
+            if (ALIGNED) {
+                if (epilogue.pre) store8(epilogue.pre + offset[i], product);
+                store8(epilogue.out + offset[i], out);
+            } else {
+                if (epilogue.pre) store_some(epilogue.pre + offset[i], product, count);
+                store_some(epilogue.out + offset[i], out, count);
+            }
+        }
+    }
+}
+
+// One unit of work: a tile of the output, and the blocks of the depth that it sums.
+struct Unit {
+    int split;
+    int row_tile, column_tile;
+    int first, last;  // blocks [first, last)
+};
+
+// The order of the work, which keeps what runs at the same time in few rows and columns, so that their operands are read
+// from memory once and then from the L2 cache: splits of the depth outermost, then groups of 16 rows of tiles, in a group
+// column after column. A split has at least one block where splits <= depth_blocks.
+DEVICE Unit unit_of(int index, int row_tiles, int column_tiles, int splits, int depth_blocks) {
+    constexpr int GROUP = 16;
+    Unit unit;
+    int tiles = row_tiles * column_tiles;
+    unit.split = index / tiles;
+    index -= unit.split * tiles;
+    int group = index / (GROUP * column_tiles);
+    index -= group * GROUP * column_tiles;
+    int height = row_tiles - group * GROUP < GROUP ? row_tiles - group * GROUP : GROUP;
+    unit.column_tile = index / height;
+    unit.row_tile = group * GROUP + index % height;
+    unit.first = int(int64_t(depth_blocks) * unit.split / splits);
+    unit.last = int(int64_t(depth_blocks) * (unit.split + 1) / splits);
+    return unit;
+}
+
+// Two neighbouring values of an f32 output. ALIGNED: `columns` is even, and so is `column`.
+template <bool ALIGNED>
+DEVICE void store_pair(float* out, int row, int column, int rows, int columns, float first, float second) {
+    if (row >= rows || column >= columns) return;
+    float* to = out + int64_t(row) * columns + column;
+    if (ALIGNED) {
+        struct alignas(8) Pair {
+            float first, second;
+        };
+        *reinterpret_cast<Pair*>(to) = Pair{first, second};
+    } else {
+        to[0] = first;
+        if (column + 1 < columns) to[1] = second;
+    }
+}

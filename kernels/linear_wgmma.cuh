@@ -1,0 +1,239 @@
+// Products on Hopper's tensor cores: persistent, warp-specialised; TMA fills a ring of tiles, wgmma empties it, and
+// warps of their own take finished tiles through the epilogue while the next ones are being multiplied.
+//
+// C[rows, columns] = A B, bf16 with f32 accumulation. A is [rows, depth] (K-major) or [depth, rows] (M-major), B is
+// [columns, depth] (K-major) or [depth, columns] (N-major), row-major in memory, rows of a multiple of 16 bytes.
+//
+// Grid: any number of blocks (the multiprocessors), which share the units of work. Block: three warpgroups.
+//   0  warp 0, producer: one thread waits for `empty`, announces bytes on `full` and issues TMA, for each 64 of the depth
+//      warps 1 to 3, epilogue: take staged tiles to memory (products); sum A's columns beside wgmma (weight gradients)
+//   1, 2  consumers, 64 rows of the tile each: wait for `full`, issue four wgmma m64nTILE_Nk16, and arrive on `empty` when
+//      those of the stage before are done, so that one group is always under way
+// Barriers (mbarrier, arrivals in a phase):
+//   full[stage]   1 (producer) + the bytes of both tiles
+//   empty[stage]  8 (a lane of each consumer warp); weight gradients: 11 (and of each epilogue warp)
+//   staged        256 (consumers): the tile lies in `staging`
+//   drained       96 (epilogue): `staging` may be written, and `bias` holds the next tile's; n + 1 times for n tiles
+//
+// Timeline of a block, products:   producer  | load 0 .. | load 1 ..  | load 2 ..
+//                                  consumers | multiply 0 |stage| multiply 1 |stage| ...
+//                                  epilogue  | bias 0           | store 0, bias 1  | store 1 ...
+#pragma once
+#include "linear_epilogue.cuh"
+#if defined(HOPPER) || defined(EMULATOR)
+
+constexpr int WGMMA_TILE_M = 128;
+constexpr int WGMMA_TILE_K = 64;  // 128 bytes: the width of the swizzle
+constexpr int WGMMA_THREADS = 384;
+constexpr int EPILOGUE_THREADS = 96;
+
+// 209 KiB or less of the 227 that a block may have.
+template <int TILE_N, bool WEIGHT>
+struct WgmmaShared {
+    // Weight gradients stage nothing, so that their ring has a stage more.
+    static constexpr int STAGES = TILE_N == 256 ? (WEIGHT ? 4 : 3) : (WEIGHT ? 6 : 5);
+
+    bf16 a[STAGES][WGMMA_TILE_M * WGMMA_TILE_K];
+    bf16 b[STAGES][TILE_N * WGMMA_TILE_K];
+    bf16 staging[WEIGHT ? 8 : WGMMA_TILE_M * TILE_N];
+    float bias[TILE_N];                       // products
+    float sums[WEIGHT ? 6 : 1][WGMMA_TILE_M];  // weight gradients: column sums of A, every sixth row each
+    uint64_t full[STAGES], empty[STAGES], staged, drained;
+};
+
+// A place in the ring: the stage, and the parity of its current phase.
+template <int STAGES>
+struct Ring {
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void advance() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+// A tile of SIZE x 64: K-major as one box of SIZE rows of 64 values of K; MN-major as boxes of 64 rows of K, of 64 values
+// of M or N each, one after the other.
+template <bool MN_MAJOR, int SIZE>
+DEVICE void load_wgmma_tile(bf16* tile, const TensorMap* map, int first, int depth, uint64_t* full) {
+    if (MN_MAJOR) {
+#pragma unroll
+        for (int i = 0; i < SIZE; i += 64) ptx::tma_load_2d(tile + i * WGMMA_TILE_K, map, first + i, depth, full);
+    } else {
+        ptx::tma_load_2d(tile, map, depth, first, full);
+    }
+}
+
+// acc[64 x TILE_N] += a[64 x 64] b[64 x TILE_N].
+template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N>
+DEVICE void multiply_block(float (&acc)[TILE_N / 2], const bf16* a, const bf16* b) {
+    constexpr uint32_t BOX = 64 * 128, GROUP = 8 * 128;  // bytes of 64 rows and of 8 rows of 128
+    uint64_t a_tile = ptx::wgmma_descriptor(a, BOX, GROUP), b_tile = ptx::wgmma_descriptor(b, BOX, GROUP);
+#pragma unroll
+    for (int k = 0; k < WGMMA_TILE_K / 16; k++) {
+        uint64_t a_step = a_tile + k * (A_M_MAJOR ? 128 : 2), b_step = b_tile + k * (B_N_MAJOR ? 128 : 2);
+        if constexpr (TILE_N == 256) ptx::wgmma_m64n256k16<A_M_MAJOR, B_N_MAJOR>(acc, a_step, b_step);
+        else ptx::wgmma_m64n128k16<A_M_MAJOR, B_N_MAJOR>(acc, a_step, b_step);
+    }
+}
+
+// WEIGHT: `out` is f32 [splits, rows, columns], the depth cut into `splits`, and `sums` (if not null) is f32
+// [splits, rows], the sums of A over the depth. Otherwise `splits` is 1 and `epilogue` says what becomes of C.
+template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N, bool WEIGHT>
+DEVICE void wgmma_product(const TensorMap* a_map, const TensorMap* b_map, int rows, int columns, int depth, int splits,
+                          const Epilogue& epilogue, float* out, float* sums) {
+    static_assert(!WEIGHT || (A_M_MAJOR && B_N_MAJOR), "weight gradients sum over the rows of both operands");
+    using Shared = WgmmaShared<TILE_N, WEIGHT>;
+    constexpr int STAGES = Shared::STAGES;
+    DYNAMIC_SHARED(Shared, shared);
+
+    int warpgroup = warp_id() / 4;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            ptx::mbarrier_init(&shared->full[i], 1);
+            ptx::mbarrier_init(&shared->empty[i], WEIGHT ? 11 : 8);
+        }
+        ptx::mbarrier_init(&shared->staged, 256);
+        ptx::mbarrier_init(&shared->drained, EPILOGUE_THREADS);
+        ptx::fence_mbarrier_init();
+    }
+    __syncthreads();
+
+    int row_tiles = (rows + WGMMA_TILE_M - 1) / WGMMA_TILE_M;
+    int column_tiles = (columns + TILE_N - 1) / TILE_N;
+    int depth_blocks = (depth + WGMMA_TILE_K - 1) / WGMMA_TILE_K;
+    int units = row_tiles * column_tiles * splits;
+    Ring<STAGES> ring;
+
+    // Of the 3 x 168 registers a thread that the block starts with.
+    if (warpgroup == 0) {
+        ptx::setmaxnreg_dec<136>();
+        int thread = threadIdx.x - 32;  // of the epilogue
+        if (threadIdx.x == 0) {
+            ptx::prefetch_tensormap(a_map);
+            ptx::prefetch_tensormap(b_map);
+            for (int index = blockIdx.x; index < units; index += gridDim.x) {
+                Unit unit = unit_of(index, row_tiles, column_tiles, splits, depth_blocks);
+                for (int block = unit.first; block < unit.last; block++) {
+                    // The phase before the first counts as completed: the first round passes at once.
+                    ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1);
+                    uint64_t* full = &shared->full[ring.stage];
+                    ptx::mbarrier_arrive_expect_tx(full, (WGMMA_TILE_M + TILE_N) * WGMMA_TILE_K * sizeof(bf16));
+                    int at = block * WGMMA_TILE_K;
+                    load_wgmma_tile<A_M_MAJOR, WGMMA_TILE_M>(shared->a[ring.stage], a_map, unit.row_tile * WGMMA_TILE_M,
+                                                             at, full);
+                    load_wgmma_tile<B_N_MAJOR, TILE_N>(shared->b[ring.stage], b_map, unit.column_tile * TILE_N, at, full);
+                    ring.advance();
+                }
+            }
+        } else if (WEIGHT && thread >= 0) {
+            for (int index = blockIdx.x; index < units; index += gridDim.x) {
+                Unit unit = unit_of(index, row_tiles, column_tiles, splits, depth_blocks);
+                bool summed = sums && unit.column_tile == 0;
+                int chunk = thread % 16, lane = thread / 16;  // eight columns of A, every sixth row of the depth
+                float sum[8] = {};
+                for (int block = unit.first; block < unit.last; block++) {
+                    ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
+                    if (summed) {
+                        const bf16* box = shared->a[ring.stage] + chunk / 8 * 64 * WGMMA_TILE_K;
+#pragma unroll
+                        for (int k = lane; k < WGMMA_TILE_K; k += 6) {
+                            Pack8 values = load8(box + (k * 8 + ((chunk % 8) ^ (k % 8))) * 8);  // as TMA swizzles
+#pragma unroll
+                            for (int i = 0; i < 8; i++) sum[i] += values.get(i);
+                        }
+                    }
+                    __syncwarp();
+                    if (lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[ring.stage]);
+                    ring.advance();
+                }
+                if (summed) {
+#pragma unroll
+                    for (int i = 0; i < 8; i++) shared->sums[lane][chunk * 8 + i] = sum[i];
+                    ptx::bar_sync(1, EPILOGUE_THREADS);
+                    for (int i = thread; i < WGMMA_TILE_M; i += EPILOGUE_THREADS) {
+                        float total = 0.f;
+#pragma unroll
+                        for (int j = 0; j < 6; j++) total += shared->sums[j][i];
+                        int row = unit.row_tile * WGMMA_TILE_M + i;
+                        if (row < rows) sums[int64_t(unit.split) * rows + row] = total;
+                    }
+                    ptx::bar_sync(1, EPILOGUE_THREADS);
+                }
+            }
+        } else if (thread >= 0) {
+            auto load_bias = [&](int index) {
+                int first_column = unit_of(index, row_tiles, column_tiles, 1, depth_blocks).column_tile * TILE_N;
+                for (int i = thread; i < TILE_N; i += EPILOGUE_THREADS) {
+                    bool valid = epilogue.bias && first_column + i < columns;
+                    shared->bias[i] = valid ? float(epilogue.bias[first_column + i]) : 0.f;
+                }
+            };
+            if (blockIdx.x < units) load_bias(blockIdx.x);
+            ptx::mbarrier_arrive(&shared->drained);
+            uint32_t parity = 0;
+            for (int index = blockIdx.x; index < units; index += gridDim.x) {
+                Unit unit = unit_of(index, row_tiles, column_tiles, 1, depth_blocks);
+                ptx::mbarrier_wait(&shared->staged, parity);
+                epilogue_store<TILE_N, EPILOGUE_THREADS, true>(shared->staging, epilogue, unit.row_tile * WGMMA_TILE_M,
+                                                               unit.column_tile * TILE_N, rows, columns, thread);
+                if (index + gridDim.x < units) load_bias(index + gridDim.x);
+                ptx::mbarrier_arrive(&shared->drained);
+                parity ^= 1;
+            }
+        }
+    } else {
+        ptx::setmaxnreg_inc<184>();
+        int half = warpgroup - 1;
+        int row = half * 64 + warp_id() % 4 * 16 + lane_id() / 4;  // and row + 8: what a lane holds
+        int pair = 2 * (lane_id() % 4);                            // with columns pair and pair + 1 of each eight
+        uint32_t parity = 0;
+        for (int index = blockIdx.x; index < units; index += gridDim.x) {
+            Unit unit = unit_of(index, row_tiles, column_tiles, splits, depth_blocks);
+            float acc[TILE_N / 2];
+#pragma unroll
+            for (int i = 0; i < TILE_N / 2; i++) acc[i] = 0.f;
+            int previous = 0;
+            for (int block = unit.first; block < unit.last; block++) {
+                ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
+                ptx::wgmma_fence();
+                multiply_block<A_M_MAJOR, B_N_MAJOR, TILE_N>(acc, shared->a[ring.stage] + half * 64 * WGMMA_TILE_K,
+                                                             shared->b[ring.stage]);
+                ptx::wgmma_commit();
+                ptx::wgmma_wait<1>();
+                if (block > unit.first && lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
+                previous = ring.stage;
+                ring.advance();
+            }
+            ptx::wgmma_wait<0>();
+            if (lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
+
+            if constexpr (WEIGHT) {
+                float* to = out + int64_t(unit.split) * rows * columns;
+                int at_row = unit.row_tile * WGMMA_TILE_M + row, at_column = unit.column_tile * TILE_N + pair;
+#pragma unroll
+                for (int j = 0; j < TILE_N / 8; j++) {
+                    store_pair<true>(to, at_row, at_column + 8 * j, rows, columns, acc[4 * j], acc[4 * j + 1]);
+                    store_pair<true>(to, at_row + 8, at_column + 8 * j, rows, columns, acc[4 * j + 2], acc[4 * j + 3]);
+                }
+            } else {
+                ptx::mbarrier_wait(&shared->drained, parity);
+                parity ^= 1;
+#pragma unroll
+                for (int j = 0; j < TILE_N / 8; j++) {
+                    float low = shared->bias[8 * j + pair], high = shared->bias[8 * j + pair + 1];
+                    uint32_t upper = ptx::cvt_bf16x2(acc[4 * j] + low, acc[4 * j + 1] + high);
+                    uint32_t lower = ptx::cvt_bf16x2(acc[4 * j + 2] + low, acc[4 * j + 3] + high);
+                    bf16* staging = shared->staging + pair;
+                    *reinterpret_cast<uint32_t*>(staging + staged_chunk<TILE_N>(row, j)) = upper;
+                    *reinterpret_cast<uint32_t*>(staging + staged_chunk<TILE_N>(row + 8, j)) = lower;
+                }
+                ptx::mbarrier_arrive(&shared->staged);
+            }
+        }
+    }
+}
+
+#endif
