@@ -1,3 +1,273 @@
-fn main() {
-    println!("cargo:rustc-env=PERENNIAL_EMULATOR=none");
+//! Compiles the kernels with NVRTC, where it is found, and embeds the cubins with the compiler's report; with the feature
+//! `emulator` also builds the emulated GPU.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::{env, thread};
+
+use libloading::Library;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The machine code that is embedded: Ampere's runs on Ada too, Hopper's has wgmma and TMA.
+const TARGETS: [&str; 2] = ["sm_80", "sm_90a"];
+const OPTIONS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
+
+fn main() -> Result<(), Error> {
+    for path in ["kernels", "build.rs"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    for variable in ["PERENNIAL_NVRTC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    // target/<profile>/build/<package>/out
+    let target = out.ancestors().nth(4).ok_or("OUT_DIR lies in target/")?.to_path_buf();
+    println!("cargo:rerun-if-changed={}", target.join("nvrtc").display());
+
+    let compiled = match find_nvrtc(&target) {
+        Some(path) => compile_all(&Nvrtc::load(&path)?, &target.join("kernels"))?,
+        None => {
+            println!(
+                "cargo:warning=no libnvrtc found, so no CUDA kernels are in this build: run `make`, which fetches it, or \
+                 name it in PERENNIAL_NVRTC"
+            );
+            Vec::new()
+        }
+    };
+    write_table(&out, &compiled)?;
+    if env::var_os("CARGO_FEATURE_EMULATOR").is_some() {
+        build_emulator(&target)?;
+    }
+    Ok(())
+}
+
+/// One .cu file as machine code for one target.
+struct Compiled {
+    file: String,
+    target: &'static str,
+    cubin: Vec<u8>,
+    log: String,
+}
+
+/// libnvrtc: the one named by the user, a toolkit's, a Python package's, or the one that `make` fetched.
+fn find_nvrtc(target: &Path) -> Option<PathBuf> {
+    if let Some(path) = env::var_os("PERENNIAL_NVRTC") {
+        return Some(path.into());
+    }
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for home in ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(env::var_os) {
+        folders.push(Path::new(&home).join("lib64"));
+        folders.push(Path::new(&home).join("lib"));
+    }
+    folders.push(target.join("nvrtc/nvidia/cu13/lib"));
+    for place in ["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"] {
+        folders.push(place.into());
+    }
+    for python in [env::var_os("VIRTUAL_ENV").map(PathBuf::from), env::home_dir().map(|home| home.join(".local"))] {
+        let Some(versions) = python.and_then(|python| fs::read_dir(python.join("lib")).ok()) else { continue };
+        folders.extend(versions.flatten().map(|version| version.path().join("site-packages/nvidia/cu13/lib")));
+    }
+    let names = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+    folders.iter().flat_map(|folder| names.map(|name| folder.join(name))).find(|path| path.exists())
+}
+
+/// The functions of NVRTC that a compilation needs. (cudarc's table of them is loaded by name alone, from wherever the
+/// system finds it first; here the path is known.)
+struct Nvrtc {
+    library: Library,
+    version: (c_int, c_int),
+    _builtins: Option<Library>,
+}
+
+type Program = *mut c_void;
+
+impl Nvrtc {
+    fn load(path: &Path) -> Result<Nvrtc, Error> {
+        // NVRTC looks for its builtins by name: they must be loaded before.
+        let folder = path.parent().ok_or("libnvrtc lies in a folder")?;
+        let builtins = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).find(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("libnvrtc-builtins.so") && !name.contains(".alt.")
+        });
+        // SAFETY: NVIDIA's libraries' initialisers do nothing to us.
+        let load = |path: &Path| unsafe { Library::new(path) }.map_err(|cause| format!("{}: {cause}", path.display()));
+        let builtins = builtins.map(|path| load(&path)).transpose()?;
+        let library = load(path)?;
+        let mut version = (0, 0);
+        // SAFETY: nvrtc.h declares nvrtcVersion(int*, int*).
+        unsafe {
+            let function = library.get::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(c"nvrtcVersion")?;
+            function(&mut version.0, &mut version.1);
+        }
+        Ok(Nvrtc { library, version, _builtins: builtins })
+    }
+
+    /// What a pair of functions nvrtcGet`what`Size and nvrtcGet`what` give.
+    fn get(&self, program: Program, what: &str) -> Result<Vec<u8>, Error> {
+        let (size_name, name) = (format!("nvrtcGet{what}Size"), format!("nvrtcGet{what}"));
+        let mut size = 0usize;
+        // SAFETY: nvrtc.h declares (nvrtcProgram, size_t*) and (nvrtcProgram, char*).
+        unsafe {
+            let function = self.library.get::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size_name.as_str())?;
+            if function(program, &mut size) != 0 {
+                return Err(format!("{size_name} failed").into());
+            }
+            let mut bytes = vec![0u8; size];
+            let function = self.library.get::<unsafe extern "C" fn(Program, *mut c_char) -> c_int>(name.as_str())?;
+            if function(program, bytes.as_mut_ptr().cast()) != 0 {
+                return Err(format!("nvrtcGet{what} failed").into());
+            }
+            Ok(bytes)
+        }
+    }
+
+    /// Compiles one file, with the headers beside it, for one target. Returns the cubin and the log.
+    fn compile(
+        &self,
+        name: &str,
+        source: &str,
+        headers: &BTreeMap<String, String>,
+        target: &str,
+    ) -> Result<(Vec<u8>, String), Error> {
+        type Create = unsafe extern "C" fn(
+            *mut Program,
+            *const c_char,
+            *const c_char,
+            c_int,
+            *const *const c_char,
+            *const *const c_char,
+        ) -> c_int;
+        let (source, name) = (CString::new(source)?, CString::new(name)?);
+        let strings = |strings: Vec<String>| strings.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+        let (names, texts) =
+            (strings(headers.keys().cloned().collect())?, strings(headers.values().cloned().collect())?);
+        let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
+        let (names, texts) = (pointers(&names), pointers(&texts));
+        let mut options = vec![format!("--gpu-architecture={target}")];
+        options.extend(OPTIONS.map(String::from));
+        let options = strings(options)?;
+        let options = pointers(&options);
+        let mut program: Program = std::ptr::null_mut();
+        // SAFETY: the types are those of nvrtc.h, and every string lives until the call returns.
+        let status = unsafe {
+            let create = self.library.get::<Create>(c"nvrtcCreateProgram")?;
+            create(&mut program, source.as_ptr(), name.as_ptr(), names.len() as c_int, texts.as_ptr(), names.as_ptr());
+            let compile = self
+                .library
+                .get::<unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int>(c"nvrtcCompileProgram")?;
+            compile(program, options.len() as c_int, options.as_ptr())
+        };
+        let log = self.get(program, "ProgramLog")?;
+        let log = CStr::from_bytes_until_nul(&log).map(|log| log.to_string_lossy().into_owned()).unwrap_or_default();
+        if status != 0 {
+            return Err(format!("{}, {target}:\n{log}", name.to_string_lossy()).into());
+        }
+        Ok((self.get(program, "CUBIN")?, log))
+    }
+}
+
+/// All kernels for all targets; what `cache` holds by the hash of everything that went in is not compiled again.
+fn compile_all(nvrtc: &Nvrtc, cache: &Path) -> Result<Vec<Compiled>, Error> {
+    fs::create_dir_all(cache)?;
+    let (mut sources, mut headers) = (BTreeMap::new(), BTreeMap::new());
+    for entry in fs::read_dir("kernels")? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("cu") => sources.insert(name, fs::read_to_string(&path)?),
+            Some("cuh") => headers.insert(name, fs::read_to_string(&path)?),
+            _ => None,
+        };
+    }
+    let jobs: Vec<(&String, &String, &'static str)> =
+        sources.iter().flat_map(|(name, source)| TARGETS.map(|target| (name, source, target))).collect();
+    let (queue, results) = (Mutex::new(jobs.iter().enumerate()), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, |n| n.get()) {
+            scope.spawn(|| {
+                loop {
+                    let Some((index, (name, source, target))) = queue.lock().unwrap().next() else { break };
+                    let result = compile_or_recall(nvrtc, cache, name, source, &headers, target);
+                    results.lock().unwrap().push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner()?;
+    results.sort_by_key(|(index, _)| *index);
+    results
+        .into_iter()
+        .map(|(index, result)| {
+            let (name, _, target) = jobs[index];
+            let (cubin, log) = result?;
+            Ok(Compiled { file: name.trim_end_matches(".cu").to_string(), target, cubin, log })
+        })
+        .collect()
+}
+
+fn compile_or_recall(
+    nvrtc: &Nvrtc,
+    cache: &Path,
+    name: &str,
+    source: &str,
+    headers: &BTreeMap<String, String>,
+    target: &str,
+) -> Result<(Vec<u8>, String), Error> {
+    let mut hasher = DefaultHasher::new();
+    (name, source, headers, target, OPTIONS, nvrtc.version).hash(&mut hasher);
+    let path = |extension: &str| cache.join(format!("{:016x}.{extension}", hasher.finish()));
+    if let (Ok(cubin), Ok(log)) = (fs::read(path("cubin")), fs::read_to_string(path("log"))) {
+        return Ok((cubin, log));
+    }
+    let (cubin, log) = nvrtc.compile(name, source, headers, target)?;
+    // The log last: it says that the cubin is whole.
+    fs::write(path("cubin"), &cubin)?;
+    fs::write(path("log"), &log)?;
+    Ok((cubin, log))
+}
+
+/// Writes the compressed cubins and `kernels.rs`, the table that `src/ops/cuda/kernels.rs` includes.
+fn write_table(out: &Path, compiled: &[Compiled]) -> Result<(), Error> {
+    let mut table = String::from("&[\n");
+    for Compiled { file, target, cubin, log } in compiled {
+        let path = out.join(format!("{file}.{target}.z"));
+        let mut encoder = flate2::write::ZlibEncoder::new(fs::File::create(&path)?, flate2::Compression::best());
+        encoder.write_all(cubin)?;
+        encoder.finish()?;
+        let variant = if *target == "sm_80" { "Sm80" } else { "Sm90a" };
+        writeln!(
+            table,
+            "Module {{ file: {file:?}, target: Target::{variant}, bytes: {}, compressed: include_bytes!({:?}), log: {log:?} }},",
+            cubin.len(),
+            path
+        )?;
+    }
+    table.push_str("]\n");
+    fs::write(out.join("kernels.rs"), table)?;
+    Ok(())
+}
+
+/// Builds the emulated GPU, and tells the program where it lies.
+fn build_emulator(target: &Path) -> Result<(), Error> {
+    println!("cargo:rerun-if-changed=tests/emulator");
+    let build = target.join("emulator/plain");
+    let status = Command::new("make")
+        .args(["--quiet", "--directory=tests/emulator", "FLAVOUR=plain"])
+        .arg(format!("KERNELS={}", env::current_dir()?.join("kernels").display()))
+        .arg(format!("BUILD={}", build.display()))
+        .env_remove("MAKEFLAGS")
+        .status()?;
+    if !status.success() {
+        return Err("the emulator could not be built; the feature `emulator` needs make and g++".into());
+    }
+    println!("cargo:rustc-env=PERENNIAL_EMULATOR={}", build.join("libemulator.so").display());
+    Ok(())
 }

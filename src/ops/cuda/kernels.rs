@@ -1,1 +1,126 @@
-//! The compiled kernels that are in this program.
+//! The compiled kernels that are in this program, and what the compiler said of them.
+
+use std::io::Read;
+
+use super::driver::Target;
+use crate::error::{Error, Result};
+
+/// One file of `kernels/` as machine code for one target.
+pub struct Module {
+    pub file: &'static str,
+    pub target: Target,
+    /// Size of the cubin.
+    bytes: usize,
+    /// The cubin, deflated.
+    compressed: &'static [u8],
+    /// The compiler's report.
+    log: &'static str,
+}
+
+/// All that the build embedded; empty where it found no compiler.
+pub const MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// What one kernel needs on a target, as `ptxas` reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub kernel: String,
+    pub registers: usize,
+    /// Bytes of registers that did not fit: stores and loads.
+    pub spills: (usize, usize),
+    /// Bytes of local memory a thread.
+    pub stack: usize,
+    /// Bytes of static shared memory.
+    pub shared: usize,
+}
+
+impl Module {
+    /// The machine code. Fails when what is embedded is not whole.
+    pub fn cubin(&self) -> Result<Vec<u8>> {
+        inflate(self.compressed, self.bytes).map_err(|error| error.at(format!("kernels {}", self.file)))
+    }
+
+    /// What the compiler says of each kernel.
+    pub fn reports(&self) -> Vec<Report> {
+        parse(self.log)
+    }
+}
+
+fn inflate(compressed: &[u8], bytes: usize) -> Result<Vec<u8>> {
+    let damaged = |what: String| Error::run(format!("this program's CUDA kernels are damaged ({what}); install it again"));
+    let mut cubin = Vec::with_capacity(bytes);
+    let mut decoder = flate2::read::ZlibDecoder::new(compressed);
+    decoder.read_to_end(&mut cubin).map_err(|cause| damaged(cause.to_string()))?;
+    if cubin.len() != bytes || !cubin.starts_with(b"\x7fELF") {
+        return Err(damaged(format!("{} bytes of {bytes}", cubin.len())));
+    }
+    Ok(cubin)
+}
+
+/// The number before `unit` in a line of the compiler's log.
+fn number_before(line: &str, unit: &str) -> Option<usize> {
+    let before = &line[..line.find(unit)?];
+    before.trim_end().rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn parse(log: &str) -> Vec<Report> {
+    let mut reports: Vec<Report> = Vec::new();
+    for line in log.lines() {
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            let kernel = rest.split('\'').next().unwrap_or_default().to_string();
+            reports.push(Report { kernel, registers: 0, spills: (0, 0), stack: 0, shared: 0 });
+        }
+        let Some(report) = reports.last_mut() else { continue };
+        if let Some(stack) = number_before(line, "bytes stack frame") {
+            report.stack = stack;
+            let spills = [" bytes spill stores", " bytes spill loads"].map(|unit| number_before(line, unit).unwrap_or(0));
+            report.spills = (spills[0], spills[1]);
+        }
+        if let Some(registers) = number_before(line, "registers,").or_else(|| number_before(line, "registers")) {
+            report.registers = registers;
+            report.shared = number_before(line, "bytes smem").unwrap_or(0);
+        }
+    }
+    reports
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_report_says_what_the_compiler_said() {
+        let log = "ptxas info    : 4 bytes gmem, 8 bytes cmem[4]\n\
+                   ptxas info    : Compiling entry function 'layer_norm' for 'sm_90a'\n\
+                   ptxas info    : Function properties for layer_norm\n\
+                   ptxas         .     16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads\n\
+                   ptxas info    : Used 40 registers, used 1 barriers, 128 bytes smem, 368 bytes cmem[0]\n\
+                   ptxas info    : Compile time = 4.041 ms\n";
+        let expected =
+            Report { kernel: "layer_norm".to_string(), registers: 40, spills: (8, 12), stack: 16, shared: 128 };
+        assert_eq!(parse(log), [expected]);
+    }
+
+    #[test]
+    fn damaged_kernels_are_one_clear_error() {
+        let cubin = b"\x7fELF and machine code".repeat(9);
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&cubin).unwrap();
+        let whole = encoder.finish().unwrap();
+        assert_eq!(inflate(&whole, cubin.len()).unwrap(), cubin);
+        for (bytes, length) in [(&whole[..whole.len() / 2], cubin.len()), (&whole[..], 7), (b"none", 4)] {
+            let message = inflate(bytes, length).unwrap_err().to_string();
+            assert!(message.contains("kernels are damaged"), "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_log_panics(log in "\\PC*") {
+            parse(&format!("Compiling entry function 'x' {log}\n{log} bytes stack frame\n{log} registers"));
+        }
+    }
+}
