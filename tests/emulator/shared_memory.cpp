@@ -5,8 +5,8 @@
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #else
-#define ASAN_POISON_MEMORY_REGION(p, bytes)
-#define ASAN_UNPOISON_MEMORY_REGION(p, bytes)
+#define ASAN_POISON_MEMORY_REGION(p, bytes) (void)(p)
+#define ASAN_UNPOISON_MEMORY_REGION(p, bytes) (void)(p)
 #endif
 
 namespace emulator {
@@ -25,7 +25,7 @@ SharedMemory::~SharedMemory() {
 }
 
 void SharedMemory::start(size_t dynamic_bytes) {
-    if (window) ASAN_UNPOISON_MEMORY_REGION(window, capacity);
+    ASAN_UNPOISON_MEMORY_REGION(window, capacity);
     size_t wanted = align(dynamic_bytes + STATIC_SHARED_LIMIT + MOST_OBJECTS * (RED_ZONE + 16) + 4096, 1024);
     if (capacity < wanted) {
         free(window);

@@ -43,7 +43,6 @@ private:
 
 // Where `p` lies in the window; anything else, or fewer than `bytes` there, is an error.
 size_t shared_offset(const void* p, size_t bytes, const char* operation, Site site);
-void check_dynamic_alignment(Site site);
 
 template <class Tag, class T>
 T& static_shared(const char* name) {

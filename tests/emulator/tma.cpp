@@ -18,8 +18,7 @@ const char* invalid(const MatrixMap& map) {
     if (!map.columns || !map.rows) return "the matrix is empty";
     if (map.row_bytes % 16) return "rows are not a multiple of 16 bytes apart";
     if (map.columns * 2 > map.row_bytes) return "rows overlap";
-    if (!map.box_columns || map.box_columns > 64) return "a box is 1 to 64 columns wide with the 128-byte swizzle";
-    if (map.box_columns * 2 % 16) return "a box's rows are not a multiple of 16 bytes";
+    if (map.box_columns != 64) return "a box is 64 columns wide: narrower ones are not emulated, wider ones are no swizzle's";
     if (!map.box_rows || map.box_rows > 256) return "a box has 1 to 256 rows";
     return nullptr;
 }
@@ -38,7 +37,6 @@ void land(const Transfer& transfer) {
     for (uint32_t row = 0; row < map.box_rows; row++) {
         int64_t y = int64_t(transfer.y) + row;
         for (uint32_t chunk = 0; chunk < row_bytes; chunk += 16) {
-            // Rows narrower than 128 bytes lie close together; the swizzle acts on the address all the same.
             char* to = block->shared->window + swizzle(start + row * row_bytes + chunk);
             memset(to, 0, 16);
             if (y < 0 || uint64_t(y) >= map.rows) continue;

@@ -8,7 +8,6 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
 #define DEVICE static inline __attribute__((always_inline, unused))
