@@ -42,7 +42,7 @@ KERNEL(256, 1, pool_backward, const uint32_t* position, const bf16* dy, bf16* dx
     int row = blockIdx.x * 8 + warp_id();
     if (row >= samples * tokens) return;
     int sample = row / tokens, token = row % tokens;
-    bool chosen = token == (position ? position[sample] : 0);
+    bool chosen = token == (position ? int(position[sample]) : 0);
     const bf16* from = dy + int64_t(sample) * width;
     bf16* to = dx + int64_t(row) * width;
     if (width % 8 == 0)

@@ -122,7 +122,7 @@ KERNEL(256, 1, token_embed_order, const uint32_t* ids, const Entry* from, Entry*
     // Where this tile's entries of digit threadIdx.x begin: after all smaller digits, and after its own in earlier tiles.
     uint32_t total = 0, earlier = 0;
 #pragma unroll 8
-    for (int tile = 0; tile < gridDim.x; tile++) {
+    for (uint32_t tile = 0; tile < gridDim.x; tile++) {
         uint32_t count = tile_counts[tile * DIGITS + threadIdx.x];
         total += count;
         if (tile < blockIdx.x) earlier += count;
