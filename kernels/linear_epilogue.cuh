@@ -152,28 +152,46 @@ DEVICE void epilogue_store(const bf16* staged, const Epilogue& epilogue, int fir
 // One unit of work: a tile of the output, and the blocks of the depth that it sums.
 struct Unit {
     int split;
-    int row_tile, column_tile;
-    int first, last;  // blocks [first, last)
+    int row, column;  // the tile's first
+    int first, last;  // blocks [first, last) of the depth
 };
 
-// The order of the work, which keeps what runs at the same time in few rows and columns, so that their operands are read
-// from memory once and then from the L2 cache: splits of the depth outermost, then groups of 16 rows of tiles, in a group
-// column after column. A split has at least one block where splits <= depth_blocks.
-DEVICE Unit unit_of(int index, int row_tiles, int column_tiles, int splits, int depth_blocks) {
-    constexpr int GROUP = 16;
-    Unit unit;
-    int tiles = row_tiles * column_tiles;
-    unit.split = index / tiles;
-    index -= unit.split * tiles;
-    int group = index / (GROUP * column_tiles);
-    index -= group * GROUP * column_tiles;
-    int height = row_tiles - group * GROUP < GROUP ? row_tiles - group * GROUP : GROUP;
-    unit.column_tile = index / height;
-    unit.row_tile = group * GROUP + index % height;
-    unit.first = int(int64_t(depth_blocks) * unit.split / splits);
-    unit.last = int(int64_t(depth_blocks) * (unit.split + 1) / splits);
-    return unit;
-}
+// A product cut into units, and their order, which keeps what runs at the same time in few rows and columns, so that their
+// operands are read from memory once and then from the L2 cache: splits of the depth outermost, then groups of 16 rows of
+// tiles, in a group column after column. A split has at least one block where `splits` <= `blocks`.
+struct Units {
+    int tile_rows, tile_columns;
+    int row_tiles, column_tiles;
+    int splits;
+    int blocks;  // of the depth
+    int count;
+
+    __device__ __forceinline__ Units(int rows, int columns, int depth, int tile_rows, int tile_columns, int tile_depth,
+                                     int splits)
+        : tile_rows(tile_rows),
+          tile_columns(tile_columns),
+          row_tiles((rows + tile_rows - 1) / tile_rows),
+          column_tiles((columns + tile_columns - 1) / tile_columns),
+          splits(splits),
+          blocks((depth + tile_depth - 1) / tile_depth),
+          count(row_tiles * column_tiles * splits) {}
+
+    __device__ __forceinline__ Unit operator[](int index) const {
+        constexpr int GROUP = 16;
+        int split = index / (row_tiles * column_tiles);
+        index -= split * row_tiles * column_tiles;
+        int top = index / (GROUP * column_tiles) * GROUP;
+        index -= top * column_tiles;
+        int height = row_tiles - top < GROUP ? row_tiles - top : GROUP;
+        Unit unit;
+        unit.split = split;
+        unit.row = (top + index % height) * tile_rows;
+        unit.column = index / height * tile_columns;
+        unit.first = int(int64_t(blocks) * split / splits);
+        unit.last = int(int64_t(blocks) * (split + 1) / splits);
+        return unit;
+    }
+};
 
 // Two neighbouring values of an f32 output. ALIGNED: `columns` is even, and so is `column`.
 template <bool ALIGNED>

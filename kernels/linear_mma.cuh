@@ -4,7 +4,7 @@
 // [columns, depth] (K-major) or [depth, columns] (N-major), row-major in memory. ALIGNED: rows of all operands are
 // multiples of 16 bytes, and tiles travel by cp.async; otherwise element by element through registers.
 //
-// Grid: a block for each unit of work (unit_of). Block: 256 threads, warps 2 x 4 over a tile of 128 x 128, 64 x 32 each.
+// Grid: a block for each unit of work (Units). Block: 256 threads, warps 2 x 4 over a tile of 128 x 128, 64 x 32 each.
 // Shared memory: a ring of 4 stages of both tiles, 32 of the depth each: 64 KiB; then the staged tile in its place. One
 // __syncthreads a block of the depth: it publishes that block's tiles, and frees those of the one before.
 #pragma once
@@ -64,16 +64,14 @@ template <bool A_M_MAJOR, bool B_N_MAJOR, bool ALIGNED, bool WEIGHT>
 DEVICE void mma_product(const bf16* a, const bf16* b, int rows, int columns, int depth, int splits,
                         const Epilogue& epilogue, float* out) {
     DYNAMIC_SHARED(MmaShared, shared);
-    int row_tiles = (rows + MMA_TILE - 1) / MMA_TILE, column_tiles = (columns + MMA_TILE - 1) / MMA_TILE;
-    Unit unit = unit_of(blockIdx.x, row_tiles, column_tiles, splits, (depth + MMA_TILE_K - 1) / MMA_TILE_K);
-    int first_row = unit.row_tile * MMA_TILE, first_column = unit.column_tile * MMA_TILE;
+    Unit unit = Units(rows, columns, depth, MMA_TILE, MMA_TILE, MMA_TILE_K, splits)[blockIdx.x];
     int warp_row = warp_id() % 2 * 64, warp_column = warp_id() / 2 * 32;
 
     auto load = [&](int block) {
         int stage = (block - unit.first) % MMA_STAGES;
         if (block < unit.last) {
-            load_mma_tile<A_M_MAJOR, ALIGNED>(shared->a[stage], a, first_row, block * MMA_TILE_K, rows, depth);
-            load_mma_tile<B_N_MAJOR, ALIGNED>(shared->b[stage], b, first_column, block * MMA_TILE_K, columns, depth);
+            load_mma_tile<A_M_MAJOR, ALIGNED>(shared->a[stage], a, unit.row, block * MMA_TILE_K, rows, depth);
+            load_mma_tile<B_N_MAJOR, ALIGNED>(shared->b[stage], b, unit.column, block * MMA_TILE_K, columns, depth);
         }
         ptx::cp_async_commit();  // a group for each block, empty or not, so that the waits below count alike
     };
@@ -109,7 +107,7 @@ DEVICE void mma_product(const bf16* a, const bf16* b, int rows, int columns, int
         for (int i = 0; i < 4; i++) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                int at_row = first_row + row + 16 * i, at_column = first_column + warp_column + 8 * j + pair;
+                int at_row = unit.row + row + 16 * i, at_column = unit.column + warp_column + 8 * j + pair;
                 store_pair<ALIGNED>(to, at_row, at_column, rows, columns, acc[i][j][0], acc[i][j][1]);
                 store_pair<ALIGNED>(to, at_row + 8, at_column, rows, columns, acc[i][j][2], acc[i][j][3]);
             }
@@ -118,7 +116,7 @@ DEVICE void mma_product(const bf16* a, const bf16* b, int rows, int columns, int
         __syncthreads();  // the last tiles have been read
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            int column = warp_column + 8 * j, at_column = first_column + column + pair;
+            int column = warp_column + 8 * j, at_column = unit.column + column + pair;
             float low = epilogue.bias && at_column < columns ? float(epilogue.bias[at_column]) : 0.f;
             float high = epilogue.bias && at_column + 1 < columns ? float(epilogue.bias[at_column + 1]) : 0.f;
 #pragma unroll
@@ -131,7 +129,7 @@ DEVICE void mma_product(const bf16* a, const bf16* b, int rows, int columns, int
             }
         }
         __syncthreads();
-        epilogue_store<MMA_TILE, MMA_THREADS, ALIGNED>(shared->staging, epilogue, first_row, first_column, rows, columns,
+        epilogue_store<MMA_TILE, MMA_THREADS, ALIGNED>(shared->staging, epilogue, unit.row, unit.column, rows, columns,
                                                        threadIdx.x);
     }
 }

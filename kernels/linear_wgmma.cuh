@@ -4,7 +4,7 @@
 // C[rows, columns] = A B, bf16 with f32 accumulation. A is [rows, depth] (K-major) or [depth, rows] (M-major), B is
 // [columns, depth] (K-major) or [depth, columns] (N-major), row-major in memory, rows of a multiple of 16 bytes.
 //
-// Grid: any number of blocks (the multiprocessors), which share the units of work. Block: three warpgroups.
+// Grid: any number of blocks (as many as multiprocessors), which share the units of work; WGMMA_SHARED bytes each. Block: three warpgroups.
 //   0  warp 0, producer: one thread waits for `empty`, announces bytes on `full` and issues TMA, for each 64 of the depth
 //      warps 1 to 3, epilogue: take staged tiles to memory (products); sum A's columns beside wgmma (weight gradients)
 //   1, 2  consumers, 64 rows of the tile each: wait for `full`, issue four wgmma m64nTILE_Nk16, and arrive on `empty` when
@@ -27,7 +27,9 @@ constexpr int WGMMA_TILE_K = 64;  // 128 bytes: the width of the swizzle
 constexpr int WGMMA_THREADS = 384;
 constexpr int EPILOGUE_THREADS = 96;
 
-// 209 KiB or less of the 227 that a block may have.
+// Dynamic shared memory of every launch: one block of these 227 KiB runs on a multiprocessor at a time.
+constexpr int WGMMA_SHARED = 210 * 1024;
+
 template <int TILE_N, bool WEIGHT>
 struct WgmmaShared {
     // Weight gradients stage nothing, so that their ring has a stage more.
@@ -79,19 +81,155 @@ DEVICE void multiply_block(float (&acc)[TILE_N / 2], const bf16* a, const bf16* 
     }
 }
 
+// Producer, one thread.
+template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N, bool WEIGHT>
+DEVICE void wgmma_produce(WgmmaShared<TILE_N, WEIGHT>* shared, const TensorMap* a, const TensorMap* b, const Units& units) {
+    Ring<WgmmaShared<TILE_N, WEIGHT>::STAGES> ring;
+    ptx::prefetch_tensormap(a);
+    ptx::prefetch_tensormap(b);
+    for (int index = blockIdx.x; index < units.count; index += gridDim.x) {
+        Unit unit = units[index];
+        for (int block = unit.first; block < unit.last; block++) {
+            // The phase before the first counts as completed: the first round passes at once.
+            ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1);
+            uint64_t* full = &shared->full[ring.stage];
+            ptx::mbarrier_arrive_expect_tx(full, (WGMMA_TILE_M + TILE_N) * WGMMA_TILE_K * sizeof(bf16));
+            int at = block * WGMMA_TILE_K;
+            load_wgmma_tile<A_M_MAJOR, WGMMA_TILE_M>(shared->a[ring.stage], a, unit.row, at, full);
+            load_wgmma_tile<B_N_MAJOR, TILE_N>(shared->b[ring.stage], b, unit.column, at, full);
+            ring.advance();
+        }
+    }
+}
+
+// Consumers: warpgroup `half` of two multiplies its 64 rows; weight gradients leave from the registers.
+template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N, bool WEIGHT>
+DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int rows, int columns, const Units& units,
+                          float* out) {
+    Ring<WgmmaShared<TILE_N, WEIGHT>::STAGES> ring;
+    int row = half * 64 + warp_id() % 4 * 16 + lane_id() / 4;  // of the tile, and row + 8: what a lane holds,
+    int pair = 2 * (lane_id() % 4);                            // in columns pair and pair + 1 of each eight
+    uint32_t parity = 0;
+    for (int index = blockIdx.x; index < units.count; index += gridDim.x) {
+        Unit unit = units[index];
+        float acc[TILE_N / 2];
+#pragma unroll
+        for (int i = 0; i < TILE_N / 2; i++) acc[i] = 0.f;
+        int previous = 0;
+        for (int block = unit.first; block < unit.last; block++) {
+            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
+            ptx::wgmma_fence();
+            multiply_block<A_M_MAJOR, B_N_MAJOR, TILE_N>(acc, shared->a[ring.stage] + half * 64 * WGMMA_TILE_K,
+                                                         shared->b[ring.stage]);
+            ptx::wgmma_commit();
+            ptx::wgmma_wait<1>();
+            if (block > unit.first && lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
+            previous = ring.stage;
+            ring.advance();
+        }
+        ptx::wgmma_wait<0>();
+        if (lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
+
+        if constexpr (WEIGHT) {
+            float* to = out + int64_t(unit.split) * rows * columns;
+#pragma unroll
+            for (int j = 0; j < TILE_N / 8; j++) {
+                int column = unit.column + 8 * j + pair;
+                store_pair<true>(to, unit.row + row, column, rows, columns, acc[4 * j], acc[4 * j + 1]);
+                store_pair<true>(to, unit.row + row + 8, column, rows, columns, acc[4 * j + 2], acc[4 * j + 3]);
+            }
+        } else {
+            ptx::mbarrier_wait(&shared->drained, parity);
+            parity ^= 1;
+            bf16* staging = shared->staging + pair;
+#pragma unroll
+            for (int j = 0; j < TILE_N / 8; j++) {
+                float low = shared->bias[8 * j + pair], high = shared->bias[8 * j + pair + 1];
+                uint32_t upper = ptx::cvt_bf16x2(acc[4 * j] + low, acc[4 * j + 1] + high);
+                uint32_t lower = ptx::cvt_bf16x2(acc[4 * j + 2] + low, acc[4 * j + 3] + high);
+                *reinterpret_cast<uint32_t*>(staging + staged_chunk<TILE_N>(row, j)) = upper;
+                *reinterpret_cast<uint32_t*>(staging + staged_chunk<TILE_N>(row + 8, j)) = lower;
+            }
+            ptx::mbarrier_arrive(&shared->staged);
+        }
+    }
+}
+
+// Epilogue of the products: `thread` of EPILOGUE_THREADS.
+template <int TILE_N>
+DEVICE void wgmma_finish(WgmmaShared<TILE_N, false>* shared, const Epilogue& epilogue, int rows, int columns,
+                         const Units& units, int thread) {
+    auto load_bias = [&](int index) {
+        int first = units[index].column;
+        for (int i = thread; i < TILE_N; i += EPILOGUE_THREADS) {
+            bool valid = epilogue.bias && first + i < columns;
+            shared->bias[i] = valid ? float(epilogue.bias[first + i]) : 0.f;
+        }
+    };
+    int index = blockIdx.x, step = gridDim.x;
+    if (index < units.count) load_bias(index);
+    ptx::mbarrier_arrive(&shared->drained);
+    for (uint32_t parity = 0; index < units.count; index += step, parity ^= 1) {
+        Unit unit = units[index];
+        ptx::mbarrier_wait(&shared->staged, parity);
+        epilogue_store<TILE_N, EPILOGUE_THREADS, true>(shared->staging, epilogue, unit.row, unit.column, rows, columns,
+                                                       thread);
+        if (index + step < units.count) load_bias(index + step);
+        ptx::mbarrier_arrive(&shared->drained);
+    }
+}
+
+// Beside the consumers of a weight gradient: column sums of A, in the units of the first column of tiles. `thread` of
+// EPILOGUE_THREADS takes eight columns, and every sixth row of the depth.
+template <int TILE_N>
+DEVICE void wgmma_sum(WgmmaShared<TILE_N, true>* shared, int rows, const Units& units, float* sums, int thread) {
+    Ring<WgmmaShared<TILE_N, true>::STAGES> ring;
+    int chunk = thread % 16, lane = thread / 16;
+    for (int index = blockIdx.x; index < units.count; index += gridDim.x) {
+        Unit unit = units[index];
+        bool summed = sums && unit.column == 0;
+        float sum[8] = {};
+        for (int block = unit.first; block < unit.last; block++) {
+            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
+            if (summed) {
+                const bf16* box = shared->a[ring.stage] + chunk / 8 * 64 * WGMMA_TILE_K;
+#pragma unroll
+                for (int k = lane; k < WGMMA_TILE_K; k += 6) {
+                    Pack8 values = load8(box + (k * 8 + ((chunk % 8) ^ (k % 8))) * 8);  // as TMA swizzles
+#pragma unroll
+                    for (int i = 0; i < 8; i++) sum[i] += values.get(i);
+                }
+            }
+            __syncwarp();
+            if (lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[ring.stage]);
+            ring.advance();
+        }
+        if (summed) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) shared->sums[lane][chunk * 8 + i] = sum[i];
+            ptx::bar_sync(1, EPILOGUE_THREADS);
+            for (int i = thread; i < WGMMA_TILE_M && unit.row + i < rows; i += EPILOGUE_THREADS) {
+                float total = 0.f;
+#pragma unroll
+                for (int j = 0; j < 6; j++) total += shared->sums[j][i];
+                sums[int64_t(unit.split) * rows + unit.row + i] = total;
+            }
+            ptx::bar_sync(1, EPILOGUE_THREADS);  // before the next unit's sums
+        }
+    }
+}
+
 // WEIGHT: `out` is f32 [splits, rows, columns], the depth cut into `splits`, and `sums` (if not null) is f32
 // [splits, rows], the sums of A over the depth. Otherwise `splits` is 1 and `epilogue` says what becomes of C.
 template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N, bool WEIGHT>
-DEVICE void wgmma_product(const TensorMap* a_map, const TensorMap* b_map, int rows, int columns, int depth, int splits,
+DEVICE void wgmma_product(const TensorMap* a, const TensorMap* b, int rows, int columns, int depth, int splits,
                           const Epilogue& epilogue, float* out, float* sums) {
     static_assert(!WEIGHT || (A_M_MAJOR && B_N_MAJOR), "weight gradients sum over the rows of both operands");
     using Shared = WgmmaShared<TILE_N, WEIGHT>;
-    constexpr int STAGES = Shared::STAGES;
+    static_assert(sizeof(Shared) <= WGMMA_SHARED, "the ring and the staged tile fit");
     DYNAMIC_SHARED(Shared, shared);
-
-    int warpgroup = warp_id() / 4;
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) {
+        for (int i = 0; i < Shared::STAGES; i++) {
             ptx::mbarrier_init(&shared->full[i], 1);
             ptx::mbarrier_init(&shared->empty[i], WEIGHT ? 11 : 8);
         }
@@ -101,138 +239,19 @@ DEVICE void wgmma_product(const TensorMap* a_map, const TensorMap* b_map, int ro
     }
     __syncthreads();
 
-    int row_tiles = (rows + WGMMA_TILE_M - 1) / WGMMA_TILE_M;
-    int column_tiles = (columns + TILE_N - 1) / TILE_N;
-    int depth_blocks = (depth + WGMMA_TILE_K - 1) / WGMMA_TILE_K;
-    int units = row_tiles * column_tiles * splits;
-    Ring<STAGES> ring;
-
-    // Of the 3 x 168 registers a thread that the block starts with.
+    Units units(rows, columns, depth, WGMMA_TILE_M, TILE_N, WGMMA_TILE_K, splits);
+    int warpgroup = warp_id() / 4;
+    // The block starts with 168 registers a thread: 136 + 2 x 184 are as many.
     if (warpgroup == 0) {
         ptx::setmaxnreg_dec<136>();
-        int thread = threadIdx.x - 32;  // of the epilogue
-        if (threadIdx.x == 0) {
-            ptx::prefetch_tensormap(a_map);
-            ptx::prefetch_tensormap(b_map);
-            for (int index = blockIdx.x; index < units; index += gridDim.x) {
-                Unit unit = unit_of(index, row_tiles, column_tiles, splits, depth_blocks);
-                for (int block = unit.first; block < unit.last; block++) {
-                    // The phase before the first counts as completed: the first round passes at once.
-                    ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1);
-                    uint64_t* full = &shared->full[ring.stage];
-                    ptx::mbarrier_arrive_expect_tx(full, (WGMMA_TILE_M + TILE_N) * WGMMA_TILE_K * sizeof(bf16));
-                    int at = block * WGMMA_TILE_K;
-                    load_wgmma_tile<A_M_MAJOR, WGMMA_TILE_M>(shared->a[ring.stage], a_map, unit.row_tile * WGMMA_TILE_M,
-                                                             at, full);
-                    load_wgmma_tile<B_N_MAJOR, TILE_N>(shared->b[ring.stage], b_map, unit.column_tile * TILE_N, at, full);
-                    ring.advance();
-                }
-            }
-        } else if (WEIGHT && thread >= 0) {
-            for (int index = blockIdx.x; index < units; index += gridDim.x) {
-                Unit unit = unit_of(index, row_tiles, column_tiles, splits, depth_blocks);
-                bool summed = sums && unit.column_tile == 0;
-                int chunk = thread % 16, lane = thread / 16;  // eight columns of A, every sixth row of the depth
-                float sum[8] = {};
-                for (int block = unit.first; block < unit.last; block++) {
-                    ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
-                    if (summed) {
-                        const bf16* box = shared->a[ring.stage] + chunk / 8 * 64 * WGMMA_TILE_K;
-#pragma unroll
-                        for (int k = lane; k < WGMMA_TILE_K; k += 6) {
-                            Pack8 values = load8(box + (k * 8 + ((chunk % 8) ^ (k % 8))) * 8);  // as TMA swizzles
-#pragma unroll
-                            for (int i = 0; i < 8; i++) sum[i] += values.get(i);
-                        }
-                    }
-                    __syncwarp();
-                    if (lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[ring.stage]);
-                    ring.advance();
-                }
-                if (summed) {
-#pragma unroll
-                    for (int i = 0; i < 8; i++) shared->sums[lane][chunk * 8 + i] = sum[i];
-                    ptx::bar_sync(1, EPILOGUE_THREADS);
-                    for (int i = thread; i < WGMMA_TILE_M; i += EPILOGUE_THREADS) {
-                        float total = 0.f;
-#pragma unroll
-                        for (int j = 0; j < 6; j++) total += shared->sums[j][i];
-                        int row = unit.row_tile * WGMMA_TILE_M + i;
-                        if (row < rows) sums[int64_t(unit.split) * rows + row] = total;
-                    }
-                    ptx::bar_sync(1, EPILOGUE_THREADS);
-                }
-            }
-        } else if (thread >= 0) {
-            auto load_bias = [&](int index) {
-                int first_column = unit_of(index, row_tiles, column_tiles, 1, depth_blocks).column_tile * TILE_N;
-                for (int i = thread; i < TILE_N; i += EPILOGUE_THREADS) {
-                    bool valid = epilogue.bias && first_column + i < columns;
-                    shared->bias[i] = valid ? float(epilogue.bias[first_column + i]) : 0.f;
-                }
-            };
-            if (blockIdx.x < units) load_bias(blockIdx.x);
-            ptx::mbarrier_arrive(&shared->drained);
-            uint32_t parity = 0;
-            for (int index = blockIdx.x; index < units; index += gridDim.x) {
-                Unit unit = unit_of(index, row_tiles, column_tiles, 1, depth_blocks);
-                ptx::mbarrier_wait(&shared->staged, parity);
-                epilogue_store<TILE_N, EPILOGUE_THREADS, true>(shared->staging, epilogue, unit.row_tile * WGMMA_TILE_M,
-                                                               unit.column_tile * TILE_N, rows, columns, thread);
-                if (index + gridDim.x < units) load_bias(index + gridDim.x);
-                ptx::mbarrier_arrive(&shared->drained);
-                parity ^= 1;
-            }
+        if (threadIdx.x == 0) wgmma_produce<A_M_MAJOR, B_N_MAJOR, TILE_N, WEIGHT>(shared, a, b, units);
+        if (threadIdx.x >= 32) {
+            if constexpr (WEIGHT) wgmma_sum<TILE_N>(shared, rows, units, sums, threadIdx.x - 32);
+            else wgmma_finish<TILE_N>(shared, epilogue, rows, columns, units, threadIdx.x - 32);
         }
     } else {
         ptx::setmaxnreg_inc<184>();
-        int half = warpgroup - 1;
-        int row = half * 64 + warp_id() % 4 * 16 + lane_id() / 4;  // and row + 8: what a lane holds
-        int pair = 2 * (lane_id() % 4);                            // with columns pair and pair + 1 of each eight
-        uint32_t parity = 0;
-        for (int index = blockIdx.x; index < units; index += gridDim.x) {
-            Unit unit = unit_of(index, row_tiles, column_tiles, splits, depth_blocks);
-            float acc[TILE_N / 2];
-#pragma unroll
-            for (int i = 0; i < TILE_N / 2; i++) acc[i] = 0.f;
-            int previous = 0;
-            for (int block = unit.first; block < unit.last; block++) {
-                ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
-                ptx::wgmma_fence();
-                multiply_block<A_M_MAJOR, B_N_MAJOR, TILE_N>(acc, shared->a[ring.stage] + half * 64 * WGMMA_TILE_K,
-                                                             shared->b[ring.stage]);
-                ptx::wgmma_commit();
-                ptx::wgmma_wait<1>();
-                if (block > unit.first && lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
-                previous = ring.stage;
-                ring.advance();
-            }
-            ptx::wgmma_wait<0>();
-            if (lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
-
-            if constexpr (WEIGHT) {
-                float* to = out + int64_t(unit.split) * rows * columns;
-                int at_row = unit.row_tile * WGMMA_TILE_M + row, at_column = unit.column_tile * TILE_N + pair;
-#pragma unroll
-                for (int j = 0; j < TILE_N / 8; j++) {
-                    store_pair<true>(to, at_row, at_column + 8 * j, rows, columns, acc[4 * j], acc[4 * j + 1]);
-                    store_pair<true>(to, at_row + 8, at_column + 8 * j, rows, columns, acc[4 * j + 2], acc[4 * j + 3]);
-                }
-            } else {
-                ptx::mbarrier_wait(&shared->drained, parity);
-                parity ^= 1;
-#pragma unroll
-                for (int j = 0; j < TILE_N / 8; j++) {
-                    float low = shared->bias[8 * j + pair], high = shared->bias[8 * j + pair + 1];
-                    uint32_t upper = ptx::cvt_bf16x2(acc[4 * j] + low, acc[4 * j + 1] + high);
-                    uint32_t lower = ptx::cvt_bf16x2(acc[4 * j + 2] + low, acc[4 * j + 3] + high);
-                    bf16* staging = shared->staging + pair;
-                    *reinterpret_cast<uint32_t*>(staging + staged_chunk<TILE_N>(row, j)) = upper;
-                    *reinterpret_cast<uint32_t*>(staging + staged_chunk<TILE_N>(row + 8, j)) = lower;
-                }
-                ptx::mbarrier_arrive(&shared->staged);
-            }
-        }
+        wgmma_consume<A_M_MAJOR, B_N_MAJOR, TILE_N, WEIGHT>(shared, warpgroup - 1, rows, columns, units, out);
     }
 }
 
