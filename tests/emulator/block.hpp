@@ -82,6 +82,9 @@ struct CopyQueues;
 struct MbarrierTable;
 struct TransferQueue;
 struct WgmmaQueues;
+namespace race {
+struct State;
+}
 
 struct Block {
     Block();
@@ -105,6 +108,9 @@ struct Block {
     // Abandons the block.
     [[noreturn]] void fail(Site site, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
+    // Is this an address of the emulator's own: a stack, or what `threadIdx` and its like read?
+    bool owns(const void* p) const;
+
     const Launch* launch = nullptr;
     uint3 index;
     dim3 dimensions, grid;
@@ -117,6 +123,7 @@ struct Block {
     std::unique_ptr<MbarrierTable> mbarriers;
     std::unique_ptr<TransferQueue> transfers;
     std::unique_ptr<WgmmaQueues> wgmmas;
+    std::shared_ptr<race::State> race;  // flavour RACE only
     std::string error;
 
 private:

@@ -41,7 +41,7 @@ void cp_async16(void* shared, const void* global, bool valid, Site site) {
     if (valid && reinterpret_cast<uintptr_t>(global) % 16)
         block->fail(site, "cp_async16: global address %p is not 16-byte aligned", global);
     shared_offset(shared, 16, "cp_async16", site);
-    race::copy_issued(shared, valid ? global : nullptr, 16, site);
+    race::copy_issued(shared, valid ? global : nullptr, site);
     CopyQueues::Copy copy{shared, valid ? global : nullptr};
     bool now = block->completion() == EARLY || (block->completion() == RANDOM && block->chance(2));
     if (now) land(copy);

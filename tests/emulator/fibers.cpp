@@ -73,15 +73,15 @@ void fiber_started(Fiber& from) {
 }
 
 Stacks::~Stacks() {
-    if (memory) munmap(memory, size_t(count) * (STACK + GUARD));
+    if (memory) munmap(memory, bytes);
 }
 
 void Stacks::reserve(int wanted) {
     if (wanted <= count) return;
-    if (memory) munmap(memory, size_t(count) * (STACK + GUARD));
+    if (memory) munmap(memory, bytes);
     count = wanted;
-    void* mapped = mmap(nullptr, size_t(count) * (STACK + GUARD), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    bytes = size_t(count) * (STACK + GUARD);
+    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapped == MAP_FAILED) {
         perror("emulator: no memory for stacks");
         abort();

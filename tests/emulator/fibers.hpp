@@ -25,9 +25,11 @@ public:
     void reserve(int count);
     // Makes `fiber` start at `entry` on stack `i`.
     void prepare(Fiber& fiber, int i, void (*entry)());
+    bool contains(const void* p) const { return size_t(static_cast<const char*>(p) - memory) < bytes; }
 
 private:
     char* memory = nullptr;
+    size_t bytes = 0;
     int count = 0;
 };
 

@@ -95,6 +95,7 @@ std::string run(const Launch& launch) {
     std::string error;
     auto work = [&] {
         std::unique_ptr<Block> mine = pool().borrow();
+        race::launch_started(*mine);
         for (uint64_t i; (i = next++) < blocks;) {
             uint64_t at = order[i];
             uint3 index = {unsigned(at % launch.grid.x), unsigned(at / launch.grid.x % launch.grid.y),
@@ -108,7 +109,6 @@ std::string run(const Launch& launch) {
     };
     // The race checker follows one thread of execution.
     int workers = flavour == RACE ? 1 : int(std::min<uint64_t>(std::max(launch.schedule.threads, 1), blocks));
-    race::launch_started();
     std::vector<std::thread> others;
     for (int i = 1; i < workers; i++) others.emplace_back(work);
     work();

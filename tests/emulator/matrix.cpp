@@ -15,7 +15,7 @@ struct LoadMatrix {
 template <bool TRANSPOSED>
 void run_load_matrix(Warp& warp, uint32_t, Site site) {
     for (int lane = 0; lane < 32; lane++)
-        race::read_shared(warp.lanes[lane], static_cast<LoadMatrix*>(warp.lanes[lane].argument)->row, 16, site);
+        race::matrix_row_read(warp.lanes[lane], static_cast<LoadMatrix*>(warp.lanes[lane].argument)->row, site);
     for (int m = 0; m < 4; m++) {
         uint16_t matrix[8][8];
         for (int i = 0; i < 8; i++) memcpy(matrix[i], static_cast<LoadMatrix*>(warp.lanes[8 * m + i].argument)->row, 16);

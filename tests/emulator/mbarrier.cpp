@@ -12,6 +12,7 @@ constexpr uint64_t MARK = 0x6d62617272696572;
 
 void arrive(uint64_t* address, uint32_t bytes, const char* operation, Site site) {
     Mbarrier& barrier = block->mbarriers->at(address, operation, site);
+    race::mbarrier_used(barrier, site);
     if (!barrier.outstanding)
         block->fail(site, "%s: more than the %u arrivals that mbarrier %s expects", operation, barrier.arrivals,
                     block->shared->describe(shared_offset(address, 8, operation, site)).c_str());
@@ -27,7 +28,6 @@ Mbarrier& MbarrierTable::at(uint64_t* address, const char* operation, Site site)
     for (Mbarrier& barrier : barriers) {
         if (barrier.address != address) continue;
         if (*address != MARK) block->fail(site, "%s: the mbarrier's bytes have been overwritten", operation);
-        race::mbarrier_used(barrier, site);
         return barrier;
     }
     block->fail(site, "%s: no mbarrier_init at %s", operation,
@@ -69,9 +69,9 @@ void mbarrier_init(uint64_t* address, uint32_t arrivals, Site site) {
     auto& barriers = block->mbarriers->barriers;
     for (size_t i = 0; i < barriers.size(); i++)
         if (barriers[i].address == address) barriers.erase(barriers.begin() + long(i--));
-    race::write_shared(*self, address, 8, site);
     *address = MARK;
     barriers.push_back({address, self->number, false, arrivals, arrivals, 0, 0});
+    race::mbarrier_initialised(barriers.back(), site);
 }
 
 void fence_mbarrier_init() {
@@ -87,6 +87,7 @@ void mbarrier_arrive_expect_tx(uint64_t* address, uint32_t bytes, Site site) {
 
 void mbarrier_wait(uint64_t* address, uint32_t parity, Site site) {
     if (parity > 1) block->fail(site, "mbarrier_wait: parity %u", parity);
+    race::mbarrier_used(block->mbarriers->at(address, "mbarrier_wait", site), site);
     // A thread that is woken looks again, as the hardware's loop does: the phase may have moved on twice.
     while ((block->mbarriers->at(address, "mbarrier_wait", site).phase & 1) == parity) {
         self->operation = "mbarrier_wait";

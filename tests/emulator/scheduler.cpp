@@ -53,6 +53,12 @@ uint64_t Block::random() {
     return random_state;
 }
 
+bool Block::owns(const void* p) const {
+    auto within = [p](const void* begin, size_t bytes) { return size_t((const char*)p - (const char*)begin) < bytes; };
+    return stacks.contains(p) || within(threads.data(), threads.size() * sizeof(Thread)) || within(this, sizeof *this) ||
+           p == &block || p == &self;
+}
+
 Completion Block::completion() const { return Completion(launch->schedule.completion); }
 
 bool Block::run(const Launch& from, uint3 at) {
@@ -72,7 +78,6 @@ bool Block::run(const Launch& from, uint3 at) {
             failed = true;
         }
     }
-    race::block_ended();
     return !failed;
 }
 
@@ -213,14 +218,13 @@ void Block::barrier(int id, int expected, bool wait, const char* operation, Site
     self->operation = operation;
     self->site = site;
     self->barrier = id;
-    race::barrier_arrived(id);
     if (wait) self->state = State::barrier;
+    else race::barrier_arrived(id);
     if (complete_if_full(id)) {
         if (wait) yield();
     } else if (wait) {
         park();
     }
-    if (wait) race::barrier_left(id);
 }
 
 bool Block::complete_if_full(int id) {
@@ -254,7 +258,7 @@ void Block::complete(int id) {
         for (uint32_t rest = barrier.lanes[warp.number]; rest; rest &= rest - 1)
             sum += warp.lanes[__builtin_ctz(rest)].predicate != 0;
     int count = barrier.arrived;
-    race::barrier_completed(id, barrier.lanes);
+    race::barrier_completed(id);
     for (Warp& warp : warps)
         for (uint32_t rest = barrier.lanes[warp.number]; rest; rest &= rest - 1) {
             Thread& thread = warp.lanes[__builtin_ctz(rest)];

@@ -23,6 +23,7 @@ struct SharedMemory {
     bool valid(size_t offset, size_t bytes) const;
     // What was written that is no object: empty if nothing was.
     std::string damage() const;
+    size_t capacity_bytes() const { return capacity; }
     // For error messages: "dynamic shared memory + 128".
     std::string describe(size_t offset) const;
 

@@ -1,5 +1,7 @@
 #include "tma.hpp"
 
+#include <algorithm>
+
 #include "mbarrier.hpp"
 #include "race.hpp"
 #include "shared_memory.hpp"
@@ -29,6 +31,16 @@ MatrixMap decode(const TensorMap* map, const char* operation, Site site) {
     memcpy(&decoded, map, sizeof decoded);
     if (const char* why = invalid(decoded)) block->fail(site, "%s: %s", operation, why);
     return decoded;
+}
+
+// What it reads, for the race checker: at the issue, in the name of the thread that issues it.
+void note_reads(const Transfer& transfer) {
+    if (flavour != RACE) return;
+    const MatrixMap& map = transfer.map;
+    int64_t left = std::max<int64_t>(transfer.x, 0), right = std::min<int64_t>(transfer.x + int64_t(map.box_columns), map.columns);
+    int64_t top = std::max<int64_t>(transfer.y, 0), bottom = std::min<int64_t>(transfer.y + int64_t(map.box_rows), map.rows);
+    for (int64_t y = top; y < bottom && left < right; y++)
+        race::transfer_read(map.base + uint64_t(y) * map.row_bytes + left * 2, size_t(right - left) * 2, transfer.site);
 }
 
 void land(const Transfer& transfer) {
@@ -75,8 +87,10 @@ void tma_load_2d(void* shared, const TensorMap* map, int x, int y, uint64_t* bar
     if (offset % 1024)
         block->fail(site, "tma_load_2d: %s is not 1024-byte aligned", block->shared->describe(offset).c_str());
     Mbarrier& on = block->mbarriers->at(barrier, "tma_load_2d", site);
+    race::mbarrier_used(on, site);
     if (!on.fenced) block->fail(site, "tma_load_2d: no fence_mbarrier_init by the thread that initialised its mbarrier");
     transfer.clock = race::transfer_issued(on, shared, box_bytes(transfer.map), site);
+    note_reads(transfer);
     if (block->completion() == EARLY) land(transfer);
     else block->transfers->transfers.push_back(transfer);
 }

@@ -150,8 +150,8 @@ void run_issue(Warp& warp, uint32_t, Site site) {
     check_operand(b, "B", 0, issue.columns, site);
     race::wgmma_issued(warp);
     if (flavour == RACE) {
-        a.each_chunk(first, 16, [&](int, int, uint32_t at) { race::wgmma_reads(warp, window(at), 16, site); });
-        b.each_chunk(0, issue.columns, [&](int, int, uint32_t at) { race::wgmma_reads(warp, window(at), 16, site); });
+        a.each_chunk(first, 16, [&](int, int, uint32_t at) { race::wgmma_read(warp, window(at), site); });
+        b.each_chunk(0, issue.columns, [&](int, int, uint32_t at) { race::wgmma_read(warp, window(at), site); });
     }
     WgmmaQueues::Queue& queue = block->wgmmas->queues[warp.number];
     Accumulator& accumulator = accumulator_of(queue, warp, issue, site);
