@@ -32,8 +32,13 @@ fn main() -> Result<(), Error> {
     let target = out.ancestors().nth(4).ok_or("OUT_DIR lies in target/")?.to_path_buf();
     println!("cargo:rerun-if-changed={}", target.join("nvrtc").display());
 
+    let mut cuda_major = 0;
     let compiled = match find_nvrtc(&target) {
-        Some(path) => compile_all(&Nvrtc::load(&path)?, &target.join("kernels"))?,
+        Some(path) => {
+            let nvrtc = Nvrtc::load(&path)?;
+            cuda_major = nvrtc.version.0;
+            compile_all(&nvrtc, &target.join("kernels"))?
+        }
         None => {
             println!(
                 "cargo:warning=no libnvrtc found, so no CUDA kernels are in this build: run `make`, which fetches it, or \
@@ -43,6 +48,7 @@ fn main() -> Result<(), Error> {
         }
     };
     write_table(&out, &compiled)?;
+    fs::write(out.join("cuda_major.rs"), cuda_major.to_string())?;
     if env::var_os("CARGO_FEATURE_EMULATOR").is_some() {
         build_emulator(&target)?;
     }
@@ -116,7 +122,8 @@ impl Nvrtc {
         let mut size = 0usize;
         // SAFETY: nvrtc.h declares (nvrtcProgram, size_t*) and (nvrtcProgram, char*).
         unsafe {
-            let function = self.library.get::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size_name.as_str())?;
+            let function =
+                self.library.get::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size_name.as_str())?;
             if function(program, &mut size) != 0 {
                 return Err(format!("{size_name} failed").into());
             }

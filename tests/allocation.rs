@@ -109,7 +109,9 @@ fn training_allocates_nothing_after_warm_up() {
         for _ in 0..5 {
             let gradients = counted(|| trainer.gradients(batch, 0.9));
             let optimizer = counted(|| {
-                trainer.optimizer.step(&mut trainer.device, 1e-3).unwrap();
+                trainer.optimizer.load(&mut trainer.device, 1e-3);
+                trainer.optimizer.update(&mut trainer.device);
+                trainer.optimizer.finish(&trainer.device).unwrap();
             });
             println!("{objective:?}: [packing, other] of [allocations, bytes]: {gradients:?}, optimiser {optimizer:?}");
             for kind in 0..2 {

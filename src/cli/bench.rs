@@ -16,7 +16,6 @@ use perennial::ops::attention::AttentionShape;
 use perennial::ops::contrastive::{
     ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
 };
-use perennial::ops::cpu::Cpu;
 use perennial::ops::layer_norm::LayerNormShape;
 use perennial::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
 use perennial::ops::memory::{Storage, Wide};
@@ -29,7 +28,7 @@ use perennial::train::{BatchTexts, OptimizerSettings, TextBank, TrainBatch, Trai
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::compute::Compute;
+use super::compute::{Compute, on_device};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -58,12 +57,12 @@ enum What {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.compute.prepare()?;
+    let place = arguments.compute.prepare()?;
     let spec = ModelSpec::find(&arguments.model)?;
     let batch = arguments.batch as usize;
     let mut report = match arguments.what {
-        What::Step => bench_step::<Cpu<f32>>(&(), &spec, batch, arguments.steps as usize)?,
-        What::Kernels => bench_kernels::<Cpu<f32>>(&(), &spec, batch)?,
+        What::Step => on_device!(&place, D, at => bench_step::<D>(at, &spec, batch, arguments.steps as usize))?,
+        What::Kernels => on_device!(&place, D, at => bench_kernels::<D>(at, &spec, batch))?,
     };
     let Some(path) = &arguments.json else { return Ok(()) };
     for (key, value) in [

@@ -4,6 +4,8 @@ use perennial::check::{self, Checker, Size};
 use perennial::error::{Error, Result};
 use perennial::ops::Device;
 
+use super::compute::{Place, on_device};
+
 #[derive(clap::Args)]
 pub struct Arguments {
     /// cuda[:N], or emulated
@@ -18,15 +20,14 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    match arguments.device.as_str() {
+    let place = Place::parse(&arguments.device)?;
+    let size = match place {
+        Place::Cpu => return Err(Error::input("the CPU is what others are checked against: give --device cuda[:N]")),
+        Place::Cuda(_) => Size::Full,
         #[cfg(feature = "emulator")]
-        "emulated" => {
-            use perennial::ops::cuda::Cuda;
-            use perennial::ops::cuda::emulated::{Emulated, Emulator};
-            check::<Cuda<Emulated>>(Emulator::built_in()?, Size::Small, arguments)
-        }
-        _ => Err(Error::input("not there yet")),
-    }
+        Place::Emulated(_) => Size::Small,
+    };
+    on_device!(place, D, at => check::<D>(at.clone(), size, arguments))
 }
 
 fn check<D: Device>(place: D::Place, size: Size, arguments: &Arguments) -> Result<()> {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use perennial::error::{Error, Result};
 use perennial::experiment;
 use perennial::method::Method;
-use perennial::ops::cpu::Cpu;
 use perennial::report::{Cell, summary_table};
 
+use super::compute::on_device;
 use super::progress::Progress;
 use super::run::Common;
 
@@ -32,7 +32,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.common.compute.prepare()?;
+    let place = arguments.common.compute.prepare()?;
     let mut grid = Vec::new();
     for name in &arguments.methods {
         let method = Method::find(name)?;
@@ -56,7 +56,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for config in &grid {
         let label = format!("{}-m{}-s{}", config.method, config.memory.size, config.seed);
         let mut progress = Progress::new(Some(label.clone()));
-        match experiment::run::<Cpu<f32>>(&(), config, &arguments.out.join(&label), &mut progress) {
+        let out = arguments.out.join(&label);
+        match on_device!(&place, D, at => experiment::run::<D>(at, config, &out, &mut progress)) {
             Ok(evaluation) => done.push(evaluation),
             Err(error) => {
                 eprintln!("{label}: error: {error}");

@@ -12,22 +12,75 @@ pub struct Compute {
     threads: Option<usize>,
 }
 
-impl Compute {
-    /// Starts the threads. Fails on a device that is not known or that this program was not built for: nothing falls back
-    /// to another in silence.
-    pub fn prepare(&self) -> Result<()> {
-        match self.device.split(':').next().unwrap_or_default() {
-            "cpu" if self.device == "cpu" => {}
-            "cuda" => return Err(Error::input("this program holds no CUDA kernels yet; use --device cpu")),
-            _ => return Err(unknown("device", &self.device, ["cpu", "cuda"])),
-        }
-        match self.threads {
-            None => Ok(()),
-            Some(0) => Err(Error::input("--threads is 0; at least one must compute")),
-            Some(threads) => {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-                pool.map_err(|cause| Error::run(format!("cannot start {threads} threads: {cause}")))
-            }
+/// A device by name.
+#[derive(Clone, Debug)]
+pub enum Place {
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+    #[cfg(feature = "emulator")]
+    Emulated(perennial::ops::cuda::emulated::Emulator),
+}
+
+impl Place {
+    /// The device that `name` names. Nothing falls back to another in silence.
+    pub fn parse(name: &str) -> Result<Place> {
+        let known: &[&str] = if cfg!(feature = "emulator") { &["cpu", "cuda", "emulated"] } else { &["cpu", "cuda"] };
+        match name.split_once(':').unwrap_or((name, "")) {
+            ("cpu", "") => Ok(Place::Cpu),
+            ("cuda", "") => Ok(Place::Cuda(0)),
+            ("cuda", number) => match number.parse() {
+                Ok(number) => Ok(Place::Cuda(number)),
+                Err(_) => Err(Error::input(format!("'{number}' in --device {name} is not the number of a GPU"))),
+            },
+            #[cfg(feature = "emulator")]
+            ("emulated", "") => Ok(Place::Emulated(perennial::ops::cuda::emulated::Emulator::built_in()?)),
+            #[cfg(not(feature = "emulator"))]
+            ("emulated", "") => Err(Error::input(
+                "this program was built without the emulated GPU: build it with `cargo build --features emulator`",
+            )),
+            _ => Err(unknown("device", name, known.iter().copied())),
         }
     }
 }
+
+impl Compute {
+    /// Starts the threads, and finds the device.
+    pub fn prepare(&self) -> Result<Place> {
+        let place = Place::parse(&self.device)?;
+        match self.threads {
+            None => {}
+            Some(0) => return Err(Error::input("--threads is 0; at least one must compute")),
+            Some(threads) => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+                pool.map_err(|cause| Error::run(format!("cannot start {threads} threads: {cause}")))?;
+            }
+        }
+        Ok(place)
+    }
+}
+
+/// Evaluates an expression with `$device` the type of the device that a [`Place`] names, and `$at` which of them.
+macro_rules! on_device {
+    ($place:expr, $device:ident, $at:ident => $work:expr) => {
+        match $place {
+            $crate::cli::compute::Place::Cpu => {
+                type $device = perennial::ops::cpu::Cpu<f32>;
+                let $at = &();
+                $work
+            }
+            $crate::cli::compute::Place::Cuda(number) => {
+                type $device = perennial::ops::cuda::Cuda<perennial::ops::cuda::nvidia::Nvidia>;
+                let $at = number;
+                $work
+            }
+            #[cfg(feature = "emulator")]
+            $crate::cli::compute::Place::Emulated(emulator) => {
+                type $device = perennial::ops::cuda::Cuda<perennial::ops::cuda::emulated::Emulated>;
+                let $at = emulator;
+                $work
+            }
+        }
+    };
+}
+pub(super) use on_device;

@@ -11,10 +11,10 @@ use perennial::eval::pretrained::{Pretrained, find_spec, read_image};
 use perennial::model::checkpoint::TensorFile;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
-use perennial::ops::cpu::Cpu;
+use perennial::ops::Device;
 use perennial::ops::linear::Activation;
 
-use super::compute::Compute;
+use super::compute::{Compute, Place, on_device};
 
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["images", "texts"]))]
@@ -66,9 +66,9 @@ impl Model {
     }
 
     /// The model, ready for at most `images` images and `texts` texts at once; notes go to standard error.
-    pub fn open(&self, images: usize, texts: usize) -> Result<Pretrained<Cpu<f32>>> {
+    pub fn open<D: Device>(&self, place: &D::Place, images: usize, texts: usize) -> Result<Pretrained<D>> {
         let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
-        let (model, notes) = Pretrained::open(&(), &self.model, &self.spec()?, capacity)?;
+        let (model, notes) = Pretrained::open(place, &self.model, &self.spec()?, capacity)?;
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(model)
     }
@@ -85,7 +85,7 @@ pub struct Inference {
 }
 
 impl Inference {
-    pub fn prepare(&self) -> Result<()> {
+    pub fn prepare(&self) -> Result<Place> {
         if self.batch == 0 {
             return Err(Error::input("--batch is 0; it must be at least 1"));
         }
@@ -94,7 +94,10 @@ impl Inference {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.inference.prepare()?;
+    on_device!(&arguments.inference.prepare()?, D, place => run_on::<D>(place, arguments))
+}
+
+fn run_on<D: Device>(place: &D::Place, arguments: &Arguments) -> Result<()> {
     let (out, batch) = (&arguments.out, arguments.inference.batch);
     // Before any work, which may take hours.
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -104,7 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (count, width, embeddings) = match (&arguments.images, &arguments.texts) {
         (Some(pattern), _) => {
             let paths = find_files(pattern)?;
-            let mut model = arguments.model.open(batch.min(paths.len()), 1)?;
+            let mut model = arguments.model.open::<D>(place, batch.min(paths.len()), 1)?;
             let mut counter = Counter::new("images", paths.len());
             let embeddings =
                 model.embed_images(paths.len(), |image| read_image(&paths[image]), &mut |done| counter.set(done))?;
@@ -116,7 +119,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             if texts.is_empty() {
                 return Err(Error::input(format!("{} holds no texts, expected one a line", path.display())));
             }
-            let mut model = arguments.model.open(1, batch.min(texts.len()))?;
+            let mut model = arguments.model.open::<D>(place, 1, batch.min(texts.len()))?;
             let mut counter = Counter::new("texts", texts.len());
             let embeddings = model.embed_texts(&texts, &mut |done| counter.set(done))?;
             (texts.len(), model.clip.spec.embed_dim, embeddings)

@@ -9,8 +9,9 @@ use perennial::error::{Error, Result, unknown};
 use perennial::eval::metrics::{Retrieval, top_1_accuracy};
 use perennial::eval::pretrained::Pretrained;
 use perennial::eval::zero_shot::{class_embeddings, similarities};
-use perennial::ops::cpu::Cpu;
+use perennial::ops::Device;
 
+use super::compute::on_device;
 use super::embed::{Counter, Inference, Model};
 
 #[derive(clap::Args)]
@@ -53,12 +54,14 @@ enum Task {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.inference.prepare()?;
+    let place = arguments.inference.prepare()?;
     let dataset = data::open(&arguments.data, arguments.folder.as_deref())?;
     let samples = choose(arguments, &dataset)?;
     match arguments.task {
-        Task::Classification => classification(arguments, &dataset, &samples),
-        Task::Retrieval => retrieval(arguments, &dataset, &samples),
+        Task::Classification => {
+            on_device!(&place, D, at => classification::<D>(at, arguments, &dataset, &samples))
+        }
+        Task::Retrieval => on_device!(&place, D, at => retrieval::<D>(at, arguments, &dataset, &samples)),
     }
 }
 
@@ -85,14 +88,20 @@ fn choose(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<usize>> {
     Ok(samples)
 }
 
-fn classification(arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Result<()> {
+fn classification<D: Device>(
+    place: &D::Place,
+    arguments: &Arguments,
+    dataset: &Dataset,
+    samples: &[usize],
+) -> Result<()> {
     let templates = Templates::find(&arguments.templates)?;
     let prompts: Vec<String> = dataset.classes.iter().flat_map(|class| templates.prompts(class)).collect();
-    let mut model = open(arguments, samples.len(), prompts.len())?;
+    let mut model = open::<D>(place, arguments, samples.len(), prompts.len())?;
     let tokens = model.tokenize(&prompts)?;
     let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
     let (width, classes) = (model.clip.spec.embed_dim, dataset.classes.len());
     let texts = class_embeddings(&mut model.device, &model.clip, &tokens, classes);
+    model.device.health()?;
     let mut counter = Counter::new("images", samples.len());
     let images = model.embed_images(samples.len(), |i| dataset.image(samples[i]), &mut |done| counter.set(done))?;
     let labels: Vec<u32> = samples.iter().map(|sample| dataset.samples[*sample].class).collect();
@@ -103,7 +112,7 @@ fn classification(arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -
     Ok(())
 }
 
-fn retrieval(arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Result<()> {
+fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Result<()> {
     let mut captions: Vec<&str> = Vec::new();
     let mut known = HashMap::new();
     let mut caption_of = |caption| {
@@ -113,7 +122,7 @@ fn retrieval(arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Res
         })
     };
     let groups: Vec<u32> = samples.iter().map(|sample| caption_of(dataset.samples[*sample].caption.as_str())).collect();
-    let mut model = open(arguments, samples.len(), captions.len())?;
+    let mut model = open::<D>(place, arguments, samples.len(), captions.len())?;
     let mut counter = Counter::new("texts", captions.len());
     let texts = model.embed_texts(&captions, &mut |done| counter.set(done))?;
     let mut counter = Counter::new("images", samples.len());
@@ -132,7 +141,7 @@ fn retrieval(arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Res
     Ok(())
 }
 
-fn open(arguments: &Arguments, images: usize, texts: usize) -> Result<Pretrained<Cpu<f32>>> {
+fn open<D: Device>(place: &D::Place, arguments: &Arguments, images: usize, texts: usize) -> Result<Pretrained<D>> {
     let batch = arguments.inference.batch;
-    arguments.model.open(batch.min(images), batch.min(texts))
+    arguments.model.open(place, batch.min(images), batch.min(texts))
 }

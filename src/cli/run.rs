@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use perennial::error::Result;
 use perennial::experiment::{self, Config, Evaluation};
-use perennial::ops::cpu::Cpu;
 use perennial::report::{Cell, matrix_table, summary_table};
 
-use super::compute::Compute;
+use super::compute::{Compute, on_device};
 use super::progress::Progress;
 
 #[derive(clap::Args)]
@@ -59,7 +58,7 @@ impl Common {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    arguments.common.compute.prepare()?;
+    let place = arguments.common.compute.prepare()?;
     let mut config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
     if let Some(memory) = arguments.memory {
         config.memory.size = memory;
@@ -71,7 +70,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         config.memory.size = 0;
     }
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
-    let evaluation = experiment::run::<Cpu<f32>>(&(), &config, &out, &mut Progress::new(None))?;
+    let evaluation = on_device!(&place, D, at => {
+        experiment::run::<D>(at, &config, &out, &mut Progress::new(None))
+    })?;
     print(&evaluation, &out);
     Ok(())
 }

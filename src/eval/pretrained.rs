@@ -113,6 +113,7 @@ impl<D: Device> Pretrained<D> {
             device.write(clip.vision.pixels(), pixels);
             clip.vision.forward(device, images);
             embeddings.extend(device.read_vec(clip.vision.embeddings().first(images * width)));
+            device.health()?;
             progress(first + images);
         }
         Ok(embeddings)
@@ -140,6 +141,7 @@ impl<D: Device> Pretrained<D> {
         let mut done = 0;
         for tokens in tokens.chunks(clip.capacity.texts) {
             embeddings.extend(embed::embed_texts(device, clip, tokens));
+            device.health()?;
             done += tokens.len();
             progress(done);
         }

@@ -75,6 +75,22 @@ fn largest_batch<D: Device>(place: &D::Place, setup: &Setup, bytes: usize) -> Op
     None
 }
 
+/// A training step on its way: what it is, and what it costs.
+struct Launched {
+    iteration: usize,
+    epoch: usize,
+    learning_rate: f64,
+    gamma: f64,
+    samples: usize,
+    macs: u64,
+}
+
+/// What came since the last line of the log.
+struct Log {
+    since: Instant,
+    samples: usize,
+}
+
 struct Run<D> {
     setup: Setup,
     directory: RunDirectory,
@@ -112,6 +128,7 @@ impl<D: Device> Run<D> {
                 self.train(observer)?;
             }
             let row = evaluate(&mut self.trainer.device, &self.trainer.evaluation, &self.setup, step)?;
+            self.trainer.device.health()?;
             self.evaluation.push(row)?;
             (self.evaluation.samples_spent, self.evaluation.macs_spent) = (self.position.samples, self.position.macs);
             self.remember(step);
@@ -134,42 +151,33 @@ impl<D: Device> Run<D> {
         self.begin(step, order.pool());
         let mut loader = open_loader(&self.setup, requests(&self.setup, self.position, order.clone()))?;
         let iterations = order.iterations();
-        let mut since_log = (Instant::now(), 0);
+        let mut log = Log { since: Instant::now(), samples: 0 };
+        let mut launched = None;
         for iteration in self.position.iteration..iterations {
             let batch = loader.next().ok_or_else(|| Error::run("the loader ended early"))??;
-            let epoch = order.epoch_of(iteration);
-            let rate = schedule.at(iteration);
-            let gamma = self.setup.config.objective.gamma_at(epoch, order.epochs());
-            let count = batch.samples.len();
             // One sample has nothing to be held against; that happens only where broken samples were left out.
-            if count >= 2 {
-                let report = self
-                    .iterate(&batch, epoch, rate, gamma)
-                    .map_err(|error| self.place(error, iteration, iterations))?;
-                since_log.1 += count;
-                if (iteration + 1) % self.setup.config.train.log_every == 0 || iteration + 1 == iterations {
-                    let seconds = since_log.0.elapsed().as_secs_f64();
-                    self.directory.log(&json!({
-                        "step": step + 1,
-                        "iteration": iteration + 1,
-                        "epoch": epoch + 1,
-                        "samples": self.position.samples,
-                        "loss": report.loss,
-                        "gradient_norm": report.gradient_norm,
-                        "learning_rate": rate,
-                        "gamma": gamma,
-                        "samples_per_second": since_log.1 as f64 / seconds.max(1e-9),
-                    }))?;
-                    since_log = (Instant::now(), 0);
-                }
-                let now = Iteration { step, iteration: iteration + 1, iterations, samples: count, report };
-                observer.iteration(&self.setup, now);
-            }
+            let loaded = (batch.samples.len() >= 2).then(|| self.load(&batch, &order, &schedule, iteration));
             loader.recycle(batch);
-            self.position.iteration = iteration + 1;
+            // A GPU was at the step before while the batch was prepared and sent.
+            if let Some(before) = launched.take() {
+                self.settle(before, iterations, &mut log, observer)?;
+            }
+            match loaded {
+                Some(step) => {
+                    self.trainer.launch();
+                    launched = Some(step);
+                }
+                None => self.position.iteration = iteration + 1,
+            }
             if (iteration + 1) % self.setup.config.train.save_every == 0 && iteration + 1 < iterations {
+                if let Some(step) = launched.take() {
+                    self.settle(step, iterations, &mut log, observer)?;
+                }
                 self.save_state()?;
             }
+        }
+        if let Some(step) = launched.take() {
+            self.settle(step, iterations, &mut log, observer)?;
         }
         self.log_class_weights(step, iterations)
     }
@@ -210,18 +218,45 @@ impl<D: Device> Run<D> {
         trainer.objective.set_shares(&mut trainer.device, &shares(pool, setup));
     }
 
-    /// One training step, and what it cost.
-    fn iterate(&mut self, batch: &Batch, epoch: usize, learning_rate: f64, gamma: f64) -> Result<StepReport> {
-        let Run { setup, trainer, position, .. } = self;
+    /// Sends the batch of a training step.
+    fn load(&mut self, batch: &Batch, order: &Order, schedule: &Schedule, iteration: usize) -> Launched {
+        let Run { setup, trainer, .. } = self;
+        let (epoch, learning_rate) = (order.epoch_of(iteration), schedule.at(iteration));
+        let gamma = setup.config.objective.gamma_at(epoch, order.epochs());
         let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of(*sample, epoch)).collect();
         let texts = setup.texts.batch(&numbers);
-        let train_batch = TrainBatch { pixels: &batch.pixels, texts: &texts, slot: &batch.samples };
-        let report = trainer.step(train_batch, learning_rate, gamma)?;
-        let count = batch.samples.len() as u64;
+        trainer.load(TrainBatch { pixels: &batch.pixels, texts: &texts, slot: &batch.samples }, learning_rate, gamma);
+        let samples = batch.samples.len();
         let text_macs: u64 = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum();
-        position.samples += count;
-        position.macs += count * setup.model.image_macs() + text_macs;
-        Ok(report)
+        let macs = samples as u64 * setup.model.image_macs() + text_macs;
+        Launched { iteration, epoch, learning_rate, gamma, samples, macs }
+    }
+
+    /// Waits for a launched step, and writes down what it came to.
+    fn settle(&mut self, done: Launched, iterations: usize, log: &mut Log, observer: &mut dyn Observer) -> Result<()> {
+        let report = self.trainer.finish().map_err(|error| self.place(error, done.iteration, iterations))?;
+        let (step, iteration) = (self.position.step, done.iteration + 1);
+        self.position.iteration = iteration;
+        self.position.samples += done.samples as u64;
+        self.position.macs += done.macs;
+        log.samples += done.samples;
+        if iteration % self.setup.config.train.log_every == 0 || iteration == iterations {
+            let seconds = log.since.elapsed().as_secs_f64();
+            self.directory.log(&json!({
+                "step": step + 1,
+                "iteration": iteration,
+                "epoch": done.epoch + 1,
+                "samples": self.position.samples,
+                "loss": report.loss,
+                "gradient_norm": report.gradient_norm,
+                "learning_rate": done.learning_rate,
+                "gamma": done.gamma,
+                "samples_per_second": log.samples as f64 / seconds.max(1e-9),
+            }))?;
+            *log = Log { since: Instant::now(), samples: 0 };
+        }
+        observer.iteration(&self.setup, Iteration { step, iteration, iterations, samples: done.samples, report });
+        Ok(())
     }
 
     /// Says where training failed, and what is left of it.
@@ -256,7 +291,9 @@ impl<D: Device> Run<D> {
     fn save_checkpoint(&self, step: usize) -> Result<()> {
         let metadata = [("step", (step + 1).to_string()), ("method", self.setup.method.name.to_string())];
         let path = self.directory.checkpoint(step);
-        checkpoint::save(&path, &self.setup.model, &self.trainer.clip.parameters, &self.trainer.parameters(), &metadata)
+        let parameters = self.trainer.parameters();
+        self.trainer.device.health()?;
+        checkpoint::save(&path, &self.setup.model, &self.trainer.clip.parameters, &parameters, &metadata)
     }
 
     fn save_state(&self) -> Result<()> {

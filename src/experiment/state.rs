@@ -36,6 +36,7 @@ pub fn save<D: Device>(path: &Path, position: Position, trainer: &Trainer<D>, me
     floats("class_loss", objective.class_loss);
     floats("log_normalizer", objective.log_normalizer);
     floats("class_weight", objective.class_weight);
+    trainer.device.health()?;
     let MemoryState { classes, counts, indices } = memory.state();
     let mut whole = |name: &str, values: Vec<u32>| file.insert_u32(name, &[values.len()], values);
     whole("memory.classes", classes);

@@ -20,6 +20,9 @@ pub struct Module {
 /// All that the build embedded; empty where it found no compiler.
 pub const MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// CUDA's major version that the kernels were compiled with; a driver must know it.
+pub const CUDA_MAJOR: i32 = include!(concat!(env!("OUT_DIR"), "/cuda_major.rs"));
+
 /// What one kernel needs on a target, as `ptxas` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -46,7 +49,8 @@ impl Module {
 }
 
 fn inflate(compressed: &[u8], bytes: usize) -> Result<Vec<u8>> {
-    let damaged = |what: String| Error::run(format!("this program's CUDA kernels are damaged ({what}); install it again"));
+    let damaged =
+        |what: String| Error::run(format!("this program's CUDA kernels are damaged ({what}); install it again"));
     let mut cubin = Vec::with_capacity(bytes);
     let mut decoder = flate2::read::ZlibDecoder::new(compressed);
     decoder.read_to_end(&mut cubin).map_err(|cause| damaged(cause.to_string()))?;
@@ -72,7 +76,8 @@ fn parse(log: &str) -> Vec<Report> {
         let Some(report) = reports.last_mut() else { continue };
         if let Some(stack) = number_before(line, "bytes stack frame") {
             report.stack = stack;
-            let spills = [" bytes spill stores", " bytes spill loads"].map(|unit| number_before(line, unit).unwrap_or(0));
+            let spills =
+                [" bytes spill stores", " bytes spill loads"].map(|unit| number_before(line, unit).unwrap_or(0));
             report.spills = (spills[0], spills[1]);
         }
         if let Some(registers) = number_before(line, "registers,").or_else(|| number_before(line, "registers")) {
