@@ -109,9 +109,10 @@ impl Case for Linear {
 pub fn check<D: Device>(checker: &mut Checker<D>) {
     use Activation::{Gelu, QuickGelu};
     use Follows::{Nothing, Residual};
+    let size = checker.size;
     let mut case = |shape: LinearShape, bias: bool, follows: Follows| checker.case(&Linear { shape, bias, follows });
     let (gelu, quick_gelu) = (Follows::Activation(Gelu), Follows::Activation(QuickGelu));
-    match checker.size {
+    match size {
         Size::Smallest => {
             // A tile and a piece of the next, in each direction; then widths that are no multiple of eight.
             case(LinearShape::new(130, 136, 40), true, gelu);
