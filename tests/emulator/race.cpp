@@ -339,8 +339,6 @@ void accessed(void* address, size_t bytes, int access, void* pc) {
     Block& b = *block;
     if (b.owns(address)) return;
     Place place{pc, {}};
-    if ((bytes == 4 || bytes == 8 || bytes == 16) && reinterpret_cast<uintptr_t>(address) % bytes)
-        b.fail({}, "misaligned access: %zu bytes at %p, at %s", bytes, address, name_of(place).c_str());
     SharedMemory& shared = *b.shared;
     if (!shared.contains(address)) return touch_global(by_thread(self->number), address, bytes, access, place);
     size_t offset = size_t(static_cast<char*>(address) - shared.window);

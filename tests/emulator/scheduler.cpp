@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "address.hpp"
 #include "block.hpp"
 #include "cp_async.hpp"
 #include "launch.hpp"
@@ -23,6 +24,8 @@ int nth_bit(uint32_t word, int k) {
     while (k--) word &= word - 1;
     return __builtin_ctz(word);
 }
+
+bool waits_at(const Thread& thread, int barrier) { return thread.state == State::barrier && thread.barrier == barrier; }
 
 const char* file_name(const char* path) {
     const char* slash = strrchr(path, '/');
@@ -73,6 +76,8 @@ bool Block::run(const Launch& from, uint3 at) {
     self = nullptr;
     if (!failed) {
         std::string damage = shared->damage();
+        std::string report = take_address_report();
+        if (!report.empty()) damage = report;
         if (!damage.empty()) {
             error = text("block (%u,%u,%u): %s", index.x, index.y, index.z, damage.c_str());
             failed = true;
@@ -241,14 +246,13 @@ void Block::complete(int id) {
         uint32_t lanes = barrier.lanes[warp.number];
         if (!lanes) continue;
         Thread& first = warp.lanes[__builtin_ctz(lanes)];
-        if (warp.live & ~lanes) {
-            Thread& missing = warp.lanes[__builtin_ctz(warp.live & ~lanes)];
+        uint32_t missing = (barrier.expected ? warp.exists : warp.live) & ~lanes;
+        if (missing)
             fail(first.site, "%s: barrier %d completes with only lanes %08x of warp %d; lane %d is elsewhere", first.operation, id,
-                 lanes, warp.number, missing.lane);
-        }
-        for (uint32_t rest = lanes & warp.live; rest; rest &= rest - 1) {
+                 lanes, warp.number, __builtin_ctz(missing));
+        for (uint32_t rest = lanes; rest; rest &= rest - 1) {
             Thread& other = warp.lanes[__builtin_ctz(rest)];
-            if (other.site == first.site) continue;
+            if (!waits_at(first, id) || !waits_at(other, id) || other.site == first.site) continue;
             fail(first.site, "divergent %s: lane %d of warp %d arrives here, lane %d at %s:%d", first.operation, first.lane,
                  warp.number, other.lane, file_name(other.site.file), other.site.line);
         }
@@ -262,7 +266,7 @@ void Block::complete(int id) {
     for (Warp& warp : warps)
         for (uint32_t rest = barrier.lanes[warp.number]; rest; rest &= rest - 1) {
             Thread& thread = warp.lanes[__builtin_ctz(rest)];
-            if (thread.state != State::barrier || thread.barrier != id) continue;
+            if (!waits_at(thread, id)) continue;
             if (!strcmp(thread.operation, "__syncthreads_and")) thread.reduced = sum == count;
             else if (!strcmp(thread.operation, "__syncthreads_or")) thread.reduced = sum > 0;
             else thread.reduced = sum;
