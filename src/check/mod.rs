@@ -64,10 +64,10 @@ impl Tolerance {
     /// The same bits, but for -0.
     pub const EXACT: Tolerance = Tolerance { relative: 0.0, of_largest: 0.0 };
 
-    /// One rounding to bf16, 2^-9 of the value, and as much again for sums that fall on the other side of a tie; plus what
-    /// is lost before it.
+    /// One rounding to bf16, at most 2^-8 of the value (its last place is 2^-7 of the power of two below), with a hair for
+    /// ties; plus what is lost before it.
     pub const fn bf16(of_largest: f64) -> Tolerance {
-        Tolerance { relative: 1.0 / 256.0, of_largest }
+        Tolerance { relative: 1.001 / 256.0, of_largest }
     }
 
     /// Sums of about `terms` f32 values in any order.

@@ -5,6 +5,7 @@ use perennial::experiment;
 use perennial::method::METHODS;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
+use perennial::ops::cuda::kernels::{MODULES, Report};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -41,10 +42,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 );
             }
         }
-        // Nothing is listed where nothing is in: the CUDA backend brings the kernels.
-        What::Kernels => eprintln!("no CUDA kernels are in this program"),
+        What::Kernels => kernels(),
     }
     Ok(())
+}
+
+/// Each kernel on each target, as the compiler reports it: registers a thread, bytes that did not fit into them, shared memory.
+fn kernels() {
+    if MODULES.is_empty() {
+        return eprintln!("no CUDA kernels are in this program: no NVRTC was found when it was built");
+    }
+    println!("{:<34} {:<7} {:>9} {:>7} {:>14}", "kernel", "target", "registers", "spills", "static shared");
+    for module in MODULES {
+        for Report { kernel, registers, spills, shared, .. } in module.reports() {
+            let (target, spilled) = (module.target.name(), spills.0 + spills.1);
+            println!("{kernel:<34} {target:<7} {registers:>9} {spilled:>7} {shared:>14}");
+        }
+    }
 }
 
 fn lines<'a>(entries: impl Iterator<Item = (&'a str, String)>) {

@@ -22,6 +22,16 @@ pub enum Target {
     Sm90a,
 }
 
+impl Target {
+    /// The compiler's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Sm80 => "sm_80",
+            Target::Sm90a => "sm_90a",
+        }
+    }
+}
+
 /// One argument of a kernel.
 #[derive(Clone, Debug)]
 pub enum Argument {
