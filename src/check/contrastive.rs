@@ -1,4 +1,217 @@
-use super::Checker;
-use crate::ops::Device;
+use super::{Case, Checker, Operands, Size, Tolerance};
+use crate::ops::contrastive::{
+    ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives, Surrogate,
+};
+use crate::ops::{Device, Stats, Tensor};
+use crate::rng::{below, shuffle, unit};
 
-pub fn check<D: Device>(_checker: &mut Checker<D>) {}
+/// Both passes, the second from what the first one wrote.
+struct Contrastive {
+    shape: ContrastiveShape,
+    settings: ContrastiveSettings,
+    /// Weight of the batch in the moving averages, if there are any.
+    gamma: Option<f32>,
+    tau: f64,
+}
+
+struct Spans {
+    inputs: ContrastiveInputs,
+    averages: Option<MovingAverages>,
+    saved: ContrastiveSaved,
+    weight: Stats,
+    dimage: Tensor,
+    dtext: Tensor,
+    loss: Stats,
+    dlog_scale: Stats,
+}
+
+/// Rows of unit length.
+fn unit_rows(mut values: Vec<f32>, width: usize) -> Vec<f32> {
+    for row in values.chunks_mut(width) {
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|x| *x /= length);
+    }
+    values
+}
+
+impl Contrastive {
+    /// The prompt of each sample: each its own where there are enough, in an order that is not the samples'.
+    fn text_of(&self, operands: &mut Operands) -> Vec<u32> {
+        let ContrastiveShape { samples, texts, .. } = self.shape;
+        let generator = operands.generator();
+        let mut order: Vec<u32> = (0..texts.max(samples) as u32).map(|i| i % texts as u32).collect();
+        if samples > texts {
+            order.iter_mut().for_each(|text| *text = below(generator, texts as u64) as u32);
+        }
+        shuffle(&mut order, generator);
+        order.truncate(samples);
+        order
+    }
+
+    /// What an exponent h / tau may be off by, and so the share that a weight may be off by: S_ij and S_ii, sums of `width`
+    /// products whose sizes add up to 1 or less, are each within 16 units of f32 in any order that tensor cores take;
+    /// phi' is at most 2 (margin + 2). Then the rounding of h / tau itself, of at most phi(2) / tau, a few times.
+    fn exponent_error(&self) -> f64 {
+        let unit = 1.0 / (1u64 << 24) as f64;
+        let (slope, height) = match self.settings.surrogate {
+            Surrogate::Linear => (1.0, 2.0),
+            Surrogate::SquaredHinge { margin } => (2.0 * (margin + 2.0), (margin + 2.0).powi(2)),
+        };
+        (2.0 * 16.0 * slope + 4.0 * height) * unit / self.tau
+    }
+}
+
+impl Case for Contrastive {
+    const OP: &'static str = "contrastive";
+    type Spans = Spans;
+
+    fn shape(&self) -> String {
+        let ContrastiveShape { samples, texts, width } = self.shape;
+        let surrogate = match self.settings.surrogate {
+            Surrogate::Linear => "linear",
+            Surrogate::SquaredHinge { .. } => "hinge",
+        };
+        let averages = if self.gamma.is_some() { ", averages" } else { "" };
+        format!("{samples} over {texts} x {width}, {:?}, {surrogate}{averages}", self.settings.negatives)
+    }
+
+    fn plan(&self, operands: &mut Operands) -> Spans {
+        let ContrastiveShape { samples, texts, width } = self.shape;
+        let text_of = self.text_of(operands);
+        // Images near their texts, as training leaves them.
+        let text = unit_rows(operands.normal(texts * width, 1.0), width);
+        let noise = unit_rows(operands.normal(samples * width, 1.0), width);
+        let image = noise.chunks(width).zip(&text_of).flat_map(|(noise, c)| {
+            let own = &text[*c as usize * width..][..width];
+            noise.iter().zip(own).map(|(noise, own)| noise + 0.5 * own)
+        });
+        let image = unit_rows(image.collect(), width);
+        let error = self.exponent_error();
+        let close = Tolerance { relative: error, of_largest: error };
+        let averages = self.gamma.map(|gamma| {
+            // Near what the batch gives, so that both count; one sample in three is new; the last sample comes twice.
+            let typical = if self.settings.surrogate == Surrogate::Linear { -4.0 } else { 4.0 };
+            let count = samples + 3;
+            let mut priors = || {
+                let mut prior = operands.normal(count, 0.5);
+                prior.iter_mut().enumerate().for_each(|(i, u)| *u = if i % 3 == 2 { f32::NAN } else { *u + typical });
+                prior
+            };
+            let [images, texts] = [priors(), priors()];
+            let mut slot: Vec<u32> = (0..count as u32).collect();
+            shuffle(&mut slot, operands.generator());
+            slot.truncate(samples);
+            slot[samples - 1] = slot[0];
+            MovingAverages {
+                log_u: [
+                    operands.updated_stats("average of images", images, close),
+                    operands.updated_stats("average of texts", texts, close),
+                ],
+                slot: operands.ids(slot),
+                gamma: operands.stats_of(vec![gamma]),
+            }
+        });
+        let weight = (0..samples).map(|_| (0.5 + unit(operands.generator())) as f32 / samples as f32).collect();
+        // Weights are off by `error`, and dS is rounded to 2^-17 of itself before its second product. Terms cancel in a
+        // gradient: the row sum at the positive against the rest.
+        let gradient = Tolerance::bf16(4.0 * error + 1.0 / (1 << 16) as f64);
+        // Sums of log u and h / tau, which reach phi(2) / tau, where what is left can be about 1.
+        let sum = Tolerance { relative: error, of_largest: 2.0 / self.tau * error };
+        Spans {
+            inputs: ContrastiveInputs {
+                image: operands.input_of(image),
+                text: operands.input_of(text),
+                text_of: operands.ids(text_of),
+                class_of_text: operands.ids((0..texts as u32).map(|text| text / 2).collect()),
+                log_scale: operands.stats_of(vec![-self.tau.ln() as f32]),
+            },
+            averages,
+            saved: ContrastiveSaved {
+                positive: operands.output_stats("positive", samples, close),
+                log_u: [
+                    operands.output_stats("log u of images", samples, close),
+                    operands.output_stats("log u of texts", samples, close),
+                ],
+                slope: [
+                    operands.output_stats("slope of images", samples, close),
+                    operands.output_stats("slope of texts", samples, close),
+                ],
+                height: [
+                    operands.output_stats("height of images", samples, close),
+                    operands.output_stats("height of texts", samples, close),
+                ],
+            },
+            weight: operands.stats_of(weight),
+            dimage: operands.output("dimage", samples * width, gradient),
+            dtext: operands.output("dtext", texts * width, gradient),
+            loss: operands.output_stats("loss", 1, sum),
+            dlog_scale: operands.output_stats("dlog_scale", 1, sum),
+        }
+    }
+
+    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+        device.contrastive(self.shape, self.settings, s.inputs, s.averages, s.saved);
+        device.contrastive_backward(
+            self.shape,
+            self.settings,
+            s.inputs,
+            s.saved,
+            s.weight,
+            s.dimage,
+            s.dtext,
+            s.loss,
+            s.dlog_scale,
+        );
+    }
+}
+
+/// The three objectives as they are used, and what is between them.
+fn case(samples: usize, texts: usize, width: usize, negatives: Negatives, hinge: bool, averages: bool) -> Contrastive {
+    Contrastive {
+        shape: ContrastiveShape { samples, texts, width },
+        settings: ContrastiveSettings {
+            surrogate: if hinge { Surrogate::SquaredHinge { margin: 0.7 } } else { Surrogate::Linear },
+            negatives,
+            times_tau: negatives != Negatives::All,
+        },
+        gamma: averages.then_some(0.6),
+        tau: 0.07,
+    }
+}
+
+pub fn check<D: Device>(checker: &mut Checker<D>) {
+    use Negatives::{All, OtherClasses, Others};
+    let cases: &[Contrastive] = &match checker.size {
+        Size::Smallest => vec![
+            case(70, 66, 72, Others, false, true),
+            case(9, 5, 24, OtherClasses, true, true),
+            case(5, 5, 9, All, false, false),
+        ],
+        Size::Small => vec![
+            case(1, 1, 8, All, false, false),
+            case(1, 1, 8, Others, false, true),
+            case(7, 5, 33, OtherClasses, true, true),
+            // A single class: nobody has negatives.
+            case(6, 2, 24, OtherClasses, false, true),
+            case(130, 50, 64, All, true, true),
+            case(130, 50, 64, Others, true, false),
+            case(130, 50, 64, OtherClasses, false, true),
+            // Some texts are nobody's.
+            case(70, 200, 264, Others, false, true),
+            case(129, 129, 512, All, false, false),
+            case(200, 9, 320, OtherClasses, true, true),
+            case(65, 65, 258, Others, true, true),
+        ],
+        Size::Full => vec![
+            case(7, 5, 33, OtherClasses, true, true),
+            case(70, 300, 264, Others, false, true),
+            case(2048, 2048, 512, All, false, false),
+            case(1000, 1000, 768, Others, false, true),
+            case(4096, 100, 512, OtherClasses, true, true),
+            case(513, 513, 1030, Others, true, true),
+        ],
+    };
+    for case in cases {
+        checker.case(case);
+    }
+}
