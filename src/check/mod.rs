@@ -15,6 +15,7 @@ mod linear;
 mod patch_embed;
 mod pool;
 mod position_embed;
+pub mod step;
 mod token_embed;
 
 use std::time::Instant;

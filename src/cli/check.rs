@@ -8,12 +8,15 @@ use super::compute::{Place, on_device};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// cuda[:N], or emulated
+    /// cuda[:N], or emulated (of a build with the feature `emulator`)
     #[arg(long, default_value = "cuda", value_name = "DEVICE")]
     device: String,
-    /// Only this op
+    /// Only this op, or "step"
     #[arg(long, value_name = "OP")]
     only: Option<String>,
+    /// The smallest shapes alone: for compute-sanitizer
+    #[arg(long)]
+    smallest: bool,
     /// The seed of the operands [default: another each time]
     #[arg(long)]
     seed: Option<u64>,
@@ -23,6 +26,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let place = Place::parse(&arguments.device)?;
     let size = match place {
         Place::Cpu => return Err(Error::input("the CPU is what others are checked against: give --device cuda[:N]")),
+        _ if arguments.smallest => Size::Smallest,
         Place::Cuda(_) => Size::Full,
         #[cfg(feature = "emulator")]
         Place::Emulated(_) => Size::Small,
@@ -36,7 +40,10 @@ fn check<D: Device>(place: D::Place, size: Size, arguments: &Arguments) -> Resul
         now.map_or(0, |now| now.as_nanos() as u64)
     });
     println!("seed {seed}");
-    println!("{:<16} {:<40} {:>8} {:>8}  result", "op", "shape", "seconds", "error");
+    println!(
+        "{:<16} {:<40} {:>8} {:>8}  result; error: the largest, of what is allowed",
+        "op", "shape", "seconds", "error"
+    );
     let (mut cases, mut failed) = (0, 0);
     let mut observer = |outcome: &check::Outcome| {
         cases += 1;
@@ -45,7 +52,9 @@ fn check<D: Device>(place: D::Place, size: Size, arguments: &Arguments) -> Resul
         let check::Outcome { op, shape, worst, seconds, .. } = outcome;
         println!("{op:<16} {shape:<40} {seconds:>8.2} {:>7.0}%  {verdict}", 100.0 * worst);
     };
-    check::ops(&mut Checker::<D> { place, size, seed, only: arguments.only.clone(), observer: &mut observer });
+    let mut checker = Checker::<D> { place, size, seed, only: arguments.only.clone(), observer: &mut observer };
+    check::ops(&mut checker);
+    check::step::check(&mut checker);
     match (cases, failed) {
         (0, _) => Err(Error::input("no such op")),
         (_, 0) => Ok(println!("{cases} cases: all agree with the CPU reference")),
