@@ -79,3 +79,14 @@ DEVICE void store_values(bf16* to, const float (&from)[N]) {
     else
         *to = bf16(from[0]);
 }
+// N consecutive f32 in 16-byte accesses, or 1.
+template <int N>
+DEVICE void store_values(float* to, const float (&from)[N]) {
+    static_assert(N == 8 || N == 1, "16-byte accesses or a single one");
+    if constexpr (N == 8) {
+        store4(to, {from[0], from[1], from[2], from[3]});
+        store4(to + 4, {from[4], from[5], from[6], from[7]});
+    } else {
+        *to = from[0];
+    }
+}

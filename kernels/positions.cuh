@@ -17,9 +17,7 @@ DEVICE void sum_slice(const bf16* x, float* partials, int samples, int64_t count
         for (int i = 0; i < N; i++) sum[i] += value[i];
         each(sample, value);
     }
-    float* out = partials + blockIdx.y * count + first;
-#pragma unroll
-    for (int i = 0; i < N; i++) out[i] = sum[i];
+    store_values(partials + blockIdx.y * count + first, sum);
 }
 
 // The second pass: the sum of one value over the slices.

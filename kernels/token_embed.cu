@@ -179,8 +179,7 @@ DEVICE void sum_chunk(const Entry* order, const bf16* dx, float* dtable, float* 
             to = partials + int64_t(index) * 2 * width;
         else if (continues)
             to = partials + (int64_t(index) * 2 + 1) * width;
-#pragma unroll
-        for (int i = 0; i < N; i++) to[column + i] = sum[i];
+        store_values(to + column, sum);
     };
     for (int base = first; base < last; base += AT_ONCE) {
         uint32_t ids[AT_ONCE];
