@@ -1,29 +1,68 @@
-use super::Cuda;
+//! The class token and positions; and how gradients of positions are summed over samples, in two passes.
+
 use super::driver::Driver;
+use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::position_embed::{PositionEmbed, PositionShape};
-use crate::ops::{Stats, Tensor};
+use crate::ops::{Memory, Stats, Tensor};
+
+/// Rows of a block, a warp each.
+const ROWS: usize = 8;
+/// Threads of a block of the backward pass.
+const BLOCK: usize = 256;
+
+/// How many slices of the samples are summed apart, and the samples of one.
+#[derive(Clone, Copy)]
+pub(super) struct Slices {
+    pub count: usize,
+    pub samples: usize,
+}
+
+/// Slices of at least 32 samples, so that their sums are few beside what is summed, and at most 64, and no more than the
+/// workspace has room for. The number depends on shapes alone: sums have one order on any GPU.
+pub(super) fn slices<R: Driver>(samples: usize, values: usize) -> Result<Slices, Error> {
+    let room = Cuda::<R>::WORKSPACE_BYTES / (4 * values.max(1));
+    if room == 0 {
+        return Err(Error::input(format!("position embeddings on CUDA have up to 2^24 values, not {values}")));
+    }
+    let samples_each = samples.div_ceil(room.min(64)).max(32);
+    Ok(Slices { count: samples.div_ceil(samples_each), samples: samples_each })
+}
+
+/// Threads that the values of one sample take in the first pass, 8 or 1 each, in blocks.
+pub(super) fn position_blocks(values: usize, width: usize) -> usize {
+    (values / if width.is_multiple_of(8) { 8 } else { 1 }).div_ceil(BLOCK)
+}
 
 impl<R: Driver> PositionEmbed for Cuda<R> {
-    fn position_embed(
-        &mut self,
-        _shape: PositionShape,
-        _patches: Tensor,
-        _class: Tensor,
-        _position: Tensor,
-        _x: Tensor,
-    ) {
-        self.fail(Error::run("position_embed: no kernel is launched yet"));
+    fn position_embed(&mut self, shape: PositionShape, patches: Tensor, class: Tensor, position: Tensor, x: Tensor) {
+        let PositionShape { images, patches: count, width } = shape;
+        let tokens = count + 1;
+        let arguments =
+            arguments![self.at(patches), self.at(class), self.at(position), self.at(x), images, tokens, width];
+        self.launch("position_embed", [(images * tokens).div_ceil(ROWS), 1, 1], 32 * ROWS, 0, arguments);
     }
 
     fn position_embed_backward(
         &mut self,
-        _shape: PositionShape,
-        _dx: Tensor,
-        _dpatches: Tensor,
-        _dclass: Stats,
-        _dposition: Stats,
+        shape: PositionShape,
+        dx: Tensor,
+        dpatches: Tensor,
+        dclass: Stats,
+        dposition: Stats,
     ) {
-        self.fail(Error::run("position_embed: no kernel is launched yet"));
+        let PositionShape { images, patches: count, width } = shape;
+        let tokens = count + 1;
+        let slices = match slices::<R>(images, tokens * width) {
+            Ok(slices) => slices,
+            Err(error) => return self.fail(error),
+        };
+        let partials = self.workspace();
+        let grid = [position_blocks(tokens * width, width), slices.count, 1];
+        let arguments = arguments![self.at(dx), self.at(dpatches), partials, images, tokens, width, slices.samples];
+        self.launch("position_embed_backward", grid, BLOCK, 0, arguments);
+        let grid = [(tokens * width).div_ceil(BLOCK), 1, 1];
+        let arguments = arguments![partials, self.at(dclass), self.at(dposition), slices.count, tokens, width];
+        self.launch("position_embed_backward_sum", grid, BLOCK, 0, arguments);
     }
 }
