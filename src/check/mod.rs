@@ -12,10 +12,10 @@ mod group_dro;
 mod l2_normalize;
 mod layer_norm;
 mod linear;
+mod memory;
 mod patch_embed;
 mod pool;
 mod position_embed;
-pub mod step;
 mod token_embed;
 
 use std::time::Instant;
@@ -180,10 +180,10 @@ impl Operands {
     /// The storage copy of `master`, which holds `values`; judged as bf16.
     pub fn weights(&mut self, name: &'static str, master: Stats, values: &[f32]) -> Tensor {
         let span = self.plan.weights(master);
-        // Where storage is the master itself, it is there and judged already.
-        if span.range() != master.range() || self.plan.elements()[0] > 0 {
-            self.list.push((Place::Tensor(span), Values::Floats(rounded(values)), Some((name, Tolerance::bf16(0.0)))));
-        }
+        // Where storage is the master itself, its values are there already.
+        let own = self.plan.elements()[0] > 0;
+        let values = if own { rounded(values) } else { Vec::new() };
+        self.list.push((Place::Tensor(span), Values::Floats(values), Some((name, Tolerance::bf16(0.0)))));
         span
     }
 
@@ -345,6 +345,7 @@ pub fn ops<D: Device>(checker: &mut Checker<D>) {
     l2_normalize::check(checker);
     layer_norm::check(checker);
     linear::check(checker);
+    memory::check(checker);
     patch_embed::check(checker);
     pool::check(checker);
     position_embed::check(checker);

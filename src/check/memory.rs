@@ -1,0 +1,66 @@
+use super::{Case, Checker, Operands, Size, Tolerance};
+use crate::ops::pool::PoolShape;
+use crate::ops::{Device, Ids, Stats, Tensor};
+
+/// Fills of parts of spans, at any element, and the storage copy of a master.
+struct Memory {
+    len: usize,
+}
+
+struct Spans {
+    tensor: Tensor,
+    stats: Stats,
+    /// Tokens that a pool takes: so that what ids hold shows.
+    ids: Ids,
+    tokens: Tensor,
+    chosen: Tensor,
+    master: Stats,
+    weights: Tensor,
+}
+
+impl Case for Memory {
+    const OP: &'static str = "memory";
+    type Spans = Spans;
+
+    fn shape(&self) -> String {
+        format!("{}", self.len)
+    }
+
+    fn plan(&self, operands: &mut Operands) -> Spans {
+        let len = self.len;
+        let [values, wide, master] = [(); 3].map(|()| operands.normal(len, 1.0));
+        let master_at = operands.updated_stats("master", master.clone(), Tolerance::EXACT);
+        Spans {
+            tensor: operands.updated("tensor", values, Tolerance::EXACT),
+            stats: operands.updated_stats("stats", wide, Tolerance::EXACT),
+            ids: operands.ids(vec![0; len]),
+            tokens: operands.input(2 * len, 1.0),
+            chosen: operands.output("chosen", len, Tolerance::EXACT),
+            master: master_at,
+            weights: operands.weights("weights", master_at, &vec![0.0; len]),
+        }
+    }
+
+    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+        // From element 1: not on 16 bytes; up to the last but one.
+        let part = self.len.saturating_sub(2);
+        device.fill(s.tensor.slice(1, part), 1.5);
+        device.fill(s.stats.slice(1, part), 0.1);
+        device.fill(s.ids, 0);
+        device.fill(s.ids.first(self.len / 2 + 1), 1);
+        let shape = PoolShape { samples: self.len, tokens: 2, width: 1 };
+        device.pool(shape, Some(s.ids), s.tokens, s.chosen);
+        device.refresh(s.master, s.weights);
+    }
+}
+
+pub fn check<D: Device>(checker: &mut Checker<D>) {
+    let lengths: &[usize] = match checker.size {
+        Size::Smallest => &[100],
+        Size::Small => &[1, 8, 1003],
+        Size::Full => &[1, 8, 1003, 30_000_001],
+    };
+    for &len in lengths {
+        checker.case(&Memory { len });
+    }
+}
