@@ -16,6 +16,7 @@ mod memory;
 mod patch_embed;
 mod pool;
 mod position_embed;
+pub mod step;
 mod token_embed;
 
 use std::time::Instant;
