@@ -35,7 +35,9 @@ struct Site {
     const char* file = "";
     int line = 0;
     static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
-    bool operator==(const Site& other) const { return line == other.line && !strcmp(file, other.file); }
+    bool operator==(const Site& other) const {
+        return line == other.line && (file == other.file || !strcmp(file, other.file));
+    }
 };
 
 enum Completion { EARLY = 0, LATE = 1, RANDOM = 2 };
@@ -67,7 +69,7 @@ struct Warp {
     uint32_t live;     // lanes that have not exited
     uint32_t ready;    // lanes that could run
     uint32_t arrived;  // lanes that wait at a warp operation
-    uint32_t priority;
+    int place;         // among the warps: the lower, the sooner it runs
 };
 
 // __syncthreads is barrier 0. `expected` 0: nobody has arrived yet in this phase, for barriers with a count.
@@ -97,7 +99,8 @@ struct Block {
 
     // The current thread, whose state is no longer `ready`, hands over to another.
     void park();
-    void wake(Thread& thread);
+    void wake(Thread& thread) { wake(warps[thread.warp], 1u << thread.lane); }
+    void wake(Warp& warp, uint32_t lanes);
     // Lets another thread run, if the schedule likes: called where a real warp could be overtaken.
     void yield();
     // Arrives at a barrier; `expected` 0: all live threads.
@@ -130,6 +133,8 @@ private:
     static void thread_main();
     void exit_thread();
     void prepare();
+    void not_ready(Thread& thread);
+    void exchange_places(int left, int right);
     Thread* next();
     void switch_to(Thread& thread);
     void complete(int id);
@@ -141,8 +146,8 @@ private:
     Stacks stacks;
     Barrier barriers[16];
     int live = 0;
-    uint32_t ready_warps = 0;  // a bit for each warp
-    uint32_t lowest_priority = 0;
+    uint32_t ready_places = 0;  // of warps that have a ready lane: bits of `place`
+    int warp_at[32];
     uint64_t random_state = 0;
     bool failed = false;
 };

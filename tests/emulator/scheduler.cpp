@@ -2,6 +2,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include <utility>
+
 #include "address.hpp"
 #include "block.hpp"
 #include "cp_async.hpp"
@@ -18,12 +20,6 @@ thread_local Block* block;
 thread_local Thread* self;
 
 namespace {
-
-// The k-th set bit of a word.
-int nth_bit(uint32_t word, int k) {
-    while (k--) word &= word - 1;
-    return __builtin_ctz(word);
-}
 
 bool waits_at(const Thread& thread, int barrier) { return thread.state == State::barrier && thread.barrier == barrier; }
 
@@ -103,10 +99,12 @@ void Block::prepare() {
     for (int i = 0; i < warps_count; i++) {
         int lanes = threads_count - i * 32;
         uint32_t all = lanes >= 32 ? ~0u : (1u << lanes) - 1;
-        warps[i] = Warp{i, &threads[i * 32], all, all, all, 0, uint32_t(random()) | 1u << 31};
+        warps[i] = Warp{i, &threads[i * 32], all, all, all, 0, i};
+        warp_at[i] = i;
     }
-    ready_warps = warps_count == 32 ? ~0u : (1u << warps_count) - 1;
-    lowest_priority = 1u << 31;
+    ready_places = warps_count == 32 ? ~0u : (1u << warps_count) - 1;
+    if (launch->schedule.order)
+        for (int i = warps_count - 1; i > 0; i--) exchange_places(i, int(random() % uint64_t(i + 1)));
     for (int i = 0; i < threads_count; i++) {
         Thread& thread = threads[i];
         thread = Thread{};
@@ -139,8 +137,7 @@ void Block::exit_thread() {
     wgmmas->thread_exits(me);
     me.state = State::exited;
     warp.live &= ~(1u << me.lane);
-    warp.ready &= ~(1u << me.lane);
-    if (!warp.ready) ready_warps &= ~(1u << me.warp);
+    not_ready(me);
     live--;
     if (!live) {
         transfers->block_ends();
@@ -156,28 +153,45 @@ void Block::exit_thread() {
 // In order: lanes in turn, then the next warp. Otherwise warps have random priorities, which change now and then: one warp
 // runs far ahead of the others, which finds more missing barriers than choosing evenly does; lanes run in random order.
 Thread* Block::next() {
-    if (completion() == RANDOM && transfers->pending() && chance(8)) transfers->land_one();
-    while (!ready_warps) {
+    bool shuffled = launch->schedule.order;
+    uint64_t dice = shuffled || transfers->pending() ? random() : 0;
+    if (completion() == RANDOM && transfers->pending() && dice % 8 == 0) transfers->land_one();
+    while (!ready_places) {
         if (!transfers->pending()) return nullptr;
         transfers->land_one();
     }
-    if (launch->schedule.order) {
-        if (chance(1024)) warps[nth_bit(ready_warps, random() % __builtin_popcount(ready_warps))].priority = uint32_t(random());
-        Warp* best = nullptr;
-        for (uint32_t rest = ready_warps; rest; rest &= rest - 1) {
-            Warp& warp = warps[__builtin_ctz(rest)];
-            if (!best || warp.priority > best->priority) best = &warp;
-        }
-        return &best->lanes[nth_bit(best->ready, random() % __builtin_popcount(best->ready))];
+    if (shuffled) {
+        uint32_t warps_count = uint32_t(warps.size());
+        if ((dice >> 8 & 1023) == 0) exchange_places(int((dice >> 20 & 255) % warps_count), int((dice >> 28 & 255) % warps_count));
+        Warp& warp = warps[warp_at[__builtin_ctz(ready_places)]];
+        int turn = int(dice >> 40) & 31;
+        uint32_t turned = warp.ready >> turn | (turn ? warp.ready << (32 - turn) : 0);
+        return &warp.lanes[(__builtin_ctz(turned) + turn) & 31];
     }
     int number = self ? self->warp : 0;
     if (uint32_t ready = warps[number].ready) {
         uint32_t later = self && self->lane < 31 ? ready & ~0u << (self->lane + 1) : 0;
         return &warps[number].lanes[__builtin_ctz(later ? later : ready)];
     }
-    uint32_t later = number < 31 ? ready_warps & ~0u << (number + 1) : 0;
-    Warp& warp = warps[__builtin_ctz(later ? later : ready_warps)];
+    uint32_t later = number < 31 ? ready_places & ~0u << (number + 1) : 0;
+    Warp& warp = warps[warp_at[__builtin_ctz(later ? later : ready_places)]];
     return &warp.lanes[__builtin_ctz(warp.ready)];
+}
+
+void Block::exchange_places(int left, int right) {
+    std::swap(warp_at[left], warp_at[right]);
+    ready_places &= ~(1u << left | 1u << right);
+    for (int place : {left, right}) {
+        Warp& warp = warps[warp_at[place]];
+        warp.place = place;
+        if (warp.ready) ready_places |= 1u << place;
+    }
+}
+
+void Block::not_ready(Thread& thread) {
+    Warp& warp = warps[thread.warp];
+    warp.ready &= ~(1u << thread.lane);
+    if (!warp.ready) ready_places &= ~(1u << warp.place);
 }
 
 void Block::switch_to(Thread& thread) {
@@ -188,18 +202,16 @@ void Block::switch_to(Thread& thread) {
 }
 
 void Block::park() {
-    Warp& warp = warps[self->warp];
-    warp.ready &= ~(1u << self->lane);
-    if (!warp.ready) ready_warps &= ~(1u << self->warp);
+    not_ready(*self);
     Thread* other = next();
     if (!other) deadlock();
     switch_to(*other);
 }
 
-void Block::wake(Thread& thread) {
-    thread.state = State::ready;
-    warps[thread.warp].ready |= 1u << thread.lane;
-    ready_warps |= 1u << thread.warp;
+void Block::wake(Warp& warp, uint32_t lanes) {
+    for (uint32_t rest = lanes; rest; rest &= rest - 1) warp.lanes[__builtin_ctz(rest)].state = State::ready;
+    warp.ready |= lanes;
+    ready_places |= 1u << warp.place;
 }
 
 void Block::yield() {

@@ -21,16 +21,13 @@ void collective(const Collective& kind, uint32_t mask, void* argument, Site site
     }
     for (uint32_t rest = mask; rest; rest &= rest - 1) {
         Thread& other = warp.lanes[__builtin_ctz(rest)];
-        if (strcmp(other.operation, kind.name) || other.mask != mask || !(other.site == site))
+        if ((other.operation != kind.name && strcmp(other.operation, kind.name)) || other.mask != mask || !(other.site == site))
             block->fail(site, "divergent warp operation: lane %d is at %s, mask %08x, line %d; lane %d at %s, mask %08x", me.lane,
                         kind.name, mask, site.line, other.lane, other.operation, other.mask);
     }
     kind.run(warp, mask, site);
     warp.arrived &= ~mask;
-    for (uint32_t rest = mask; rest; rest &= rest - 1) {
-        Thread& other = warp.lanes[__builtin_ctz(rest)];
-        if (&other != &me) block->wake(other);
-    }
+    block->wake(warp, mask);
     block->yield();
 }
 
