@@ -107,43 +107,53 @@ DEVICE void store_some(bf16* to, const Pack8& pack, int count) {
 }
 
 // `THREADS` threads take a staged tile of 128 x TILE_N through its epilogue to memory, in 16-byte accesses that are
-// consecutive over a warp. ALIGNED: `columns` is a multiple of eight.
-template <int TILE_N, int THREADS, bool ALIGNED>
+// consecutive over a warp. `ready` waits until the tile is staged; what is read from memory is asked for before, and then
+// always one batch ahead. ALIGNED: `columns` is a multiple of eight.
+template <int TILE_N, int THREADS, bool ALIGNED, class Ready>
 DEVICE void epilogue_store(const bf16* staged, const Epilogue& epilogue, int first_row, int first_column, int rows,
-                           int columns, int thread) {
+                           int columns, int thread, Ready ready) {
     constexpr int CHUNKS = TILE_N / 8;
-    constexpr int BATCH = ALIGNED ? 4 : 1;  // loads in flight
     constexpr int ROWS = THREADS / CHUNKS;  // at a time
+    constexpr int BATCH = ALIGNED ? 4 : 1;
     static_assert(THREADS % CHUNKS == 0, "a thread keeps its columns");
     int chunk = thread % CHUNKS;
     int column = first_column + 8 * chunk;
     int count = columns - column;
-    if (count <= 0) return;
-#pragma unroll 1
-    for (int first = thread / CHUNKS; first < 128; first += BATCH * ROWS) {
-        Pack8 other[BATCH];
-        bool valid[BATCH];
-        int64_t offset[BATCH];
+    int height = count <= 0 ? 0 : rows - first_row < 128 ? rows - first_row : 128;
+    const int64_t corner = int64_t(first_row) * columns + column;
+
+    auto fetch = [&](Pack8(&other)[BATCH], int first) {
+        if (!epilogue.other) return;
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
             int row = first + i * ROWS;
-            valid[i] = row < 128 && first_row + row < rows;
-            offset[i] = int64_t(first_row + row) * columns + column;
-            if (valid[i] && epilogue.other) {
-                other[i] = ALIGNED ? load8(epilogue.other + offset[i]) : load_some(epilogue.other + offset[i], count);
-            }
+            if (row >= height) continue;
+            const bf16* from = epilogue.other + corner + int64_t(row) * columns;
+            other[i] = ALIGNED ? load8(from) : load_some(from, count);
         }
+    };
+    Pack8 next[BATCH] = {};
+    fetch(next, thread / CHUNKS);
+    ready();
+#pragma unroll 1
+    for (int first = thread / CHUNKS; first < height; first += BATCH * ROWS) {
+        Pack8 other[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) other[i] = next[i];
+        fetch(next, first + BATCH * ROWS);
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            if (!valid[i]) continue;
-            Pack8 product = load8(staged + staged_chunk<TILE_N>(first + i * ROWS, chunk));
+            int row = first + i * ROWS;
+            if (row >= height) continue;
+            int64_t at = corner + int64_t(row) * columns;
+            Pack8 product = load8(staged + staged_chunk<TILE_N>(row, chunk));
             Pack8 out = epilogue_apply(epilogue.kind, product, other[i]);
             if (ALIGNED) {
-                if (epilogue.pre) store8(epilogue.pre + offset[i], product);
-                store8(epilogue.out + offset[i], out);
+                if (epilogue.pre) store8(epilogue.pre + at, product);
+                store8(epilogue.out + at, out);
             } else {
-                if (epilogue.pre) store_some(epilogue.pre + offset[i], product, count);
-                store_some(epilogue.out + offset[i], out, count);
+                if (epilogue.pre) store_some(epilogue.pre + at, product, count);
+                store_some(epilogue.out + at, out, count);
             }
         }
     }
@@ -187,8 +197,9 @@ struct Units {
         unit.split = split;
         unit.row = (top + index % height) * tile_rows;
         unit.column = index / height * tile_columns;
-        unit.first = int(int64_t(blocks) * split / splits);
-        unit.last = int(int64_t(blocks) * (split + 1) / splits);
+        int share = blocks / splits, larger = blocks % splits;  // the first splits take one block more
+        unit.first = split * share + (split < larger ? split : larger);
+        unit.last = unit.first + share + (split < larger ? 1 : 0);
         return unit;
     }
 };

@@ -128,8 +128,7 @@ DEVICE void mma_product(const bf16* a, const bf16* b, int rows, int columns, int
                 *reinterpret_cast<uint32_t*>(staging + staged_chunk<MMA_TILE>(row + 16 * i + 8, column / 8)) = lower;
             }
         }
-        __syncthreads();
         epilogue_store<MMA_TILE, MMA_THREADS, ALIGNED>(shared->staging, epilogue, unit.row, unit.column, rows, columns,
-                                                       threadIdx.x);
+                                                       threadIdx.x, [] { __syncthreads(); });
     }
 }

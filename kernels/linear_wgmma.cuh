@@ -13,22 +13,25 @@
 //   full[stage]   1 (producer) + the bytes of both tiles
 //   empty[stage]  8 (a lane of each consumer warp); weight gradients: 11 (and of each epilogue warp)
 //   staged        256 (consumers): the tile lies in `staging`
-//   drained       96 (epilogue): `staging` may be written, and `bias` holds the next tile's; n + 1 times for n tiles
+//   drained       96 (epilogue): `staging` may be written, and `bias` holds those of this tile and the next; phase i, of
+//                 n + 1 for n tiles, lets tile i be staged and tile i + 1 begin
 //
 // Timeline of a block, products:   producer  | load 0 .. | load 1 ..  | load 2 ..
 //                                  consumers | multiply 0 |stage| multiply 1 |stage| ...
-//                                  epilogue  | bias 0           | store 0, bias 1  | store 1 ...
+//                                  epilogue  | bias 0, 1        | store 0, bias 2  | store 1, bias 3 ...
+// While the consumers convert and stage a tile, the tensor cores rest: everything that can be is done elsewhere. So the
+// bias is no addition after the sums but what they start from.
 #pragma once
 #include "linear_epilogue.cuh"
 #if defined(HOPPER) || defined(EMULATOR)
 
 constexpr int WGMMA_TILE_M = 128;
 constexpr int WGMMA_TILE_K = 64;  // 128 bytes: the width of the swizzle
-constexpr int WGMMA_THREADS = 384;
+constexpr int WGMMA_THREADS = 384;  // of 168 registers each, which every role has enough of: none moves its own
 constexpr int EPILOGUE_THREADS = 96;
 
 // Dynamic shared memory of every launch: one block of these 227 KiB runs on a multiprocessor at a time.
-constexpr int WGMMA_SHARED = 210 * 1024;
+constexpr int WGMMA_SHARED = 212 * 1024;
 
 template <int TILE_N, bool WEIGHT>
 struct WgmmaShared {
@@ -38,7 +41,7 @@ struct WgmmaShared {
     bf16 a[STAGES][WGMMA_TILE_M * WGMMA_TILE_K];
     bf16 b[STAGES][TILE_N * WGMMA_TILE_K];
     bf16 staging[WEIGHT ? 8 : WGMMA_TILE_M * TILE_N];
-    float bias[TILE_N];                       // products
+    float bias[2][TILE_N];                     // products: of even and of odd tiles
     float sums[WEIGHT ? 6 : 1][WGMMA_TILE_M];  // weight gradients: column sums of A, every sixth row each
     uint64_t full[STAGES], empty[STAGES], staged, drained;
 };
@@ -89,6 +92,7 @@ DEVICE void wgmma_produce(WgmmaShared<TILE_N, WEIGHT>* shared, const TensorMap* 
     ptx::prefetch_tensormap(b);
     for (int index = blockIdx.x; index < units.count; index += gridDim.x) {
         Unit unit = units[index];
+#pragma unroll 1
         for (int block = unit.first; block < unit.last; block++) {
             // The phase before the first counts as completed: the first round passes at once.
             ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1);
@@ -109,14 +113,19 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
     Ring<WgmmaShared<TILE_N, WEIGHT>::STAGES> ring;
     int row = half * 64 + warp_id() % 4 * 16 + lane_id() / 4;  // of the tile, and row + 8: what a lane holds,
     int pair = 2 * (lane_id() % 4);                            // in columns pair and pair + 1 of each eight
-    uint32_t parity = 0;
-    for (int index = blockIdx.x; index < units.count; index += gridDim.x) {
+    uint32_t parity = 0;                                       // of the tiles
+    if (!WEIGHT) ptx::mbarrier_wait(&shared->drained, 0);      // for the first bias
+    for (int index = blockIdx.x; index < units.count; index += gridDim.x, parity ^= 1) {
         Unit unit = units[index];
         float acc[TILE_N / 2];
 #pragma unroll
-        for (int i = 0; i < TILE_N / 2; i++) acc[i] = 0.f;
-        int previous = 0;
-        for (int block = unit.first; block < unit.last; block++) {
+        for (int j = 0; j < TILE_N / 8; j++) {
+            acc[4 * j] = acc[4 * j + 2] = WEIGHT ? 0.f : shared->bias[parity][8 * j + pair];
+            acc[4 * j + 1] = acc[4 * j + 3] = WEIGHT ? 0.f : shared->bias[parity][8 * j + pair + 1];
+        }
+        int previous = 0, block = unit.first;
+#pragma unroll 1
+        do {  // a unit has a block: without a path around the loop the accumulators stay where they are
             ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
             ptx::wgmma_fence();
             multiply_block<A_M_MAJOR, B_N_MAJOR, TILE_N>(acc, shared->a[ring.stage] + half * 64 * WGMMA_TILE_K,
@@ -126,7 +135,7 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
             if (block > unit.first && lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
             previous = ring.stage;
             ring.advance();
-        }
+        } while (++block < unit.last);
         ptx::wgmma_wait<0>();
         if (lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
 
@@ -140,15 +149,15 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
             }
         } else {
             ptx::mbarrier_wait(&shared->drained, parity);
-            parity ^= 1;
-            bf16* staging = shared->staging + pair;
+            // Chunks that are eight apart share an address but for a constant.
 #pragma unroll
-            for (int j = 0; j < TILE_N / 8; j++) {
-                float low = shared->bias[8 * j + pair], high = shared->bias[8 * j + pair + 1];
-                uint32_t upper = ptx::cvt_bf16x2(acc[4 * j] + low, acc[4 * j + 1] + high);
-                uint32_t lower = ptx::cvt_bf16x2(acc[4 * j + 2] + low, acc[4 * j + 3] + high);
-                *reinterpret_cast<uint32_t*>(staging + staged_chunk<TILE_N>(row, j)) = upper;
-                *reinterpret_cast<uint32_t*>(staging + staged_chunk<TILE_N>(row + 8, j)) = lower;
+            for (int chunk = 0; chunk < 8; chunk++) {
+                uint32_t* to = reinterpret_cast<uint32_t*>(shared->staging + staged_chunk<TILE_N>(row, chunk) + pair);
+#pragma unroll
+                for (int j = chunk; j < TILE_N / 8; j += 8) {
+                    to[4 * (j - chunk)] = ptx::cvt_bf16x2(acc[4 * j], acc[4 * j + 1]);
+                    to[4 * (j - chunk + TILE_N)] = ptx::cvt_bf16x2(acc[4 * j + 2], acc[4 * j + 3]);  // row + 8
+                }
             }
             ptx::mbarrier_arrive(&shared->staged);
         }
@@ -159,22 +168,24 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
 template <int TILE_N>
 DEVICE void wgmma_finish(WgmmaShared<TILE_N, false>* shared, const Epilogue& epilogue, int rows, int columns,
                          const Units& units, int thread) {
-    auto load_bias = [&](int index) {
+    auto load_bias = [&](int index, uint32_t parity) {
+        if (index >= units.count) return;
         int first = units[index].column;
         for (int i = thread; i < TILE_N; i += EPILOGUE_THREADS) {
             bool valid = epilogue.bias && first + i < columns;
-            shared->bias[i] = valid ? float(epilogue.bias[first + i]) : 0.f;
+            shared->bias[parity][i] = valid ? float(epilogue.bias[first + i]) : 0.f;
         }
     };
     int index = blockIdx.x, step = gridDim.x;
-    if (index < units.count) load_bias(index);
+    load_bias(index, 0);
+    load_bias(index + step, 1);
     ptx::mbarrier_arrive(&shared->drained);
     for (uint32_t parity = 0; index < units.count; index += step, parity ^= 1) {
         Unit unit = units[index];
-        ptx::mbarrier_wait(&shared->staged, parity);
+        auto ready = [&] { ptx::mbarrier_wait(&shared->staged, parity); };
         epilogue_store<TILE_N, EPILOGUE_THREADS, true>(shared->staging, epilogue, unit.row, unit.column, rows, columns,
-                                                       thread);
-        if (index + step < units.count) load_bias(index + step);
+                                                       thread, ready);
+        load_bias(index + 2 * step, parity);
         ptx::mbarrier_arrive(&shared->drained);
     }
 }
@@ -241,16 +252,13 @@ DEVICE void wgmma_product(const TensorMap* a, const TensorMap* b, int rows, int 
 
     Units units(rows, columns, depth, WGMMA_TILE_M, TILE_N, WGMMA_TILE_K, splits);
     int warpgroup = warp_id() / 4;
-    // The block starts with 168 registers a thread: 136 + 2 x 184 are as many.
     if (warpgroup == 0) {
-        ptx::setmaxnreg_dec<136>();
         if (threadIdx.x == 0) wgmma_produce<A_M_MAJOR, B_N_MAJOR, TILE_N, WEIGHT>(shared, a, b, units);
         if (threadIdx.x >= 32) {
             if constexpr (WEIGHT) wgmma_sum<TILE_N>(shared, rows, units, sums, threadIdx.x - 32);
             else wgmma_finish<TILE_N>(shared, epilogue, rows, columns, units, threadIdx.x - 32);
         }
     } else {
-        ptx::setmaxnreg_inc<184>();
         wgmma_consume<A_M_MAJOR, B_N_MAJOR, TILE_N, WEIGHT>(shared, warpgroup - 1, rows, columns, units, out);
     }
 }
