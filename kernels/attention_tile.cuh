@@ -24,12 +24,11 @@ struct HeadMatrix {
     int columns;
 };
 
-// Where 8 values (16 bytes, a chunk) of a row lie in a shared tile with rows of DIM values. ldmatrix reads the same chunk of
-// eight rows at once; the exclusive or puts those into different banks.
+// Where 8 values (16 bytes, a chunk) of a row lie in a shared tile with rows of DIM values, 64 or 128. ldmatrix reads the
+// same chunk of eight rows at once; the exclusive or puts those into different banks.
 template <int DIM>
 DEVICE int place(int row, int chunk) {
-    int swizzle = DIM == 32 ? row >> 1 & 3 : row & 7;
-    return row * DIM + (chunk ^ swizzle) * 8;
+    return row * DIM + (chunk ^ row % 8) * 8;
 }
 
 // Begins the copy of rows `first` to `first + count - 1` to a tile, shared between `threads` threads of which this is

@@ -1,23 +1,139 @@
-use super::Cuda;
-use super::driver::Driver;
+//! Attention: a head in shared memory, or, where it does not fit, tiles of one.
+
+use super::driver::{Driver, Target};
+use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::attention::{Attention, AttentionShape};
 use crate::ops::{Stats, Tensor};
 
+/// The kernels for heads of up to `dim` values, whose rows are padded to that.
+struct Kernels {
+    dim: usize,
+    /// Forward: a head's keys and values in shared memory, or two tiles of them.
+    forward: [&'static str; 2],
+    /// Backward: all of a head in shared memory, or tiles.
+    backward: [&'static str; 2],
+    /// Keys of a tile of the long forward kernel.
+    forward_tile: usize,
+    /// Rows of a tile of the long backward kernel.
+    backward_tile: usize,
+    /// Warps that a multiprocessor has registers for.
+    warps: usize,
+}
+
+const KERNELS: [Kernels; 2] = [
+    Kernels {
+        dim: 64,
+        forward: ["attention_forward_64", "attention_forward_long_64"],
+        backward: ["attention_backward_64", "attention_backward_long_64"],
+        forward_tile: 48,
+        backward_tile: 64,
+        warps: 16,
+    },
+    Kernels {
+        dim: 128,
+        forward: ["attention_forward_128", "attention_forward_long_128"],
+        backward: ["attention_backward_128", "attention_backward_long_128"],
+        forward_tile: 32,
+        backward_tile: 32,
+        warps: 8,
+    },
+];
+
+/// Rows that a warp owns.
+const STEP: usize = 16;
+/// Warps of a block of the long backward kernels, all of whose rows are its own.
+const LONG_WARPS: usize = 6;
+/// Shared memory of a block on any GPU from Ampere on.
+const SHARED: usize = 99 << 10;
+/// The same on Hopper, and that of a multiprocessor, of which each block takes 1 KiB besides.
+const HOPPER_SHARED: usize = 227 << 10;
+const HOPPER_MULTIPROCESSOR: usize = 228 << 10;
+
+impl Kernels {
+    fn of(shape: AttentionShape) -> Option<&'static Kernels> {
+        let fits = |kernels: &&Kernels| shape.head_dim <= kernels.dim;
+        KERNELS.iter().find(fits).filter(|_| shape.head_dim > 0 && shape.head_dim.is_multiple_of(16))
+    }
+
+    /// Bytes of `rows` rows.
+    fn bytes(&self, rows: usize) -> usize {
+        2 * rows * self.dim
+    }
+}
+
+/// Warps for `pieces` of work, all of the same size, when a block has room for `most`: no more than the longest needs.
+fn warps_for(pieces: usize, most: usize) -> usize {
+    pieces.div_ceil(pieces.div_ceil(most))
+}
+
+impl<R: Driver> Cuda<R> {
+    /// The kernels for a shape that has work.
+    fn attention_kernels(&self, shape: AttentionShape) -> Option<&'static Kernels> {
+        let kernels = Kernels::of(shape);
+        if kernels.is_none() {
+            self.fail(Error::input(format!(
+                "attention on CUDA takes a head dimension of 16, 32, 48 and so on up to 128, not {}",
+                shape.head_dim
+            )));
+        }
+        kernels.filter(|_| shape.samples * shape.tokens * shape.heads > 0)
+    }
+}
+
 impl<R: Driver> Attention for Cuda<R> {
-    fn attention(&mut self, _shape: AttentionShape, _qkv: Tensor, _out: Tensor, _log_sum_exp: Stats) {
-        self.fail(Error::run("attention: no kernel is launched yet"));
+    fn attention(&mut self, shape: AttentionShape, qkv: Tensor, out: Tensor, log_sum_exp: Stats) {
+        let Some(kernels) = self.attention_kernels(shape) else { return };
+        let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
+        let (pieces, most) = (tokens.div_ceil(STEP), kernels.warps.min(8));
+
+        // Two blocks on a multiprocessor of Hopper: one computes while the other loads.
+        let most = if kernels.dim > 64 { most / 2 } else { most };
+        let warps = warps_for(pieces, most);
+        let whole = kernels.bytes(2 * STEP * pieces + STEP * warps);
+        let (kernel, blocks, key_rows, rounds) = if whole <= SHARED {
+            (kernels.forward[0], 1, STEP * pieces, pieces.div_ceil(warps))
+        } else {
+            (kernels.forward[1], pieces.div_ceil(warps), 2 * kernels.forward_tile, 1)
+        };
+        let shared = kernels.bytes(2 * key_rows + STEP * warps);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let (qkv, out, log_sum_exp) = (self.at(qkv), self.at(out), self.at(log_sum_exp));
+        let arguments = arguments![qkv, out, log_sum_exp, tokens, heads, head_dim, causal, scale, key_rows, rounds];
+        self.launch(kernel, [samples * heads, blocks, 1], 32 * warps, shared, arguments);
     }
 
     fn attention_backward(
         &mut self,
-        _shape: AttentionShape,
-        _qkv: Tensor,
-        _out: Tensor,
-        _log_sum_exp: Stats,
-        _dout: Tensor,
-        _dqkv: Tensor,
+        shape: AttentionShape,
+        qkv: Tensor,
+        out: Tensor,
+        log_sum_exp: Stats,
+        dout: Tensor,
+        dqkv: Tensor,
     ) {
-        self.fail(Error::run("attention: no kernel is launched yet"));
+        let Some(kernels) = self.attention_kernels(shape) else { return };
+        let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
+        let (limit, multiprocessor) = match self.target() {
+            Target::Sm80 => (SHARED, SHARED + 1024),
+            Target::Sm90a => (HOPPER_SHARED, HOPPER_MULTIPROCESSOR),
+        };
+        let rows = tokens.next_multiple_of(STEP);
+        let whole = kernels.bytes(4 * rows) + 8 * rows;
+        let (kernel, grid, warps, shared) = if whole <= limit {
+            // Up to three blocks on a multiprocessor share its registers.
+            let blocks = (multiprocessor / (whole + 1024)).clamp(1, 3);
+            let warps = warps_for(2 * rows / STEP, kernels.warps / blocks);
+            (kernels.backward[0], [samples * heads, 1, 1], warps, whole)
+        } else {
+            let own = LONG_WARPS * STEP;
+            let grid = [samples * heads, tokens.div_ceil(own), 2];
+            (kernels.backward[1], grid, LONG_WARPS, kernels.bytes(2 * own + 6 * kernels.backward_tile) + 8 * own)
+        };
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let (qkv, out, log_sum_exp) = (self.at(qkv), self.at(out), self.at(log_sum_exp));
+        let (dout, dqkv) = (self.at(dout), self.at(dqkv));
+        let arguments = arguments![qkv, out, log_sum_exp, dout, dqkv, tokens, heads, head_dim, causal, scale];
+        self.launch(kernel, grid, 32 * warps, shared, arguments);
     }
 }
