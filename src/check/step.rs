@@ -12,7 +12,7 @@ use crate::model::clip::Capacity;
 use crate::model::spec::ModelSpec;
 use crate::objective::{ObjectiveKind, ObjectiveSettings};
 use crate::ops::cpu::Cpu;
-use crate::ops::{Device, Memory};
+use crate::ops::Device;
 use crate::rng::{Rng, below, rng};
 use crate::train::{OptimizerSettings, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
 

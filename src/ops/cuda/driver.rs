@@ -109,6 +109,8 @@ pub struct Matrix {
     pub base: Address,
     pub rows: usize,
     pub columns: usize,
+    /// Elements from a row to the next; their bytes are a multiple of 16.
+    pub pitch: usize,
     /// Rows and columns of the box; 64 columns fill the swizzle.
     pub tile: (usize, usize),
 }

@@ -54,7 +54,7 @@ pub enum Flavour {
 /// An emulator and how it runs.
 #[derive(Clone, Debug)]
 pub struct Emulator {
-    library: Arc<Api>,
+    pub library: Arc<Api>,
     pub schedule: Schedule,
     pub target: Target,
     /// A GPU of this many multiprocessors.
@@ -85,7 +85,7 @@ type TensorMapFunction = unsafe extern "C" fn(*mut c_void, *const c_void, u64, u
 
 /// The emulator's C interface.
 #[derive(Debug)]
-struct Api {
+pub struct Api {
     launch: LaunchFunction,
     tensor_map: TensorMapFunction,
     forbid: unsafe extern "C" fn(*const c_void, usize),
@@ -287,7 +287,7 @@ impl Driver for Emulated {
     }
 
     fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap> {
-        let Matrix { base, rows, columns, tile } = matrix;
+        let Matrix { base, rows, columns, pitch, tile } = matrix;
         let mut map = TensorMap([0; 16]);
         // SAFETY: the map has the 128 bytes that are written.
         unsafe {
@@ -296,7 +296,7 @@ impl Driver for Emulated {
                 base.0 as *const c_void,
                 columns as u64,
                 rows as u64,
-                2 * columns as u64,
+                2 * pitch as u64,
                 tile.1 as u32,
                 tile.0 as u32,
             )

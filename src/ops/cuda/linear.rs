@@ -121,12 +121,12 @@ impl<R: Driver> Cuda<R> {
 
     /// A's or B's map where its rows hold the depth, `tile` of them a box.
     fn depth_rows(&mut self, base: Address, rows: usize, depth: usize, tile: usize) -> TensorMap {
-        self.tensor_map(Matrix { base, rows, columns: depth, tile: (tile, WGMMA_DEPTH) })
+        self.tensor_map(Matrix { base, rows, columns: depth, pitch: depth, tile: (tile, WGMMA_DEPTH) })
     }
 
     /// A's or B's map where its columns hold the depth.
     fn depth_columns(&mut self, base: Address, depth: usize, columns: usize) -> TensorMap {
-        self.tensor_map(Matrix { base, rows: depth, columns, tile: (WGMMA_DEPTH, 64) })
+        self.tensor_map(Matrix { base, rows: depth, columns, pitch: columns, tile: (WGMMA_DEPTH, 64) })
     }
 
     /// Forward and backward by the data: `shape` tells which kernels take the operands.

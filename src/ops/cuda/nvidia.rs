@@ -323,9 +323,9 @@ impl Driver for Nvidia {
     }
 
     fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap> {
-        let Matrix { base, rows, columns, tile } = matrix;
+        let Matrix { base, rows, columns, pitch, tile } = matrix;
         let mut map = TensorMap([0; 16]);
-        let (sizes, strides) = ([columns as u64, rows as u64], [2 * columns as u64]);
+        let (sizes, strides) = ([columns as u64, rows as u64], [2 * pitch as u64]);
         let (tile, steps) = ([tile.1 as u32, tile.0 as u32], [1, 1]);
         call!(cuTensorMapEncodeTiled(
             std::ptr::from_mut(&mut map).cast(),

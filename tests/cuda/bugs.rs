@@ -1,0 +1,99 @@
+//! The net has no holes: each of these bugs, planted in a copy of the kernels, must be found. One that is not fails the test.
+
+use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use perennial::check::{self, Size};
+use perennial::ops::cuda::driver::Target;
+use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
+
+use crate::{build, failures, root};
+
+/// One change to one file.
+struct Bug {
+    /// The op whose checks must find it, and the .cu file that is compiled for that.
+    op: &'static str,
+    file: &'static str,
+    find: &'static str,
+    /// Which of the places that read so, from 0.
+    place: usize,
+    replace: &'static str,
+    /// Where the kernel with the bug runs.
+    target: Target,
+}
+
+const BUGS: &[Bug] = &[];
+
+/// The line in which a bug is planted is all that a reader needs.
+fn describe(bug: &Bug) -> String {
+    format!("{}: '{}' (number {}) as '{}'", bug.file, bug.find.trim(), bug.place, bug.replace.trim())
+}
+
+/// Copies the kernels into `folder` with the bug in them.
+fn plant(bug: &Bug, folder: &std::path::Path) {
+    fs::create_dir_all(folder).unwrap();
+    for entry in fs::read_dir(root().join("kernels")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+    }
+    let path = folder.join(bug.file);
+    let source = fs::read_to_string(&path).unwrap();
+    let at = source.match_indices(bug.find).nth(bug.place);
+    let (at, _) = at.unwrap_or_else(|| panic!("{}: the kernel no longer reads so; plant the bug elsewhere", describe(bug)));
+    let changed = [&source[..at], bug.replace, &source[at + bug.find.len()..]].concat();
+    fs::write(path, changed).unwrap();
+}
+
+/// What finds the bug: the race checker first, as it needs one run; then plain runs in schedules that bring bugs out.
+fn found_by(bug: &Bug, number: usize) -> Option<String> {
+    let folder = root().join("target/emulator/bugs").join(number.to_string());
+    let kernels = folder.join("kernels");
+    plant(bug, &kernels);
+    let schedules = [Schedule::LATE, Schedule::EARLY].into_iter().chain((0..8).map(Schedule::random));
+    for flavour in [Flavour::Race, Flavour::Plain] {
+        let library = build(flavour, &kernels, Some(bug.op), &folder.join(format!("{flavour:?}")));
+        let emulator = Emulator { target: bug.target, ..Emulator::open(&library).unwrap() };
+        for schedule in schedules.clone() {
+            let emulator = Emulator { schedule, ..emulator.clone() };
+            let failed = failures(emulator, Size::Smallest, Some(bug.op), check::ops);
+            if let Some(failure) = failed.first() {
+                return Some(format!("{flavour:?}, {}: {}", failure.shape, failure.failure.as_deref().unwrap_or_default()));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    let (next, survivors) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(bug) = BUGS.get(number) else { break };
+                    match found_by(bug, number) {
+                        Some(finding) => println!("{}\n    {finding}", describe(bug)),
+                        None => survivors.lock().unwrap().push(describe(bug)),
+                    }
+                }
+            });
+        }
+    });
+    let survivors = survivors.into_inner().unwrap();
+    assert!(survivors.is_empty(), "{} planted bugs survive:\n{}", survivors.len(), survivors.join("\n"));
+}
+
+/// Every family of kernels has at least one.
+#[test]
+fn every_op_has_a_planted_bug() {
+    let ops: Vec<&str> = BUGS.iter().map(|bug| bug.op).collect();
+    for op in ["adamw", "attention", "contrastive", "group_dro", "l2_normalize", "layer_norm", "linear", "patch_embed", "pool"] {
+        assert!(ops.contains(&op), "no bug is planted in {op}");
+    }
+    for op in ["position_embed", "token_embed"] {
+        assert!(ops.contains(&op), "no bug is planted in {op}");
+    }
+}

@@ -1,0 +1,110 @@
+//! The CUDA backend without a GPU: its launch code and its kernels on the emulated GPU.
+
+mod bugs;
+mod emulator;
+mod faults;
+mod ops;
+mod step;
+
+#[path = "../common/program.rs"]
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use perennial::check::{Checker, Outcome, Size};
+use perennial::ops::cuda::Cuda;
+use perennial::ops::cuda::driver::Target;
+use perennial::ops::cuda::emulated::{Emulated, Emulator, Flavour, Schedule};
+
+type Device = Cuda<Emulated>;
+
+/// Builds the emulator with the kernels of `kernels` (all .cu files there, or `files` alone) into `build`.
+fn build(flavour: Flavour, kernels: &Path, files: Option<&str>, build: &Path) -> PathBuf {
+    // make runs compilers side by side itself; two makes in one folder would meet.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let name = match flavour {
+        Flavour::Plain => "plain",
+        Flavour::Race => "race",
+        Flavour::Asan => "asan",
+    };
+    let mut make = Command::new("make");
+    make.args(["--quiet", "--jobs=2", "--directory"]).arg(root().join("tests/emulator"));
+    make.arg(format!("FLAVOUR={name}"));
+    make.arg(format!("KERNELS={}", kernels.display()));
+    make.arg(format!("BUILD={}", build.display()));
+    make.args(files.map(|files| format!("FILES={files}")));
+    let output = make.env_remove("MAKEFLAGS").output().expect("make is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    build.join("libemulator.so")
+}
+
+/// The emulator in a flavour, with the project's kernels.
+fn emulator(flavour: Flavour) -> Emulator {
+    let folder = root().join("target/emulator").join(format!("{flavour:?}").to_lowercase());
+    let emulator = Emulator::open(&build(flavour, &root().join("kernels"), None, &folder)).unwrap();
+    assert_eq!(emulator.flavour(), flavour);
+    emulator
+}
+
+/// What a process needs to load an emulator of the asan flavour, whose errors are then those of launches. The program's own
+/// memory is not what is looked at.
+fn sanitizers() -> [(&'static str, String); 2] {
+    let output = Command::new("g++").arg("-print-file-name=libasan.so").output().expect("g++ is there");
+    let library = String::from_utf8(output.stdout).unwrap().trim().to_string();
+    let options = "halt_on_error=0:suppress_equal_pcs=0:detect_leaks=0:log_path=/dev/null";
+    [("LD_PRELOAD", library), ("ASAN_OPTIONS", options.to_string())]
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Another one every time; it is printed with every failure.
+fn fresh_seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
+}
+
+/// Both targets, threads in order with copies early and late, and `random` random schedules.
+fn schedules(random: u64) -> Vec<(Target, Schedule)> {
+    let seed = fresh_seed();
+    let fixed = [Schedule::EARLY, Schedule::LATE];
+    let random = (0..random).map(|i| Schedule::random(seed.wrapping_add(i)));
+    let schedules = fixed.into_iter().chain(random);
+    // Alternate, so that half of the random ones fall to each target.
+    schedules
+        .enumerate()
+        .flat_map(|(i, schedule)| match i {
+            0 | 1 => vec![(Target::Sm80, schedule), (Target::Sm90a, schedule)],
+            i if i % 2 == 0 => vec![(Target::Sm90a, schedule)],
+            _ => vec![(Target::Sm80, schedule)],
+        })
+        .collect()
+}
+
+/// Runs the checks that `work` starts; all that failed.
+fn failures(emulator: Emulator, size: Size, only: Option<&str>, work: impl FnOnce(&mut Checker<Device>)) -> Vec<Outcome> {
+    let (seed, mut cases, mut failed) = (fresh_seed(), 0, Vec::new());
+    let mut observer = |outcome: &Outcome| {
+        cases += 1;
+        if let Some(failure) = &outcome.failure {
+            let mut outcome = outcome.clone();
+            outcome.failure = Some(format!("{failure} (seed {seed})"));
+            failed.push(outcome);
+        }
+    };
+    work(&mut Checker { place: emulator, size, seed, only: only.map(String::from), observer: &mut observer });
+    assert!(cases > 0, "nothing was checked");
+    failed
+}
+
+fn assert_none(what: &str, failed: Vec<Outcome>) {
+    let lines: Vec<String> = failed
+        .iter()
+        .map(|outcome| format!("{} {}: {}", outcome.op, outcome.shape, outcome.failure.as_deref().unwrap_or_default()))
+        .collect();
+    assert!(lines.is_empty(), "{what}:\n{}", lines.join("\n"));
+}

@@ -1,0 +1,17 @@
+//! Whole training steps on the emulated GPU against the CPU backend: told op by op, captured, and replayed.
+
+use perennial::check::{Size, step};
+use perennial::ops::cuda::driver::Target;
+use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
+
+use crate::{assert_none, emulator, failures, fresh_seed};
+
+#[test]
+fn steps_agree_with_the_cpu_backend() {
+    for target in [Target::Sm80, Target::Sm90a] {
+        for schedule in [Schedule::EARLY, Schedule::random(fresh_seed())] {
+            let emulator = Emulator { target, schedule: schedule.on(2), ..emulator(Flavour::Plain) };
+            assert_none(&format!("{target:?}, {schedule:?}"), failures(emulator, Size::Smallest, None, step::check));
+        }
+    }
+}
