@@ -11,7 +11,7 @@ const WGMMA_DEPTH: usize = 64;
 const MMA_DEPTH: usize = 32;
 
 const WGMMA_THREADS: usize = 384;
-const WGMMA_SHARED: usize = 210 << 10;
+const WGMMA_SHARED: usize = 212 << 10;
 const MMA_THREADS: usize = 256;
 const MMA_SHARED: usize = 64 << 10;
 
