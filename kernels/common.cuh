@@ -79,6 +79,24 @@ DEVICE void store_values(bf16* to, const float (&from)[N]) {
     else
         *to = bf16(from[0]);
 }
+// The same as it lies in memory, for loops that have several loads under way: f32 would take twice the registers.
+template <int N>
+struct Packed;
+template <>
+struct Packed<8> : Pack8 {};
+template <>
+struct Packed<1> {
+    bf16 value;
+    __device__ __forceinline__ float get(int) const { return float(value); }
+};
+template <int N>
+DEVICE Packed<N> load_packed(const bf16* from) {
+    return *reinterpret_cast<const Packed<N>*>(from);
+}
+template <int N>
+DEVICE void store_packed(bf16* to, const Packed<N>& packed) {
+    *reinterpret_cast<Packed<N>*>(to) = packed;
+}
 // N consecutive f32 in 16-byte accesses, or 1.
 template <int N>
 DEVICE void store_values(float* to, const float (&from)[N]) {

@@ -1,17 +1,25 @@
 // Rows to unit length.
 #include "common.cuh"
 
-// The sum over one row of a[k] b[k], by a warp: the same bits in every lane.
+// The sum over one row of a[k] b[k], by a warp: the same bits in every lane. Several loads are under way before the first sum.
 template <int N>
 DEVICE float row_dot(const bf16* a, const bf16* b, int width) {
+    constexpr int AT_ONCE = 4;
     float sum = 0.f;
-#pragma unroll 4
-    for (int k = lane_id() * N; k < width; k += 32 * N) {
-        float left[N], right[N];
-        load_values(a + k, left);
-        load_values(b + k, right);
+    for (int first = lane_id() * N; first < width; first += AT_ONCE * 32 * N) {
+        Packed<N> left[AT_ONCE], right[AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < N; i++) sum += left[i] * right[i];
+        for (int j = 0; j < AT_ONCE; j++)
+            if (first + j * 32 * N < width) {
+                left[j] = load_packed<N>(a + first + j * 32 * N);
+                right[j] = load_packed<N>(b + first + j * 32 * N);
+            }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++)
+            if (first + j * 32 * N < width) {
+#pragma unroll
+                for (int i = 0; i < N; i++) sum += left[j].get(i) * right[j].get(i);
+            }
     }
     return warp_sum(sum);
 }

@@ -13,8 +13,9 @@ struct Levels {
     float scale[3], shift[3];
 };
 
-// One row of patches, N neighbouring values a thread at a time, from the rows of pixels that it covers.
-template <int N>
+// One row of patches, N neighbouring values a thread at a time, from the rows of pixels that it covers. `together`: N
+// neighbouring values always lie in one row of one channel of one patch.
+template <int N, bool together>
 DEVICE void write_patches(const uint8_t* pixels, int pitch, bf16* out, int side, int patch_size, const Levels& levels) {
     int values = 3 * patch_size * patch_size;
     for (int first = threadIdx.x * N; first < side * values; first += blockDim.x * N) {
@@ -29,7 +30,8 @@ DEVICE void write_patches(const uint8_t* pixels, int pitch, bf16* out, int side,
             float shift = channel == 0 ? levels.shift[0] : channel == 1 ? levels.shift[1] : levels.shift[2];
             value[i] = pixel * scale + shift;
             // The next value in the order [patch, channel, y, x].
-            if (++x == patch_size) {
+            x++;
+            if (!together && x == patch_size) {
                 x = 0;
                 if (++y == patch_size) {
                     y = 0;
@@ -78,8 +80,10 @@ KERNEL(256, 1, patch_embed, const uint8_t* pixels, bf16* patches, int image_size
     Levels levels = {{scale_red, scale_green, scale_blue}, {shift_red, shift_green, shift_blue}};
     int values = 3 * patch_size * patch_size;
     bf16* out = patches + int64_t(blockIdx.x) * side * values;
-    if (side * values % 8 == 0)
-        write_patches<8>(rows, pitch, out, side, patch_size, levels);
+    if (patch_size % 8 == 0)
+        write_patches<8, true>(rows, pitch, out, side, patch_size, levels);
+    else if (side * values % 8 == 0)
+        write_patches<8, false>(rows, pitch, out, side, patch_size, levels);
     else
-        write_patches<1>(rows, pitch, out, side, patch_size, levels);
+        write_patches<1, false>(rows, pitch, out, side, patch_size, levels);
 }

@@ -1,13 +1,18 @@
 // One token a sample: the class token of an image, the end-of-text token of a text.
 #include "common.cuh"
 
+// One row by a warp. Loads of several accesses are under way before the first is stored.
 template <int N>
 DEVICE void copy_row(const bf16* from, bf16* to, int width) {
-#pragma unroll 4
-    for (int k = lane_id() * N; k < width; k += 32 * N) {
-        float value[N];
-        load_values(from + k, value);
-        store_values(to + k, value);
+    constexpr int AT_ONCE = 4;
+    for (int first = lane_id() * N; first < width; first += AT_ONCE * 32 * N) {
+        Packed<N> packed[AT_ONCE];
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++)
+            if (first + j * 32 * N < width) packed[j] = load_packed<N>(from + first + j * 32 * N);
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++)
+            if (first + j * 32 * N < width) store_packed(to + first + j * 32 * N, packed[j]);
     }
 }
 

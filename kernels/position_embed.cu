@@ -1,19 +1,6 @@
 // The class token in front of the patches, and positions on all of them.
 #include "positions.cuh"
 
-template <int N>
-DEVICE void add_rows(const bf16* a, const bf16* b, bf16* to, int width) {
-#pragma unroll 4
-    for (int k = lane_id() * N; k < width; k += 32 * N) {
-        float value[N], other[N];
-        load_values(a + k, value);
-        load_values(b + k, other);
-#pragma unroll
-        for (int i = 0; i < N; i++) value[i] += other[i];
-        store_values(to + k, value);
-    }
-}
-
 // x[b, 0] = first + position[0], x[b, 1 + p] = patches[b, p] + position[1 + p]: patches [images, patches, width], first
 // [width] (the class token), position [tokens, width], x [images, tokens, width], tokens = 1 + patches.
 //
@@ -40,8 +27,8 @@ DEVICE void position_slice(const bf16* dx, bf16* dpatches, float* partials, int 
     if (first >= count) return;
     // Without the class token, what lies at `first` lies `width` earlier, in rows shorter by as much.
     bf16* patch = first < width ? nullptr : dpatches + first - width;
-    sum_slice<N>(dx, partials, images, count, per_slice, first, [&](int image, const float (&value)[N]) {
-        if (patch) store_values(patch + image * (count - width), value);
+    sum_slice<N>(dx, partials, images, count, per_slice, first, [&](int image, const Packed<N>& packed) {
+        if (patch) store_packed(patch + image * (count - width), packed);
     });
 }
 

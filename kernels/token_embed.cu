@@ -1,19 +1,6 @@
 // Token embedding plus position.
 #include "positions.cuh"
 
-template <int N>
-DEVICE void add_rows(const bf16* a, const bf16* b, bf16* to, int width) {
-#pragma unroll 4
-    for (int k = lane_id() * N; k < width; k += 32 * N) {
-        float value[N], other[N];
-        load_values(a + k, value);
-        load_values(b + k, other);
-#pragma unroll
-        for (int i = 0; i < N; i++) value[i] += other[i];
-        store_values(to + k, value);
-    }
-}
-
 // x[t, l] = table[ids[t, l]] + position[l]: ids [texts, tokens], table [vocabulary, width], position [context, width],
 // x [texts, tokens, width].
 //
@@ -183,13 +170,13 @@ DEVICE void sum_chunk(const Entry* order, const bf16* dx, float* dtable, float* 
     };
     for (int base = first; base < last; base += AT_ONCE) {
         uint32_t ids[AT_ONCE];
-        float value[AT_ONCE][N];
+        Packed<N> packed[AT_ONCE];
 #pragma unroll
         for (int j = 0; j < AT_ONCE; j++)
             if (base + j < last) {
                 Entry entry = order[base + j];
                 ids[j] = id_of(entry);
-                load_values(dx + int64_t(place_of(entry)) * width + column, value[j]);
+                packed[j] = load_packed<N>(dx + int64_t(place_of(entry)) * width + column);
             }
 #pragma unroll
         for (int j = 0; j < AT_ONCE; j++)
@@ -202,7 +189,7 @@ DEVICE void sum_chunk(const Entry* order, const bf16* dx, float* dtable, float* 
                     for (int i = 0; i < N; i++) sum[i] = 0.f;
                 }
 #pragma unroll
-                for (int i = 0; i < N; i++) sum[i] += value[j][i];
+                for (int i = 0; i < N; i++) sum[i] += packed[j].get(i);
             }
     }
     flush(last < places && id_of(order[last]) == id);
@@ -259,7 +246,7 @@ KERNEL(256, 1, token_embed_backward_runs, const Entry* order, const float* parti
 template <int N>
 DEVICE void position_slice(const bf16* dx, float* partials, int texts, int64_t count, int per_slice) {
     int64_t first = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * N;
-    if (first < count) sum_slice<N>(dx, partials, texts, count, per_slice, first, [](int, const float (&)[N]) {});
+    if (first < count) sum_slice<N>(dx, partials, texts, count, per_slice, first, [](int, const Packed<N>&) {});
 }
 
 // partials [gridDim.y, tokens, width] of the sums over t of dx[t], for token_embed_position_backward_sum.
