@@ -175,6 +175,7 @@ KERNEL(256, 2, contrastive_averages, const Sums* image_sums, const Sums* text_su
     do {
         int at = is_image ? sample : int(place_of[sample]);
         Sums total = sums[at];
+#pragma unroll 4
         for (int part = 1; part < parts; part++) total = merged(total, sums[int64_t(part) * samples + at]);
         if (total.total == 0.f) {
             log_u[sample] = INFINITY;
