@@ -42,6 +42,9 @@ constexpr size_t STACK = 256 << 10;
 constexpr size_t STACK = 64 << 10;
 #endif
 constexpr size_t GUARD = 4096;
+constexpr int GROUP = 32;  // stacks above a guard page
+constexpr size_t GROUP_BYTES = GUARD + GROUP * STACK;
+constexpr uint64_t MARK = 0x6b63617473206d79;
 
 void switch_fiber(Fiber& from, Fiber& to) {
 #ifdef __SANITIZE_ADDRESS__
@@ -79,22 +82,24 @@ Stacks::~Stacks() {
 void Stacks::reserve(int wanted) {
     if (wanted <= count) return;
     if (memory) munmap(memory, bytes);
-    count = wanted;
-    bytes = size_t(count) * (STACK + GUARD);
+    int groups = (wanted + GROUP - 1) / GROUP;
+    count = groups * GROUP;
+    bytes = size_t(groups) * GROUP_BYTES;
     void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapped == MAP_FAILED) {
         perror("emulator: no memory for stacks");
         abort();
     }
     memory = static_cast<char*>(mapped);
-    for (int i = 0; i < count; i++) mprotect(memory + size_t(i) * (STACK + GUARD), GUARD, PROT_NONE);
+    for (int i = 0; i < groups; i++) mprotect(memory + size_t(i) * GROUP_BYTES, GUARD, PROT_NONE);
 }
 
 void Stacks::prepare(Fiber& fiber, int i, void (*entry)()) {
-    char* bottom = memory + size_t(i) * (STACK + GUARD) + GUARD;
+    char* bottom = memory + size_t(i / GROUP) * GROUP_BYTES + GUARD + size_t(i % GROUP) * STACK;
 #ifdef __SANITIZE_ADDRESS__
     ASAN_UNPOISON_MEMORY_REGION(bottom, STACK);  // an abandoned block leaves its frames' red zones behind
 #endif
+    *reinterpret_cast<uint64_t*>(bottom) = MARK;
     fiber.bottom = bottom;
     fiber.size = STACK;
     fiber.fake_stack = nullptr;
@@ -106,5 +111,7 @@ void Stacks::prepare(Fiber& fiber, int i, void (*entry)()) {
     for (int j = 0; j < 6; j++) *--frame = nullptr;
     fiber.stack_pointer = frame;
 }
+
+bool Stacks::overflowed(const Fiber& fiber) { return *static_cast<const uint64_t*>(fiber.bottom) != MARK; }
 
 }  // namespace emulator

@@ -18,13 +18,15 @@ void switch_fiber(Fiber& from, Fiber& to);
 // The first thing a new fiber calls: `from` is who switched to it.
 void fiber_started(Fiber& from);
 
-// Stacks for `count` fibers, each above a page that faults.
+// Stacks for `count` fibers. A page that faults lies below every 32nd: one below each would use up the mappings that Linux
+// grants a process when many launches run at once. A mark at the lower end of each shows that it has overflowed.
 class Stacks {
 public:
     ~Stacks();
     void reserve(int count);
     // Makes `fiber` start at `entry` on stack `i`.
     void prepare(Fiber& fiber, int i, void (*entry)());
+    static bool overflowed(const Fiber& fiber);
     bool contains(const void* p) const { return size_t(static_cast<const char*>(p) - memory) < bytes; }
 
 private:

@@ -134,6 +134,7 @@ void Block::thread_main() {
 void Block::exit_thread() {
     Thread& me = *self;
     Warp& warp = warps[me.warp];
+    if (Stacks::overflowed(me.fiber)) fail({}, "its stack has overflowed: too many local variables for the emulator");
     wgmmas->thread_exits(me);
     me.state = State::exited;
     warp.live &= ~(1u << me.lane);

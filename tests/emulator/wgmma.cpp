@@ -1,5 +1,7 @@
 #include "wgmma.hpp"
 
+#include <algorithm>
+
 #include "race.hpp"
 #include "shared_memory.hpp"
 #include "tma.hpp"
@@ -137,6 +139,14 @@ void check_operand(const Operand& operand, const char* name, int first, int coun
     });
 }
 
+enum Instruction : uint64_t { MULTIPLY = 1, FENCE, COMMIT, WAIT, SET_REGISTERS };
+
+void remember(const Warp& warp, Instruction instruction, uint64_t operand = 0) {
+    uint64_t& history = block->wgmmas->queues[warp.number].history;
+    history = (history ^ instruction ^ operand << 4) * 0x9e3779b97f4a7c15ull;
+    history ^= history >> 29;
+}
+
 void run_issue(Warp& warp, uint32_t, Site site) {
     const Issue& issue = *static_cast<Issue*>(warp.lanes[0].argument);
     for (int lane = 1; lane < 32; lane++) {
@@ -144,6 +154,7 @@ void run_issue(Warp& warp, uint32_t, Site site) {
         if (other.a != issue.a || other.b != issue.b)
             block->fail(site, "wgmma: lanes 0 and %d of warp %d have different descriptors", lane, warp.number);
     }
+    remember(warp, MULTIPLY, issue.a ^ issue.b * 31 ^ uint64_t(issue.columns));
     Operand a(issue.a, issue.a_mn_major), b(issue.b, issue.b_mn_major);
     int first = warp.number % 4 * 16;
     check_operand(a, "A", first, 16, site);
@@ -163,9 +174,13 @@ void run_issue(Warp& warp, uint32_t, Site site) {
         while (queue.executed < queue.operations.size()) execute(queue.operations[queue.executed++], warp.number);
 }
 
-void run_fence(Warp& warp, uint32_t, Site) { block->wgmmas->queues[warp.number].fenced = true; }
+void run_fence(Warp& warp, uint32_t, Site) {
+    remember(warp, FENCE);
+    block->wgmmas->queues[warp.number].fenced = true;
+}
 
 void run_commit(Warp& warp, uint32_t, Site) {
+    remember(warp, COMMIT);
     WgmmaQueues::Queue& queue = block->wgmmas->queues[warp.number];
     queue.groups.push_back(queue.operations.size());
     race::wgmma_committed(warp);
@@ -183,6 +198,7 @@ void land(const Accumulator& accumulator, int warp, Site site) {
 
 void run_wait(Warp& warp, uint32_t, Site site) {
     int pending = *static_cast<int*>(warp.lanes[0].argument);
+    remember(warp, WAIT, uint64_t(pending));
     race::wgmma_waited(warp, pending);
     WgmmaQueues::Queue& queue = block->wgmmas->queues[warp.number];
     queue.fenced = false;
@@ -199,7 +215,9 @@ void run_wait(Warp& warp, uint32_t, Site site) {
     for (size_t& end : queue.groups) end -= operations;
 }
 
-void run_set_registers(Warp&, uint32_t, Site) {}
+void run_set_registers(Warp& warp, uint32_t, Site) {
+    remember(warp, SET_REGISTERS, uint64_t(*static_cast<int*>(warp.lanes[0].argument)));
+}
 
 }  // namespace
 
@@ -212,6 +230,15 @@ void WgmmaQueues::thread_exits(const Thread& thread) {
     const Queue& queue = queues[thread.warp];
     if (!queue.operations.empty())
         block->fail(queue.operations[0].site, "wgmma: a thread of warp %d exits before it was waited for", thread.warp);
+    int first = thread.warp / 4 * 4, last = std::min(first + 3, int(queues.size()) - 1);
+    for (int other = first; other <= last; other++) {
+        uint32_t live = block->warps[other].live & ~(other == thread.warp ? 1u << thread.lane : 0);
+        if (live) return;
+    }
+    for (int other = first; other <= last; other++)
+        if (queues[other].history != queue.history)
+            block->fail({}, "wgmma or setmaxnreg: warps %d and %d of a warpgroup did not execute the same instructions", other,
+                        thread.warp);
 }
 
 void wgmma(float* d, uint64_t a, uint64_t b, int columns, bool a_mn_major, bool b_mn_major, Site site) {
@@ -224,7 +251,7 @@ void wgmma(float* d, uint64_t a, uint64_t b, int columns, bool a_mn_major, bool 
 
 void wgmma_wait(int pending, Site site) { whole_warp({"wgmma_wait", run_wait}, &pending, site); }
 
-void set_registers(int, Site site) { whole_warp({"setmaxnreg", run_set_registers}, nullptr, site); }
+void set_registers(int count, Site site) { whole_warp({"setmaxnreg", run_set_registers}, &count, site); }
 
 }  // namespace emulator
 

@@ -33,6 +33,7 @@ struct WgmmaQueues {
         std::vector<size_t> groups;
         std::vector<std::unique_ptr<Accumulator>> accumulators;
         bool fenced = false;
+        uint64_t history = 0;  // a hash of all wgmma instructions: those of a warpgroup's four warps must be the same
     };
     void start(int warps);
     void thread_exits(const Thread& thread);

@@ -267,6 +267,20 @@ SELFTEST(128, bad_wgmma_outside) {
     expect(failures, d[0] == 16.f);
 }
 
+SELFTEST(128, bad_wgmma_three_warps) {
+    UNUSED;
+    DYNAMIC_SHARED(bf16, tile);
+    float d[32] = {};
+    fill(tile, true);
+    if (warp_id() == 2) return;
+    uint64_t at = ptx::wgmma_descriptor(tile, 0, 1024);
+    ptx::wgmma_fence();
+    ptx::wgmma_m64n64k16<0, 0>(d, at, at);
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    expect(failures, d[0] == 16.f);
+}
+
 // The tile is filled again while wgmma may still read it.
 SELFTEST(128, bad_wgmma_overwritten) {
     UNUSED;
