@@ -1,8 +1,8 @@
 // A block that runs: its threads, their scheduling, and what each of them waits for.
 //
-// One OS thread runs a block. Each of its CUDA threads is a fiber, which runs until it must wait (at a barrier, at a warp
-// operation, for asynchronous work); the scheduler then chooses another. A block owns all of its state: launches from
-// several OS threads share nothing.
+// One OS thread runs a block. Each of its CUDA threads is a fiber, which runs until it must wait (at a barrier, at a
+// warp operation, for asynchronous work); the scheduler then chooses another. A block owns all of its state: launches
+// from several OS threads share nothing.
 #pragma once
 #include <memory>
 #include <string>
@@ -34,7 +34,9 @@ constexpr Flavour flavour = PLAIN;
 struct Site {
     const char* file = "";
     int line = 0;
-    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return {file, line};
+    }
     bool operator==(const Site& other) const {
         return line == other.line && (file == other.file || !strcmp(file, other.file));
     }

@@ -130,7 +130,7 @@ static inline unsigned long long __umul64hi(unsigned long long x, unsigned long 
     return (unsigned long long)((unsigned __int128)x * y >> 64);
 }
 
-#define EMULATOR_MIN_MAX(type)                                               \
+#define EMULATOR_MIN_MAX(type)                                       \
     static inline type min(type x, type y) { return y < x ? y : x; } \
     static inline type max(type x, type y) { return x < y ? y : x; }
 EMULATOR_MIN_MAX(int)

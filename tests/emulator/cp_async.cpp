@@ -37,7 +37,8 @@ namespace ptx {
 using namespace emulator;
 
 void cp_async16(void* shared, const void* global, bool valid, Site site) {
-    if (reinterpret_cast<uintptr_t>(shared) % 16) block->fail(site, "cp_async16: shared address %p is not 16-byte aligned", shared);
+    if (reinterpret_cast<uintptr_t>(shared) % 16)
+        block->fail(site, "cp_async16: shared address %p is not 16-byte aligned", shared);
     if (valid && reinterpret_cast<uintptr_t>(global) % 16)
         block->fail(site, "cp_async16: global address %p is not 16-byte aligned", global);
     shared_offset(shared, 16, "cp_async16", site);

@@ -1,6 +1,5 @@
 // What a .cu file of kernels/ sees on the host in place of CUDA: see docs/emulator.md.
 #pragma once
-#include "types.hpp"
 #include "block.hpp"
 #include "builtins.hpp"
 #include "cp_async.hpp"
@@ -9,5 +8,6 @@
 #include "mbarrier.hpp"
 #include "shared_memory.hpp"
 #include "tma.hpp"
+#include "types.hpp"
 #include "warp.hpp"
 #include "wgmma.hpp"

@@ -18,8 +18,8 @@ void switch_fiber(Fiber& from, Fiber& to);
 // The first thing a new fiber calls: `from` is who switched to it.
 void fiber_started(Fiber& from);
 
-// Stacks for `count` fibers. A page that faults lies below every 32nd: one below each would use up the mappings that Linux
-// grants a process when many launches run at once. A mark at the lower end of each shows that it has overflowed.
+// Stacks for `count` fibers. A page that faults lies below every 32nd: one below each would use up the mappings that
+// Linux grants a process when many launches run at once. A mark at the lower end of each shows that it has overflowed.
 class Stacks {
 public:
     ~Stacks();

@@ -80,9 +80,12 @@ std::string check(const Launch& launch) {
     if (threads > 1024 || launch.block.z > 64)
         return say("a block of (%u,%u,%u) threads", launch.block.x, launch.block.y, launch.block.z);
     if (threads > uint64_t(launch.kernel->threads))
-        return say("%llu threads a block, of a kernel made for %d", (unsigned long long)threads, launch.kernel->threads);
-    if (launch.shared_bytes > SHARED_LIMIT) return say("%zu bytes of shared memory: more than 227 KiB", launch.shared_bytes);
-    if (launch.schedule.order < 0 || launch.schedule.order > 1 || launch.schedule.completion < 0 || launch.schedule.completion > 2)
+        return say("%llu threads a block, of a kernel made for %d", (unsigned long long)threads,
+                   launch.kernel->threads);
+    if (launch.shared_bytes > SHARED_LIMIT)
+        return say("%zu bytes of shared memory: more than 227 KiB", launch.shared_bytes);
+    if (launch.schedule.order < 0 || launch.schedule.order > 1 || launch.schedule.completion < 0 ||
+        launch.schedule.completion > 2)
         return say("a schedule that does not exist");
     return "";
 }
@@ -130,15 +133,20 @@ Registration::Registration(const Kernel& kernel) {
 
 using namespace emulator;
 
-EXPORT int emulator_launch(const char* name, const uint32_t grid[3], const uint32_t block_size[3], uint32_t shared_bytes,
-                           void** arguments, const EmulatorSchedule* schedule, char* error, size_t error_bytes) {
+EXPORT int emulator_launch(const char* name, const uint32_t grid[3], const uint32_t block_size[3],
+                           uint32_t shared_bytes, void** arguments, const EmulatorSchedule* schedule, char* error,
+                           size_t error_bytes) {
     auto found = kernels().find(name);
     std::string message;
     if (found == kernels().end()) {
         message = "no such kernel";
     } else {
-        Launch launch{&found->second, dim3(grid[0], grid[1], grid[2]), dim3(block_size[0], block_size[1], block_size[2]),
-                      shared_bytes, arguments, *schedule};
+        Launch launch{&found->second,
+                      dim3(grid[0], grid[1], grid[2]),
+                      dim3(block_size[0], block_size[1], block_size[2]),
+                      shared_bytes,
+                      arguments,
+                      *schedule};
         message = check(launch);
         if (message.empty()) message = run(launch);
     }

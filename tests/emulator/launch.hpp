@@ -51,7 +51,7 @@ void call(void** arguments) {
 
 }  // namespace emulator
 
-#define KERNEL(threads, blocks, name, ...)                                                                        \
-    extern "C" void name(__VA_ARGS__);                                                                            \
+#define KERNEL(threads, blocks, name, ...)                                                                    \
+    extern "C" void name(__VA_ARGS__);                                                                        \
     static const emulator::Registration name##_registration({#name, threads, blocks, emulator::call<&name>}); \
     extern "C" void name(__VA_ARGS__)

@@ -18,7 +18,8 @@ void run_load_matrix(Warp& warp, uint32_t, Site site) {
         race::matrix_row_read(warp.lanes[lane], static_cast<LoadMatrix*>(warp.lanes[lane].argument)->row, site);
     for (int m = 0; m < 4; m++) {
         uint16_t matrix[8][8];
-        for (int i = 0; i < 8; i++) memcpy(matrix[i], static_cast<LoadMatrix*>(warp.lanes[8 * m + i].argument)->row, 16);
+        for (int i = 0; i < 8; i++)
+            memcpy(matrix[i], static_cast<LoadMatrix*>(warp.lanes[8 * m + i].argument)->row, 16);
         for (int lane = 0; lane < 32; lane++) {
             int g = lane / 4, t = lane % 4;
             uint32_t low = TRANSPOSED ? matrix[2 * t][g] : matrix[g][2 * t];
@@ -29,7 +30,8 @@ void run_load_matrix(Warp& warp, uint32_t, Site site) {
 }
 
 void load_matrix(const Collective& kind, uint32_t* registers, const void* row, Site site) {
-    if (reinterpret_cast<uintptr_t>(row) % 16) block->fail(site, "%s: row address %p is not 16-byte aligned", kind.name, row);
+    if (reinterpret_cast<uintptr_t>(row) % 16)
+        block->fail(site, "%s: row address %p is not 16-byte aligned", kind.name, row);
     shared_offset(row, 16, kind.name, site);
     LoadMatrix argument{row, registers};
     whole_warp(kind, &argument, site);

@@ -48,8 +48,9 @@ std::string MbarrierTable::describe(uint64_t* address, uint32_t parity) const {
         if (barrier.address != address) continue;
         char text[256];
         snprintf(text, sizeof text, "%s: parity %u, while phase %u (parity %u) lacks %u of %u arrivals and %lld bytes",
-                 block->shared->describe(size_t(reinterpret_cast<char*>(address) - block->shared->window)).c_str(), parity,
-                 barrier.phase, barrier.phase & 1, barrier.outstanding, barrier.arrivals, (long long)barrier.bytes);
+                 block->shared->describe(size_t(reinterpret_cast<char*>(address) - block->shared->window)).c_str(),
+                 parity, barrier.phase, barrier.phase & 1, barrier.outstanding, barrier.arrivals,
+                 (long long)barrier.bytes);
         return text;
     }
     return "which is not initialised";
@@ -65,7 +66,8 @@ void mbarrier_init(uint64_t* address, uint32_t arrivals, Site site) {
     shared_offset(address, 8, "mbarrier_init", site);
     if (arrivals == 0 || arrivals >= 1u << 20) block->fail(site, "mbarrier_init: %u arrivals", arrivals);
     for (Mbarrier& barrier : block->mbarriers->barriers)
-        if (barrier.address == address && *address == MARK) block->fail(site, "mbarrier_init: it is initialised already");
+        if (barrier.address == address && *address == MARK)
+            block->fail(site, "mbarrier_init: it is initialised already");
     auto& barriers = block->mbarriers->barriers;
     for (size_t i = 0; i < barriers.size(); i++)
         if (barriers[i].address == address) barriers.erase(barriers.begin() + long(i--));

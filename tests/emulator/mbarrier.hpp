@@ -1,7 +1,7 @@
 // mbarriers: a phase completes when all arrivals and all announced bytes have come.
 //
-// The state lives in a table beside shared memory; the eight bytes hold a mark, so that a barrier overwritten with data, or
-// never initialised, is found.
+// The state lives in a table beside shared memory; the eight bytes hold a mark, so that a barrier overwritten with
+// data, or never initialised, is found.
 #pragma once
 #include <string>
 #include <vector>
@@ -12,7 +12,7 @@ namespace emulator {
 
 struct Mbarrier {
     uint64_t* address;
-    int initialiser;       // the thread, for fence_mbarrier_init
+    int initialiser;  // the thread, for fence_mbarrier_init
     bool fenced;
     uint32_t arrivals;     // expected in each phase
     uint32_t outstanding;  // of them, in this one

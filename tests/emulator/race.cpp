@@ -1,12 +1,14 @@
-// A happens-before race checker with vector clocks, for shared memory and, across the blocks of a launch, global memory.
+// A happens-before race checker with vector clocks, for shared memory and, across the blocks of a launch, global
+// memory.
 //
-// Agents are what can access memory at its own pace: every thread, the cp.async engine of every thread, the wgmma engine of
-// every warp, and for every mbarrier the copy engine (TMA) that reports to it. Each agent has a clock that ticks when others
-// may learn of what it has done. An access is a race if an earlier one to the same bytes, one of them a write, is not known
-// to the accessing agent. Engines act with the knowledge of whoever started them.
+// Agents are what can access memory at its own pace: every thread, the cp.async engine of every thread, the wgmma
+// engine of every warp, and for every mbarrier the copy engine (TMA) that reports to it. Each agent has a clock that
+// ticks when others may learn of what it has done. An access is a race if an earlier one to the same bytes, one of them
+// a write, is not known to the accessing agent. Engines act with the knowledge of whoever started them.
 //
-// The generic and the asynchronous proxy: what threads and cp.async wrote may be read by wgmma, or overwritten by TMA, only
-// if the writing thread has executed fence_proxy_async since: `fenced` is the part of `known` for which that is so.
+// The generic and the asynchronous proxy: what threads and cp.async wrote may be read by wgmma, or overwritten by TMA,
+// only if the writing thread has executed fence_proxy_async since: `fenced` is the part of `known` for which that is
+// so.
 #include "race.hpp"
 
 #include <dlfcn.h>
@@ -95,8 +97,8 @@ struct State {
     std::vector<std::vector<uint32_t>> copy_groups, wgmma_groups;  // the engine's clock when each group was committed
     std::vector<Shared> wgmma_knowledge;
     Gathering barriers[16];
-    std::unordered_map<uint64_t*, Gathering> mbarriers;       // arrivals of the phase under way
-    std::unordered_map<uint64_t*, Shared> completed;          // and of the last that has completed
+    std::unordered_map<uint64_t*, Gathering> mbarriers;  // arrivals of the phase under way
+    std::unordered_map<uint64_t*, Shared> completed;     // and of the last that has completed
     struct Merge {
         Shared left, right, sum;
     } merges[8];
@@ -165,9 +167,9 @@ void meet(const Threads& threads, Gathering gathering = {}) {
 struct Accessor {
     uint16_t agent;
     uint32_t clock;
-    bool asynchronous;         // by way of the asynchronous proxy
-    int thread;                // whose knowledge, or -1:
-    const Knowledge* all;      // this
+    bool asynchronous;     // by way of the asynchronous proxy
+    int thread;            // whose knowledge, or -1:
+    const Knowledge* all;  // this
 
     uint32_t known(uint16_t of) const {
         if (thread < 0) return all->known[of];
@@ -223,8 +225,8 @@ std::string name_of(const Place& place) {
     return lines.size() == 1 ? lines[0] : lines.front() + " from " + lines.back();
 }
 
-[[noreturn]] void report(const std::string& where, const Accessor& me, bool write, const Place& place, const std::string& other,
-                         bool other_write, const Place& other_place, const char* why) {
+[[noreturn]] void report(const std::string& where, const Accessor& me, bool write, const Place& place,
+                         const std::string& other, bool other_write, const Place& other_place, const char* why) {
     block->fail({}, "race on %s: %s %s at %s, %s %s's %s at %s", where.c_str(), name_of(me.agent).c_str(),
                 write ? "writes" : "reads", name_of(place).c_str(), why, other.c_str(), other_write ? "write" : "read",
                 name_of(other_place).c_str());
@@ -246,7 +248,8 @@ void touch(const Accessor& me, size_t offset, size_t bytes, int access, const Pl
         auto where = [&] { return block->shared->describe(i * 2); };
         if (!me.after(cell.write) && !(atomic && cell.atomic))
             report(where(), me, write, place, name_of(cell.write.agent), true, cell.written, UNORDERED);
-        if (me.asynchronous && cell.write.agent != NOBODY && !cell.asynchronous && me.fenced(cell.write.agent) < cell.write.clock)
+        if (me.asynchronous && cell.write.agent != NOBODY && !cell.asynchronous &&
+            me.fenced(cell.write.agent) < cell.write.clock)
             report(where(), me, write, place, name_of(cell.write.agent), true, cell.written,
                    "by way of the asynchronous proxy, without fence_proxy_async after");
         if (write) {
@@ -308,12 +311,14 @@ void touch_global(const Accessor& me, const void* address, size_t bytes, int acc
             return other_block == s.blocks ? name_of(agent) : std::string("another block");
         };
         if (cell.write_block && !(atomic && cell.atomic) && (cell.write_block != s.blocks || !me.after(cell.write)))
-            report(describe(), me, write, place, other(cell.write_block, cell.write.agent), true, cell.written, UNORDERED);
+            report(describe(), me, write, place, other(cell.write_block, cell.write.agent), true, cell.written,
+                   UNORDERED);
         if (write) {
-            bool conflict = cell.several_readers || (cell.read_block && (cell.read_block != s.blocks || !me.after(cell.read)));
+            bool conflict =
+                cell.several_readers || (cell.read_block && (cell.read_block != s.blocks || !me.after(cell.read)));
             if (conflict && !atomic)
-                report(describe(), me, true, place, other(cell.several_readers ? 0 : cell.read_block, cell.read.agent), false,
-                       cell.was_read, UNORDERED);
+                report(describe(), me, true, place, other(cell.several_readers ? 0 : cell.read_block, cell.read.agent),
+                       false, cell.was_read, UNORDERED);
             cell.write_block = s.blocks;
             cell.write = {me.clock, me.agent};
             cell.atomic = atomic;
@@ -433,7 +438,8 @@ void copy_issued(void* to, const void* from, Site site) {
     int thread = self->number;
     Place place{nullptr, site};
     if (from) touch_global(by_thread(thread), from, 16, READ, place);
-    touch_shared({uint16_t(copy_agent(thread)), state().copy_clocks[thread], false, thread, nullptr}, to, 16, WRITE, place);
+    touch_shared({uint16_t(copy_agent(thread)), state().copy_clocks[thread], false, thread, nullptr}, to, 16, WRITE,
+                 place);
 }
 
 void copy_committed() {
@@ -476,7 +482,8 @@ void wgmma_issued(const Warp& warp) {
 
 void wgmma_read(const Warp& warp, const void* from, Site site) {
     State& s = state();
-    touch_shared({uint16_t(wgmma_agent(warp.number)), s.wgmma_clocks[warp.number], true, -1, s.wgmma_knowledge[warp.number].get()},
+    touch_shared({uint16_t(wgmma_agent(warp.number)), s.wgmma_clocks[warp.number], true, -1,
+                  s.wgmma_knowledge[warp.number].get()},
                  from, 16, READ, {nullptr, site});
 }
 

@@ -11,7 +11,8 @@ namespace race {
 #ifdef EMULATOR_RACE
 #define EMULATOR_HOOK(type, declaration) type declaration;
 #else
-#define EMULATOR_HOOK(type, declaration) inline type declaration { return type(); }
+#define EMULATOR_HOOK(type, declaration) \
+    inline type declaration { return type(); }
 #endif
 
 EMULATOR_HOOK(void, launch_started(Block&))

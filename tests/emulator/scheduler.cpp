@@ -41,7 +41,10 @@ std::string text(const char* format, ...) {
 }  // namespace
 
 Block::Block()
-    : shared(new SharedMemory), copies(new CopyQueues), mbarriers(new MbarrierTable), transfers(new TransferQueue),
+    : shared(new SharedMemory),
+      copies(new CopyQueues),
+      mbarriers(new MbarrierTable),
+      transfers(new TransferQueue),
       wgmmas(new WgmmaQueues) {}
 Block::~Block() {}
 
@@ -54,8 +57,8 @@ uint64_t Block::random() {
 
 bool Block::owns(const void* p) const {
     auto within = [p](const void* begin, size_t bytes) { return size_t((const char*)p - (const char*)begin) < bytes; };
-    return stacks.contains(p) || within(threads.data(), threads.size() * sizeof(Thread)) || within(this, sizeof *this) ||
-           p == &block || p == &self;
+    return stacks.contains(p) || within(threads.data(), threads.size() * sizeof(Thread)) ||
+           within(this, sizeof *this) || p == &block || p == &self;
 }
 
 Completion Block::completion() const { return Completion(launch->schedule.completion); }
@@ -151,8 +154,9 @@ void Block::exit_thread() {
     leave_fiber(me.fiber, other->fiber);
 }
 
-// In order: lanes in turn, then the next warp. Otherwise warps have random priorities, which change now and then: one warp
-// runs far ahead of the others, which finds more missing barriers than choosing evenly does; lanes run in random order.
+// In order: lanes in turn, then the next warp. Otherwise warps have random priorities, which change now and then: one
+// warp runs far ahead of the others, which finds more missing barriers than choosing evenly does; lanes run in random
+// order.
 Thread* Block::next() {
     bool shuffled = launch->schedule.order;
     uint64_t dice = shuffled || transfers->pending() ? random() : 0;
@@ -163,7 +167,8 @@ Thread* Block::next() {
     }
     if (shuffled) {
         uint32_t warps_count = uint32_t(warps.size());
-        if ((dice >> 8 & 1023) == 0) exchange_places(int((dice >> 20 & 255) % warps_count), int((dice >> 28 & 255) % warps_count));
+        if ((dice >> 8 & 1023) == 0)
+            exchange_places(int((dice >> 20 & 255) % warps_count), int((dice >> 28 & 255) % warps_count));
         Warp& warp = warps[warp_at[__builtin_ctz(ready_places)]];
         int turn = int(dice >> 40) & 31;
         uint32_t turned = warp.ready >> turn | (turn ? warp.ready << (32 - turn) : 0);
@@ -261,13 +266,13 @@ void Block::complete(int id) {
         Thread& first = warp.lanes[__builtin_ctz(lanes)];
         uint32_t missing = (barrier.expected ? warp.exists : warp.live) & ~lanes;
         if (missing)
-            fail(first.site, "%s: barrier %d completes with only lanes %08x of warp %d; lane %d is elsewhere", first.operation, id,
-                 lanes, warp.number, __builtin_ctz(missing));
+            fail(first.site, "%s: barrier %d completes with only lanes %08x of warp %d; lane %d is elsewhere",
+                 first.operation, id, lanes, warp.number, __builtin_ctz(missing));
         for (uint32_t rest = lanes; rest; rest &= rest - 1) {
             Thread& other = warp.lanes[__builtin_ctz(rest)];
             if (!waits_at(first, id) || !waits_at(other, id) || other.site == first.site) continue;
-            fail(first.site, "divergent %s: lane %d of warp %d arrives here, lane %d at %s:%d", first.operation, first.lane,
-                 warp.number, other.lane, file_name(other.site.file), other.site.line);
+            fail(first.site, "divergent %s: lane %d of warp %d arrives here, lane %d at %s:%d", first.operation,
+                 first.lane, warp.number, other.lane, file_name(other.site.file), other.site.line);
         }
     }
     int sum = 0;
@@ -323,8 +328,8 @@ std::string Block::waiting() const {
     for (const Group& group : groups) {
         all += "; ";
         all += group.threads.size() == 1 ? text("thread %d waits ", group.threads[0])
-                                         : text("%zu threads (%d to %d) wait ", group.threads.size(), group.threads.front(),
-                                                group.threads.back());
+                                         : text("%zu threads (%d to %d) wait ", group.threads.size(),
+                                                group.threads.front(), group.threads.back());
         all += group.what;
     }
     int exited = threads_count - live;

@@ -59,8 +59,9 @@ void* SharedMemory::static_object(const void* key, const char* name, size_t byte
     if (static_bytes > STATIC_SHARED_LIMIT)
         block->fail({}, "invalid launch: more than 48 KiB of static shared memory, with `%s`", name);
     if (static_bytes + objects[0].bytes > SHARED_LIMIT)
-        block->fail({}, "invalid launch: %zu bytes of dynamic and %zu of static shared memory, with `%s`: more than 227 KiB",
-                    objects[0].bytes, static_bytes, name);
+        block->fail(
+            {}, "invalid launch: %zu bytes of dynamic and %zu of static shared memory, with `%s`: more than 227 KiB",
+            objects[0].bytes, static_bytes, name);
     size_t begin = align(used, alignment < 16 ? 16 : alignment);
     if (objects.size() > MOST_OBJECTS || begin + bytes + RED_ZONE > capacity)
         block->fail({}, "too many static shared objects for the emulator, with `%s`", name);
@@ -96,7 +97,8 @@ size_t shared_offset(const void* p, size_t bytes, const char* operation, Site si
     size_t offset = size_t(static_cast<const char*>(p) - shared.window);
     if (!shared.contains(p)) block->fail(site, "%s: %p is not in shared memory", operation, p);
     if (!shared.valid(offset, bytes))
-        block->fail(site, "%s: %zu bytes at %s are outside shared memory", operation, bytes, shared.describe(offset).c_str());
+        block->fail(site, "%s: %zu bytes at %s are outside shared memory", operation, bytes,
+                    shared.describe(offset).c_str());
     return offset;
 }
 

@@ -1,7 +1,7 @@
 // A block's shared memory: one window with the dynamic part first, then each static object behind a red zone.
 //
-// It is filled with NaN for every block, so that a read of what nobody wrote shows. Red zones hold a pattern that is checked
-// when the block ends; AddressSanitizer and the race checker see an access to them at once.
+// It is filled with NaN for every block, so that a read of what nobody wrote shows. Red zones hold a pattern that is
+// checked when the block ends; AddressSanitizer and the race checker see an access to them at once.
 #pragma once
 #include <string>
 #include <vector>
@@ -53,11 +53,13 @@ T& static_shared(const char* name) {
 
 }  // namespace emulator
 
-#define __shared__ static_assert(false, "shared memory is declared with DYNAMIC_SHARED or STATIC_SHARED"); static
+#define __shared__                                                                          \
+    static_assert(false, "shared memory is declared with DYNAMIC_SHARED or STATIC_SHARED"); \
+    static
 #define DYNAMIC_SHARED(T, p) T* p = reinterpret_cast<T*>(emulator::block->shared->window)
-#define STATIC_SHARED(T, name)   \
-    struct name##_tag {};        \
-    using name##_type = T;       \
+#define STATIC_SHARED(T, name) \
+    struct name##_tag {};      \
+    using name##_type = T;     \
     name##_type& name = emulator::static_shared<name##_tag, name##_type>(#name)
 
 namespace ptx {

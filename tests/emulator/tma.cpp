@@ -20,13 +20,15 @@ const char* invalid(const MatrixMap& map) {
     if (!map.columns || !map.rows) return "the matrix is empty";
     if (map.row_bytes % 16) return "rows are not a multiple of 16 bytes apart";
     if (map.columns * 2 > map.row_bytes) return "rows overlap";
-    if (map.box_columns != 64) return "a box is 64 columns wide: narrower ones are not emulated, wider ones are no swizzle's";
+    if (map.box_columns != 64)
+        return "a box is 64 columns wide: narrower ones are not emulated, wider ones are no swizzle's";
     if (!map.box_rows || map.box_rows > 256) return "a box has 1 to 256 rows";
     return nullptr;
 }
 
 MatrixMap decode(const TensorMap* map, const char* operation, Site site) {
-    if (reinterpret_cast<uintptr_t>(map) % 64) block->fail(site, "%s: the tensor map is not 64-byte aligned", operation);
+    if (reinterpret_cast<uintptr_t>(map) % 64)
+        block->fail(site, "%s: the tensor map is not 64-byte aligned", operation);
     MatrixMap decoded;
     memcpy(&decoded, map, sizeof decoded);
     if (const char* why = invalid(decoded)) block->fail(site, "%s: %s", operation, why);
@@ -37,8 +39,10 @@ MatrixMap decode(const TensorMap* map, const char* operation, Site site) {
 void note_reads(const Transfer& transfer) {
     if (flavour != RACE) return;
     const MatrixMap& map = transfer.map;
-    int64_t left = std::max<int64_t>(transfer.x, 0), right = std::min<int64_t>(transfer.x + int64_t(map.box_columns), map.columns);
-    int64_t top = std::max<int64_t>(transfer.y, 0), bottom = std::min<int64_t>(transfer.y + int64_t(map.box_rows), map.rows);
+    int64_t left = std::max<int64_t>(transfer.x, 0),
+            right = std::min<int64_t>(transfer.x + int64_t(map.box_columns), map.columns);
+    int64_t top = std::max<int64_t>(transfer.y, 0),
+            bottom = std::min<int64_t>(transfer.y + int64_t(map.box_rows), map.rows);
     for (int64_t y = top; y < bottom && left < right; y++)
         race::transfer_read(map.base + uint64_t(y) * map.row_bytes + left * 2, size_t(right - left) * 2, transfer.site);
 }
@@ -88,7 +92,8 @@ void tma_load_2d(void* shared, const TensorMap* map, int x, int y, uint64_t* bar
         block->fail(site, "tma_load_2d: %s is not 1024-byte aligned", block->shared->describe(offset).c_str());
     Mbarrier& on = block->mbarriers->at(barrier, "tma_load_2d", site);
     race::mbarrier_used(on, site);
-    if (!on.fenced) block->fail(site, "tma_load_2d: no fence_mbarrier_init by the thread that initialised its mbarrier");
+    if (!on.fenced)
+        block->fail(site, "tma_load_2d: no fence_mbarrier_init by the thread that initialised its mbarrier");
     transfer.clock = race::transfer_issued(on, shared, box_bytes(transfer.map), site);
     note_reads(transfer);
     if (block->completion() == EARLY) land(transfer);
@@ -98,10 +103,12 @@ void tma_load_2d(void* shared, const TensorMap* map, int x, int y, uint64_t* bar
 void prefetch_tensormap(const TensorMap* map, Site site) { decode(map, "prefetch_tensormap", site); }
 }  // namespace ptx
 
-extern "C" __attribute__((visibility("default"))) void emulator_tensor_map(void* map, const void* base, uint64_t columns,
-                                                                           uint64_t rows, uint64_t row_bytes,
-                                                                           uint32_t box_columns, uint32_t box_rows) {
-    emulator::MatrixMap encoded{emulator::MARK, static_cast<const char*>(base), columns, rows, row_bytes, box_columns, box_rows};
+extern "C" __attribute__((visibility("default"))) void emulator_tensor_map(void* map, const void* base,
+                                                                           uint64_t columns, uint64_t rows,
+                                                                           uint64_t row_bytes, uint32_t box_columns,
+                                                                           uint32_t box_rows) {
+    emulator::MatrixMap encoded{emulator::MARK, static_cast<const char*>(base), columns, rows, row_bytes, box_columns,
+                                box_rows};
     memset(map, 0, sizeof(TensorMap));
     memcpy(map, &encoded, sizeof encoded);
 }

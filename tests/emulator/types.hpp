@@ -21,14 +21,10 @@ struct uint3 {
     unsigned x, y, z;
 };
 
-#define VECTOR_TYPES(scalar, name)                                                                         \
-    struct alignas(2 * sizeof(scalar)) name##2 {                                                           \
-        scalar x, y;                                                                                       \
-    };                                                                                                     \
-    struct alignas(4 * sizeof(scalar) > 16 ? 16 : 4 * sizeof(scalar)) name##4 {                            \
-        scalar x, y, z, w;                                                                                 \
-    };                                                                                                     \
-    static inline name##2 make_##name##2(scalar x, scalar y) { return {x, y}; }                            \
+#define VECTOR_TYPES(scalar, name)                                                                    \
+    struct alignas(2 * sizeof(scalar)) name##2 { scalar x, y; };                                      \
+    struct alignas(4 * sizeof(scalar) > 16 ? 16 : 4 * sizeof(scalar)) name##4 { scalar x, y, z, w; }; \
+    static inline name##2 make_##name##2(scalar x, scalar y) { return {x, y}; }                       \
     static inline name##4 make_##name##4(scalar x, scalar y, scalar z, scalar w) { return {x, y, z, w}; }
 
 VECTOR_TYPES(float, float)

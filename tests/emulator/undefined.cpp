@@ -28,14 +28,14 @@ struct TypeMismatch {
 
 }  // namespace
 
-#define HANDLER(name, what)                                                                                               \
-    extern "C" __attribute__((visibility("hidden"), used)) void __ubsan_handle_##name##_abort(const void* data, const void*, \
-                                                                                             const void*) {               \
-        report(data, what);                                                                                               \
+#define HANDLER(name, what)                                                                    \
+    extern "C" __attribute__((visibility("hidden"), used)) void __ubsan_handle_##name##_abort( \
+        const void* data, const void*, const void*) {                                          \
+        report(data, what);                                                                    \
     }
 
-extern "C" __attribute__((visibility("hidden"), used)) void __ubsan_handle_type_mismatch_v1_abort(const TypeMismatch* data,
-                                                                                                  const void* address) {
+extern "C" __attribute__((visibility("hidden"), used)) void __ubsan_handle_type_mismatch_v1_abort(
+    const TypeMismatch* data, const void* address) {
     SourceLocation at = data->location;
     if (!emulator::self) __builtin_trap();
     emulator::block->fail({at.file, int(at.line)}, "%s access: %s at %p", address ? "misaligned" : "null-pointer",

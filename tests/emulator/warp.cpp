@@ -8,7 +8,8 @@ void collective(const Collective& kind, uint32_t mask, void* argument, Site site
     Thread& me = *self;
     Warp& warp = block->warps[me.warp];
     if (!(mask >> me.lane & 1)) block->fail(site, "%s: lane %d is not in its own mask %08x", kind.name, me.lane, mask);
-    if (mask & ~warp.exists) block->fail(site, "%s: mask %08x names lanes that the block does not have", kind.name, mask);
+    if (mask & ~warp.exists)
+        block->fail(site, "%s: mask %08x names lanes that the block does not have", kind.name, mask);
     me.operation = kind.name;
     me.site = site;
     me.mask = mask;
@@ -21,9 +22,11 @@ void collective(const Collective& kind, uint32_t mask, void* argument, Site site
     }
     for (uint32_t rest = mask; rest; rest &= rest - 1) {
         Thread& other = warp.lanes[__builtin_ctz(rest)];
-        if ((other.operation != kind.name && strcmp(other.operation, kind.name)) || other.mask != mask || !(other.site == site))
-            block->fail(site, "divergent warp operation: lane %d is at %s, mask %08x, line %d; lane %d at %s, mask %08x", me.lane,
-                        kind.name, mask, site.line, other.lane, other.operation, other.mask);
+        if ((other.operation != kind.name && strcmp(other.operation, kind.name)) || other.mask != mask ||
+            !(other.site == site))
+            block->fail(site,
+                        "divergent warp operation: lane %d is at %s, mask %08x, line %d; lane %d at %s, mask %08x",
+                        me.lane, kind.name, mask, site.line, other.lane, other.operation, other.mask);
     }
     kind.run(warp, mask, site);
     warp.arrived &= ~mask;

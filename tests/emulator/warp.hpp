@@ -27,14 +27,14 @@ template <class T>
 T shuffle(const char* name, uint32_t mask, T value, int source, Site site) {
     Shuffle<T> argument{value, value, source};
     const Collective kind{name, [](Warp& warp, uint32_t lanes, Site at) {
-        for (uint32_t rest = lanes; rest; rest &= rest - 1) {
-            int lane = __builtin_ctz(rest);
-            auto* mine = static_cast<Shuffle<T>*>(warp.lanes[lane].argument);
-            if (mine->source < 0) continue;
-            if (!(lanes >> mine->source & 1)) bad_shuffle_source(lane, mine->source, lanes, at);
-            mine->result = static_cast<Shuffle<T>*>(warp.lanes[mine->source].argument)->value;
-        }
-    }};
+                              for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+                                  int lane = __builtin_ctz(rest);
+                                  auto* mine = static_cast<Shuffle<T>*>(warp.lanes[lane].argument);
+                                  if (mine->source < 0) continue;
+                                  if (!(lanes >> mine->source & 1)) bad_shuffle_source(lane, mine->source, lanes, at);
+                                  mine->result = static_cast<Shuffle<T>*>(warp.lanes[mine->source].argument)->value;
+                              }
+                          }};
     collective(kind, mask, &argument, site);
     return argument.result;
 }
@@ -61,7 +61,8 @@ T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, emulator::Si
     return emulator::shuffle("__shfl_xor_sync", mask, value, inside ? source : -1, site);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, emulator::Site site = emulator::Site::here()) {
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                   emulator::Site site = emulator::Site::here()) {
     int lane = emulator::self->lane, source = lane + int(delta);
     return emulator::shuffle("__shfl_down_sync", mask, value, source <= (lane | (width - 1)) ? source : -1, site);
 }

@@ -13,19 +13,22 @@ namespace {
 constexpr uint32_t POISON = 0x7fc0beef;  // a NaN that arithmetic does not produce
 constexpr uint64_t SWIZZLE_128 = 1;
 
-// The operand behind a descriptor. A run is the 8 or 64 bf16 that lie together: of K in a K-major operand, of M or N in the other.
+// The operand behind a descriptor. A run is the 8 or 64 bf16 that lie together: of K in a K-major operand, of M or N in
+// the other.
 struct Operand {
     uint32_t start, leading, stride;
     bool mn_major;
 
     Operand(uint64_t descriptor, bool mn_major)
-        : start(uint32_t(descriptor & 0x3fff) << 4), leading(uint32_t(descriptor >> 16 & 0x3fff) << 4),
-          stride(uint32_t(descriptor >> 32 & 0x3fff) << 4), mn_major(mn_major) {}
+        : start(uint32_t(descriptor & 0x3fff) << 4),
+          leading(uint32_t(descriptor >> 16 & 0x3fff) << 4),
+          stride(uint32_t(descriptor >> 32 & 0x3fff) << 4),
+          mn_major(mn_major) {}
 
     // Where the 8 values from (mn, k) on lie, which is a 16-byte chunk: of K, or of M or N.
     uint32_t chunk(int mn, int k) const {
-        uint32_t address = mn_major ? start + uint32_t(mn / 64) * leading + uint32_t(k / 8) * stride + uint32_t(k % 8) * 128 +
-                                          uint32_t(mn % 64) * 2
+        uint32_t address = mn_major ? start + uint32_t(mn / 64) * leading + uint32_t(k / 8) * stride +
+                                          uint32_t(k % 8) * 128 + uint32_t(mn % 64) * 2
                                     : start + uint32_t(mn / 8) * stride + uint32_t(mn % 8) * 128 + uint32_t(k) * 2;
         return swizzle(address);
     }
@@ -118,7 +121,8 @@ Accumulator& accumulator_of(WgmmaQueues::Queue& queue, Warp& warp, const Issue& 
             known->value[row][column] = value;
         });
         if (touched && !queue.fenced)
-            block->fail(site, "wgmma: accumulator registers of warp %d were written since the last wgmma_fence", warp.number);
+            block->fail(site, "wgmma: accumulator registers of warp %d were written since the last wgmma_fence",
+                        warp.number);
         return *known;
     }
     if (!queue.fenced) block->fail(site, "wgmma: no wgmma_fence by warp %d before it", warp.number);
@@ -126,7 +130,8 @@ Accumulator& accumulator_of(WgmmaQueues::Queue& queue, Warp& warp, const Issue& 
     Accumulator& made = *queue.accumulators.back();
     made.columns = issue.columns;
     made.in_flight = 0;
-    for (int lane = 0; lane < 32; lane++) made.registers[lane] = static_cast<Issue*>(warp.lanes[lane].argument)->registers;
+    for (int lane = 0; lane < 32; lane++)
+        made.registers[lane] = static_cast<Issue*>(warp.lanes[lane].argument)->registers;
     each_register(made, [&](float& value, int row, int column) { made.value[row][column] = value; });
     return made;
 }
@@ -134,8 +139,8 @@ Accumulator& accumulator_of(WgmmaQueues::Queue& queue, Warp& warp, const Issue& 
 void check_operand(const Operand& operand, const char* name, int first, int count, Site site) {
     operand.each_chunk(first, count, [&](int mn, int k, uint32_t address) {
         if (!block->shared->valid(address, 16))
-            block->fail(site, "wgmma: the descriptor of %s reaches outside shared memory: row %d, k %d at %u", name, first + mn, k,
-                        address);
+            block->fail(site, "wgmma: the descriptor of %s reaches outside shared memory: row %d, k %d at %u", name,
+                        first + mn, k, address);
     });
 }
 
@@ -237,8 +242,8 @@ void WgmmaQueues::thread_exits(const Thread& thread) {
     }
     for (int other = first; other <= last; other++)
         if (queues[other].history != queue.history)
-            block->fail({}, "wgmma or setmaxnreg: warps %d and %d of a warpgroup did not execute the same instructions", other,
-                        thread.warp);
+            block->fail({}, "wgmma or setmaxnreg: warps %d and %d of a warpgroup did not execute the same instructions",
+                        other, thread.warp);
 }
 
 void wgmma(float* d, uint64_t a, uint64_t b, int columns, bool a_mn_major, bool b_mn_major, Site site) {
@@ -261,8 +266,10 @@ using namespace emulator;
 uint64_t wgmma_descriptor(const void* tile, uint32_t leading, uint32_t stride, Site site) {
     size_t address = shared_offset(tile, 16, "wgmma_descriptor", site);
     if (address % 16 || leading % 16 || stride % 16)
-        block->fail(site, "wgmma_descriptor: address %zu, leading %u, stride %u: not all multiples of 16", address, leading, stride);
-    return uint64_t(address & 0x3ffff) >> 4 | uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 | SWIZZLE_128 << 62;
+        block->fail(site, "wgmma_descriptor: address %zu, leading %u, stride %u: not all multiples of 16", address,
+                    leading, stride);
+    return uint64_t(address & 0x3ffff) >> 4 | uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 |
+           SWIZZLE_128 << 62;
 }
 
 void wgmma_fence(Site site) { whole_warp({"wgmma_fence", run_fence}, nullptr, site); }

@@ -1,7 +1,7 @@
 // wgmma: asynchronous matrix multiplication by a warpgroup, operands in shared memory.
 //
-// Each warp computes the 16 rows it holds, so the four warps need not meet. From its issue until it has been waited for, an
-// accumulator's registers hold NaN: a kernel that reads them too early shows it in every schedule.
+// Each warp computes the 16 rows it holds, so the four warps need not meet. From its issue until it has been waited
+// for, an accumulator's registers hold NaN: a kernel that reads them too early shows it in every schedule.
 #pragma once
 #include <memory>
 #include <vector>
@@ -14,7 +14,7 @@ namespace emulator {
 struct Accumulator {
     float* registers[32];  // of each lane: `columns` / 2 floats
     int columns;
-    int in_flight;            // operations issued and not waited for
+    int in_flight;         // operations issued and not waited for
     float value[16][256];  // the warp's rows
 };
 
@@ -47,7 +47,8 @@ void set_registers(int count, Site site);
 }  // namespace emulator
 
 namespace ptx {
-uint64_t wgmma_descriptor(const void* tile, uint32_t leading, uint32_t stride, emulator::Site site = emulator::Site::here());
+uint64_t wgmma_descriptor(const void* tile, uint32_t leading, uint32_t stride,
+                          emulator::Site site = emulator::Site::here());
 void wgmma_fence(emulator::Site site = emulator::Site::here());
 void wgmma_commit(emulator::Site site = emulator::Site::here());
 template <int pending>

@@ -25,7 +25,8 @@ SELFTEST(32, selftest_cp_async) {
     ptx::cp_async_wait<0>();
 }
 
-// Two warps hand a value on, phase after phase: parities alternate, a wait for the phase before the first is over at once.
+// Two warps hand a value on, phase after phase: parities alternate, a wait for the phase before the first is over at
+// once.
 SELFTEST(64, selftest_mbarrier) {
     UNUSED;
     STATIC_SHARED(uint64_t[2], barrier);  // full, empty

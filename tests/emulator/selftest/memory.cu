@@ -21,16 +21,19 @@ SELFTEST(32, selftest_numbers) {
     UNUSED;
     expect(failures, bf16(1.f).bits == 0x3f80 && bf16(-2.f).bits == 0xc000);
     // Halfway cases go to the even neighbour.
-    expect(failures, bf16(__uint_as_float(0x3f808000)).bits == 0x3f80 && bf16(__uint_as_float(0x3f818000)).bits == 0x3f82);
+    expect(failures,
+           bf16(__uint_as_float(0x3f808000)).bits == 0x3f80 && bf16(__uint_as_float(0x3f818000)).bits == 0x3f82);
     expect(failures, bf16(__uint_as_float(0x3f808001)).bits == 0x3f81 && bf16(3.4e38f).bits == 0x7f80);
     expect(failures, bf16(NAN).bits == 0x7fff && bf16(INFINITY).bits == 0x7f80);
     expect(failures, ptx::cvt_bf16x2(1.f, -2.f) == 0xc0003f80u);
     expect(failures, float(bf16(0.15625f)) == 0.15625f);
-    expect(failures, ptx::ex2(3.f) == 8.f && ptx::ex2(-INFINITY) == 0.f && ptx::ex2(-127.f) == 0.f && ptx::ex2(0.f) == 1.f);
+    expect(failures,
+           ptx::ex2(3.f) == 8.f && ptx::ex2(-INFINITY) == 0.f && ptx::ex2(-127.f) == 0.f && ptx::ex2(0.f) == 1.f);
     expect(failures, __float_as_int(1.f) == 0x3f800000 && __int_as_float(0x40000000) == 2.f);
     expect(failures, min(3, -2) == -2 && max(3u, 5u) == 5u && min(1.f, NAN) == 1.f && max(1LL << 40, 2LL) == 1LL << 40);
     expect(failures, rsqrtf(4.f) == 0.5f && fabsf(__expf(1.f) - 2.7182817f) < 1e-6f && __logf(1.f) == 0.f);
-    expect(failures, __popc(0xf0f0u) == 8 && __clz(1) == 31 && __clz(0) == 32 && __ffs(8) == 4 && __brev(1u) == 0x80000000u);
+    expect(failures,
+           __popc(0xf0f0u) == 8 && __clz(1) == 31 && __clz(0) == 32 && __ffs(8) == 4 && __brev(1u) == 0x80000000u);
     expect(failures, isfinite(1.f) && !isfinite(INFINITY) && isnan(NAN) && !isinf(1.f));
     expect(failures, erff(0.f) == 0.f && fabsf(erff(1.f) - 0.84270079f) < 1e-6f);
 }

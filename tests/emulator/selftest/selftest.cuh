@@ -6,7 +6,8 @@
 #pragma once
 #include "common.cuh"
 
-#define SELFTEST(threads, name) KERNEL(threads, 1, name, int* failures, uint16_t* data, const __grid_constant__ TensorMap map)
+#define SELFTEST(threads, name) \
+    KERNEL(threads, 1, name, int* failures, uint16_t* data, const __grid_constant__ TensorMap map)
 #define UNUSED (void)failures, (void)data, (void)map
 
 constexpr int DATA_ROWS = 128, DATA_PITCH = 96, MAP_ROWS = 100, MAP_COLUMNS = 90;

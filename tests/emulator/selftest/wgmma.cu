@@ -1,10 +1,11 @@
-// wgmma in both majornesses and every width, against "Register fragments and shared memory matrix layouts" of the PTX ISA.
+// wgmma in both majornesses and every width, against "Register fragments and shared memory matrix layouts" of the PTX
+// ISA.
 #include "selftest.cuh"
 
 constexpr int K = 64;
 
-// Where element (row, column) of an operand with 128-byte rows lies, in values: rows in groups of 8, each 1024 bytes, the
-// 16-byte chunks of a row exchanged by the row's number in its group.
+// Where element (row, column) of an operand with 128-byte rows lies, in values: rows in groups of 8, each 1024 bytes,
+// the 16-byte chunks of a row exchanged by the row's number in its group.
 DEVICE int in_rows_of_64(int row, int column) { return row * 64 + ((column / 8) ^ (row % 8)) * 8 + column % 8; }
 
 // K-major: row = M or N, column = K. MN-major: blocks of 64 of M or N, in each row = K.
@@ -71,8 +72,8 @@ SELFTEST(128, selftest_wgmma_256) {
     test_all<256>(failures, shared);
 }
 
-// One producer warpgroup with TMA, two consumer warpgroups, a ring of three stages: d = map map^T over its 90 columns, each
-// consumer for the same 64 rows. Full: 1 arrival and the bytes; empty: 1 arrival a consumer warp.
+// One producer warpgroup with TMA, two consumer warpgroups, a ring of three stages: d = map map^T over its 90 columns,
+// each consumer for the same 64 rows. Full: 1 arrival and the bytes; empty: 1 arrival a consumer warp.
 SELFTEST(384, selftest_pipeline) {
     UNUSED;
     constexpr int STAGES = 3, STEPS = 8;
@@ -113,7 +114,8 @@ SELFTEST(384, selftest_pipeline) {
             if (lane_id() == 0) ptx::mbarrier_arrive(&empty[stage]);
         }
         for (int i = 0; i < 32; i++) {
-            int row = warp_id() % 4 * 16 + lane_id() / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane_id() % 4 * 2 + i % 2;
+            int row = warp_id() % 4 * 16 + lane_id() / 4 + i / 2 % 2 * 8,
+                column = i / 4 * 8 + lane_id() % 4 * 2 + i % 2;
             float sum = 0.f;
             for (int k = 0; k < MAP_COLUMNS; k++) sum += small(row, k) * small(column, k);
             expect(failures, d[i] == STEPS / 2 * sum);
