@@ -71,21 +71,29 @@ DEVICE int place(int row, int unit) {
 // bytes are copied value by value, and are there at once.
 template <int UNITS>
 DEVICE void load_tile(bf16* to, const bf16* matrix, int rows, int width, int first_row, int first_column) {
-    bool aligned = width % 8 == 0;
-#pragma unroll 2
-    for (int i = threadIdx.x; i < TILE * UNITS; i += TILE_THREADS) {
-        int row = i / UNITS, unit = i % UNITS;
-        int column = first_column + unit * 8;
-        int valid = first_row + row < rows ? width - column : 0;
-        const bf16* from = valid > 0 ? matrix + int64_t(first_row + row) * width + column : matrix;
-        bf16* place_of_unit = to + place<UNITS>(row, unit);
-        if (aligned) {
-            ptx::cp_async16(place_of_unit, from, valid > 0);
-        } else {
+    // A thread's rows are a multiple of 8 apart: the same place in the swizzle, so that addresses only advance.
+    constexpr int ROWS = TILE_THREADS / UNITS;
+    static_assert(ROWS % 8 == 0, "place() repeats every 8 rows");
+    int row = threadIdx.x / UNITS, unit = threadIdx.x % UNITS;
+    int column = first_column + unit * 8;
+    // Of the thread's rows, those before this one are inside.
+    int rows_left = column < width ? rows - first_row - row : 0;
+    const bf16* from = matrix + (int64_t(first_row + row) * width + column);
+    to += place<UNITS>(row, unit);
+    if (width % 8 == 0) {
+#pragma unroll
+        for (int i = 0; i < TILE; i += ROWS) {
+            ptx::cp_async16(to + i * UNITS * 8, i < rows_left ? from : matrix, i < rows_left);
+            from += int64_t(ROWS) * width;
+        }
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < TILE; i += ROWS) {
             float value[8];
 #pragma unroll
-            for (int k = 0; k < 8; k++) value[k] = k < valid ? float(from[k]) : 0.f;
-            store8(place_of_unit, pack8(value));
+            for (int k = 0; k < 8; k++) value[k] = i < rows_left && column + k < width ? float(from[k]) : 0.f;
+            store8(to + i * UNITS * 8, pack8(value));
+            from += int64_t(ROWS) * width;
         }
     }
 }
@@ -169,16 +177,17 @@ struct TileStream {
         const bf16* texts_in = ring + stage * 2 * CHUNK;
         const bf16* images_in = texts_in + CHUNK;
         int lane = lane_id();
-        int text_row = (warp_id() & 1) * 32 + (lane & 15);
-        int image_row = (warp_id() >> 1) * 16 + (lane & 7) + (lane >> 4) * 8;
+        // 16 columns further is an exclusive or with 16 values, in the swizzle of place(); 16 rows further, the same place.
+        int text_place = place<TILE / 8>((warp_id() & 1) * 32 + (lane & 15), lane >> 4);
+        int image_place = place<TILE / 8>((warp_id() >> 1) * 16 + (lane & 7) + (lane >> 4) * 8, lane >> 3 & 1);
 #pragma unroll
-        for (int k = 0; k < TILE / 16; k++) {
+        for (int k = 0; k < TILE; k += 16) {
             uint32_t b[4];
-            ptx::ldmatrix_x4(b, images_in + place<TILE / 8>(image_row, 2 * k + (lane >> 3 & 1)));
+            ptx::ldmatrix_x4(b, images_in + (image_place ^ k));
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 uint32_t a[4];
-                ptx::ldmatrix_x4(a, texts_in + place<TILE / 8>(text_row + 16 * i, 2 * k + (lane >> 4)));
+                ptx::ldmatrix_x4(a, texts_in + (text_place ^ k) + 16 * i * TILE);
                 ptx::mma_m16n8k16(result.sum[i][0], a, b[0], b[1]);
                 ptx::mma_m16n8k16(result.sum[i][1], a, b[2], b[3]);
             }

@@ -194,7 +194,7 @@ pub fn check<D: Device>(checker: &mut Checker<D>) {
             case(70, 66, 72, Others, false, true),
             // More than one tile a block in either direction, on four multiprocessors.
             case(290, 270, 8, Others, false, true),
-            case(9, 5, 24, OtherClasses, true, true),
+            case(70, 5, 24, OtherClasses, true, true),
             case(5, 5, 9, All, false, false),
         ],
         Size::Small => vec![
