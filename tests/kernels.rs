@@ -8,8 +8,15 @@ use perennial::ops::cuda::kernels::{MODULES, Module};
 
 /// Kernels that must use the tensor cores begin with these names.
 const PRODUCTS: [&str; 3] = ["linear_", "attention", "contrastive"];
-/// Those of them that only add up what others left.
-const NO_PRODUCTS: [&str; 0] = [];
+/// Those of them that only prepare for others, or add up what others left.
+const NO_PRODUCTS: [&str; 6] = [
+    "contrastive_add_parts",
+    "contrastive_averages",
+    "contrastive_index",
+    "contrastive_loss",
+    "contrastive_positive",
+    "contrastive_records",
+];
 
 fn modules() -> &'static [Module] {
     assert!(!MODULES.is_empty(), "no kernels are in this build: run `make test`, which fetches NVRTC");
