@@ -7,7 +7,7 @@
 # a python3 with PyTorch (PYTHON names another); compute-sanitizer for the last parts. No Rust, no network.
 #
 # The parts run in the order of their worth, each under a time limit of its own and all within BUDGET seconds (535);
-# PARTS, a regular expression, chooses among them by name, for a second visit say: PARTS='kernels.*1024|check'.
+# PARTS, a regular expression, chooses among them by name, for a second visit say: PARTS='^check|1024'.
 # A part that fails does not stop the next; its failure stands in the table at the end and makes the exit status 1.
 # A missed speed target is a result, not a failure. OUT_DIR gets: summary.json (to be kept under benches/results/),
 # table.txt, and the logs check.log, visit.log, sanitizers.log.
@@ -137,10 +137,12 @@ print(f"\n{'step':<14} {'program':<32} {'pairs/s':>9} {'ms':>8} {'TFLOP/s':>8} {
 for setting in dict.fromkeys(name.split("-", 2)[2] for name in reports if "-step-" in name):
     ours, theirs = reports.get(f"ours-step-{setting}", {}), reports.get(f"torch-step-{setting}", {})
     batch, lines, compared = int(setting.rsplit("-", 1)[1]), {}, None
+    share = ours["mfu"] / ours["tflops"] if ours.get("mfu") and ours.get("tflops") else None  # of one TFLOP/s
     for program, suffix in (("perennial", ""), ("perennial full context", "_full_context")):
         compared = ours.get(f"samples_per_second{suffix}", compared)  # the full context where it is there
-        lines[program] = {"speed": ours.get(f"samples_per_second{suffix}"), "mfu": ours.get(f"mfu{suffix}"),
-                          "tflops": ours.get(f"tflops{suffix}"), "peak_bytes": ours.get("peak_bytes")}
+        gflops = ours.get(f"gflops{suffix}")
+        lines[program] = {"speed": ours.get(f"samples_per_second{suffix}"), "tflops": gflops and gflops / 1e3,
+                          "mfu": gflops and share and share * gflops / 1e3, "peak_bytes": ours.get("peak_bytes")}
     for program, speed in theirs.get("samples_per_second", {}).items():
         lines.setdefault(program, {"speed": speed, "ratio": compared and compared / speed})
         for key, value in theirs["speeds"][program].items():
