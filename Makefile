@@ -2,20 +2,55 @@
 
 PERENNIAL = target/release/perennial
 VENV = target/venv
+# The compiler of the CUDA kernels and their disassembler, from PyPI where no toolkit is installed. Cubins of CUDA 13.0 run on
+# every driver of CUDA 13; for a driver of CUDA 12: make NVRTC_PACKAGE=nvidia-cuda-nvrtc-cu12==12.8.*
+NVRTC_PACKAGE = nvidia-cuda-nvrtc==13.0.*
+NVRTC = target/nvrtc/nvrtc.fetched
+NVDISASM = target/nvrtc/nvdisasm.fetched
+ifneq ($(PERENNIAL_NVRTC)$(CUDA_HOME)$(CUDA_PATH)$(wildcard /usr/local/cuda/lib64/libnvrtc.so*),)
+NVRTC =
+endif
 
-.PHONY: build demo test bench emoji clean
+.PHONY: build tools demo test bench dist emoji clean
 
-build:
+build: $(NVRTC)
 	cargo build --release --locked
+
+# What the kernels are compiled and disassembled with.
+tools: $(NVRTC) $(NVDISASM)
+
+$(NVRTC):
+	$(call fetch,$(NVRTC_PACKAGE))
+	touch $@
+
+$(NVDISASM):
+	$(call fetch,nvidia-cuda-nvdisasm==13.*)
+	touch $@
+
+# A Python package's files, unpacked; its programs made executable.
+define fetch
+mkdir -p target/nvrtc/wheels
+python3 -m pip download --quiet --no-deps --dest target/nvrtc/wheels '$(1)'
+for wheel in target/nvrtc/wheels/*.whl; do python3 -m zipfile -e $$wheel target/nvrtc; done
+chmod -f +x target/nvrtc/nvidia/*/bin/* || true
+rm -r target/nvrtc/wheels
+endef
 
 # A small CLIP learns emoji, then meets 98 classes in 10 tasks, with and without the papers' methods.
 demo: build
 	$(PERENNIAL) run emoji-pretrain --out runs/emoji-pretrain
 	$(PERENNIAL) compare emoji-cil --methods zero-shot,sequential,gcl,gdro,joint --out runs/demo
 
-# One profile for everything: the tests train real, if tiny, models.
-test:
-	cargo test --release --locked
+# One profile for everything: the tests train real, if tiny, models. The feature is the emulated GPU.
+test: tools
+	cargo test --release --locked --features emulator
+
+# One stripped file that needs libc and, for a GPU, NVIDIA's driver.
+dist: $(NVRTC)
+	cargo build --profile dist --locked
+	@ls -l target/dist/perennial
+	@test $$(stat -c %s target/dist/perennial) -lt 30000000 || { echo "it is larger than 30 MB"; exit 1; }
+	@! ldd target/dist/perennial | grep -v -E 'linux-vdso|libgcc_s|libm\.|libc\.|libdl|libpthread|ld-linux' || exit 1
 
 # The same training step in PyTorch and here, on this machine in turn; prints the ratio.
 bench: build $(VENV)

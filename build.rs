@@ -74,6 +74,7 @@ fn find_nvrtc(target: &Path) -> Option<PathBuf> {
         folders.push(Path::new(&home).join("lib"));
     }
     folders.push(target.join("nvrtc/nvidia/cu13/lib"));
+    folders.push(target.join("nvrtc/nvidia/cuda_nvrtc/lib"));
     for place in ["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"] {
         folders.push(place.into());
     }
@@ -268,6 +269,7 @@ fn build_emulator(target: &Path) -> Result<(), Error> {
     let build = target.join("emulator/plain");
     let status = Command::new("make")
         .args(["--quiet", "--directory=tests/emulator", "FLAVOUR=plain"])
+        .arg(format!("--jobs={}", env::var("NUM_JOBS")?))
         .arg(format!("KERNELS={}", env::current_dir()?.join("kernels").display()))
         .arg(format!("BUILD={}", build.display()))
         .env_remove("MAKEFLAGS")

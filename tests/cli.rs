@@ -126,9 +126,19 @@ fn wrong_names_are_told_with_the_nearest_right_one() {
 }
 
 #[test]
-fn a_device_that_this_program_has_not_is_refused() {
-    run_refused(&["--device", "cuda"], &["CUDA", "use --device cpu"]);
-    run_refused(&["--device", "cuda:1"], &["CUDA", "use --device cpu"]);
+fn a_device_that_this_machine_has_not_is_refused() {
+    // With a driver and without one.
+    let no_such_gpu = |arguments: &[&str]| {
+        let message = perennial(arguments).stderr;
+        let reasons = ["no NVIDIA driver was found", "there is no GPU 99", "no CUDA kernels are in this program"];
+        assert!(reasons.iter().any(|reason| message.contains(reason)), "{arguments:?}: {message}");
+    };
+    no_such_gpu(&["run", TINY_RUN, "--device", "cuda:99", "--out", "/nowhere/run"]);
+    no_such_gpu(&["check", "--device", "cuda:99"]);
+    no_such_gpu(&["bench", "step", "--device", "cuda:99"]);
+    assert!(!Path::new("/nowhere").exists());
+    run_refused(&["--device", "cuda:one"], &["'one'", "is not the number of a GPU"]);
+    refused(&["check", "--device", "cpu"], &["give --device cuda"]);
 }
 
 #[test]

@@ -22,6 +22,8 @@ mod vector;
 
 use std::sync::Mutex;
 
+use rayon::prelude::*;
+
 use super::memory::{Ids, Kind, Memory, Plan, Pool, Span, Stats, Tensor};
 use crate::error::{Error, Result};
 
@@ -212,6 +214,21 @@ impl<T: Real> Memory for Cpu<T> {
             Pool::Storage | Pool::Wide => self.floats[range].fill(T::of_f32(bytemuck::cast(value))),
             Pool::Index => self.ids[range].fill(bytemuck::cast(value)),
             Pool::Byte => self.bytes[range].fill(bytemuck::cast(value)),
+        }
+    }
+
+    fn copy<K: Kind>(&mut self, from: Span<K>, to: Span<K>) {
+        assert_eq!(from.len(), to.len(), "a copy goes to a span of the same length");
+        match K::POOL {
+            Pool::Storage | Pool::Wide => {
+                let [from, to] = [from, to].map(|span| Floats { start: span.range().start, end: span.range().end });
+                let ([to], [from], _) = self.views([to], [from]);
+                to.par_chunks_mut(1 << 18)
+                    .zip(from.par_chunks(1 << 18))
+                    .for_each(|(to, from)| to.copy_from_slice(from));
+            }
+            Pool::Index => self.ids.copy_within(from.range(), to.range().start),
+            Pool::Byte => self.bytes.copy_within(from.range(), to.range().start),
         }
     }
 

@@ -156,6 +156,8 @@ pub trait Driver: Sized {
     /// Waits for all work given before.
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
 
+    fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<()>;
+
     fn launch(&mut self, launch: Launch) -> Result<()>;
 
     fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap>;

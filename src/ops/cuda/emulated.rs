@@ -271,6 +271,14 @@ impl Driver for Emulated {
         Ok(())
     }
 
+    fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<()> {
+        self.alive()?;
+        assert!(self.capturing.is_none(), "no op of a step copies");
+        // SAFETY: both ranges are parts of the device's memory.
+        unsafe { std::ptr::copy(from.0 as *const u8, to.0 as *mut u8, bytes) };
+        Ok(())
+    }
+
     fn launch(&mut self, launch: Launch) -> Result<()> {
         self.alive()?;
         if let Some(captured) = &mut self.capturing {

@@ -135,20 +135,6 @@ impl<R: Driver> Cuda<R> {
         self.tables.insert(values.to_vec(), address);
         address
     }
-
-    /// Times each phase from here on (see [`Memory::phase`]); steps are then told op by op.
-    pub fn begin_profile(&mut self) {
-        self.profile = Some(Vec::new());
-    }
-
-    /// Phases and their seconds since [`Cuda::begin_profile`], in order.
-    pub fn end_profile(&mut self) -> Result<Vec<(&'static str, f64)>> {
-        self.phase("");
-        let marks = self.profile.take().unwrap_or_default();
-        self.health()?;
-        self.driver.synchronize()?;
-        marks.windows(2).map(|pair| Ok((pair[0].0, self.driver.seconds_between(pair[0].1, pair[1].1)?))).collect()
-    }
 }
 
 fn bytes_of(pool: Pool) -> usize {
@@ -271,6 +257,12 @@ impl<R: Driver> Memory for Cuda<R> {
         }
     }
 
+    fn copy<K: Kind>(&mut self, from: Span<K>, to: Span<K>) {
+        assert_eq!(from.len(), to.len(), "a copy goes to a span of the same length");
+        let (from, to, bytes) = (self.at(from), self.at(to), from.len() * bytes_of(K::POOL));
+        self.attempt(|driver| driver.copy(from, to, bytes));
+    }
+
     fn refresh(&mut self, master: Stats, weights: Tensor) {
         const BLOCK: usize = 256;
         let count = master.len();
@@ -310,6 +302,36 @@ impl<R: Driver> Memory for Cuda<R> {
                 work(self);
             }
         }
+    }
+
+    fn time(&mut self, work: impl FnOnce(&mut Self)) -> Result<f64> {
+        let from = self.attempt(R::mark);
+        work(self);
+        let to = self.attempt(R::mark);
+        self.health()?;
+        let (from, to) = from.zip(to).expect("a healthy device marks its queue");
+        self.driver.seconds_between(from, to)
+    }
+
+    /// Dense bf16 of the data sheets.
+    fn peak_operations(&self) -> Option<f64> {
+        let name = self.driver.name();
+        let known = [("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("A100", 312e12)];
+        known.into_iter().find(|(model, _)| name.contains(model)).map(|(_, peak)| peak)
+    }
+
+    const CACHE_BYTES: usize = 256 << 20;
+
+    fn begin_profile(&mut self) {
+        self.profile = Some(Vec::new());
+    }
+
+    fn end_profile(&mut self) -> Result<Vec<(&'static str, f64)>> {
+        self.phase("");
+        let marks = self.profile.take().unwrap_or_default();
+        self.health()?;
+        self.driver.synchronize()?;
+        marks.windows(2).map(|pair| Ok((pair[0].0, self.driver.seconds_between(pair[0].1, pair[1].1)?))).collect()
     }
 
     fn phase(&mut self, name: &'static str) {

@@ -18,7 +18,6 @@ pub struct Nvidia {
     name: String,
     target: Target,
     multiprocessors: usize,
-    device: sys::CUdevice,
     /// All launches, and what must come in turn with them.
     stream: sys::CUstream,
     /// Copies of large batches, which overlap with launches.
@@ -239,7 +238,6 @@ impl Driver for Nvidia {
             name: format!("{name}, CUDA driver {major}.{minor}"),
             target,
             multiprocessors: Nvidia::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            device,
             stream,
             copies,
             modules: Vec::new(),
@@ -309,6 +307,10 @@ impl Driver for Nvidia {
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()> {
         call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.0, to.len(), self.stream))?;
         self.synchronize()
+    }
+
+    fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<()> {
+        call!(cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.stream))
     }
 
     fn launch(&mut self, launch: Launch) -> Result<()> {
@@ -399,7 +401,7 @@ impl Driver for Nvidia {
 }
 
 impl Drop for Nvidia {
-    /// Gives everything back. Errors have no one to go to here: they follow one that was reported.
+    /// Gives everything back but the context, which costs a third of a second to make again. Errors have no one to go to here: they follow one that was reported.
     fn drop(&mut self) {
         // SAFETY: every handle is live and not used again; the queue is drained first.
         unsafe {
@@ -423,7 +425,6 @@ impl Drop for Nvidia {
             }
             sys::cuStreamDestroy_v2(self.stream);
             sys::cuStreamDestroy_v2(self.copies);
-            sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }
     }
 }

@@ -1,0 +1,80 @@
+//! `perennial bench`: what a device does with a training step, and with each op.
+
+mod kernels;
+mod step;
+
+use std::path::PathBuf;
+
+use perennial::data;
+use perennial::data::tokenizer::Tokenizer;
+use perennial::error::{Error, Result};
+use perennial::files::write_atomically;
+use perennial::model::spec::ModelSpec;
+use perennial::train::TextBank;
+use serde_json::json;
+
+use super::compute::{Compute, on_device};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A whole training step, or each op beside what the device could do
+    #[arg(value_enum, default_value = "step")]
+    what: What,
+    #[command(flatten)]
+    compute: Compute,
+    /// A bundled model, or an open_clip model JSON
+    #[arg(long, default_value = "emoji-small")]
+    model: String,
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Timed steps; the median counts
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Write what was measured to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum What {
+    Step,
+    Kernels,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let place = arguments.compute.prepare()?;
+    let spec = ModelSpec::find(&arguments.model)?;
+    let (batch, steps) = (arguments.batch as usize, arguments.steps as usize);
+    let mut report = match arguments.what {
+        What::Step => on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, steps))?,
+        What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch))?,
+    };
+    let Some(path) = &arguments.json else { return Ok(()) };
+    for (key, value) in
+        [("model", json!(arguments.model)), ("batch", json!(batch)), ("threads", json!(rayon::current_num_threads()))]
+    {
+        report[key] = value;
+    }
+    write_atomically(path, format!("{report:#}\n").as_bytes())
+}
+
+/// The captions of `count` emoji, taken evenly over the data set, tokenised.
+fn captions(spec: &ModelSpec, count: usize) -> Result<TextBank> {
+    let emoji = data::open("emoji", None)?;
+    let tokenizer = Tokenizer::clip();
+    let mut bank = TextBank::default();
+    for i in 0..count {
+        let sample = &emoji.samples[i * emoji.samples.len() / count];
+        let tokens = tokenizer.encode(&sample.caption, spec.text_cfg.context_length);
+        if tokens.iter().any(|token| *token as usize >= spec.text_cfg.vocab_size) {
+            return Err(Error::input("the model's vocabulary is smaller than CLIP's; bench needs 49408 tokens"));
+        }
+        bank.add(tokens, sample.class);
+    }
+    Ok(bank)
+}
+
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}

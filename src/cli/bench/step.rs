@@ -1,0 +1,134 @@
+//! A whole training step: samples a second, operations a second, where the time goes.
+
+use std::time::Instant;
+
+use perennial::error::Result;
+use perennial::model::clip::Capacity;
+use perennial::model::spec::ModelSpec;
+use perennial::objective::{ObjectiveKind, ObjectiveSettings};
+use perennial::ops::{Device, Plan};
+use perennial::rng::{rng, unit};
+use perennial::train::{BatchTexts, OptimizerSettings, TrainBatch, Trainer, TrainerSpec};
+use serde_json::{Value, json};
+
+use super::{captions, median};
+
+/// Distinct batches, used in turn.
+const BATCHES: usize = 4;
+/// Enough for a device to have met every batch and recorded it.
+const WARM_UP: usize = 3 * BATCHES;
+
+pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
+    let trainer = TrainerSpec {
+        model: spec.clone(),
+        capacity: Capacity { images: batch, texts: batch },
+        objective: ObjectiveKind::Clip,
+        objective_settings: ObjectiveSettings::default(),
+        optimizer: OptimizerSettings::default(),
+        learn_logit_scale: true,
+        samples: batch * BATCHES,
+        classes: 1,
+        by_class: false,
+    };
+    let (plan, build) = Trainer::<D>::plan(&trainer, Capacity { images: 1, texts: 1 });
+    let mut trainer = build(D::with_plan(place, &plan)?);
+    trainer.clip.load(&mut trainer.device, &trainer.clip.parameters.initial_values(0));
+    let bank = captions(spec, batch * BATCHES)?;
+    let numbers: Vec<u32> = (0..bank.len() as u32).collect();
+    let texts: Vec<BatchTexts> = numbers.chunks(batch).map(|numbers| bank.batch(numbers)).collect();
+    let mut generator = rng(0, "pixels", &[]);
+    let noise: Vec<u8> = (0..1 << 20).map(|_| (unit(&mut generator) * 256.0) as u8).collect();
+    let values = batch * spec.vision_cfg.image_size.pow(2) * 3;
+    let pixels: Vec<Vec<u8>> =
+        (0..BATCHES).map(|i| noise.iter().copied().cycle().skip(i * 1000).take(values).collect()).collect();
+    let batches: Vec<TrainBatch> = (0..BATCHES)
+        .map(|i| TrainBatch { pixels: &pixels[i], texts: &texts[i], slot: &numbers[i * batch..][..batch] })
+        .collect();
+
+    print_plan(&plan);
+    let device = trainer.device.name();
+    println!("{device}, batch {batch}, median of {steps} steps, {} threads on the host", rayon::current_num_threads());
+    println!("{:<14} {:>10} {:>10} {:>10} {:>6}", "texts", "ms a step", "samples/s", "GFLOP/s", "MFU");
+    let mut measured = Vec::new();
+    for full_context in [false, true] {
+        trainer.set_full_context(full_context);
+        let seconds = time_steps(&mut trainer, &batches, steps)?;
+        let tokens = |texts: &BatchTexts| match full_context {
+            true => spec.text_cfg.context_length,
+            false => texts.tokens.iter().map(|text| text.len()).max().unwrap_or(1),
+        };
+        let macs = |texts: &BatchTexts| {
+            batch as u64 * spec.image_macs() + texts.tokens.len() as u64 * spec.text_macs(tokens(texts))
+        };
+        let macs = texts.iter().map(macs).sum::<u64>() as f64 / BATCHES as f64;
+        // A backward pass takes twice the products of the forward pass.
+        let (rate, operations) = (batch as f64 / seconds, 6.0 * macs / seconds);
+        let mfu = trainer.device.peak_operations().map(|peak| operations / peak);
+        let share = mfu.map_or("".to_string(), |mfu| format!("{:.1} %", 100.0 * mfu));
+        let name = if full_context { "full context" } else { "own length" };
+        println!("{name:<14} {:>10.2} {rate:>10.1} {:>10.1} {share:>6}", seconds * 1e3, operations / 1e9);
+        measured.push((rate, seconds, operations, mfu));
+    }
+    let phases = profile(&mut trainer, &batches)?;
+    for (phase, seconds) in &phases {
+        println!("  {phase:<12} {:>10.2} ms", seconds * 1e3);
+    }
+    let [own, full] = [measured[0], measured[1]];
+    Ok(json!({
+        "device": device,
+        "samples_per_second": own.0,
+        "samples_per_second_full_context": full.0,
+        "milliseconds": own.1 * 1e3,
+        "milliseconds_full_context": full.1 * 1e3,
+        "gflops": own.2 / 1e9,
+        "gflops_full_context": full.2 / 1e9,
+        "tflops": full.2 / 1e12,
+        "mfu": full.3,
+        "phases": phases.iter().map(|(phase, seconds)| (phase.to_string(), json!(seconds))).collect::<serde_json::Map<_, _>>(),
+        "planned_bytes": plan.bytes(),
+        "peak_bytes": plan.bytes(),
+        "steps": steps,
+    }))
+}
+
+fn print_plan(plan: &Plan) {
+    println!("planned memory");
+    let line = |section: &str, bytes: usize| println!("  {section:<24} {:>9.1} MiB", bytes as f64 / (1 << 20) as f64);
+    plan.sections().iter().for_each(|(section, bytes)| line(section, *bytes));
+    line("total", plan.bytes());
+}
+
+/// Median seconds from one step's end to the next one's, batches sent while the device is at the step before, as in a run.
+fn time_steps<D: Device>(trainer: &mut Trainer<D>, batches: &[TrainBatch], steps: usize) -> Result<f64> {
+    let batch = |step: usize| batches[step % batches.len()];
+    trainer.load(batch(0), 1e-4, 1.0);
+    trainer.launch();
+    let (mut seconds, mut last) = (Vec::with_capacity(steps), Instant::now());
+    for step in 1..=WARM_UP + steps {
+        trainer.load(batch(step), 1e-4, 1.0);
+        trainer.finish()?;
+        if step > WARM_UP {
+            seconds.push(last.elapsed().as_secs_f64());
+        }
+        last = Instant::now();
+        trainer.launch();
+    }
+    trainer.finish()?;
+    Ok(median(seconds))
+}
+
+/// Seconds of each phase of a step, where the device tells: the median of a few steps told op by op.
+fn profile<D: Device>(trainer: &mut Trainer<D>, batches: &[TrainBatch]) -> Result<Vec<(&'static str, f64)>> {
+    let mut all: Vec<(&'static str, Vec<f64>)> = Vec::new();
+    for batch in batches.iter().chain(batches) {
+        trainer.device.begin_profile();
+        trainer.step(*batch, 1e-4, 1.0)?;
+        for (place, (phase, seconds)) in trainer.device.end_profile()?.into_iter().enumerate() {
+            if all.len() == place {
+                all.push((phase, Vec::new()));
+            }
+            all[place].1.push(seconds);
+        }
+    }
+    Ok(all.into_iter().map(|(phase, seconds)| (phase, median(seconds))).collect())
+}
