@@ -184,38 +184,35 @@ DEVICE void backward(const bf16* qkv, const bf16* out, const float* log_sum_exp,
     copy_rows<DIM>(values, head.v, 0, rows, threadIdx.x, blockDim.x);
     ptx::cp_async_commit();
 
-    // dO goes through registers, because it meets O there. Several loads of each are in flight.
-    constexpr int CHUNKS = DIM / 8, BATCH = 4;
-    int chunks = rows * CHUNKS;
-    for (int start = threadIdx.x; start < chunks; start += BATCH * blockDim.x) {
+    // dO goes through registers, because it meets O there. A warp takes a few rows at a time, and loads of BATCH times as
+    // many are in flight.
+    constexpr int CHUNKS = DIM / 8, ROWS = 32 / CHUNKS, BATCH = 4;
+    int warp = uniform_warp_id(), warps = blockDim.x / 32, chunk = lane_id() % CHUNKS;
+    for (int start = warp * ROWS; start < rows; start += BATCH * warps * ROWS) {
         Pack8 dout8[BATCH] = {}, out8[BATCH] = {};
         float log_sum_exp[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            int row = (start + i * blockDim.x) / CHUNKS, column = (start + i * blockDim.x) % CHUNKS * 8;
-            log_sum_exp[i] = INFINITY;
-            if (row < tokens) {
-                log_sum_exp[i] = head.log_sum_exp[row] * LOG2_E;
-                if (column < head_dim) {
-                    dout8[i] = load8(head.dout.data + int64_t(row) * head.dout.stride + column);
-                    out8[i] = load8(head.out.data + int64_t(row) * head.out.stride + column);
-                }
+            int row = start + i * warps * ROWS + lane_id() / CHUNKS;
+            log_sum_exp[i] = row < tokens ? head.log_sum_exp[row] : INFINITY;
+            if (row < tokens && chunk * 8 < head_dim) {
+                dout8[i] = load8(head.dout.data + int64_t(row) * head.dout.stride + chunk * 8);
+                out8[i] = load8(head.out.data + int64_t(row) * head.out.stride + chunk * 8);
             }
         }
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            int row = (start + i * blockDim.x) / CHUNKS, chunk = (start + i * blockDim.x) % CHUNKS;
-            if (row >= rows) break;
+            int first = start + i * warps * ROWS, row = first + lane_id() / CHUNKS;
+            if (first >= rows) break;
             store8(douts + place<DIM>(row, chunk), dout8[i]);
             float delta = row_dot<DIM>(dout8[i], out8[i]);
-            if (chunk == 0) statistics[row] = {log_sum_exp[i], delta};
+            if (chunk == 0) statistics[row] = {log_sum_exp[i] * LOG2_E, delta};
         }
     }
     ptx::cp_async_wait<0>();
     __syncthreads();
 
     // From here on shared memory is only read. A warp's work: 16 keys or 16 queries; keys come first, they take longer.
-    int warp = uniform_warp_id(), warps = blockDim.x / 32;
 #pragma unroll 1
     for (int work = warp; work < 2 * tiles; work += warps) {
         if (work < tiles) {

@@ -106,11 +106,13 @@ DEVICE void forward(const bf16* qkv, bf16* out, float* log_sum_exp, int tokens, 
     int block_end = causal ? min(tokens, block_query + rounds * warps * STEP) : tokens;
     int tiles = (block_end + KEY_TILE<DIM> - 1) / KEY_TILE<DIM>;
 
+    // Where a tile begins in `keys` and `values`.
+    auto place_of = [&](int tile) { return (RESIDENT ? tile : tile % 2) * KEY_TILE<DIM> * DIM; };
     auto copy_tile = [&](int tile) {
         int row = tile * KEY_TILE<DIM>;
         int count = min(KEY_TILE<DIM>, round_up(tokens, STEP) - row);
-        copy_rows<DIM>(keys + row % key_rows * DIM, k, row, count, threadIdx.x, blockDim.x);
-        copy_rows<DIM>(values + row % key_rows * DIM, v, row, count, threadIdx.x, blockDim.x);
+        copy_rows<DIM>(keys + place_of(tile), k, row, count, threadIdx.x, blockDim.x);
+        copy_rows<DIM>(values + place_of(tile), v, row, count, threadIdx.x, blockDim.x);
         ptx::cp_async_commit();
     };
 
@@ -152,8 +154,8 @@ DEVICE void forward(const bf16* qkv, bf16* out, float* log_sum_exp, int tokens, 
             // Into the half that the whole block has left by now.
             if (!RESIDENT && tile + 1 < tiles) copy_tile(tile + 1);
             if (!active || first_key >= seen_by_any) continue;
-            const bf16* key_tile = keys + first_key % key_rows * DIM;
-            const bf16* value_tile = values + first_key % key_rows * DIM;
+            const bf16* key_tile = keys + place_of(tile);
+            const bf16* value_tile = values + place_of(tile);
             if (first_key + KEY_TILE<DIM> <= seen_by_all) {
                 forward_tile<DIM, false>(state, query, key_tile, value_tile, scale * LOG2_E, 0, 0, 0);
             } else {
