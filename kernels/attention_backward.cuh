@@ -260,7 +260,7 @@ constexpr int LONG_TILE = DIM > 64 ? 32 : 64;
 template <int DIM>
 DEVICE void backward_keys(bf16* shared, const BackwardHead& head, int causal, float scale) {
     // K, V [OWN, DIM]; twice Q, dO, O [TILE, DIM]; the statistics of a tile.
-    constexpr int OWN = LONG_OWN, TILE = LONG_TILE<DIM>, CHUNKS = DIM / 8;
+    constexpr int OWN = LONG_OWN, TILE = LONG_TILE<DIM>, CHUNKS = DIM / 8, ROWS = 32 / CHUNKS;
     bf16* keys = shared;
     bf16* values = keys + OWN * DIM;
     bf16* ring = values + OWN * DIM;
@@ -298,8 +298,8 @@ DEVICE void backward_keys(bf16* shared, const BackwardHead& head, int causal, fl
         const bf16* dout = q + TILE * DIM;
         const bf16* out = dout + TILE * DIM;
         if (threadIdx.x < TILE) statistics[threadIdx.x].log_sum_exp = log_sum_exp;
-        for (int i = threadIdx.x; i < TILE * CHUNKS; i += threads) {
-            int row = i / CHUNKS, chunk = i % CHUNKS;
+        for (int start = warp * ROWS; start < TILE; start += LONG_WARPS * ROWS) {
+            int row = start + lane_id() / CHUNKS, chunk = lane_id() % CHUNKS;
             float delta = row_dot<DIM>(load8(dout + place<DIM>(row, chunk)), load8(out + place<DIM>(row, chunk)));
             if (chunk == 0) statistics[row].delta = delta;
         }
@@ -322,7 +322,7 @@ DEVICE void backward_keys(bf16* shared, const BackwardHead& head, int causal, fl
 template <int DIM>
 DEVICE void backward_queries(bf16* shared, const BackwardHead& head, int causal, float scale) {
     // Q, dO [OWN, DIM]; twice K, V [TILE, DIM]; the statistics of the block's own queries.
-    constexpr int OWN = LONG_OWN, TILE = LONG_TILE<DIM>, CHUNKS = DIM / 8;
+    constexpr int OWN = LONG_OWN, TILE = LONG_TILE<DIM>, CHUNKS = DIM / 8, ROWS = 32 / CHUNKS;
     bf16* queries = shared;
     bf16* douts = queries + OWN * DIM;
     bf16* ring = douts + OWN * DIM;
@@ -341,8 +341,8 @@ DEVICE void backward_queries(bf16* shared, const BackwardHead& head, int causal,
     copy_rows<DIM>(queries, head.q, block_first, OWN, threadIdx.x, threads);
     copy_rows<DIM>(douts, head.dout, block_first, OWN, threadIdx.x, threads);
     copy_tile(0);
-    for (int i = lane_id(); i < STEP * CHUNKS; i += 32) {
-        int row = i / CHUNKS, column = i % CHUNKS * 8;
+    for (int start = 0; start < STEP; start += ROWS) {
+        int row = start + lane_id() / CHUNKS, column = lane_id() % CHUNKS * 8;
         int64_t place = int64_t(first + row) * head.out.stride + column;
         bool exists = first + row < tokens;
         Pack8 dout8 = {}, out8 = {};

@@ -28,7 +28,7 @@ struct HeadMatrix {
 // same chunk of eight rows at once; the exclusive or puts those into different banks.
 template <int DIM>
 DEVICE int place(int row, int chunk) {
-    return row * DIM + (chunk ^ row % 8) * 8;
+    return row * DIM + (chunk ^ (row & 7)) * 8;
 }
 
 // Begins the copy of rows `first` to `first + count - 1` to a tile, shared between `threads` threads of which this is
@@ -36,12 +36,13 @@ DEVICE int place(int row, int chunk) {
 template <int DIM>
 DEVICE void copy_rows(bf16* tile, const HeadMatrix& from, int first, int count, int thread, int threads) {
     constexpr int CHUNKS = DIM / 8;
+    int chunk = thread % CHUNKS, step = threads / CHUNKS;
+    bool column_exists = chunk * 8 < from.columns;
+    const bf16* source = from.data + int64_t(first + thread / CHUNKS) * from.stride + chunk * 8;
 #pragma unroll 1
-    for (int i = thread; i < count * CHUNKS; i += threads) {
-        int row = i / CHUNKS, chunk = i % CHUNKS;
-        bool valid = first + row < from.rows && chunk * 8 < from.columns;
-        const bf16* source = valid ? from.data + int64_t(first + row) * from.stride + chunk * 8 : from.data;
-        ptx::cp_async16(tile + place<DIM>(row, chunk), source, valid);
+    for (int row = thread / CHUNKS; row < count; row += step, source += step * from.stride) {
+        bool valid = column_exists && first + row < from.rows;
+        ptx::cp_async16(tile + place<DIM>(row, chunk), valid ? source : from.data, valid);
     }
 }
 
