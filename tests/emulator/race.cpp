@@ -54,13 +54,11 @@ struct Gathering {
     std::vector<Shared> joined;  // the bases that are in it already
 };
 
-// Where an access was made: a program counter or a site of the source.
-struct Place {
-    const void* pc = nullptr;
-    Site site;
-};
+// Where an access was made: a program counter, counted from the library's start, or, from SITE on, one of State::sites.
+using Place = uint32_t;
+constexpr Place SITE = 1u << 31;
 
-struct Epoch {
+struct __attribute__((packed, aligned(2))) Epoch {
     uint32_t clock = 0;
     uint16_t agent = NOBODY;
 };
@@ -71,17 +69,19 @@ struct Cell {
     Epoch write;
     bool atomic = false, asynchronous = false;
     Epoch reads[4];
-    Place written, read;
+    Place written = 0, read = 0;
 };
 
-// Two bytes of global memory: the last write and one read, of one block, or reads of several.
+// Two bytes of global memory: the last write and one read, of one block, or reads of several. Blocks of earlier
+// launches do not count.
 struct GlobalCell {
-    uint32_t write_block = 0, read_block = 0;  // 0: none
+    uint32_t write_block = 0, read_block = 0;
     Epoch write, read;
     bool atomic = false, several_readers = false;
-    Place written, was_read;
+    Place written = 0, read_at = 0;
 };
 constexpr size_t PAGE = 4096;
+constexpr size_t MOST_PAGES = 2048;  // kept from launch to launch: 128 MiB
 struct GlobalPage {
     GlobalCell cells[PAGE / 2];
 };
@@ -89,7 +89,8 @@ struct GlobalPage {
 }  // namespace
 
 struct State {
-    uint32_t blocks = 0;  // started so far: a name for the one that runs
+    uint32_t blocks = 0;       // started so far: a name for the one that runs
+    uint32_t first_block = 0;  // the first of the launch
     int threads = 0, warps = 0, agents = 0;
     std::vector<Cell> cells;
     std::vector<ThreadClock> clocks;
@@ -105,6 +106,7 @@ struct State {
     size_t next_merge = 0;
 
     std::unordered_map<uintptr_t, std::unique_ptr<GlobalPage>> pages;
+    std::vector<Site> sites;
     uintptr_t recent_number[64] = {};
     GlobalPage* recent_page[64] = {};
 };
@@ -116,6 +118,31 @@ int copy_agent(int thread) { return state().threads + thread; }
 int wgmma_agent(int warp) { return 2 * state().threads + warp; }
 int transfer_agent(const Mbarrier& barrier) {
     return 2 * state().threads + state().warps + block->mbarriers->number(barrier) % TRANSFER_AGENTS;
+}
+
+// ---- places
+
+const char library_anchor = 0;
+
+uintptr_t library_base() {
+    static const uintptr_t base = [] {
+        Dl_info info;
+        return dladdr(&library_anchor, &info) ? reinterpret_cast<uintptr_t>(info.dli_fbase) : 0;
+    }();
+    return base;
+}
+
+Place place_of(const void* pc) { return Place(reinterpret_cast<uintptr_t>(pc) - library_base()); }
+
+Place place_of(Site site) {
+    std::vector<Site>& sites = state().sites;
+    size_t i = sites.size();
+    while (i > 0 && !(sites[i - 1] == site)) i--;
+    if (i == 0) {
+        sites.push_back(site);
+        i = sites.size();
+    }
+    return SITE + Place(i - 1);
 }
 
 // ---- knowledge
@@ -204,14 +231,16 @@ std::string name_of(int agent) {
 }
 
 // Through addr2line, which comes with the compiler: "common.cuh:33 from layer_norm.cu:51".
-std::string name_of(const Place& place) {
+std::string name_of_place(Place place) {
     auto short_name = [](std::string path) { return path.substr(path.rfind('/') + 1); };
-    if (!place.pc) return short_name(place.site.file) + ":" + std::to_string(place.site.line);
+    if (place >= SITE) {
+        const Site& site = state().sites[place - SITE];
+        return short_name(site.file) + ":" + std::to_string(site.line);
+    }
     Dl_info info;
-    if (!dladdr(place.pc, &info)) return "?";
-    size_t offset = size_t(static_cast<const char*>(place.pc) - static_cast<const char*>(info.dli_fbase)) - 1;
+    if (!dladdr(&library_anchor, &info)) return "?";
     char command[1024], line[1024];
-    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", info.dli_fname, offset);
+    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%x 2>/dev/null", info.dli_fname, place - 1);
     std::vector<std::string> lines;
     if (FILE* pipe = popen(command, "r")) {
         while (fgets(line, sizeof line, pipe)) {
@@ -220,23 +249,23 @@ std::string name_of(const Place& place) {
         }
         pclose(pipe);
     }
-    snprintf(line, sizeof line, "offset 0x%zx", offset);
+    snprintf(line, sizeof line, "offset 0x%x", place - 1);
     if (lines.empty() || lines[0][0] == '?') return line;
     return lines.size() == 1 ? lines[0] : lines.front() + " from " + lines.back();
 }
 
-[[noreturn]] void report(const std::string& where, const Accessor& me, bool write, const Place& place,
-                         const std::string& other, bool other_write, const Place& other_place, const char* why) {
+[[noreturn]] void report(const std::string& where, const Accessor& me, bool write, Place place,
+                         const std::string& other, bool other_write, Place other_place, const char* why) {
     block->fail({}, "race on %s: %s %s at %s, %s %s's %s at %s", where.c_str(), name_of(me.agent).c_str(),
-                write ? "writes" : "reads", name_of(place).c_str(), why, other.c_str(), other_write ? "write" : "read",
-                name_of(other_place).c_str());
+                write ? "writes" : "reads", name_of_place(place).c_str(), why, other.c_str(),
+                other_write ? "write" : "read", name_of_place(other_place).c_str());
 }
 
 constexpr const char* UNORDERED = "not ordered after";
 
 // ---- shared memory
 
-void touch(const Accessor& me, size_t offset, size_t bytes, int access, const Place& place) {
+void touch(const Accessor& me, size_t offset, size_t bytes, int access, Place place) {
     State& s = state();
     bool write = access & WRITE, atomic = access & ATOMIC;
     for (size_t i = offset / 2; i <= (offset + bytes - 1) / 2; i++) {
@@ -277,7 +306,7 @@ void touch(const Accessor& me, size_t offset, size_t bytes, int access, const Pl
     }
 }
 
-void touch_shared(const Accessor& me, const void* address, size_t bytes, int access, const Place& place) {
+void touch_shared(const Accessor& me, const void* address, size_t bytes, int access, Place place) {
     touch(me, size_t(static_cast<const char*>(address) - block->shared->window), bytes, access, place);
 }
 
@@ -296,12 +325,15 @@ GlobalPage& page_of(uintptr_t address) {
     return *s.recent_page[slot];
 }
 
-void touch_global(const Accessor& me, const void* address, size_t bytes, int access, const Place& place) {
+void touch_global(const Accessor& me, const void* address, size_t bytes, int access, Place place) {
     State& s = state();
     bool write = access & WRITE, atomic = access & ATOMIC;
     uintptr_t begin = reinterpret_cast<uintptr_t>(address);
+    GlobalPage* page = nullptr;
     for (uintptr_t at = begin & ~uintptr_t(1); at < begin + bytes; at += 2) {
-        GlobalCell& cell = page_of(at).cells[at % PAGE / 2];
+        if (!page || at % PAGE == 0) page = &page_of(at);
+        GlobalCell& cell = page->cells[at % PAGE / 2];
+        bool written = cell.write_block >= s.first_block, was_read = cell.read_block >= s.first_block;
         char where[64];
         auto describe = [&] {
             snprintf(where, sizeof where, "global memory at %p", reinterpret_cast<void*>(at));
@@ -310,25 +342,24 @@ void touch_global(const Accessor& me, const void* address, size_t bytes, int acc
         auto other = [&](uint32_t other_block, uint16_t agent) {
             return other_block == s.blocks ? name_of(agent) : std::string("another block");
         };
-        if (cell.write_block && !(atomic && cell.atomic) && (cell.write_block != s.blocks || !me.after(cell.write)))
+        if (written && !(atomic && cell.atomic) && (cell.write_block != s.blocks || !me.after(cell.write)))
             report(describe(), me, write, place, other(cell.write_block, cell.write.agent), true, cell.written,
                    UNORDERED);
         if (write) {
-            bool conflict =
-                cell.several_readers || (cell.read_block && (cell.read_block != s.blocks || !me.after(cell.read)));
-            if (conflict && !atomic)
-                report(describe(), me, true, place, other(cell.several_readers ? 0 : cell.read_block, cell.read.agent),
-                       false, cell.was_read, UNORDERED);
+            bool elsewhere = cell.read_block != s.blocks || cell.several_readers;
+            if (was_read && !atomic && (elsewhere || !me.after(cell.read)))
+                report(describe(), me, true, place, other(elsewhere ? 0 : cell.read_block, cell.read.agent), false,
+                       cell.read_at, UNORDERED);
             cell.write_block = s.blocks;
             cell.write = {me.clock, me.agent};
             cell.atomic = atomic;
             cell.written = place;
         } else if (!atomic) {
-            if (cell.read_block && cell.read_block != s.blocks) cell.several_readers = true;
+            cell.several_readers = was_read && (cell.several_readers || cell.read_block != s.blocks);
             // Within a block one reader is remembered, which the new one follows if it can.
             if (cell.read_block != s.blocks || me.after(cell.read) || (me.agent + me.clock) % 4 == 0) {
                 cell.read = {me.clock, me.agent};
-                cell.was_read = place;
+                cell.read_at = place;
             }
             cell.read_block = s.blocks;
         }
@@ -343,13 +374,13 @@ void accessed(void* address, size_t bytes, int access, void* pc) {
     if (!self) return;
     Block& b = *block;
     if (b.owns(address)) return;
-    Place place{pc, {}};
+    Place place = place_of(pc);
     SharedMemory& shared = *b.shared;
     if (!shared.contains(address)) return touch_global(by_thread(self->number), address, bytes, access, place);
     size_t offset = size_t(static_cast<char*>(address) - shared.window);
     if (!shared.valid(offset, bytes))
         b.fail({}, "%zu bytes at %s are outside of shared memory, at %s", bytes, shared.describe(offset).c_str(),
-               name_of(place).c_str());
+               name_of_place(place).c_str());
     touch(by_thread(self->number), offset, bytes, access, place);
 }
 
@@ -358,6 +389,8 @@ void accessed(void* address, size_t bytes, int access, void* pc) {
 void launch_started(Block& b) {
     if (!b.race) b.race = std::make_shared<State>();
     State& s = *b.race;
+    s.first_block = s.blocks + 1;
+    if (s.pages.size() <= MOST_PAGES) return;
     s.pages.clear();
     for (GlobalPage*& page : s.recent_page) page = nullptr;
 }
@@ -402,11 +435,11 @@ void barrier_completed(int id) {
 }
 
 void mbarrier_initialised(const Mbarrier& barrier, Site site) {
-    touch_shared(by_thread(self->number), barrier.address, 8, WRITE + ATOMIC, {nullptr, site});
+    touch_shared(by_thread(self->number), barrier.address, 8, WRITE + ATOMIC, place_of(site));
 }
 void mbarrier_used(const Mbarrier& barrier, Site site) {
     // A use changes it, but uses are atomic to each other: what matters is the initialisation before.
-    touch_shared(by_thread(self->number), barrier.address, 8, READ, {nullptr, site});
+    touch_shared(by_thread(self->number), barrier.address, 8, READ, place_of(site));
 }
 void mbarrier_arrived(const Mbarrier& barrier) { contribute(state().mbarriers[barrier.address], self->number); }
 
@@ -431,12 +464,12 @@ void proxy_fenced() {
 }
 
 void matrix_row_read(const Thread& thread, const void* row, Site site) {
-    touch_shared(by_thread(thread.number), row, 16, READ, {nullptr, site});
+    touch_shared(by_thread(thread.number), row, 16, READ, place_of(site));
 }
 
 void copy_issued(void* to, const void* from, Site site) {
     int thread = self->number;
-    Place place{nullptr, site};
+    Place place = place_of(site);
     if (from) touch_global(by_thread(thread), from, 16, READ, place);
     touch_shared({uint16_t(copy_agent(thread)), state().copy_clocks[thread], false, thread, nullptr}, to, 16, WRITE,
                  place);
@@ -459,12 +492,12 @@ void copy_waited(int pending) {
 uint32_t transfer_issued(const Mbarrier& barrier, void* to, size_t bytes, Site site) {
     int agent = transfer_agent(barrier);
     uint32_t clock = ++state().transfer_clocks[block->mbarriers->number(barrier) % TRANSFER_AGENTS];
-    touch_shared({uint16_t(agent), clock, true, self->number, nullptr}, to, bytes, WRITE, {nullptr, site});
+    touch_shared({uint16_t(agent), clock, true, self->number, nullptr}, to, bytes, WRITE, place_of(site));
     return clock;
 }
 
 void transfer_read(const void* from, size_t bytes, Site site) {
-    touch_global(by_thread(self->number), from, bytes, READ, {nullptr, site});
+    touch_global(by_thread(self->number), from, bytes, READ, place_of(site));
 }
 
 void transfer_landed(const Mbarrier& barrier, uint32_t clock) {
@@ -484,7 +517,7 @@ void wgmma_read(const Warp& warp, const void* from, Site site) {
     State& s = state();
     touch_shared({uint16_t(wgmma_agent(warp.number)), s.wgmma_clocks[warp.number], true, -1,
                   s.wgmma_knowledge[warp.number].get()},
-                 from, 16, READ, {nullptr, site});
+                 from, 16, READ, place_of(site));
 }
 
 void wgmma_committed(const Warp& warp) {
