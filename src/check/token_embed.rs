@@ -68,7 +68,7 @@ pub fn check<D: Device>(checker: &mut Checker<D>) {
     // (texts, tokens, width, vocabulary, context). Over 256 words take a second pass of the sort, over 2048 places several
     // blocks of it; a start of text in over 16 texts goes on from chunk to chunk.
     let shapes: &[(usize, usize, usize, usize, usize)] = match checker.size {
-        Size::Smallest => &[(20, 4, 16, 300, 6), (5, 3, 5, 11, 3)],
+        Size::Smallest => &[(20, 4, 264, 300, 6), (5, 3, 45, 11, 4), (300, 7, 8, 300, 7)],
         Size::Small => &[
             (1, 1, 1, 2, 1),
             (70, 6, 33, 12, 8),
