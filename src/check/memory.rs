@@ -42,12 +42,15 @@ impl Case for Memory {
     }
 
     fn run<D: Device>(&self, device: &mut D, s: &Spans) {
-        // From element 1: not on 16 bytes; up to the last but one.
-        let part = self.len.saturating_sub(2);
-        device.fill(s.tensor.slice(1, part), 1.5);
-        device.fill(s.stats.slice(1, part), 0.1);
+        // The first half starts on 16 bytes, the second does not; between them and at the end an element stays.
+        let half = self.len / 2;
+        let rest = self.len.saturating_sub(half + 2);
+        device.fill(s.tensor.first(half), 1.5);
+        device.fill(s.tensor.slice(half + 1, rest), -0.75);
+        device.fill(s.stats.first(half), 0.1);
+        device.fill(s.stats.slice(half + 1, rest), 0.2);
         device.fill(s.ids, 0);
-        device.fill(s.ids.first(self.len / 2 + 1), 1);
+        device.fill(s.ids.first(half + 1), 1);
         let shape = PoolShape { samples: self.len, tokens: 2, width: 1 };
         device.pool(shape, Some(s.ids), s.tokens, s.chosen);
         device.refresh(s.master, s.weights);
