@@ -99,15 +99,16 @@ KERNEL(256, 4, linear_column_sums, const bf16* x, int rows, int columns, float* 
     int first = int(int64_t(rows) * blockIdx.y / gridDim.y), last = int(int64_t(rows) * (blockIdx.y + 1) / gridDim.y);
     int column = blockIdx.x * 256 + 8 * lane_id();
     int count = columns - column;
-    bool aligned = columns % 8 == 0;
     float sum[8] = {};
-#pragma unroll 4
-    for (int row = first + warp_id(); row < last; row += 8) {
-        const bf16* from = x + int64_t(row) * columns + column;
-        Pack8 values = {};
-        if (count > 0) values = aligned ? load8(from) : load_some(from, count);
+    auto add = [&](const Pack8& values) {
 #pragma unroll
         for (int i = 0; i < 8; i++) sum[i] += values.get(i);
+    };
+    if (columns % 8 == 0 && count > 0) {
+#pragma unroll 4
+        for (int row = first + warp_id(); row < last; row += 8) add(load8(x + int64_t(row) * columns + column));
+    } else if (count > 0) {
+        for (int row = first + warp_id(); row < last; row += 8) add(load_some(x + int64_t(row) * columns + column, count));
     }
 #pragma unroll
     for (int i = 0; i < 8; i++) partial[warp_id()][8 * lane_id() + i] = sum[i];

@@ -39,8 +39,8 @@ DEVICE void load_mma_tile(bf16* tile, const bf16* from, int first, int at, int s
     int height = MN_MAJOR ? depth : size, width = MN_MAJOR ? size : depth;
     int top = MN_MAJOR ? at : first, left = MN_MAJOR ? first : at;
 #pragma unroll
-    for (int i = threadIdx.x; i < MMA_TILE * MMA_TILE_K / 8; i += MMA_THREADS) {
-        int row = i / CHUNKS, chunk = i % CHUNKS;
+    for (int i = 0; i < MMA_TILE * MMA_TILE_K / 8 / MMA_THREADS; i++) {
+        int row = i * (MMA_THREADS / CHUNKS) + threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
         bf16* to = tile + mma_chunk<MN_MAJOR>(row, chunk);
         int count = top + row < height ? width - (left + 8 * chunk) : 0;
         const bf16* source = from + (count > 0 ? int64_t(top + row) * width + left + 8 * chunk : 0);

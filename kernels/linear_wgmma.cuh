@@ -205,7 +205,9 @@ DEVICE void wgmma_sum(WgmmaShared<TILE_N, true>* shared, int rows, const Units& 
             if (summed) {
                 const bf16* box = shared->a[ring.stage] + chunk / 8 * 64 * WGMMA_TILE_K;
 #pragma unroll
-                for (int k = lane; k < WGMMA_TILE_K; k += 6) {
+                for (int first = 0; first < WGMMA_TILE_K; first += 6) {
+                    int k = first + lane;
+                    if (k >= WGMMA_TILE_K) break;
                     Pack8 values = load8(box + (k * 8 + ((chunk % 8) ^ (k % 8))) * 8);  // as TMA swizzles
 #pragma unroll
                     for (int i = 0; i < 8; i++) sum[i] += values.get(i);
