@@ -6,7 +6,12 @@ import numpy as np
 
 
 class Schedule(ctypes.Structure):
-    _fields_ = [("order", ctypes.c_int), ("completion", ctypes.c_int), ("seed", ctypes.c_uint64), ("threads", ctypes.c_int)]
+    _fields_ = [
+        ("order", ctypes.c_int),
+        ("completion", ctypes.c_int),
+        ("seed", ctypes.c_uint64),
+        ("threads", ctypes.c_int),
+    ]
 
 
 IN_ORDER, RANDOM_ORDER = 0, 1
@@ -25,11 +30,19 @@ class Emulator:
     def launch(self, kernel, grid, block, arguments, shared=0, order=IN_ORDER, completion=LATE, seed=1, threads=1):
         """Arguments: numpy arrays (by pointer), int (int32), float (f32), None (a null pointer), or any ctypes value."""
         values = [self._argument(a) for a in arguments]
-        pointers = (ctypes.c_void_p * len(values))(*[ctypes.cast(ctypes.pointer(v), ctypes.c_void_p) for v in values])
+        pointers = [ctypes.cast(ctypes.pointer(v), ctypes.c_void_p) for v in values]
         error = ctypes.create_string_buffer(4096)
         schedule = Schedule(order, completion, seed, threads)
-        failed = self.library.emulator_launch(kernel.encode(), self._size(grid), self._size(block), ctypes.c_uint32(shared),
-                                              pointers, ctypes.byref(schedule), error, ctypes.c_size_t(len(error)))
+        failed = self.library.emulator_launch(
+            kernel.encode(),
+            self._size(grid),
+            self._size(block),
+            ctypes.c_uint32(shared),
+            (ctypes.c_void_p * len(pointers))(*pointers),
+            ctypes.byref(schedule),
+            error,
+            ctypes.c_size_t(len(error)),
+        )
         if failed:
             raise Error(error.value.decode())
 

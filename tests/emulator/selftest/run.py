@@ -21,8 +21,10 @@ def main():
         library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
         options = "halt_on_error=0:suppress_equal_pcs=0:detect_leaks=0:log_path=/dev/null"
         os.execve(sys.executable, [sys.executable] + sys.argv, dict(os.environ, LD_PRELOAD=library, ASAN_OPTIONS=options))
-    made = subprocess.run(["make", "-s", "-C", HERE.parent, f"FLAVOUR={flavour}", f"KERNELS={HERE}", f"BUILD={build}"],
-                          env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"})
+    made = subprocess.run(
+        ["make", "-s", "-C", HERE.parent, f"FLAVOUR={flavour}", f"KERNELS={HERE}", f"BUILD={build}"],
+        env={name: value for name, value in os.environ.items() if name != "LD_PRELOAD"},
+    )
     if made.returncode:
         sys.exit("the build failed")
     sys.path.insert(0, str(HERE.parent))
