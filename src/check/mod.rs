@@ -7,6 +7,7 @@
 
 mod adamw;
 mod attention;
+pub mod conformance;
 mod contrastive;
 mod group_dro;
 mod l2_normalize;

@@ -1,8 +1,11 @@
 //! `perennial check`: every kernel against the CPU reference.
 
-use perennial::check::{self, Checker, Size};
+use perennial::check::{self, Checker, Outcome, Size, conformance};
 use perennial::error::{Error, Result};
 use perennial::ops::Device;
+#[cfg(feature = "emulator")]
+use perennial::ops::cuda::emulated::Emulated;
+use perennial::ops::cuda::nvidia::Nvidia;
 
 use super::compute::{Place, on_device};
 
@@ -11,7 +14,7 @@ pub struct Arguments {
     /// cuda[:N], or emulated (of a build with the feature `emulator`)
     #[arg(long, default_value = "cuda", value_name = "DEVICE")]
     device: String,
-    /// Only this op, or "step"
+    /// Only this op, or "ptx" (single instructions), or "step"
     #[arg(long, value_name = "OP")]
     only: Option<String>,
     /// The smallest shapes alone: for compute-sanitizer
@@ -31,10 +34,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         #[cfg(feature = "emulator")]
         Place::Emulated(_) => Size::Small,
     };
-    on_device!(place, D, at => check::<D>(at.clone(), size, arguments))
-}
-
-fn check<D: Device>(place: D::Place, size: Size, arguments: &Arguments) -> Result<()> {
     let seed = arguments.seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(0, |now| now.as_nanos() as u64)
@@ -45,19 +44,42 @@ fn check<D: Device>(place: D::Place, size: Size, arguments: &Arguments) -> Resul
         "op", "shape", "seconds", "error"
     );
     let (mut cases, mut failed) = (0, 0);
-    let mut observer = |outcome: &check::Outcome| {
+    let mut observer = |outcome: &Outcome| {
         cases += 1;
         failed += outcome.failure.is_some() as usize;
         let verdict = outcome.failure.clone().unwrap_or_else(|| "ok".to_string());
-        let check::Outcome { op, shape, worst, seconds, .. } = outcome;
+        let Outcome { op, shape, worst, seconds, .. } = outcome;
         println!("{op:<16} {shape:<40} {seconds:>8.2} {:>7.0}%  {verdict}", 100.0 * worst);
     };
-    let mut checker = Checker::<D> { place, size, seed, only: arguments.only.clone(), observer: &mut observer };
-    check::ops(&mut checker);
-    check::step::check(&mut checker);
+    let only = arguments.only.clone();
+    if only.as_ref().is_none_or(|only| only == conformance::OP) {
+        let skipped = check_instructions(&place, seed, &mut observer)?;
+        if skipped > 0 {
+            println!(
+                "{:<16} {skipped} kernels for Hopper's instructions were left out: this GPU has none",
+                conformance::OP
+            );
+        }
+    }
+    on_device!(place, D, at => check_ops(Checker::<D> { place: at.clone(), size, seed, only, observer: &mut observer }));
     match (cases, failed) {
         (0, _) => Err(Error::input("no such op")),
         (_, 0) => Ok(println!("{cases} cases: all agree with the CPU reference")),
         _ => Err(Error::run(format!("{failed} of {cases} cases failed (seed {seed})"))),
     }
+}
+
+/// What the ops' kernels are made of, first of all.
+fn check_instructions(place: &Place, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<usize> {
+    match place {
+        Place::Cpu => Ok(0),
+        Place::Cuda(number) => conformance::check::<Nvidia>(number, seed, observer),
+        #[cfg(feature = "emulator")]
+        Place::Emulated(emulator) => conformance::check::<Emulated>(emulator, seed, observer),
+    }
+}
+
+fn check_ops<D: Device>(mut checker: Checker<D>) {
+    check::ops(&mut checker);
+    check::step::check(&mut checker);
 }

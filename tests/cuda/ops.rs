@@ -1,15 +1,32 @@
-//! Every op against the f64 reference, under many schedules, the race checker and the sanitizers.
+//! Every instruction against the PTX ISA and every op against the f64 reference, under many schedules, the race checker
+//! and the sanitizers.
 
 use std::process::Command;
 
-use perennial::check::{self, Size};
-use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
+use perennial::check::{self, Checker, Size, conformance};
+use perennial::ops::cuda::driver::Target;
+use perennial::ops::cuda::emulated::{Emulated, Emulator, Flavour, Schedule};
 
-use crate::{assert_none, build, emulator, failures, root, schedules};
+use crate::{Device, assert_none, build, emulator, failures, root, schedules};
+
+fn instructions(checker: &mut Checker<Device>) {
+    let left_out = conformance::check::<Emulated>(&checker.place, checker.seed, checker.observer).unwrap();
+    assert_eq!(left_out > 0, checker.place.target == Target::Sm80, "Hopper alone has all instructions");
+}
+
+#[test]
+fn every_instruction_does_what_the_isa_says() {
+    for (flavour, random) in [(Flavour::Plain, 4), (Flavour::Race, 1)] {
+        for (target, schedule) in schedules(random) {
+            let emulator = Emulator { target, schedule, ..emulator(flavour) };
+            assert_none(&format!("{target:?}, {schedule:?}"), failures(emulator, Size::Smallest, None, instructions));
+        }
+    }
+}
 
 #[test]
 fn every_op_agrees_with_the_reference() {
-    for target in [perennial::ops::cuda::driver::Target::Sm80, perennial::ops::cuda::driver::Target::Sm90a] {
+    for target in [Target::Sm80, Target::Sm90a] {
         let emulator = Emulator { target, schedule: Schedule::LATE.on(2), ..emulator(Flavour::Plain) };
         assert_none(&format!("{target:?}"), failures(emulator, Size::Small, None, check::ops));
     }
