@@ -1,25 +1,27 @@
 // Matrix products with what follows them fused.
 //
-// All are C[rows, columns] = A B over a `depth`, bf16 with f32 accumulation, in three forms, after the layouts of A and B:
+// All are C[rows, columns] = A B over a `depth`, bf16 with f32 accumulation, in three forms by the layouts of A and B:
 //   kk  A [rows, depth], B [columns, depth]    y = x W^T with W [out, in];   dx = dy W with W [in, out]
 //   kn  A [rows, depth], B [depth, columns]    y = x W with W [in, out];     dx = dy W with W [out, in]
 //   mn  A [depth, rows], B [depth, columns]    dW = dy^T x for W [out, in];  dW = x^T dy for W [in, out]; f32
-// kk and kn round C + bias to bf16, and what EpilogueKind says follows from the rounded values: staged as bf16, a tile is
-// small enough to be taken to memory while the next one is multiplied, and the backward pass sees the same `pre`.
+// kk and kn round C + bias to bf16, and what EpilogueKind says follows from the rounded values: staged as bf16, a tile
+// is small enough to be taken to memory while the next one is multiplied, and the backward pass sees the same `pre`.
 //
 // Floor: max(2 rows columns depth / tensor rate, operands and output once / bandwidth).
 #include "linear_mma.cuh"
 #include "linear_wgmma.cuh"
 
-// ---- Hopper: see linear_wgmma.cuh. Tiles of 128 x 256 need least from the L2 cache; 128 x 128 fit small outputs better.
+// ---- Hopper: see linear_wgmma.cuh.
+//
+// Tiles of 128 x 256 need least from the L2 cache; 128 x 128 fit small outputs better.
 // Maps of K-major operands have boxes of 64 columns x as many rows as the tile; of MN-major ones 64 x 64.
 #if defined(HOPPER) || defined(EMULATOR)
 
-#define WGMMA_PRODUCT(name, b_n_major, tile_n)                                                                            \
-    KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows,    \
-           int columns, int depth, int kind, const bf16* bias, const bf16* other, bf16* pre, bf16* out) {                 \
-        Epilogue epilogue = {kind, bias, other, pre, out};                                                                \
-        wgmma_product<false, b_n_major, tile_n, false>(&a, &b, rows, columns, depth, 1, epilogue, nullptr, nullptr);      \
+#define WGMMA_PRODUCT(name, b_n_major, tile_n)                                                                         \
+    KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows, \
+           int columns, int depth, int kind, const bf16* bias, const bf16* other, bf16* pre, bf16* out) {              \
+        Epilogue epilogue = {kind, bias, other, pre, out};                                                             \
+        wgmma_product<false, b_n_major, tile_n, false>(&a, &b, rows, columns, depth, 1, epilogue, nullptr, nullptr);   \
     }
 WGMMA_PRODUCT(linear_wgmma_kk_128, false, 128)
 WGMMA_PRODUCT(linear_wgmma_kk_256, false, 256)
@@ -27,10 +29,10 @@ WGMMA_PRODUCT(linear_wgmma_kn_128, true, 128)
 WGMMA_PRODUCT(linear_wgmma_kn_256, true, 256)
 
 // `out` [splits, rows, columns]; `sums` [splits, rows] (column sums of the operand A) or null.
-#define WGMMA_WEIGHT(name, tile_n)                                                                                        \
-    KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows,    \
-           int columns, int depth, int splits, float* out, float* sums) {                                                 \
-        wgmma_product<true, true, tile_n, true>(&a, &b, rows, columns, depth, splits, Epilogue{}, out, sums);             \
+#define WGMMA_WEIGHT(name, tile_n)                                                                                     \
+    KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows, \
+           int columns, int depth, int splits, float* out, float* sums) {                                              \
+        wgmma_product<true, true, tile_n, true>(&a, &b, rows, columns, depth, splits, Epilogue{}, out, sums);          \
     }
 WGMMA_WEIGHT(linear_wgmma_mn_128, 128)
 WGMMA_WEIGHT(linear_wgmma_mn_256, 256)
@@ -39,20 +41,21 @@ WGMMA_WEIGHT(linear_wgmma_mn_256, 256)
 
 // ---- sm_80 and operands of any width: see linear_mma.cuh.
 
-#define MMA_PRODUCT(name, b_n_major, aligned)                                                                             \
-    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, int kind,                \
-           const bf16* bias, const bf16* other, bf16* pre, bf16* out) {                                                   \
-        Epilogue epilogue = {kind, bias, other, pre, out};                                                                \
-        mma_product<false, b_n_major, aligned, false>(a, b, rows, columns, depth, 1, epilogue, nullptr);                  \
+#define MMA_PRODUCT(name, b_n_major, aligned)                                                                          \
+    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, int kind,             \
+           const bf16* bias, const bf16* other, bf16* pre, bf16* out) {                                                \
+        Epilogue epilogue = {kind, bias, other, pre, out};                                                             \
+        mma_product<false, b_n_major, aligned, false>(a, b, rows, columns, depth, 1, epilogue, nullptr);               \
     }
 MMA_PRODUCT(linear_mma_kk, false, true)
 MMA_PRODUCT(linear_mma_kn, true, true)
 MMA_PRODUCT(linear_mma_kk_any, false, false)
 MMA_PRODUCT(linear_mma_kn_any, true, false)
 
-#define MMA_WEIGHT(name, aligned)                                                                                         \
-    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, int splits, float* out) { \
-        mma_product<true, true, aligned, true>(a, b, rows, columns, depth, splits, Epilogue{}, out);                      \
+#define MMA_WEIGHT(name, aligned)                                                                                      \
+    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, int splits,           \
+           float* out) {                                                                                               \
+        mma_product<true, true, aligned, true>(a, b, rows, columns, depth, splits, Epilogue{}, out);                   \
     }
 MMA_WEIGHT(linear_mma_mn, true)
 MMA_WEIGHT(linear_mma_mn_any, false)
@@ -92,8 +95,8 @@ KERNEL(256, 4, linear_reduce_splits, const float* partials, int splits, int64_t 
 
 // sums[part][column] = sum of x[row][column] over the part's rows; linear_reduce_splits adds the parts.
 //
-// Grid (columns / 256 rounded up, parts), block 256: warp w sums rows w, w + 8, .. of the part in eight columns a lane; then
-// the eight warps' sums are added in order through shared memory, one __syncthreads between. Floor: x once.
+// Grid (columns / 256 rounded up, parts), block 256: warp w sums rows w, w + 8, .. of the part in eight columns a lane;
+// then the eight warps' sums are added in order through shared memory, one __syncthreads between. Floor: x once.
 KERNEL(256, 4, linear_column_sums, const bf16* x, int rows, int columns, float* sums) {
     STATIC_SHARED(float[8][256], partial);
     int first = int(int64_t(rows) * blockIdx.y / gridDim.y), last = int(int64_t(rows) * (blockIdx.y + 1) / gridDim.y);
@@ -108,7 +111,9 @@ KERNEL(256, 4, linear_column_sums, const bf16* x, int rows, int columns, float* 
 #pragma unroll 4
         for (int row = first + warp_id(); row < last; row += 8) add(load8(x + int64_t(row) * columns + column));
     } else if (count > 0) {
-        for (int row = first + warp_id(); row < last; row += 8) add(load_some(x + int64_t(row) * columns + column, count));
+        for (int row = first + warp_id(); row < last; row += 8) {
+            add(load_some(x + int64_t(row) * columns + column, count));
+        }
     }
 #pragma unroll
     for (int i = 0; i < 8; i++) partial[warp_id()][8 * lane_id() + i] = sum[i];

@@ -27,7 +27,8 @@ struct Epilogue {
 DEVICE float normal_cdf(float x, float& gaussian) {
     gaussian = ptx::ex2(x * x * -0.72134752f);
     float t = ptx::rcp(fmaf(fabsf(x), 0.38183766f, 1.f));
-    float erfcx = fmaf(fmaf(fmaf(fmaf(-0.17879754f, t, 0.36851827f), t, 0.19053784f), t, 0.31566037f), t, 0.30404215f) * t;
+    float erfcx = fmaf(fmaf(fmaf(-0.17879754f, t, 0.36851827f), t, 0.19053784f), t, 0.31566037f);
+    erfcx = fmaf(erfcx, t, 0.30404215f) * t;
     float tail = 0.5f * gaussian * erfcx;
     return x < 0.f ? tail : 1.f - tail;
 }
@@ -107,8 +108,8 @@ DEVICE void store_some(bf16* to, const Pack8& pack, int count) {
 }
 
 // `THREADS` threads take a staged tile of 128 x TILE_N through its epilogue to memory, in 16-byte accesses that are
-// consecutive over a warp. `ready` waits until the tile is staged; what is read from memory is asked for before, and then
-// always one batch ahead. ALIGNED: `columns` is a multiple of eight.
+// consecutive over a warp. `ready` waits until the tile is staged; what is read from memory is asked for before, and
+// then always one batch ahead. ALIGNED: `columns` is a multiple of eight.
 template <int TILE_N, int THREADS, bool ALIGNED, class Ready>
 DEVICE void epilogue_store(const bf16* staged, const Epilogue& epilogue, int first_row, int first_column, int rows,
                            int columns, int thread, Ready ready) {
@@ -166,9 +167,9 @@ struct Unit {
     int first, last;  // blocks [first, last) of the depth
 };
 
-// A product cut into units, and their order, which keeps what runs at the same time in few rows and columns, so that their
-// operands are read from memory once and then from the L2 cache: splits of the depth outermost, then groups of 16 rows of
-// tiles, in a group column after column. A split has at least one block where `splits` <= `blocks`.
+// A product cut into units, and their order, which keeps what runs at the same time in few rows and columns, so that
+// their operands are read from memory once and then from the L2 cache: splits of the depth outermost, then groups of 16
+// rows of tiles, in a group column after column. A split has at least one block where `splits` <= `blocks`.
 struct Units {
     int tile_rows, tile_columns;
     int row_tiles, column_tiles;

@@ -49,8 +49,8 @@ DEVICE void load_mma_tile(bf16* tile, const bf16* from, int first, int at, int s
     }
 }
 
-// Two 16-row (A) or 8-column pairs (B): the fragment of 16 of M or N at `first` by 16 of the depth at `at`. For A the four
-// registers are (M, K) halves (0,0) (1,0) (0,1) (1,1); for B (N, K) halves (0,0) (0,1) (1,0) (1,1).
+// The fragment of 16 of M or N at `first` by 16 of the depth at `at`. Its four registers are, of A, the (M, K) halves
+// (0, 0) (1, 0) (0, 1) (1, 1), and of B the (N, K) halves (0, 0) (0, 1) (1, 0) (1, 1).
 template <bool MN_MAJOR, bool IS_A>
 DEVICE void load_fragment(uint32_t (&fragment)[4], const bf16* tile, int first, int at) {
     int matrix = lane_id() / 8, line = lane_id() % 8;
@@ -87,14 +87,19 @@ DEVICE void mma_product(const bf16* a, const bf16* b, int rows, int columns, int
         for (int k = 0; k < MMA_TILE_K; k += 16) {
             uint32_t a_fragment[4][4], b_fragment[2][4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) load_fragment<A_M_MAJOR, true>(a_fragment[i], shared->a[stage], warp_row + 16 * i, k);
+            for (int i = 0; i < 4; i++) {
+                load_fragment<A_M_MAJOR, true>(a_fragment[i], shared->a[stage], warp_row + 16 * i, k);
+            }
 #pragma unroll
-            for (int j = 0; j < 2; j++) load_fragment<B_N_MAJOR, false>(b_fragment[j], shared->b[stage], warp_column + 16 * j, k);
+            for (int j = 0; j < 2; j++) {
+                load_fragment<B_N_MAJOR, false>(b_fragment[j], shared->b[stage], warp_column + 16 * j, k);
+            }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    ptx::mma_m16n8k16(acc[i][j], a_fragment[i], b_fragment[j / 2][j % 2 * 2], b_fragment[j / 2][j % 2 * 2 + 1]);
+                    const uint32_t* half = b_fragment[j / 2] + j % 2 * 2;
+                    ptx::mma_m16n8k16(acc[i][j], a_fragment[i], half[0], half[1]);
                 }
             }
         }

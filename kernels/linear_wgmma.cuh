@@ -4,17 +4,18 @@
 // C[rows, columns] = A B, bf16 with f32 accumulation. A is [rows, depth] (K-major) or [depth, rows] (M-major), B is
 // [columns, depth] (K-major) or [depth, columns] (N-major), row-major in memory, rows of a multiple of 16 bytes.
 //
-// Grid: any number of blocks (as many as multiprocessors), which share the units of work; WGMMA_SHARED bytes each. Block: three warpgroups.
-//   0  warp 0, producer: one thread waits for `empty`, announces bytes on `full` and issues TMA, for each 64 of the depth
+// Grid: any number of blocks (as many as multiprocessors), which share the units of work; WGMMA_SHARED bytes each.
+// Block: three warpgroups.
+//   0  warp 0, producer: one thread waits for `empty`, announces bytes on `full`, issues TMA, for each 64 of the depth
 //      warps 1 to 3, epilogue: take staged tiles to memory (products); sum A's columns beside wgmma (weight gradients)
-//   1, 2  consumers, 64 rows of the tile each: wait for `full`, issue four wgmma m64nTILE_Nk16, and arrive on `empty` when
-//      those of the stage before are done, so that one group is always under way
+//   1, 2  consumers, 64 rows of the tile each: wait for `full`, issue four wgmma m64nTILE_Nk16, and arrive on `empty`
+//      when those of the stage before are done, so that one group is always under way
 // Barriers (mbarrier, arrivals in a phase):
 //   full[stage]   1 (producer) + the bytes of both tiles
 //   empty[stage]  8 (a lane of each consumer warp); weight gradients: 11 (and of each epilogue warp)
 //   staged        256 (consumers): the tile lies in `staging`
-//   drained       96 (epilogue): `staging` may be written, and `bias` holds those of this tile and the next; phase i, of
-//                 n + 1 for n tiles, lets tile i be staged and tile i + 1 begin
+//   drained       96 (epilogue): `staging` may be written, and `bias` holds those of this tile and the next; phase i,
+//                 of n + 1 for n tiles, lets tile i be staged and tile i + 1 begin
 //
 // Timeline of a block, products:   producer  | load 0 .. | load 1 ..  | load 2 ..
 //                                  consumers | multiply 0 |stage| multiply 1 |stage| ...
@@ -59,8 +60,8 @@ struct Ring {
     }
 };
 
-// A tile of SIZE x 64: K-major as one box of SIZE rows of 64 values of K; MN-major as boxes of 64 rows of K, of 64 values
-// of M or N each, one after the other.
+// A tile of SIZE x 64: K-major as one box of SIZE rows of 64 values of K; MN-major as boxes of 64 rows of K, of 64
+// values of M or N each, one after the other.
 template <bool MN_MAJOR, int SIZE>
 DEVICE void load_wgmma_tile(bf16* tile, const TensorMap* map, int first, int depth, uint64_t* full) {
     if (MN_MAJOR) {
@@ -86,7 +87,8 @@ DEVICE void multiply_block(float (&acc)[TILE_N / 2], const bf16* a, const bf16* 
 
 // Producer, one thread.
 template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N, bool WEIGHT>
-DEVICE void wgmma_produce(WgmmaShared<TILE_N, WEIGHT>* shared, const TensorMap* a, const TensorMap* b, const Units& units) {
+DEVICE void wgmma_produce(WgmmaShared<TILE_N, WEIGHT>* shared, const TensorMap* a, const TensorMap* b,
+                          const Units& units) {
     Ring<WgmmaShared<TILE_N, WEIGHT>::STAGES> ring;
     ptx::prefetch_tensormap(a);
     ptx::prefetch_tensormap(b);
