@@ -23,7 +23,58 @@ struct Bug {
     target: Target,
 }
 
-const BUGS: &[Bug] = &[];
+const fn bug(op: &'static str, file: &'static str, find: &'static str, replace: &'static str) -> Bug {
+    Bug { op, file, find, place: 0, replace, target: Target::Sm90a }
+}
+
+/// A barrier, a wait or a fence removed, a stride or a place mistaken.
+const BUGS: &[Bug] = &[
+    bug(
+        "contrastive",
+        "contrastive_tile.cuh",
+        "ptx::cp_async_wait<STAGES - 2>();\n            __syncthreads();",
+        "ptx::cp_async_wait<STAGES - 2>();",
+    ),
+    bug(
+        "contrastive",
+        "contrastive_tile.cuh",
+        "ptx::cp_async_wait<STAGES - 2>();",
+        "ptx::cp_async_wait<STAGES - 1>();",
+    ),
+    bug(
+        "contrastive",
+        "contrastive_sums.cuh",
+        "store_similarities(shared->similarity, similarities);\n        __syncthreads();",
+        "store_similarities(shared->similarity, similarities);",
+    ),
+    bug("contrastive", "contrastive_sums.cuh", "if (writes && tile >= text_tiles)", "if (writes && tile > text_tiles)"),
+    bug(
+        "contrastive",
+        "contrastive_backward.cuh",
+        "excludes_one);\n        __syncthreads();\n        multiply_gradient",
+        "excludes_one);\n        multiply_gradient",
+    ),
+    bug("contrastive", "contrastive_backward.cuh", "row + (lane >> 3 & 1) * 8", "row + (lane >> 4) * 8"),
+    bug("contrastive", "contrastive.cu", "earlier_slots += k < number;", "earlier_slots += k > number;"),
+    bug(
+        "contrastive",
+        "contrastive.cu",
+        "block_sum(derivative, derivative_partial)",
+        "block_sum(derivative, loss_partial)",
+    ),
+    bug(
+        "group_dro",
+        "group_dro.cu",
+        "*objective = lambda * (log_total - log_seen);\n    __syncthreads();",
+        "*objective = lambda * (log_total - log_seen);",
+    ),
+    bug(
+        "group_dro",
+        "group_dro.cu",
+        "if (class_of[sample] == uint32_t(own)) {",
+        "if (class_of[sample] <= uint32_t(own)) {",
+    ),
+];
 
 /// The line in which a bug is planted is all that a reader needs.
 fn describe(bug: &Bug) -> String {
@@ -40,14 +91,16 @@ fn plant(bug: &Bug, folder: &std::path::Path) {
     let path = folder.join(bug.file);
     let source = fs::read_to_string(&path).unwrap();
     let at = source.match_indices(bug.find).nth(bug.place);
-    let (at, _) = at.unwrap_or_else(|| panic!("{}: the kernel no longer reads so; plant the bug elsewhere", describe(bug)));
+    let (at, _) =
+        at.unwrap_or_else(|| panic!("{}: the kernel no longer reads so; plant the bug elsewhere", describe(bug)));
     let changed = [&source[..at], bug.replace, &source[at + bug.find.len()..]].concat();
     fs::write(path, changed).unwrap();
 }
 
 /// What finds the bug: the race checker first, as it needs one run; then plain runs in schedules that bring bugs out.
-fn found_by(bug: &Bug, number: usize) -> Option<String> {
-    let folder = root().join("target/emulator/bugs").join(number.to_string());
+fn found_by(bug: &Bug, worker: usize) -> Option<String> {
+    // The emulator itself is compiled once for each worker.
+    let folder = root().join("target/emulator/bugs").join(worker.to_string());
     let kernels = folder.join("kernels");
     plant(bug, &kernels);
     let schedules = [Schedule::LATE, Schedule::EARLY].into_iter().chain((0..8).map(Schedule::random));
@@ -58,7 +111,11 @@ fn found_by(bug: &Bug, number: usize) -> Option<String> {
             let emulator = Emulator { schedule, ..emulator.clone() };
             let failed = failures(emulator, Size::Smallest, Some(bug.op), check::ops);
             if let Some(failure) = failed.first() {
-                return Some(format!("{flavour:?}, {}: {}", failure.shape, failure.failure.as_deref().unwrap_or_default()));
+                return Some(format!(
+                    "{flavour:?}, {}: {}",
+                    failure.shape,
+                    failure.failure.as_deref().unwrap_or_default()
+                ));
             }
         }
     }
@@ -69,12 +126,13 @@ fn found_by(bug: &Bug, number: usize) -> Option<String> {
 fn every_planted_bug_is_found() {
     let (next, survivors) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
+        for worker in 0..2 {
+            let (next, survivors) = (&next, &survivors);
+            scope.spawn(move || {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let Some(bug) = BUGS.get(number) else { break };
-                    match found_by(bug, number) {
+                    match found_by(bug, worker) {
                         Some(finding) => println!("{}\n    {finding}", describe(bug)),
                         None => survivors.lock().unwrap().push(describe(bug)),
                     }
@@ -90,7 +148,17 @@ fn every_planted_bug_is_found() {
 #[test]
 fn every_op_has_a_planted_bug() {
     let ops: Vec<&str> = BUGS.iter().map(|bug| bug.op).collect();
-    for op in ["adamw", "attention", "contrastive", "group_dro", "l2_normalize", "layer_norm", "linear", "patch_embed", "pool"] {
+    for op in [
+        "adamw",
+        "attention",
+        "contrastive",
+        "group_dro",
+        "l2_normalize",
+        "layer_norm",
+        "linear",
+        "patch_embed",
+        "pool",
+    ] {
         assert!(ops.contains(&op), "no bug is planted in {op}");
     }
     for op in ["position_embed", "token_embed"] {

@@ -27,7 +27,8 @@ fn selftests(flavour: &str) -> Vec<Selftest> {
     lines
         .filter_map(|line| {
             let mut fields = line.split_whitespace();
-            let mut field = || fields.next().unwrap_or_else(|| panic!("expectations.txt: '{line}' has too few columns"));
+            let mut field =
+                || fields.next().unwrap_or_else(|| panic!("expectations.txt: '{line}' has too few columns"));
             let (kernel, blocks, threads, shared, flavours) = (field(), field(), field(), field(), field());
             let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("expectations.txt: {text} in '{line}'"));
             let expected = line[line.find(flavours).unwrap() + flavours.len()..].trim().to_string();
@@ -113,5 +114,9 @@ fn its_sanitizers_report_what_is_out_of_bounds() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

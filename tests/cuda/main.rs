@@ -86,7 +86,12 @@ fn schedules(random: u64) -> Vec<(Target, Schedule)> {
 }
 
 /// Runs the checks that `work` starts; all that failed.
-fn failures(emulator: Emulator, size: Size, only: Option<&str>, work: impl FnOnce(&mut Checker<Device>)) -> Vec<Outcome> {
+fn failures(
+    emulator: Emulator,
+    size: Size,
+    only: Option<&str>,
+    work: impl FnOnce(&mut Checker<Device>),
+) -> Vec<Outcome> {
     let (seed, mut cases, mut failed) = (fresh_seed(), 0, Vec::new());
     let mut observer = |outcome: &Outcome| {
         cases += 1;
