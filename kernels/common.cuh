@@ -79,7 +79,19 @@ DEVICE void store_values(bf16* to, const float (&from)[N]) {
     else
         *to = bf16(from[0]);
 }
-// The same as it lies in memory, for loops that have several loads under way: f32 would take twice the registers.
+// N consecutive f32 in 16-byte accesses, or 1.
+template <int N>
+DEVICE void store_values(float* to, const float (&from)[N]) {
+    static_assert(N == 8 || N == 1, "16-byte accesses or a single one");
+    if constexpr (N == 8) {
+        store4(to, {from[0], from[1], from[2], from[3]});
+        store4(to + 4, {from[4], from[5], from[6], from[7]});
+    } else {
+        *to = from[0];
+    }
+}
+
+// N consecutive bf16 as they lie in memory, for loops that have several loads under way: f32 would take twice the registers.
 template <int N>
 struct Packed;
 template <>
@@ -96,15 +108,4 @@ DEVICE Packed<N> load_packed(const bf16* from) {
 template <int N>
 DEVICE void store_packed(bf16* to, const Packed<N>& packed) {
     *reinterpret_cast<Packed<N>*>(to) = packed;
-}
-// N consecutive f32 in 16-byte accesses, or 1.
-template <int N>
-DEVICE void store_values(float* to, const float (&from)[N]) {
-    static_assert(N == 8 || N == 1, "16-byte accesses or a single one");
-    if constexpr (N == 8) {
-        store4(to, {from[0], from[1], from[2], from[3]});
-        store4(to + 4, {from[4], from[5], from[6], from[7]});
-    } else {
-        *to = from[0];
-    }
 }
