@@ -32,10 +32,11 @@ struct KeyTile {
     float dv[DIM / 8][4];
 };
 
-// What 16 queries add to the gradients of the warp's keys. DIAGONAL: they are the same tokens, a query sees the keys up to
-// itself. `scale` holds log2(e).
+// What 16 queries add to the gradients of the warp's keys. DIAGONAL: they are the same tokens, a query sees the keys up
+// to itself. `scale` holds log2(e).
 template <bool DIAGONAL, int DIM>
-DEVICE void add_queries(KeyTile<DIM>& tile, const bf16* q, const bf16* dout, const QueryStatistics* statistics, float scale) {
+DEVICE void add_queries(KeyTile<DIM>& tile, const bf16* q, const bf16* dout, const QueryStatistics* statistics,
+                        float scale) {
     // Transposed: a row is a key, a column is a query.
     float weight[2][4] = {}, dscore[2][4] = {};
 #pragma unroll
@@ -87,8 +88,8 @@ struct QueryTile {
     float dq[DIM / 8][4];
 };
 
-// What 16 keys add to the gradient of the warp's queries. EDGE: the lane's rows see the first `limit` keys and the first
-// `limit + limit_step` ones.
+// What 16 keys add to the gradient of the warp's queries. EDGE: the lane's rows see the first `limit` keys and the
+// first `limit + limit_step` ones.
 template <bool EDGE, int DIM>
 DEVICE void add_keys(QueryTile<DIM>& tile, const bf16* k, const bf16* v, float scale, int limit, int limit_step) {
     float score[2][4] = {}, dscore[2][4] = {};
@@ -134,8 +135,8 @@ struct BackwardHead {
     int width;
 };
 
-DEVICE BackwardHead backward_head(const bf16* qkv, const bf16* out, const float* log_sum_exp, const bf16* dout, bf16* dqkv,
-                                  int tokens, int heads, int head_dim) {
+DEVICE BackwardHead backward_head(const bf16* qkv, const bf16* out, const float* log_sum_exp, const bf16* dout,
+                                  bf16* dqkv, int tokens, int heads, int head_dim) {
     int width = heads * head_dim;
     int64_t first_row = int64_t(blockIdx.x / heads) * tokens;
     int column = blockIdx.x % heads * head_dim;
@@ -168,8 +169,8 @@ DEVICE void store_queries(const BackwardHead& head, const QueryTile<DIM>& tile, 
 
 // All of a head in shared memory.
 template <int DIM>
-DEVICE void backward(const bf16* qkv, const bf16* out, const float* log_sum_exp, const bf16* dout, bf16* dqkv, int tokens,
-                     int heads, int head_dim, int causal, float scale) {
+DEVICE void backward(const bf16* qkv, const bf16* out, const float* log_sum_exp, const bf16* dout, bf16* dqkv,
+                     int tokens, int heads, int head_dim, int causal, float scale) {
     // Q, K, V, dO [rows, DIM] each, then the statistics of `rows` queries.
     DYNAMIC_SHARED(bf16, queries);
     int rows = round_up(tokens, STEP), tiles = rows / STEP;
@@ -184,8 +185,8 @@ DEVICE void backward(const bf16* qkv, const bf16* out, const float* log_sum_exp,
     copy_rows<DIM>(values, head.v, 0, rows, threadIdx.x, blockDim.x);
     ptx::cp_async_commit();
 
-    // dO goes through registers, because it meets O there. A warp takes a few rows at a time, and loads of BATCH times as
-    // many are in flight.
+    // dO goes through registers, because it meets O there. A warp takes a few rows at a time, and loads of BATCH times
+    // as many are in flight.
     constexpr int CHUNKS = DIM / 8, ROWS = 32 / CHUNKS, BATCH = 4;
     int warp = uniform_warp_id(), warps = blockDim.x / 32, chunk = lane_id() % CHUNKS;
     for (int start = warp * ROWS; start < rows; start += BATCH * warps * ROWS) {
@@ -228,7 +229,7 @@ DEVICE void backward(const bf16* qkv, const bf16* out, const float* log_sum_exp,
 #pragma unroll 1
             for (; query < rows; query += STEP) {
                 add_queries<false>(tile, queries + query * DIM, douts + query * DIM, statistics + query,
-                                        scale * LOG2_E);
+                                   scale * LOG2_E);
             }
             store_keys(head, tile, first, scale);
         } else {
@@ -250,9 +251,9 @@ DEVICE void backward(const bf16* qkv, const bf16* out, const float* log_sum_exp,
     }
 }
 
-// A head of any length: each warp of a block owns 16 keys, or 16 queries, and the block goes over the others, two tiles at a
-// time. Six warps, because two such blocks on a multiprocessor then have 168 registers a thread; a tile is half as long where
-// rows are twice as long, for the 99 KiB of shared memory that a block of any GPU can have.
+// A head of any length: each warp of a block owns 16 keys, or 16 queries, and the block goes over the others, two tiles
+// at a time. Six warps, because two such blocks on a multiprocessor then have 168 registers a thread; a tile is half as
+// long where rows are twice as long, for the 99 KiB of shared memory that a block of any GPU can have.
 constexpr int LONG_WARPS = 6, LONG_OWN = LONG_WARPS * STEP;
 template <int DIM>
 constexpr int LONG_TILE = DIM > 64 ? 32 : 64;
@@ -285,7 +286,7 @@ DEVICE void backward_keys(bf16* shared, const BackwardHead& head, int causal, fl
     for (int tile = first_tile; tile < tiles; tile++) {
         float log_sum_exp = INFINITY;
         int query = tile * TILE + int(threadIdx.x);
-        if (threadIdx.x < TILE && query < tokens) log_sum_exp = head.log_sum_exp[query] * LOG2_E;
+        if (threadIdx.x < TILE && query < tokens) log_sum_exp = head.log_sum_exp[query];
         // After this barrier the tile is there, and nobody still reads the one before it or its statistics.
         ptx::cp_async_wait<0>();
         __syncthreads();
@@ -297,7 +298,7 @@ DEVICE void backward_keys(bf16* shared, const BackwardHead& head, int causal, fl
         const bf16* q = ring + (tile & 1) * 3 * TILE * DIM;
         const bf16* dout = q + TILE * DIM;
         const bf16* out = dout + TILE * DIM;
-        if (threadIdx.x < TILE) statistics[threadIdx.x].log_sum_exp = log_sum_exp;
+        if (threadIdx.x < TILE) statistics[threadIdx.x].log_sum_exp = log_sum_exp * LOG2_E;
         for (int start = warp * ROWS; start < TILE; start += LONG_WARPS * ROWS) {
             int row = start + lane_id() / CHUNKS, chunk = lane_id() % CHUNKS;
             float delta = row_dot<DIM>(load8(dout + place<DIM>(row, chunk)), load8(out + place<DIM>(row, chunk)));

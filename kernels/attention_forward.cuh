@@ -14,11 +14,11 @@ struct ForwardState {
     float total[2];
 };
 
-// One tile of keys and values. EDGE: only the first `steps` groups of 16 keys are seen by any row, and the lane's rows see
-// the first `limit` and `limit + limit_step` keys.
+// One tile of keys and values. EDGE: only the first `steps` groups of 16 keys are seen by any row, and the lane's rows
+// see the first `limit` and `limit + limit_step` keys.
 template <int DIM, bool EDGE>
-DEVICE void forward_tile(ForwardState<DIM>& state, const uint32_t (&q)[DIM / 16][4], const bf16* keys, const bf16* values,
-                         float scale, int steps, int limit, int limit_step) {
+DEVICE void forward_tile(ForwardState<DIM>& state, const uint32_t (&q)[DIM / 16][4], const bf16* keys,
+                         const bf16* values, float scale, int steps, int limit, int limit_step) {
     float score[KEY_TILE<DIM> / 8][4] = {};
 #pragma unroll
     for (int step = 0; step < KEY_TILE<DIM> / STEP; step++) {
@@ -161,7 +161,8 @@ DEVICE void forward(const bf16* qkv, bf16* out, float* log_sum_exp, int tokens, 
             } else {
                 int steps = (seen_by_any - first_key + STEP - 1) / STEP;
                 int limit = (causal ? first_query + lane_row() + 1 : tokens) - first_key;
-                forward_tile<DIM, true>(state, query, key_tile, value_tile, scale * LOG2_E, steps, limit, causal ? 8 : 0);
+                forward_tile<DIM, true>(state, query, key_tile, value_tile, scale * LOG2_E, steps, limit,
+                                        causal ? 8 : 0);
             }
         }
         if (!active) continue;
@@ -178,7 +179,7 @@ DEVICE void forward(const bf16* qkv, bf16* out, float* log_sum_exp, int tokens, 
                 log_sum_exp[int64_t(blockIdx.x) * tokens + query] = state.largest[half] * scale + logf(total);
             }
         }
-        store_rows<DIM>(out + sample * tokens * width + head * head_dim, width, first_query, tokens, head_dim, state.out,
-                        inverse);
+        bf16* head_out = out + sample * tokens * width + head * head_dim;
+        store_rows<DIM>(head_out, width, first_query, tokens, head_dim, state.out, inverse);
     }
 }

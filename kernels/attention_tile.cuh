@@ -1,4 +1,5 @@
-// Tiles of one head's rows in shared memory: how they lie, and their ways from global memory, to the tensor cores and back.
+// Tiles of one head's rows in shared memory: how they lie, and their ways from global memory, to the tensor cores and
+// back.
 #pragma once
 #include "common.cuh"
 
@@ -6,8 +7,8 @@
 constexpr int STEP = 16;
 constexpr float LOG2_E = 1.4426950408889634f;
 
-// Lane l of a warp holds, of an accumulator tile of 16 rows, rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next of
-// each group of 8 (ptx::mma_m16n8k16).
+// Lane l of a warp holds, of an accumulator tile of 16 rows, rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next
+// of each group of 8 (ptx::mma_m16n8k16).
 DEVICE int lane_row() { return lane_id() >> 2; }
 DEVICE int lane_pair() { return lane_id() & 3; }
 
@@ -24,8 +25,8 @@ struct HeadMatrix {
     int columns;
 };
 
-// Where 8 values (16 bytes, a chunk) of a row lie in a shared tile with rows of DIM values, 64 or 128. ldmatrix reads the
-// same chunk of eight rows at once; the exclusive or puts those into different banks.
+// Where 8 values (16 bytes, a chunk) of a row lie in a shared tile with rows of DIM values, 64 or 128. ldmatrix reads
+// the same chunk of eight rows at once; the exclusive or puts those into different banks.
 template <int DIM>
 DEVICE int place(int row, int chunk) {
     return row * DIM + (chunk ^ (row & 7)) * 8;
@@ -59,8 +60,9 @@ DEVICE void wait_for_copies(int pending) {
     }
 }
 
-// Fragments of 16 rows at `rows` (a multiple of 8 rows into a tile) and 16 columns, number `k` along the row. In an address,
-// `16 k` may be xor-ed in last because it only reaches bits of the chunk that the lane's part leaves zero or swizzled.
+// Fragments of 16 rows at `rows` (a multiple of 8 rows into a tile) and 16 columns, number `k` along the row. In an
+// address, `16 k` may be xor-ed in last because it only reaches bits of the chunk that the lane's part leaves zero or
+// swizzled.
 
 // Operand a of a product over columns: 16 rows of the result.
 template <int DIM>
@@ -69,7 +71,8 @@ DEVICE void load_rows(uint32_t (&fragment)[4], const bf16* rows, int k) {
     ptx::ldmatrix_x4(fragment, rows + (place<DIM>((lane >> 3 & 1) * 8 + (lane & 7), lane >> 4) ^ 16 * k));
 }
 
-// Operand b of a product over columns: the rows are 16 columns of the result, b0 and b1 of the first eight, then of the rest.
+// Operand b of a product over columns: the rows are 16 columns of the result, b0 and b1 of the first eight, then of the
+// rest.
 template <int DIM>
 DEVICE void load_columns(uint32_t (&fragment)[4], const bf16* rows, int k) {
     int lane = lane_id();
@@ -134,7 +137,8 @@ DEVICE void transpose4(uint32_t (&word)[4]) {
     }
 }
 
-// The warp's 16 accumulator rows, times a factor for each of the lane's two rows, as bf16 to rows `first` and on of `to`.
+// The warp's 16 accumulator rows, times a factor for each of the lane's two rows, as bf16 to rows `first` and on of
+// `to`.
 // Four lanes gather 16 bytes each, so that a row's pieces of 64 bytes are written whole.
 template <int DIM>
 DEVICE void store_rows(bf16* to, int stride, int first, int rows, int columns, const float (&sum)[DIM / 8][4],
@@ -147,7 +151,8 @@ DEVICE void store_rows(bf16* to, int stride, int first, int rows, int columns, c
             Pack8 pack;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                pack.word[i] = ptx::cvt_bf16x2(sum[j + i][2 * half] * factor[half], sum[j + i][2 * half + 1] * factor[half]);
+                const float* pair = sum[j + i] + 2 * half;
+                pack.word[i] = ptx::cvt_bf16x2(pair[0] * factor[half], pair[1] * factor[half]);
             }
             transpose4(pack.word);
             int column = (j + lane_pair()) * 8;
