@@ -9,13 +9,15 @@ use perennial::ops::cuda::kernels::{MODULES, Module};
 /// Kernels that must use the tensor cores begin with these names.
 const PRODUCTS: [&str; 3] = ["linear_", "attention", "contrastive"];
 /// Those of them that only prepare for others, or add up what others left.
-const NO_PRODUCTS: [&str; 6] = [
+const NO_PRODUCTS: [&str; 8] = [
     "contrastive_add_parts",
     "contrastive_averages",
     "contrastive_index",
     "contrastive_loss",
     "contrastive_positive",
     "contrastive_records",
+    "linear_column_sums",
+    "linear_reduce_splits",
 ];
 
 fn modules() -> &'static [Module] {

@@ -74,6 +74,48 @@ const BUGS: &[Bug] = &[
         "if (class_of[sample] == uint32_t(own)) {",
         "if (class_of[sample] <= uint32_t(own)) {",
     ),
+    bug(
+        "linear",
+        "linear_wgmma.cuh",
+        "            ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1);\n",
+        "",
+    ),
+    bug(
+        "linear",
+        "linear_wgmma.cuh",
+        "            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);\n            ptx::wgmma_fence();",
+        "            ptx::wgmma_fence();",
+    ),
+    bug("linear", "linear_wgmma.cuh", "ptx::wgmma_wait<1>();", "ptx::wgmma_wait<2>();"),
+    bug("linear", "linear_wgmma.cuh", "            ptx::mbarrier_wait(&shared->drained, parity);\n", ""),
+    bug("linear", "linear_wgmma.cuh", "[&] { ptx::mbarrier_wait(&shared->staged, parity); }", "[&] {}"),
+    bug("linear", "linear_wgmma.cuh", "WEIGHT ? 11 : 8", "8"),
+    bug(
+        "linear",
+        "linear_wgmma.cuh",
+        "            ptx::bar_sync(1, EPILOGUE_THREADS);  // before the next unit's sums\n",
+        "",
+    ),
+    bug("linear", "linear_wgmma.cuh", "B_N_MAJOR ? 128 : 2)", "B_N_MAJOR ? 64 : 2)"),
+    bug("linear", "linear_epilogue.cuh", "(top + index % height)", "(index % height)"),
+    bug("linear", "linear_epilogue.cuh", "fetch(next, first + BATCH * ROWS)", "fetch(next, first)"),
+    Bug {
+        target: Target::Sm80,
+        ..bug("linear", "linear_mma.cuh", "        __syncthreads();\n        load(block", "        load(block")
+    },
+    Bug {
+        target: Target::Sm80,
+        ..bug("linear", "linear_mma.cuh", "cp_async_wait<MMA_STAGES - 2>", "cp_async_wait<MMA_STAGES - 1>")
+    },
+    Bug {
+        target: Target::Sm80,
+        ..bug("linear", "linear_mma.cuh", "        __syncthreads();  // the last tiles have been read\n", "")
+    },
+    Bug {
+        target: Target::Sm80,
+        ..bug("linear", "linear.cu", "    __syncthreads();\n    float total", "    float total")
+    },
+    Bug { target: Target::Sm80, ..bug("linear", "linear.cu", "from[split * (count / 4) + i]", "from[i]") },
 ];
 
 /// The line in which a bug is planted is all that a reader needs.
