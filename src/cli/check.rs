@@ -61,10 +61,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             );
         }
     }
-    on_device!(place, D, at => check_ops(Checker::<D> { place: at.clone(), size, seed, only, observer: &mut observer }));
+    on_device!(&place, D, at => check_ops::<D>(at, size, seed, only, &mut observer));
     match (cases, failed) {
         (0, _) => Err(Error::input("no such op")),
-        (_, 0) => Ok(println!("{cases} cases: all agree with the CPU reference")),
+        (_, 0) => {
+            println!("{cases} cases: all agree with the reference");
+            Ok(())
+        }
         _ => Err(Error::run(format!("{failed} of {cases} cases failed (seed {seed})"))),
     }
 }
@@ -79,7 +82,14 @@ fn check_instructions(place: &Place, seed: u64, observer: &mut dyn FnMut(&Outcom
     }
 }
 
-fn check_ops<D: Device>(mut checker: Checker<D>) {
+fn check_ops<D: Device>(
+    place: &D::Place,
+    size: Size,
+    seed: u64,
+    only: Option<String>,
+    observer: &mut dyn FnMut(&Outcome),
+) {
+    let mut checker = Checker::<D> { place: place.clone(), size, seed, only, observer };
     check::ops(&mut checker);
     check::step::check(&mut checker);
 }
