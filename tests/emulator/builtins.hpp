@@ -154,8 +154,8 @@ static inline float ex2(float x) {
     return y < 0x1p-126f ? 0.f : y;
 }
 static inline float rcp(float x) {
-    float y = 1.f / x;
-    return fabsf(y) < 0x1p-126f ? 0.f : y;
+    float y = 1.f / (fabsf(x) < 0x1p-126f ? copysignf(0.f, x) : x);
+    return fabsf(y) < 0x1p-126f ? copysignf(0.f, y) : y;
 }
 static inline uint32_t cvt_bf16x2(float low, float high) { return bf16(low).bits | uint32_t(bf16(high).bits) << 16; }
 }  // namespace ptx
