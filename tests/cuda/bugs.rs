@@ -116,6 +116,36 @@ const BUGS: &[Bug] = &[
         ..bug("linear", "linear.cu", "    __syncthreads();\n    float total", "    float total")
     },
     Bug { target: Target::Sm80, ..bug("linear", "linear.cu", "from[split * (count / 4) + i]", "from[i]") },
+    bug("l2_normalize", "l2_normalize.cu", "k += 32 * N", "k += 64 * N"),
+    bug("l2_normalize", "l2_normalize.cu", "blockIdx.x * 4 + warp_id()", "blockIdx.x * 8 + warp_id()"),
+    bug("memory", "memory.cu", "ptx::cvt_bf16x2(value, value)", "ptx::cvt_bf16x2(value, 0.f)"),
+    bug("layer_norm", "layer_norm.cu", "row += gridDim.x * WARPS", "row += WARPS"),
+    bug("layer_norm", "layer_norm.cu", "block_sum(sum_gn, partial_gn)", "block_sum(sum_gn, partial_g)"),
+    bug("layer_norm", "layer_norm.cu", "total[which][column / 4 % 2]", "total[which][0]"),
+    bug("layer_norm", "layer_norm.cu", "sums[lane_id()][warp_id()]", "sums[warp_id()][lane_id()]"),
+    bug("position_embed", "position_embed.cu", "(row - image - 1)", "(row - image)"),
+    bug("position_embed", "positions.cuh", "min(from + per_slice, samples)", "samples"),
+    bug("position_embed", "positions.cuh", "if (sample + j < to) {", "{"),
+    bug("token_embed", "token_embed.cu", "        }\n        __syncwarp();\n    }\n}", "        }\n    }\n}"),
+    bug(
+        "token_embed",
+        "token_embed.cu",
+        "        __syncwarp();\n    }\n    __syncthreads();",
+        "        __syncwarp();\n    }",
+    ),
+    bug(
+        "token_embed",
+        "token_embed.cu",
+        "        next += count;\n    }\n    __syncthreads();",
+        "        next += count;\n    }",
+    ),
+    bug("token_embed", "token_embed.cu", "to[begin + __popc(before)]", "to[begin + __popc(same) - 1 - __popc(before)]"),
+    bug("token_embed", "token_embed.cu", "i <= following", "i < following"),
+    bug("patch_embed", "patch_embed.cu", "if (++channel == 3)", "if (++channel == 4)"),
+    bug("patch_embed", "patch_embed.cu", "if (!together && x == patch_size)", "if (!together && x > patch_size)"),
+    bug("adamw", "adamw.cu", "if (!(length < INFINITY)) return;", "if (length == INFINITY) return;"),
+    bug("adamw", "adamw.cu", "if (bounds[middle] <= place)", "if (bounds[middle] < place)"),
+    bug("adamw", "adamw.cu", "fminf(1.f, max_norm", "fmaxf(1.f, max_norm"),
 ];
 
 /// The line in which a bug is planted is all that a reader needs.
@@ -162,7 +192,7 @@ fn found_by(bug: &Bug, worker: usize) -> Option<String> {
             let failed = failures(emulator, Size::Smallest, Some(bug.op), check::ops);
             if let Some(failure) = failed.first() {
                 let text = failure.failure.as_deref().unwrap_or_default();
-                assert!(!text.contains("no kernel"), "{}: {text}: files() leaves out a file", describe(bug));
+                assert!(!text.contains("no such kernel"), "{}: {text}: files() leaves out a file", describe(bug));
                 return Some(format!(
                     "{flavour:?}, {}: {}",
                     failure.shape,

@@ -161,12 +161,12 @@ fn over_the_whole_data_with_gamma_1_the_gradient_is_that_of_equation_6() {
         weight: vec![0.0; samples],
         log_u: [vec![f64::NAN; samples], vec![f64::NAN; samples]],
         tau,
+        gamma: 1.0,
         width: fixture.shape("group_dro_full/text")[1],
     };
     let settings = ContrastiveSettings {
         surrogate: Surrogate::SquaredHinge { margin },
         negatives: Negatives::OtherClasses,
-        gamma: 1.0,
         times_tau: true,
     };
     let log_u = run::<f64>(&batch, settings).log_u;
