@@ -146,6 +146,42 @@ const BUGS: &[Bug] = &[
     bug("adamw", "adamw.cu", "if (!(length < INFINITY)) return;", "if (length == INFINITY) return;"),
     bug("adamw", "adamw.cu", "if (bounds[middle] <= place)", "if (bounds[middle] < place)"),
     bug("adamw", "adamw.cu", "fminf(1.f, max_norm", "fmaxf(1.f, max_norm"),
+    bug(
+        "attention",
+        "attention_forward.cuh",
+        "wait_for_copies(RESIDENT ? tiles - tile : 0);",
+        "wait_for_copies(RESIDENT ? tiles - tile + 1 : 1);",
+    ),
+    bug(
+        "attention",
+        "attention_backward.cuh",
+        "ptx::cp_async_wait<0>();\n    __syncthreads();\n\n    // From here on",
+        "__syncthreads();\n\n    // From here on",
+    ),
+    bug(
+        "attention",
+        "attention_backward.cuh",
+        "query + (i & 1) < lane_row() + 8 * (i >> 1)",
+        "query + (i & 1) < lane_row()",
+    ),
+    bug(
+        "attention",
+        "attention_forward.cuh",
+        "wait_for_copies(RESIDENT ? tiles - tile : 0);\n                __syncthreads();",
+        "wait_for_copies(RESIDENT ? tiles - tile : 0);",
+    ),
+    bug(
+        "attention",
+        "attention_backward.cuh",
+        "        __syncthreads();\n        if (first >= tokens) continue;",
+        "        if (first >= tokens) continue;",
+    ),
+    bug(
+        "attention",
+        "attention_backward.cuh",
+        "        __syncthreads();\n        if (tile == 0) {",
+        "        if (tile == 0) {",
+    ),
 ];
 
 /// The line in which a bug is planted is all that a reader needs.
