@@ -7,7 +7,7 @@ use perennial::ops::cuda::driver::Target;
 use perennial::ops::cuda::kernels::{MODULES, Module};
 
 /// Kernels that must use the tensor cores begin with these names.
-const PRODUCTS: [&str; 3] = ["linear_", "attention", "contrastive"];
+const PRODUCTS: [&str; 5] = ["linear_", "attention", "contrastive", "conformance_mma", "conformance_wgmma_m64"];
 /// Those of them that only prepare for others, or add up what others left.
 const NO_PRODUCTS: [&str; 8] = [
     "contrastive_add_parts",
@@ -93,4 +93,13 @@ fn products_use_the_tensor_cores() {
 
 fn is_product(kernel: &str) -> bool {
     PRODUCTS.iter().any(|name| kernel.starts_with(name)) && !NO_PRODUCTS.contains(&kernel)
+}
+
+#[test]
+fn ptx_is_written_in_one_file() {
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")).unwrap() {
+        let path = entry.unwrap().path();
+        let inline = std::fs::read_to_string(&path).unwrap().contains("asm");
+        assert_eq!(inline, path.ends_with("ptx.cuh"), "{}", path.display());
+    }
 }

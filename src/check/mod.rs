@@ -25,7 +25,7 @@ use std::time::Instant;
 use half::bf16;
 
 use crate::ops::cpu::Cpu;
-use crate::ops::{Bytes, Device, Ids, Memory, Plan, Span, Stats, Tensor};
+use crate::ops::{Bytes, Device, Ids, Memory, Plan, Stats, Tensor};
 use crate::rng::{Rng, normal, rng};
 
 /// How large the cases are.
@@ -98,11 +98,25 @@ enum Values {
     Bytes(Vec<u8>),
 }
 
+/// Where an operand lies, what it starts with, and how it is judged if the op writes it.
+struct Operand {
+    place: Place,
+    initial: Values,
+    judged: Option<(&'static str, Tolerance)>,
+}
+
+/// An operand that an op wrote.
+struct Output {
+    name: &'static str,
+    tolerance: Tolerance,
+    values: Vec<f32>,
+}
+
 /// A case's operands as they are planned: where each lies, what it starts with, and how its result is judged.
 pub struct Operands {
     plan: Plan,
     generator: Rng,
-    list: Vec<(Place, Values, Option<(&'static str, Tolerance)>)>,
+    list: Vec<Operand>,
 }
 
 impl Operands {
@@ -142,13 +156,13 @@ impl Operands {
 
     pub fn ids(&mut self, values: Vec<u32>) -> Ids {
         let span = self.plan.ids(values.len());
-        self.list.push((Place::Ids(span), Values::Ids(values), None));
+        self.list.push(Operand { place: Place::Ids(span), initial: Values::Ids(values), judged: None });
         span
     }
 
     pub fn bytes(&mut self, values: Vec<u8>) -> Bytes {
         let span = self.plan.pixels(values.len());
-        self.list.push((Place::Bytes(span), Values::Bytes(values), None));
+        self.list.push(Operand { place: Place::Bytes(span), initial: Values::Bytes(values), judged: None });
         span
     }
 
@@ -185,25 +199,29 @@ impl Operands {
         // Where storage is the master itself, its values are there already.
         let own = self.plan.elements()[0] > 0;
         let values = if own { rounded(values) } else { Vec::new() };
-        self.list.push((Place::Tensor(span), Values::Floats(values), Some((name, Tolerance::bf16(0.0)))));
+        self.list.push(Operand {
+            place: Place::Tensor(span),
+            initial: Values::Floats(values),
+            judged: Some((name, Tolerance::bf16(0.0))),
+        });
         span
     }
 
     fn tensor(&mut self, values: Vec<f32>, judged: Option<(&'static str, Tolerance)>) -> Tensor {
         let span = self.plan.tensor(values.len());
-        self.list.push((Place::Tensor(span), Values::Floats(rounded(&values)), judged));
+        self.list.push(Operand { place: Place::Tensor(span), initial: Values::Floats(rounded(&values)), judged });
         span
     }
 
     fn wide(&mut self, values: Vec<f32>, judged: Option<(&'static str, Tolerance)>) -> Stats {
         let span = self.plan.stats(values.len());
-        self.list.push((Place::Stats(span), Values::Floats(values), judged));
+        self.list.push(Operand { place: Place::Stats(span), initial: Values::Floats(values), judged });
         span
     }
 
     fn send<D: Memory>(&self, device: &mut D) {
-        for (place, values, _) in &self.list {
-            match (*place, values) {
+        for Operand { place, initial, .. } in &self.list {
+            match (*place, initial) {
                 (Place::Tensor(span), Values::Floats(values)) => device.write(span, values),
                 (Place::Stats(span), Values::Floats(values)) => device.write(span, values),
                 (Place::Ids(span), Values::Ids(values)) => device.write(span, values),
@@ -213,13 +231,28 @@ impl Operands {
         }
     }
 
-    /// Names, tolerances and values of what is judged.
-    fn judged<D: Memory>(&self, device: &D) -> Vec<(&'static str, Tolerance, Vec<f32>)> {
-        let judged = self.list.iter().filter_map(|(place, _, judged)| judged.map(|(name, t)| (place, name, t)));
+    /// What an op on `device` wrote.
+    fn outputs<D: Memory>(&self, device: &D) -> Vec<Output> {
+        let judged = self.list.iter().filter_map(|operand| operand.judged.map(|judged| (operand.place, judged)));
         judged
-            .map(|(place, name, tolerance)| match *place {
-                Place::Tensor(span) => (name, tolerance, device.read_vec(span)),
-                Place::Stats(span) => (name, tolerance, device.read_vec(span)),
+            .map(|(place, (name, tolerance))| {
+                let values = match place {
+                    Place::Tensor(span) => device.read_vec(span),
+                    Place::Stats(span) => device.read_vec(span),
+                    Place::Ids(_) | Place::Bytes(_) => unreachable!("floats alone are judged"),
+                };
+                Output { name, tolerance, values }
+            })
+            .collect()
+    }
+
+    /// What the reference wrote, in f64.
+    fn expected(&self, reference: &Cpu<f64>) -> Vec<Vec<f64>> {
+        let judged = self.list.iter().filter(|operand| operand.judged.is_some());
+        judged
+            .map(|operand| match operand.place {
+                Place::Tensor(span) => reference.slice(span).to_vec(),
+                Place::Stats(span) => reference.slice(span).to_vec(),
                 Place::Ids(_) | Place::Bytes(_) => unreachable!("floats alone are judged"),
             })
             .collect()
@@ -277,12 +310,12 @@ impl<D: Device> Checker<'_, D> {
 
         let first = self.run(case, shape)?;
         let mut worst = 0.0;
-        for ((name, tolerance, found), expected) in first.iter().zip(expected) {
-            let share = judge(found, &expected, *tolerance).map_err(|failure| format!("{name}{failure}"))?;
+        for (Output { name, tolerance, values }, expected) in first.iter().zip(expected) {
+            let share = judge(values, &expected, *tolerance).map_err(|failure| format!("{name}{failure}"))?;
             worst = f64::max(worst, share);
         }
         let second = self.run(case, shape)?;
-        for ((name, _, first), (_, _, second)) in first.iter().zip(&second) {
+        for (Output { name, values: first, .. }, Output { values: second, .. }) in first.iter().zip(&second) {
             if let Some(i) = first.iter().zip(second).position(|(a, b)| a.to_bits() != b.to_bits()) {
                 return Err(format!("{name}[{i}] is {} and then {}: two runs differ", first[i], second[i]));
             }
@@ -290,32 +323,15 @@ impl<D: Device> Checker<'_, D> {
         Ok(worst)
     }
 
-    fn run<C: Case>(&self, case: &C, shape: &str) -> Result<Vec<(&'static str, Tolerance, Vec<f32>)>, String> {
+    fn run<C: Case>(&self, case: &C, shape: &str) -> Result<Vec<Output>, String> {
         let mut operands = Operands::new::<D>(self.seed, C::OP, shape);
         let spans = case.plan(&mut operands);
         let mut device = D::with_plan(&self.place, &operands.plan).map_err(|error| error.to_string())?;
         operands.send(&mut device);
         case.run(&mut device, &spans);
-        let outputs = operands.judged(&device);
+        let outputs = operands.outputs(&device);
         device.health().map_err(|error| error.to_string())?;
         Ok(outputs)
-    }
-}
-
-impl Operands {
-    /// The reference's values of what is judged, in f64.
-    fn expected(&self, reference: &Cpu<f64>) -> Vec<Vec<f64>> {
-        fn values<K: crate::ops::cpu::Float>(reference: &Cpu<f64>, span: Span<K>) -> Vec<f64> {
-            reference.slice(span).to_vec()
-        }
-        let judged = self.list.iter().filter(|(_, _, judged)| judged.is_some());
-        judged
-            .map(|(place, _, _)| match *place {
-                Place::Tensor(span) => values(reference, span),
-                Place::Stats(span) => values(reference, span),
-                Place::Ids(_) | Place::Bytes(_) => unreachable!("floats alone are judged"),
-            })
-            .collect()
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The two differ by bf16. Along the longest path forward and back through `layers` blocks about R = 2 (9 layers + 8) results
 //! are rounded, each by 2^-9 of its size (root mean square), independently; what passes on is normalised again and again, so
-//! the error of a gradient is about sqrt(R) 2^-9 of it. Six times that is allowed: some tensor out of a hundred is always in the tail. AdamW's eps is so large that its update is
-//! Lipschitz in the gradient, by learning rate / eps: the parameters' error is then that share of the update too.
+//! the error of a gradient is about sqrt(R) 2^-9 of it. Six times that is allowed: of some hundred tensors a few are always in
+//! the tail. AdamW's eps is so large that its update is Lipschitz in the gradient, by learning rate / eps: the parameters'
+//! error is then that share of the update too.
 
 use std::time::Instant;
 

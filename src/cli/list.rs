@@ -5,7 +5,7 @@ use perennial::experiment;
 use perennial::method::METHODS;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
-use perennial::ops::cuda::kernels::{MODULES, Report};
+use perennial::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -52,11 +52,15 @@ fn kernels() {
     if MODULES.is_empty() {
         return eprintln!("no CUDA kernels are in this program: no NVRTC was found when it was built");
     }
-    println!("{:<34} {:<7} {:>9} {:>7} {:>14}", "kernel", "target", "registers", "spills", "static shared");
+    println!(
+        "{:<34} {:<7} {:>9} {:>7} {:>14} {:>15}",
+        "kernel", "target", "registers", "spills", "static shared", "dynamic, <="
+    );
     for module in MODULES {
         for Report { kernel, registers, spills, shared, .. } in module.reports() {
             let (target, spilled) = (module.target.name(), spills.0 + spills.1);
-            println!("{kernel:<34} {target:<7} {registers:>9} {spilled:>7} {shared:>14}");
+            let dynamic = dynamic_shared(&kernel, module.target).map_or("-".to_string(), |bytes| bytes.to_string());
+            println!("{kernel:<34} {target:<7} {registers:>9} {spilled:>7} {shared:>14} {dynamic:>15}");
         }
     }
 }

@@ -182,6 +182,7 @@ const BUGS: &[Bug] = &[
         "        __syncthreads();\n        if (tile == 0) {",
         "        if (tile == 0) {",
     ),
+    bug("pool", "pool.cu", "token == (position", "sample == (position"),
 ];
 
 /// The line in which a bug is planted is all that a reader needs.

@@ -45,9 +45,9 @@ const STEP: usize = 16;
 /// Warps of a block of the long backward kernels, all of whose rows are its own.
 const LONG_WARPS: usize = 6;
 /// Shared memory of a block on any GPU from Ampere on.
-const SHARED: usize = 99 << 10;
+pub(super) const SHARED: usize = 99 << 10;
 /// The same on Hopper, and that of a multiprocessor, of which each block takes 1 KiB besides.
-const HOPPER_SHARED: usize = 227 << 10;
+pub(super) const HOPPER_SHARED: usize = 227 << 10;
 const HOPPER_MULTIPROCESSOR: usize = 228 << 10;
 
 impl Kernels {

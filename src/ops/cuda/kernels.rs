@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use super::driver::Target;
+use super::{attention, contrastive, layer_norm, linear, patch_embed};
 use crate::error::{Error, Result};
 
 /// One file of `kernels/` as machine code for one target.
@@ -46,6 +47,24 @@ impl Module {
     pub fn reports(&self) -> Vec<Report> {
         parse(self.log)
     }
+}
+
+/// The most dynamic shared memory, in bytes, that the launch code asks for; how much of it depends on shapes. None for the
+/// kernels of [`crate::check::conformance`], which are no part of an op.
+pub fn dynamic_shared(kernel: &str, target: Target) -> Option<usize> {
+    let starts = |start: &str| kernel.starts_with(start);
+    Some(match kernel {
+        "contrastive_sums" => contrastive::SUMS_SHARED,
+        "contrastive_image_gradient" | "contrastive_text_gradient" => contrastive::GRADIENT_SHARED,
+        "layer_norm_backward_wide" => layer_norm::shared_bytes(layer_norm::WIDEST),
+        "patch_embed" => patch_embed::MOST_SHARED,
+        _ if starts("linear_wgmma") => linear::WGMMA_SHARED,
+        _ if starts("linear_mma") => linear::MMA_SHARED,
+        _ if starts("attention_backward") && target == Target::Sm90a => attention::HOPPER_SHARED,
+        _ if starts("attention") => attention::SHARED,
+        _ if starts("conformance") => return None,
+        _ => 0,
+    })
 }
 
 fn inflate(compressed: &[u8], bytes: usize) -> Result<Vec<u8>> {

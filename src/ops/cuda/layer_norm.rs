@@ -18,7 +18,12 @@ const HELD: [(usize, &str, usize); 4] = [
 ];
 
 /// The widest row whose column sums fit any GPU's shared memory.
-const WIDEST: usize = 12_288;
+pub(super) const WIDEST: usize = 12_288;
+
+/// Column sums of a row of any width.
+pub(super) const fn shared_bytes(width: usize) -> usize {
+    8 * width
+}
 
 impl<R: Driver> LayerNorm for Cuda<R> {
     fn layer_norm(
@@ -72,7 +77,7 @@ impl<R: Driver> LayerNorm for Cuda<R> {
             None => {
                 let room = Self::WORKSPACE_BYTES / (8 * width);
                 let blocks = rows.min(4 * self.multiprocessors()).min(room);
-                ("layer_norm_backward_wide", 256, blocks, 8 * width)
+                ("layer_norm_backward_wide", 256, blocks, shared_bytes(width))
             }
         };
         let partials = self.workspace();

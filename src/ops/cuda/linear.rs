@@ -11,9 +11,9 @@ const WGMMA_DEPTH: usize = 64;
 const MMA_DEPTH: usize = 32;
 
 const WGMMA_THREADS: usize = 384;
-const WGMMA_SHARED: usize = 212 << 10;
+pub(super) const WGMMA_SHARED: usize = 212 << 10;
 const MMA_THREADS: usize = 256;
-const MMA_SHARED: usize = 64 << 10;
+pub(super) const MMA_SHARED: usize = 64 << 10;
 
 /// C [rows, columns] as a sum over the depth.
 #[derive(Clone, Copy)]

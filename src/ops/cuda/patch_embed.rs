@@ -9,7 +9,7 @@ use crate::ops::{Bytes, Tensor};
 /// Threads of a block.
 const BLOCK: usize = 256;
 /// Shared memory that any GPU has for a block.
-const MOST_SHARED: usize = 96 << 10;
+pub(super) const MOST_SHARED: usize = 96 << 10;
 
 /// Bytes between rows of pixels in shared memory: as `pitch_of` in the kernel.
 fn pitch(row_bytes: usize) -> usize {
