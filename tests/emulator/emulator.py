@@ -1,4 +1,4 @@
-"""Runs kernels on the CPU from Python, for tries and for selftest/run.py: see docs/emulator.md."""
+"""Runs kernels on the CPU from Python, for tries: see docs/emulator.md."""
 
 import ctypes
 

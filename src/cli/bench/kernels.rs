@@ -12,7 +12,7 @@ use perennial::ops::contrastive::{
 };
 use perennial::ops::layer_norm::LayerNormShape;
 use perennial::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
-use perennial::ops::memory::{Storage, Wide};
+use perennial::ops::memory::{Kind, Storage, Wide};
 use perennial::ops::patch_embed::{Normalization, PatchShape};
 use perennial::ops::position_embed::PositionShape;
 use perennial::ops::token_embed::TokenShape;
@@ -61,18 +61,9 @@ impl<D: Device, S> Bench<D, S> {
         let mut device = D::with_plan(place, &plan)?;
         let [storage, wide, _, _] = plan.elements();
         let mut generator = rng(0, "operands", &[]);
-        let values: Vec<f32> = (0..1 << 16).map(|_| 0.1 + 0.9 * unit(&mut generator) as f32).collect();
-        let mut fill = |pool: usize, len: usize| {
-            for start in (0..len).step_by(values.len()) {
-                let part = &values[..values.len().min(len - start)];
-                match pool {
-                    0 => device.write(Span::<Storage>::new(start, part.len()), part),
-                    _ => device.write(Span::<Wide>::new(start, part.len()), part),
-                }
-            }
-        };
-        fill(0, storage);
-        fill(1, wide);
+        let values: Vec<f32> = (0..1 << 20).map(|_| 0.1 + 0.9 * unit(&mut generator) as f32).collect();
+        repeat::<D, Storage>(&mut device, storage, &values);
+        repeat::<D, Wide>(&mut device, wide, &values);
         Ok(Bench { device, copies })
     }
 
@@ -99,6 +90,16 @@ impl<D: Device, S> Bench<D, S> {
             seconds.push(sample(&mut self.device, runs)?);
         }
         Ok(median(seconds))
+    }
+}
+
+/// Fills a pool of `len` elements with `values`, again and again: sent once, copied on the device.
+fn repeat<D: Device, K: Kind<Host = f32>>(device: &mut D, len: usize, values: &[f32]) {
+    let first = Span::<K>::new(0, values.len().min(len));
+    device.write(first, &values[..first.len()]);
+    for start in (first.len()..len).step_by(values.len()) {
+        let part = Span::new(start, values.len().min(len - start));
+        device.copy(first.first(part.len()), part);
     }
 }
 

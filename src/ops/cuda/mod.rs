@@ -63,11 +63,6 @@ macro_rules! arguments {
 use arguments;
 
 impl<R: Driver> Cuda<R> {
-    /// The queue, for marks and ranges; not for memory.
-    pub fn driver(&mut self) -> &mut R {
-        &mut self.driver
-    }
-
     /// Launches `kernel` on a grid of blocks of `block` threads.
     fn launch(&mut self, kernel: &'static str, grid: [usize; 3], block: usize, shared: usize, arguments: &[Argument]) {
         if grid.contains(&0) {
@@ -107,7 +102,6 @@ impl<R: Driver> Cuda<R> {
         self.workspace
     }
 
-    #[allow(dead_code)]
     fn target(&self) -> Target {
         self.driver.target()
     }
