@@ -44,11 +44,19 @@ const KERNELS: [Kernels; 2] = [
 const STEP: usize = 16;
 /// Warps of a block of the long backward kernels, all of whose rows are its own.
 const LONG_WARPS: usize = 6;
-/// Shared memory of a block on any GPU from Ampere on.
-pub(super) const SHARED: usize = 99 << 10;
-/// The same on Hopper, and that of a multiprocessor, of which each block takes 1 KiB besides.
-pub(super) const HOPPER_SHARED: usize = 227 << 10;
-const HOPPER_MULTIPROCESSOR: usize = 228 << 10;
+/// Shared memory of a block on any GPU from Ampere on; two such blocks share a multiprocessor of Hopper.
+const FORWARD_SHARED: usize = 99 << 10;
+/// What each block takes besides, of a multiprocessor that has as much more than a block can have.
+const RESERVED: usize = 1 << 10;
+
+/// The most shared memory that a kernel of attention asks for.
+pub(super) fn most_shared(kernel: &str, target: Target) -> usize {
+    match target {
+        _ if kernel.starts_with("attention_forward") => FORWARD_SHARED,
+        Target::Sm80 => 163 << 10,
+        Target::Sm90a => 227 << 10,
+    }
+}
 
 impl Kernels {
     fn of(shape: AttentionShape) -> Option<&'static Kernels> {
@@ -91,7 +99,7 @@ impl<R: Driver> Attention for Cuda<R> {
         let most = if kernels.dim > 64 { most / 2 } else { most };
         let warps = warps_for(pieces, most);
         let whole = kernels.bytes(2 * STEP * pieces + STEP * warps);
-        let (kernel, blocks, key_rows, rounds) = if whole <= SHARED {
+        let (kernel, blocks, key_rows, rounds) = if whole <= FORWARD_SHARED {
             (kernels.forward[0], 1, STEP * pieces, pieces.div_ceil(warps))
         } else {
             (kernels.forward[1], pieces.div_ceil(warps), 2 * kernels.forward_tile, 1)
@@ -114,15 +122,12 @@ impl<R: Driver> Attention for Cuda<R> {
     ) {
         let Some(kernels) = self.attention_kernels(shape) else { return };
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
-        let (limit, multiprocessor) = match self.target() {
-            Target::Sm80 => (SHARED, SHARED + 1024),
-            Target::Sm90a => (HOPPER_SHARED, HOPPER_MULTIPROCESSOR),
-        };
+        let limit = self.shared_memory();
         let rows = tokens.next_multiple_of(STEP);
         let whole = kernels.bytes(4 * rows) + 8 * rows;
         let (kernel, grid, warps, shared) = if whole <= limit {
             // Up to three blocks on a multiprocessor share its registers.
-            let blocks = (multiprocessor / (whole + 1024)).clamp(1, 3);
+            let blocks = ((limit + RESERVED) / (whole + RESERVED)).clamp(1, 3);
             let warps = warps_for(2 * rows / STEP, kernels.warps / blocks);
             (kernels.backward[0], [samples * heads, 1, 1], warps, whole)
         } else {

@@ -139,6 +139,9 @@ pub trait Driver: Sized {
     fn target(&self) -> Target;
     fn multiprocessors(&self) -> usize;
 
+    /// The most shared memory that a block can have, in bytes.
+    fn shared_memory(&self) -> usize;
+
     /// Bytes that can still be allocated.
     fn free_memory(&self) -> Result<usize>;
 

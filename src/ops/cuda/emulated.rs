@@ -231,6 +231,14 @@ impl Driver for Emulated {
         self.emulator.multiprocessors
     }
 
+    /// The least of the target's GPUs.
+    fn shared_memory(&self) -> usize {
+        match self.emulator.target {
+            Target::Sm80 => 99 << 10,
+            Target::Sm90a => 227 << 10,
+        }
+    }
+
     fn free_memory(&self) -> Result<usize> {
         Ok(self.emulator.faults.memory.unwrap_or(MEMORY).saturating_sub(self.taken()))
     }

@@ -60,8 +60,7 @@ pub fn dynamic_shared(kernel: &str, target: Target) -> Option<usize> {
         "patch_embed" => patch_embed::MOST_SHARED,
         _ if starts("linear_wgmma") => linear::WGMMA_SHARED,
         _ if starts("linear_mma") => linear::MMA_SHARED,
-        _ if starts("attention_backward") && target == Target::Sm90a => attention::HOPPER_SHARED,
-        _ if starts("attention") => attention::SHARED,
+        _ if starts("attention") => attention::most_shared(kernel, target),
         _ if starts("conformance") => return None,
         _ => 0,
     })

@@ -68,6 +68,11 @@ impl<R: Driver> Cuda<R> {
         if grid.contains(&0) {
             return;
         }
+        let most = kernels::dynamic_shared(kernel, self.target());
+        debug_assert!(
+            most.is_some_and(|most| shared <= most),
+            "{kernel}: `list kernels` tells less than {shared} bytes"
+        );
         let launch =
             Launch { kernel, grid: grid.map(|x| x as u32), block: block as u32, shared: shared as u32, arguments };
         self.attempt(|driver| driver.launch(launch));
@@ -108,6 +113,10 @@ impl<R: Driver> Cuda<R> {
 
     fn multiprocessors(&self) -> usize {
         self.driver.multiprocessors()
+    }
+
+    fn shared_memory(&self) -> usize {
+        self.driver.shared_memory()
     }
 
     fn tensor_map(&mut self, matrix: Matrix) -> TensorMap {

@@ -18,6 +18,7 @@ pub struct Nvidia {
     name: String,
     target: Target,
     multiprocessors: usize,
+    shared_memory: usize,
     /// All launches, and what must come in turn with them.
     stream: sys::CUstream,
     /// Copies of large batches, which overlap with launches.
@@ -238,6 +239,7 @@ impl Driver for Nvidia {
             name: format!("{name}, CUDA driver {major}.{minor}"),
             target,
             multiprocessors: Nvidia::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_memory: Nvidia::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             stream,
             copies,
             modules: Vec::new(),
@@ -264,6 +266,10 @@ impl Driver for Nvidia {
 
     fn multiprocessors(&self) -> usize {
         self.multiprocessors
+    }
+
+    fn shared_memory(&self) -> usize {
+        self.shared_memory
     }
 
     fn free_memory(&self) -> Result<usize> {
