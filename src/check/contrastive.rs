@@ -98,7 +98,7 @@ impl Case for Contrastive {
         });
         let image = unit_rows(image.collect(), width);
         let error = self.exponent_error();
-        let close = Tolerance { relative: error, of_largest: error };
+        let close = Tolerance { relative: error, of_largest: error, at_least: 0.0 };
         let averages = self.gamma.map(|gamma| {
             // Near what the batch gives, so that both count; one sample in three is new; the last sample comes twice.
             let typical = if self.settings.surrogate == Surrogate::Linear { -4.0 } else { 4.0 };
@@ -124,7 +124,7 @@ impl Case for Contrastive {
         });
         let weight = (0..samples).map(|_| (0.5 + unit(operands.generator())) as f32 / samples as f32).collect();
         // Sums of log u and h / tau, which reach phi(2) / tau, where what is left can be about 1.
-        let sum = Tolerance { relative: error, of_largest: 2.0 / self.tau * error };
+        let sum = Tolerance { relative: error, of_largest: 2.0 / self.tau * error, at_least: 0.0 };
         Spans {
             inputs: ContrastiveInputs {
                 image: operands.input_of(image),

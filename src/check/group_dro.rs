@@ -55,7 +55,7 @@ impl Case for GroupDro {
         // The sum over the classes: 1024 threads, then two trees of 5; the rest is the rounding of v / lambda, twice.
         let sum = Tolerance::f32(classes.div_ceil(1024) + 10);
         let logit = (2.0 * mean.of_largest + 4.0 * sum.relative) * largest_loss / self.settings.lambda;
-        let p = Tolerance { relative: 2.0 * logit + sum.of_largest, of_largest: 0.0 };
+        let p = Tolerance { relative: 2.0 * logit + sum.of_largest, of_largest: 0.0, at_least: 0.0 };
         let log_sum = logit + sum.of_largest + 8.0 * sum.relative;
         Spans {
             class: operands.ids(class),
@@ -66,13 +66,17 @@ impl Case for GroupDro {
                 log_normalizer: operands.updated_stats(
                     "log_normalizer",
                     vec![if self.started { -4.0 / self.settings.lambda as f32 } else { f32::NAN }],
-                    Tolerance { relative: log_sum, of_largest: 0.0 },
+                    Tolerance { relative: log_sum, of_largest: 0.0, at_least: 0.0 },
                 ),
                 share: operands.stats_of(share),
                 class_weight: operands.output_stats("class_weight", classes, p),
             },
             weight: operands.output_stats("weight", samples, p),
-            objective: operands.output_stats("objective", 1, Tolerance { relative: log_sum, of_largest: 0.0 }),
+            objective: operands.output_stats(
+                "objective",
+                1,
+                Tolerance { relative: log_sum, of_largest: 0.0, at_least: 0.0 },
+            ),
         }
     }
 

@@ -67,14 +67,18 @@ impl Case for Linear {
             Follows::Activation(kind) => {
                 // The activation follows the rounded product p and is rounded itself. What the first rounding does to it,
                 // |p f'(p)|, is below 1.3 f(p) for p > 0, and below 0.2 for p < 0, where the largest output is 1 or more.
-                let y = Tolerance { relative: 2.3 * ROUNDING, of_largest: 0.2 * ROUNDING + sum_loss(inputs) };
+                let y = Tolerance {
+                    relative: 2.3 * ROUNDING,
+                    of_largest: 0.2 * ROUNDING + sum_loss(inputs),
+                    at_least: 0.0,
+                };
                 let pre = operands.output("pre", rows * outputs, product);
                 let backward = BackwardEpilogue::Activation { kind, pre: operands.input(rows * inputs, 1.0) };
                 (Epilogue::Activation { kind, pre }, y, backward)
             }
             Follows::Residual => {
                 // The rounded product, which is below the largest sum, and the rounded sum.
-                let y = Tolerance { relative: ROUNDING, of_largest: ROUNDING + sum_loss(inputs) };
+                let y = Tolerance { relative: ROUNDING, of_largest: ROUNDING + sum_loss(inputs), at_least: 0.0 };
                 (Epilogue::Residual(operands.input(rows * outputs, 2.0)), y, BackwardEpilogue::None)
             }
         };
@@ -82,7 +86,7 @@ impl Case for Linear {
             BackwardEpilogue::None => Tolerance::bf16(sum_loss(outputs)),
             // The product and its multiple by the derivative are rounded; the derivative, which has a zero, is known to 1e-4.
             BackwardEpilogue::Activation { .. } => {
-                Tolerance { relative: 2.0 * ROUNDING, of_largest: 1e-4 + sum_loss(outputs) }
+                Tolerance { relative: 2.0 * ROUNDING, of_largest: 1e-4 + sum_loss(outputs), at_least: 0.0 }
             }
         };
         Spans {

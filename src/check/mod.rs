@@ -55,32 +55,35 @@ pub trait Case {
     fn run<D: Device>(&self, device: &mut D, spans: &Self::Spans);
 }
 
-/// How far a value may lie from the expected one: |found - expected| <= relative |expected| + of_largest max |expected|.
+/// How far a value may lie from the expected one:
+/// |found - expected| <= relative |expected| + of_largest max(at_least, max |expected|).
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     pub relative: f64,
     /// Of the largest magnitude in the expected output: what sums that cancel may leave.
     pub of_largest: f64,
+    /// The size of such sums' terms, which counts where an output is so short that all of it may cancel.
+    pub at_least: f64,
 }
 
 impl Tolerance {
     /// The same bits, but for -0.
-    pub const EXACT: Tolerance = Tolerance { relative: 0.0, of_largest: 0.0 };
+    pub const EXACT: Tolerance = Tolerance { relative: 0.0, of_largest: 0.0, at_least: 0.0 };
 
     /// One rounding to bf16, at most 2^-8 of the value (its last place is 2^-7 of the power of two below), with a hair for
     /// ties; plus what is lost before it.
     pub const fn bf16(of_largest: f64) -> Tolerance {
-        Tolerance { relative: 1.001 / 256.0, of_largest }
+        Tolerance { relative: 1.001 / 256.0, of_largest, at_least: 0.0 }
     }
 
-    /// Sums of about `terms` f32 values in any order.
+    /// Sums of about `terms` f32 values of size 1 in any order.
     pub fn f32(terms: usize) -> Tolerance {
         let unit = 1.0 / (1u64 << 24) as f64;
-        Tolerance { relative: 8.0 * unit, of_largest: unit * (4.0 + terms as f64) }
+        Tolerance { relative: 8.0 * unit, of_largest: unit * (4.0 + terms as f64), at_least: 1.0 }
     }
 
     fn bound(self, expected: f64, largest: f64) -> f64 {
-        self.relative * expected.abs() + self.of_largest * largest
+        self.relative * expected.abs() + self.of_largest * largest.max(self.at_least)
     }
 }
 
