@@ -2,7 +2,6 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::time::Instant;
 
 use crate::error::Result;
 
@@ -253,34 +252,6 @@ pub trait Memory: Sized {
     fn record(&mut self, key: [usize; 3], work: impl FnOnce(&mut Self)) {
         let _ = key;
         work(self);
-    }
-
-    /// Seconds that the device is at `work`, all that was given before it done.
-    fn time(&mut self, work: impl FnOnce(&mut Self)) -> Result<f64> {
-        let start = Instant::now();
-        work(self);
-        Ok(start.elapsed().as_secs_f64())
-    }
-
-    /// Multiply-accumulate and add operations a second that the device's maker claims for storage precision, if known.
-    fn peak_operations(&self) -> Option<f64> {
-        None
-    }
-
-    /// Bytes to go through before the device's caches hold nothing of what was there.
-    const CACHE_BYTES: usize = 0;
-
-    /// From here on, each phase is timed.
-    fn begin_profile(&mut self) {}
-
-    /// Phases and their seconds since [`Memory::begin_profile`], in order; none where a device does not time them.
-    fn end_profile(&mut self) -> Result<Vec<(&'static str, f64)>> {
-        Ok(Vec::new())
-    }
-
-    /// Names the part of a step that the coming ops belong to, for profilers.
-    fn phase(&mut self, name: &'static str) {
-        let _ = name;
     }
 
     /// The span's values as a new vector.

@@ -15,6 +15,7 @@ pub mod group_dro;
 pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
+pub mod measure;
 pub mod memory;
 pub mod patch_embed;
 pub mod pool;
@@ -26,6 +27,7 @@ pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};
 /// A device that fulfils the whole contract.
 pub trait Device:
     Memory
+    + measure::Measure
     + linear::Linear
     + layer_norm::LayerNorm
     + attention::Attention
@@ -42,6 +44,7 @@ pub trait Device:
 
 impl<D> Device for D where
     D: Memory
+        + measure::Measure
         + linear::Linear
         + layer_norm::LayerNorm
         + attention::Attention

@@ -24,6 +24,7 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
+use super::measure::Measure;
 use super::memory::{Ids, Kind, Memory, Plan, Pool, Span, Stats, Tensor};
 use crate::error::{Error, Result};
 
@@ -236,6 +237,8 @@ impl<T: Real> Memory for Cpu<T> {
         // Weights are the master here.
     }
 }
+
+impl<T: Real> Measure for Cpu<T> {}
 
 /// Has the system back the memory by large pages, where it can: strided passes over activations of many megabytes then find
 /// their translations in the processor.

@@ -27,6 +27,7 @@ use std::collections::HashMap;
 
 use half::bf16;
 
+use super::measure::Measure;
 use super::memory::{Kind, Memory, Plan, Pool, Span, Stats, Tensor};
 use crate::error::{Error, Result};
 use driver::{Address, Argument, Driver, Launch, Matrix, Target, TensorMap};
@@ -306,6 +307,10 @@ impl<R: Driver> Memory for Cuda<R> {
             }
         }
     }
+}
+
+impl<R: Driver> Measure for Cuda<R> {
+    const CACHE_BYTES: usize = 256 << 20;
 
     fn time(&mut self, work: impl FnOnce(&mut Self)) -> Result<f64> {
         let from = self.attempt(R::mark);
@@ -322,8 +327,6 @@ impl<R: Driver> Memory for Cuda<R> {
         let known = [("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("A100", 312e12)];
         known.into_iter().find(|(model, _)| name.contains(model)).map(|(_, peak)| peak)
     }
-
-    const CACHE_BYTES: usize = 256 << 20;
 
     fn begin_profile(&mut self) {
         self.profile = Some(Vec::new());

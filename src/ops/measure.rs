@@ -1,0 +1,37 @@
+//! What a device tells of its own speed.
+
+use std::time::Instant;
+
+use crate::error::Result;
+
+/// The clocks and figures that benches and profilers ask for. What stands here is right for a device that works while it is
+/// told to.
+pub trait Measure {
+    /// Bytes to go through before the device's caches hold nothing of what was there; 0 where that is not worth the memory.
+    const CACHE_BYTES: usize = 0;
+
+    /// Operations a second that the device's maker claims for products in storage precision, if known.
+    fn peak_operations(&self) -> Option<f64> {
+        None
+    }
+
+    /// Seconds that the device is at `work`, all that was given before it done.
+    fn time(&mut self, work: impl FnOnce(&mut Self)) -> Result<f64> {
+        let start = Instant::now();
+        work(self);
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Names the part of a step that the coming ops belong to, for profilers and [`Measure::begin_profile`].
+    fn phase(&mut self, name: &'static str) {
+        let _ = name;
+    }
+
+    /// From here on, each phase is timed.
+    fn begin_profile(&mut self) {}
+
+    /// Phases and their seconds since [`Measure::begin_profile`], in order; none where a device does not time them.
+    fn end_profile(&mut self) -> Result<Vec<(&'static str, f64)>> {
+        Ok(Vec::new())
+    }
+}
