@@ -139,6 +139,7 @@ fn a_device_that_this_machine_has_not_is_refused() {
     assert!(!Path::new("/nowhere").exists());
     run_refused(&["--device", "cuda:one"], &["'one'", "is not the number of a GPU"]);
     refused(&["check", "--device", "cpu"], &["give --device cuda"]);
+    refused(&["check", "--only", "liner"], &["unknown op 'liner'", "did you mean 'linear'?"]);
 }
 
 #[test]

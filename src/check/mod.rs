@@ -357,6 +357,24 @@ fn judge(found: &[f32], expected: &[f64], tolerance: Tolerance) -> Result<f64, S
     Ok(worst)
 }
 
+/// What can be checked alone: single instructions, each op, whole steps.
+pub const NAMES: [&str; 14] = [
+    conformance::OP,
+    "adamw",
+    "attention",
+    "contrastive",
+    "group_dro",
+    "l2_normalize",
+    "layer_norm",
+    "linear",
+    "memory",
+    "patch_embed",
+    "pool",
+    "position_embed",
+    "token_embed",
+    step::OP,
+];
+
 /// All ops.
 pub fn ops<D: Device>(checker: &mut Checker<D>) {
     adamw::check(checker);

@@ -17,6 +17,9 @@ use crate::ops::cpu::Cpu;
 use crate::rng::{Rng, below, rng};
 use crate::train::{OptimizerSettings, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
 
+/// The name of these checks, beside the ops'.
+pub const OP: &str = "step";
+
 /// Small, so that steps stay near each other on both devices: what is compared is a step, not where a trajectory drifts.
 const LEARNING_RATE: f64 = 1e-4;
 /// 1/tau, of the objectives' settings and of a model at the start.
@@ -161,7 +164,7 @@ fn compare(experiment: &Experiment, found: &Trained, expected: &Trained) -> Resu
 
 /// Three steps for each objective, twice on the device.
 pub fn check<D: Device>(checker: &mut Checker<D>) {
-    if checker.only.as_ref().is_some_and(|only| only != "step") {
+    if checker.only.as_ref().is_some_and(|only| only != OP) {
         return;
     }
     let (model, samples) = match checker.size {
@@ -187,6 +190,6 @@ pub fn check<D: Device>(checker: &mut Checker<D>) {
         };
         let shape = format!("{STEPS} steps of {objective:?}, batch {samples}").to_lowercase();
         let seconds = start.elapsed().as_secs_f64();
-        (checker.observer)(&Outcome { op: "step", shape, worst, seconds, failure });
+        (checker.observer)(&Outcome { op: OP, shape, worst, seconds, failure });
     }
 }
