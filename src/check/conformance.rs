@@ -79,12 +79,8 @@ pub fn check<R: Driver>(place: &R::Place, seed: u64, observer: &mut dyn FnMut(&O
     for (kernel, test) in tests {
         let start = Instant::now();
         let mut bench = Bench { driver: &mut driver, kernel, generator: rng(seed, kernel, &[]) };
-        let (worst, failure) = match test(&mut bench) {
-            Ok(worst) => (worst, None),
-            Err(error) => (f64::NAN, Some(error.to_string())),
-        };
-        let shape = kernel.trim_start_matches(PREFIX).to_string();
-        observer(&Outcome { op: OP, shape, worst, seconds: start.elapsed().as_secs_f64(), failure });
+        let result = test(&mut bench).map_err(|error| error.to_string());
+        observer(&Outcome::of(OP, kernel.trim_start_matches(PREFIX).to_string(), start, result));
     }
     Ok(skipped)
 }

@@ -278,6 +278,17 @@ pub struct Outcome {
     pub failure: Option<String>,
 }
 
+impl Outcome {
+    /// What a check that began at `start` came to: the largest share of what is allowed, or what is wrong.
+    fn of(op: &'static str, shape: String, start: Instant, result: Result<f64, String>) -> Outcome {
+        let (worst, failure) = match result {
+            Ok(worst) => (worst, None),
+            Err(failure) => (f64::NAN, Some(failure)),
+        };
+        Outcome { op, shape, worst, seconds: start.elapsed().as_secs_f64(), failure }
+    }
+}
+
 /// Runs cases on a device at `place`.
 pub struct Checker<'a, D: Device> {
     pub place: D::Place,
@@ -295,12 +306,8 @@ impl<D: Device> Checker<'_, D> {
             return;
         }
         let (start, shape) = (Instant::now(), case.shape());
-        let (worst, failure) = match self.compare(case, &shape) {
-            Ok(worst) => (worst, None),
-            Err(failure) => (f64::NAN, Some(failure)),
-        };
-        let seconds = start.elapsed().as_secs_f64();
-        (self.observer)(&Outcome { op: C::OP, shape, worst, seconds, failure });
+        let result = self.compare(case, &shape);
+        (self.observer)(&Outcome::of(C::OP, shape, start, result));
     }
 
     fn compare<C: Case>(&self, case: &C, shape: &str) -> Result<f64, String> {

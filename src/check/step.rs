@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::{Checker, Outcome, Size};
 use crate::model::clip::Capacity;
+use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
 use crate::objective::{ObjectiveKind, ObjectiveSettings};
 use crate::ops::Device;
@@ -85,7 +86,7 @@ impl Experiment {
             by_class: true,
             model,
         };
-        let list = crate::model::parameters::ParameterList::of(&spec.model);
+        let list = ParameterList::of(&spec.model);
         Experiment { initial: list.initial_values(seed), spec, bank, batches }
     }
 
@@ -139,7 +140,7 @@ fn compare(experiment: &Experiment, found: &Trained, expected: &Trained) -> Resu
         let (a, b) = (found.gradient_norm as f64, expected.gradient_norm as f64);
         hold(&format!("the gradient's norm of step {}", step + 1), (a - b).abs(), allowed * b)?;
     }
-    let list = crate::model::parameters::ParameterList::of(model);
+    let list = ParameterList::of(model);
     let size = |values: &[f32]| norm(values.iter().map(|value| *value as f64));
     let distance = |a: &[f32], b: &[f32]| norm(a.iter().zip(b).map(|(a, b)| *a as f64 - *b as f64));
     let moved = distance(&expected.parameters, &experiment.initial);
@@ -174,7 +175,7 @@ pub fn check<D: Device>(checker: &mut Checker<D>) {
     for objective in [ObjectiveKind::Clip, ObjectiveKind::Gcl, ObjectiveKind::Gdro] {
         let start = Instant::now();
         let experiment = Experiment::new(model.clone(), samples, objective, checker.seed);
-        let outcome = (|| {
+        let result = (|| {
             let expected = experiment.train::<Cpu<f32>>(&())?;
             let first = experiment.train::<D>(&checker.place)?;
             let second = experiment.train::<D>(&checker.place)?;
@@ -184,12 +185,7 @@ pub fn check<D: Device>(checker: &mut Checker<D>) {
             }
             compare(&experiment, &first, &expected)
         })();
-        let (worst, failure) = match outcome {
-            Ok(worst) => (worst, None),
-            Err(failure) => (f64::NAN, Some(failure)),
-        };
         let shape = format!("{STEPS} steps of {objective:?}, batch {samples}").to_lowercase();
-        let seconds = start.elapsed().as_secs_f64();
-        (checker.observer)(&Outcome { op: OP, shape, worst, seconds, failure });
+        (checker.observer)(&Outcome::of(OP, shape, start, result));
     }
 }

@@ -79,6 +79,13 @@ impl<R: Driver> Cuda<R> {
         self.attempt(|driver| driver.launch(launch));
     }
 
+    /// Launches a kernel of `kernels/memory.cu`, which strides over `count` values.
+    fn sweep(&mut self, kernel: &'static str, count: usize, arguments: &[Argument]) {
+        const BLOCK: usize = 256;
+        let blocks = count.div_ceil(8 * BLOCK).min(16 * self.multiprocessors());
+        self.launch(kernel, [blocks, 1, 1], BLOCK, 0, arguments);
+    }
+
     /// Does `work` unless something failed before, and keeps its failure.
     fn attempt<T>(&mut self, work: impl FnOnce(&mut R) -> Result<T>) -> Option<T> {
         if self.failure.get_mut().is_some() {
@@ -238,21 +245,19 @@ impl<R: Driver> Memory for Cuda<R> {
     }
 
     fn fill<K: Kind>(&mut self, to: Span<K>, value: K::Host) {
-        const BLOCK: usize = 256;
         let (address, count) = (self.at(to), to.len());
-        let grid = [count.div_ceil(8 * BLOCK).min(16 * self.multiprocessors()), 1, 1];
         match K::POOL {
             Pool::Storage => {
                 let value: f32 = bytemuck::cast(value);
-                self.launch("fill_bf16", grid, BLOCK, 0, arguments![address, value, count as i64]);
+                self.sweep("fill_bf16", count, arguments![address, value, count as i64]);
             }
             Pool::Wide => {
                 let value: f32 = bytemuck::cast(value);
-                self.launch("fill_f32", grid, BLOCK, 0, arguments![address, value, count as i64]);
+                self.sweep("fill_f32", count, arguments![address, value, count as i64]);
             }
             Pool::Index => {
                 let value: i32 = bytemuck::cast(value);
-                self.launch("fill_u32", grid, BLOCK, 0, arguments![address, value, count as i64]);
+                self.sweep("fill_u32", count, arguments![address, value, count as i64]);
             }
             Pool::Byte => {
                 let value: u8 = bytemuck::cast(value);
@@ -268,10 +273,8 @@ impl<R: Driver> Memory for Cuda<R> {
     }
 
     fn refresh(&mut self, master: Stats, weights: Tensor) {
-        const BLOCK: usize = 256;
         let count = master.len();
-        let grid = [count.div_ceil(8 * BLOCK).min(16 * self.multiprocessors()), 1, 1];
-        self.launch("to_bf16", grid, BLOCK, 0, arguments![self.at(master), self.at(weights), count as i64]);
+        self.sweep("to_bf16", count, arguments![self.at(master), self.at(weights), count as i64]);
     }
 
     fn health(&self) -> Result<()> {
