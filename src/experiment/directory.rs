@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::evaluation::Evaluation;
+use super::evaluation::{Evaluation, Prediction};
 use super::setup::Setup;
 use super::state::Position;
 use crate::error::{Error, Result};
@@ -75,6 +75,21 @@ impl RunDirectory {
     pub fn write_evaluation(&self, evaluation: &Evaluation) -> Result<()> {
         let text = serde_json::to_string_pretty(evaluation).expect("an evaluation is plain values");
         write_atomically(&self.path.join("evaluation.json"), (text + "\n").as_bytes())
+    }
+
+    pub fn write_predictions(&self, predictions: &[Prediction]) -> Result<()> {
+        let text = serde_json::to_string_pretty(predictions).expect("predictions are plain values");
+        write_atomically(&self.path.join("predictions.json"), (text + "\n").as_bytes())
+    }
+
+    /// The predictions in a run's directory; none where there is no such file.
+    pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
+        let path = path.join("predictions.json");
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause)),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(cause) => Err(Error::reading(&path, cause)),
+        }
     }
 
     /// The evaluation in a run's directory.

@@ -1,5 +1,7 @@
 //! The matrix E and what follows from it: `evaluation.json`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::EvaluationTask;
@@ -29,6 +31,34 @@ pub struct Evaluation {
     /// Samples trained on, and multiply-accumulates of their forward passes, in all.
     pub samples_spent: u64,
     pub macs_spent: u64,
+    /// What was spent up to the end of each step.
+    #[serde(default)]
+    pub spent: Vec<Spent>,
+    /// Other matrices of E's shape, by name: `classification`, `image_to_text_recall@5`.
+    #[serde(default)]
+    pub dynamic: BTreeMap<String, Vec<Vec<Option<f64>>>>,
+    /// Test sets beside the stream, by name: a number after each step.
+    #[serde(default)]
+    pub static_sets: BTreeMap<String, Vec<Option<f64>>>,
+}
+
+/// A budget in samples trained on and in multiply-accumulates of forward passes, since the run began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    pub samples: u64,
+    pub macs: u64,
+}
+
+/// A test image and what the model takes it for after the last step: `predictions.json`, a list of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Index in the data set.
+    pub sample: u32,
+    /// The step whose test image it is, from 0.
+    pub task: usize,
+    /// Names of classes, or captions in retrieval.
+    pub truth: String,
+    pub predicted: String,
 }
 
 /// A step as it stands in the tables.
@@ -59,6 +89,9 @@ impl Evaluation {
             summary: Summary::of(&TaskMatrix::new(setup.stream.steps.len()), &[]),
             samples_spent: 0,
             macs_spent: 0,
+            spent: Vec::new(),
+            dynamic: BTreeMap::new(),
+            static_sets: BTreeMap::new(),
         }
     }
 

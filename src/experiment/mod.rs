@@ -12,6 +12,6 @@ pub use config::{
     TrainText, presets,
 };
 pub use directory::RunDirectory;
-pub use evaluation::{Evaluation, StepRecord};
+pub use evaluation::{Evaluation, Prediction, Spent, StepRecord};
 pub use run::{Iteration, Observer, run};
 pub use setup::Setup;

@@ -7,10 +7,13 @@
 //! overwritten in full unless the op says that it adds. Outputs never overlap inputs.
 
 pub mod adamw;
+pub mod arena;
 pub mod attention;
 pub mod contrastive;
 pub mod cpu;
+pub mod cross_entropy;
 pub mod cuda;
+pub mod distillation;
 pub mod group_dro;
 pub mod l2_normalize;
 pub mod layer_norm;
@@ -20,6 +23,9 @@ pub mod memory;
 pub mod patch_embed;
 pub mod pool;
 pub mod position_embed;
+pub mod relu;
+pub mod similarity;
+pub mod supcon;
 pub mod token_embed;
 
 pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};
@@ -38,7 +44,13 @@ pub trait Device:
     + l2_normalize::L2Normalize
     + contrastive::Contrastive
     + group_dro::GroupDro
+    + cross_entropy::CrossEntropy
+    + similarity::Similarity
+    + supcon::SupCon
+    + distillation::Distillation
+    + relu::Relu
     + adamw::AdamW
+    + arena::Arena
 {
 }
 
@@ -55,7 +67,13 @@ impl<D> Device for D where
         + l2_normalize::L2Normalize
         + contrastive::Contrastive
         + group_dro::GroupDro
+        + cross_entropy::CrossEntropy
+        + similarity::Similarity
+        + supcon::SupCon
+        + distillation::Distillation
+        + relu::Relu
         + adamw::AdamW
+        + arena::Arena
 {
 }
 

@@ -4,8 +4,11 @@
 //! same bits with one thread or many.
 
 mod adamw;
+mod arena;
 mod attention;
 mod contrastive;
+mod cross_entropy;
+mod distillation;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
@@ -15,6 +18,9 @@ mod patch_embed;
 mod pool;
 mod position_embed;
 mod real;
+mod relu;
+mod similarity;
+mod supcon;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 mod token_embed;

@@ -11,8 +11,11 @@ pub mod kernels;
 pub mod nvidia;
 
 mod adamw;
+mod arena;
 mod attention;
 mod contrastive;
+mod cross_entropy;
+mod distillation;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
@@ -20,6 +23,9 @@ mod linear;
 mod patch_embed;
 mod pool;
 mod position_embed;
+mod relu;
+mod similarity;
+mod supcon;
 mod token_embed;
 
 use std::cell::RefCell;

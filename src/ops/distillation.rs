@@ -1,0 +1,48 @@
+//! Distillation of similarities: the rows of one model's similarity matrix as targets for another's. Similarity distillation
+//! for learning without forgetting (methods.md section 4, lwf), instance relation distillation for Co2L (arXiv 2106.14413).
+
+use super::{Stats, Write};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DistillationSettings {
+    /// Temperatures of the student's and the teacher's softmax.
+    pub tau: f64,
+    pub teacher_tau: f64,
+    /// Leaves the diagonal out of both softmaxes: rows and columns are the same samples.
+    pub exclude_self: bool,
+    /// Subtracts the teacher's entropy: the loss is then a KL divergence. Gradients are the same.
+    pub divergence: bool,
+    pub weight: f64,
+}
+
+/// How many times each row and each column stands for itself; each none for once. Sums then equal those over the repeated rows
+/// and columns exactly: texts are encoded once per distinct prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct Multiplicity {
+    /// `[rows]`
+    pub row: Option<Stats>,
+    /// `[columns]`
+    pub column: Option<Stats>,
+}
+
+pub trait Distillation {
+    /// loss\[0\] (=, +=) weight / (sum_i r_i) sum_i r_i sum_j c_j p_ij (log p_ij - log q_ij), without log p_ij unless `divergence`,
+    /// and ds (=, +=) its gradient with respect to the student's s, with
+    ///
+    /// q_ij = exp(s_ij / tau) / sum_k c_k exp(s_ik / tau), p_ij the same of the teacher's s' and tau'.
+    ///
+    /// s, teacher, ds `[rows, columns]`; r, c of `multiplicity`. The sum over rows is in two passes: the same bits every time.
+    #[allow(clippy::too_many_arguments)]
+    fn distill(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        settings: DistillationSettings,
+        multiplicity: Multiplicity,
+        s: Stats,
+        teacher: Stats,
+        write: Write,
+        loss: Stats,
+        ds: Stats,
+    );
+}
