@@ -34,7 +34,17 @@ impl Clip {
     pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 
     pub fn plan(plan: &mut Plan, spec: &ModelSpec, capacity: Capacity, purpose: Purpose) -> Clip {
-        let list = ParameterList::of(spec);
+        Clip::plan_listed(plan, spec, ParameterList::of(spec), capacity, purpose)
+    }
+
+    /// The same with the parameters of `list`, a method's own among them.
+    pub fn plan_listed(
+        plan: &mut Plan,
+        spec: &ModelSpec,
+        list: ParameterList,
+        capacity: Capacity,
+        purpose: Purpose,
+    ) -> Clip {
         let weights = Weights::plan(plan, &list, purpose == Purpose::Training);
         Clip::plan_with(plan, spec, list, weights, capacity, purpose)
     }

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod clip;
+pub mod frozen;
 pub mod parameters;
 pub mod spec;
 pub mod text;

@@ -45,17 +45,34 @@ impl Parameter {
 /// Starts of parameters are multiples of this many elements, so that every view is aligned as a plan's spans are.
 const ALIGNMENT: usize = 64;
 
-/// The parameters of a model, in open_clip's order.
+/// Parameters that a method adds to a CLIP: classifiers' heads, predictors.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Extra {
+    /// `NAME.weight` [outputs, inputs], and `NAME.bias` [outputs] where there is one; they start as PyTorch's `nn.Linear` does.
+    Linear { name: String, inputs: usize, outputs: usize, bias: bool },
+    /// `NAME.weight` and `NAME.bias` [width].
+    Norm { name: String, width: usize },
+}
+
+/// The parameters of a model, in open_clip's order; a method's own follow those of the image tower.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterList {
     parameters: Vec<Parameter>,
     arena: usize,
+    /// Where the image tower's and a method's own lie, one after the other.
+    vision: Range<usize>,
+    extras: Range<usize>,
 }
 
 impl ParameterList {
     /// The parameters of open_clip's CLIP (interop.md): 302 tensors for ViT-B-16.
     pub fn of(spec: &ModelSpec) -> ParameterList {
-        let mut list = ParameterList { parameters: Vec::new(), arena: 0 };
+        ParameterList::with_extras(spec, &[])
+    }
+
+    /// The same with a method's own.
+    pub fn with_extras(spec: &ModelSpec, extras: &[Extra]) -> ParameterList {
+        let mut list = ParameterList { parameters: Vec::new(), arena: 0, vision: 0..0, extras: 0..0 };
         let (vision, text) = (spec.vision(), spec.text());
         let patch = spec.vision_cfg.patch_size;
         let scale = (vision.width as f64).powf(-0.5);
@@ -68,6 +85,7 @@ impl ParameterList {
             Initial::Normal { std: (text.width as f64).powf(-0.5) },
         );
         list.add("logit_scale", &[], Initial::Value((1.0f64 / 0.07).ln()));
+        let vision_start = list.arena;
         list.add("visual.class_embedding", &[vision.width], Initial::Normal { std: scale });
         list.add("visual.positional_embedding", &[spec.patches() + 1, vision.width], Initial::Normal { std: scale });
         list.add("visual.proj", &[vision.width, spec.embed_dim], Initial::Normal { std: scale });
@@ -79,6 +97,20 @@ impl ParameterList {
         list.add_norm("visual.ln_pre", vision.width);
         list.add_blocks("visual.transformer.resblocks", &vision);
         list.add_norm("visual.ln_post", vision.width);
+        list.vision = vision_start..list.arena;
+        for extra in extras {
+            match extra {
+                Extra::Linear { name, inputs, outputs, bias } => {
+                    let initial = Initial::Uniform { bound: (*inputs as f64).powf(-0.5) };
+                    list.add(&format!("{name}.weight"), &[*outputs, *inputs], initial);
+                    if *bias {
+                        list.add(&format!("{name}.bias"), &[*outputs], initial);
+                    }
+                }
+                Extra::Norm { name, width } => list.add_norm(name, *width),
+            }
+        }
+        list.extras = list.vision.end..list.arena;
         list.add_blocks("transformer.resblocks", &text);
         list.add("token_embedding.weight", &[spec.text_cfg.vocab_size, text.width], Initial::Normal { std: 0.02 });
         list.add_norm("ln_final", text.width);
@@ -141,8 +173,30 @@ impl ParameterList {
 
     /// The parameter of that name. Panics on a name that no CLIP has: a bug of the caller.
     pub fn get(&self, name: &str) -> &Parameter {
-        let found = self.parameters.iter().find(|parameter| parameter.name == name);
-        found.unwrap_or_else(|| panic!("no parameter is called {name}"))
+        self.find(name).unwrap_or_else(|| panic!("no parameter is called {name}"))
+    }
+
+    pub fn find(&self, name: &str) -> Option<&Parameter> {
+        self.parameters.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Where the image tower's parameters lie in the arena.
+    pub fn vision(&self) -> Range<usize> {
+        self.vision.clone()
+    }
+
+    /// Where a method's own lie: right after the image tower's.
+    pub fn extras(&self) -> Range<usize> {
+        self.extras.clone()
+    }
+
+    /// Copies the parameters that both lists have, from an arena of this list into one of `other`.
+    pub fn transfer(&self, values: &[f32], other: &ParameterList, to: &mut [f32]) {
+        for parameter in &self.parameters {
+            if let Some(place) = other.find(&parameter.name) {
+                to[place.range()].copy_from_slice(&values[parameter.range()]);
+            }
+        }
     }
 
     /// The arena's stretches under weight decay, neighbours joined.
@@ -187,6 +241,26 @@ mod tests {
         assert_eq!(list.get("visual.conv1.weight").shape, [768, 3, 16, 16]);
         assert_eq!(list.get("text_projection").shape, [512, 512]);
         assert_eq!(list.get("logit_scale").shape, [0usize; 0]);
+    }
+
+    #[test]
+    fn a_methods_own_lie_behind_the_image_tower_and_leave_the_rest_as_it_was() {
+        let spec = ModelSpec::find("emoji-tiny").unwrap();
+        let head = Extra::Linear { name: "head".to_string(), inputs: spec.embed_dim, outputs: 10, bias: true };
+        let (plain, list) = (ParameterList::of(&spec), ParameterList::with_extras(&spec, &[head]));
+        let (vision, extras) = (list.vision(), list.extras());
+        assert_eq!((vision.end, list.get("head.weight").offset), (extras.start, extras.start));
+        assert_eq!(list.count() - plain.count(), 10 * spec.embed_dim + 10);
+        for parameter in list.iter() {
+            assert_eq!(vision.contains(&parameter.offset), parameter.name.starts_with("visual."), "{}", parameter.name);
+            assert_eq!(extras.contains(&parameter.offset), parameter.name.starts_with("head."), "{}", parameter.name);
+        }
+        let values: Vec<f32> = (0..plain.arena_len()).map(|i| i as f32).collect();
+        let (mut there, mut back) = (vec![-1.0; list.arena_len()], vec![0.0; plain.arena_len()]);
+        plain.transfer(&values, &list, &mut there);
+        list.transfer(&there, &plain, &mut back);
+        assert!(plain.iter().all(|parameter| back[parameter.range()] == values[parameter.range()]));
+        assert!(there[extras].iter().all(|value| *value == -1.0));
     }
 
     #[test]

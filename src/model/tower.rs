@@ -18,12 +18,12 @@ pub struct Head {
     pooled: Tensor,
     saved: SavedNorm,
     /// [samples, D], before and after normalisation to unit length.
-    projected: Tensor,
+    pub features: Tensor,
     pub embeddings: Tensor,
     norms: Stats,
     /// Gradients in the way down.
     pub embeddings_gradient: Tensor,
-    dprojected: Tensor,
+    pub features_gradient: Tensor,
     dnormed: Tensor,
 }
 
@@ -43,11 +43,11 @@ impl Head {
             embed_dim,
             pooled: plan.tensor(samples * width),
             saved: SavedNorm::plan(plan, samples, width),
-            projected: plan.tensor(samples * embed_dim),
+            features: plan.tensor(samples * embed_dim),
             embeddings: plan.tensor(samples * embed_dim),
             norms: plan.stats(samples),
             embeddings_gradient: plan.tensor(samples * embed_dim),
-            dprojected: plan.tensor(samples * embed_dim),
+            features_gradient: plan.tensor(samples * embed_dim),
             dnormed: plan.tensor(samples * width),
         }
     }
@@ -57,24 +57,41 @@ impl Head {
         device.pool(pool, position, tokens, self.pooled);
         self.norm.forward(device, norm_shape(samples, self.width), self.pooled, self.saved);
         let shape = LinearShape::projection(samples, self.width, self.embed_dim);
-        device.linear(shape, self.saved.y, self.projection.0, None, Epilogue::None, self.projected);
-        device.l2_normalize(samples, self.embed_dim, self.projected, self.embeddings, self.norms);
+        device.linear(shape, self.saved.y, self.projection.0, None, Epilogue::None, self.features);
+        device.l2_normalize(samples, self.embed_dim, self.features, self.embeddings, self.norms);
     }
 
-    /// Writes the gradient of all tokens into `dtokens`.
+    /// From the embeddings' gradient to that of all tokens, into `dtokens`.
     pub fn backward<D: Device>(&self, device: &mut D, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
-        let samples = pool.samples;
         device.l2_normalize_backward(
-            samples,
+            pool.samples,
             self.embed_dim,
             self.embeddings_gradient,
             self.embeddings,
             self.norms,
-            self.dprojected,
+            self.features_gradient,
         );
+        self.backward_features(device, pool, position, dtokens);
+    }
+
+    /// The same from the features' gradient.
+    pub fn backward_features<D: Device>(
+        &self,
+        device: &mut D,
+        pool: PoolShape,
+        position: Option<Ids>,
+        dtokens: Tensor,
+    ) {
+        let samples = pool.samples;
         let shape = LinearShape::projection(samples, self.width, self.embed_dim);
-        device.linear_backward_weight(shape, self.dprojected, self.saved.y, self.projection.1, None);
-        device.linear_backward_data(shape, self.dprojected, self.projection.0, BackwardEpilogue::None, self.dnormed);
+        device.linear_backward_weight(shape, self.features_gradient, self.saved.y, self.projection.1, None);
+        device.linear_backward_data(
+            shape,
+            self.features_gradient,
+            self.projection.0,
+            BackwardEpilogue::None,
+            self.dnormed,
+        );
         // ln's input is used up by its own backward pass, but not before: the gradient goes where its output was.
         let dpooled = self.saved.y;
         let norm = norm_shape(samples, self.width);

@@ -2,10 +2,10 @@
 
 use super::parameters::ParameterList;
 use super::spec::{ModelSpec, TransformerSpec};
-use super::weights::{NormWeights, SavedNorm, Weights};
+use super::weights::{LinearWeights, NormWeights, SavedNorm, Weights};
 use crate::ops::attention::AttentionShape;
 use crate::ops::layer_norm::LayerNormShape;
-use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
+use crate::ops::linear::{BackwardEpilogue, Epilogue};
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
 
 /// One block's parameters and their gradients.
@@ -16,13 +16,6 @@ struct BlockWeights {
     ln_2: NormWeights,
     c_fc: LinearWeights,
     c_proj: LinearWeights,
-}
-
-struct LinearWeights {
-    weight: Tensor,
-    bias: Tensor,
-    dweight: Stats,
-    dbias: Stats,
 }
 
 /// What a block keeps of its forward pass. Rows are tokens of all sequences; w is the width.
@@ -88,26 +81,17 @@ impl Transformer {
         let input = plan.tensor(rows * width);
         let mut blocks: Vec<(BlockWeights, Saved)> = Vec::with_capacity(spec.layers);
         for layer in 0..spec.layers {
-            let linear = |name: &str, weight: &str, bias: &str| {
-                let (weight, bias) = (
-                    list.get(&format!("{prefix}.{layer}.{name}{weight}")),
-                    list.get(&format!("{prefix}.{layer}.{name}{bias}")),
-                );
-                LinearWeights {
-                    weight: weights.value(weight),
-                    bias: weights.value(bias),
-                    dweight: weights.gradient(weight),
-                    dbias: weights.gradient(bias),
-                }
+            let linear = |weight: &str, bias: &str| {
+                weights.linear(list, &format!("{prefix}.{layer}.{weight}"), &format!("{prefix}.{layer}.{bias}"))
             };
             let norm = |name: &str| weights.norm(list, &format!("{prefix}.{layer}.{name}"));
             let block = BlockWeights {
                 ln_1: norm("ln_1"),
-                in_proj: linear("attn.", "in_proj_weight", "in_proj_bias"),
-                out_proj: linear("attn.out_proj.", "weight", "bias"),
+                in_proj: linear("attn.in_proj_weight", "attn.in_proj_bias"),
+                out_proj: linear("attn.out_proj.weight", "attn.out_proj.bias"),
                 ln_2: norm("ln_2"),
-                c_fc: linear("mlp.c_fc.", "weight", "bias"),
-                c_proj: linear("mlp.c_proj.", "weight", "bias"),
+                c_fc: linear("mlp.c_fc.weight", "mlp.c_fc.bias"),
+                c_proj: linear("mlp.c_proj.weight", "mlp.c_proj.bias"),
             };
             let saved = match (blocks.last(), purpose) {
                 // Without a backward pass every block after the first writes where the one before it did; the stream moves
@@ -156,44 +140,44 @@ impl Transformer {
 
     pub fn forward<D: Device>(&self, device: &mut D, sequences: usize, tokens: usize) {
         let spec = &self.spec;
-        let (rows, width, hidden) = (sequences * tokens, spec.width, spec.hidden);
-        let norm = norm_shape(rows, width);
+        let rows = sequences * tokens;
+        let norm = norm_shape(rows, spec.width);
         let attention = self.attention_shape(sequences, tokens);
         for (block, saved) in &self.blocks {
             block.ln_1.forward(device, norm, saved.input, saved.ln_1);
-            block.in_proj.forward(device, rows, width, 3 * width, saved.ln_1.y, Epilogue::None, saved.qkv);
+            block.in_proj.forward(device, rows, saved.ln_1.y, Epilogue::None, saved.qkv);
             device.attention(attention, saved.qkv, saved.attended, saved.log_sum_exp);
             let residual = Epilogue::Residual(saved.input);
-            block.out_proj.forward(device, rows, width, width, saved.attended, residual, saved.middle);
+            block.out_proj.forward(device, rows, saved.attended, residual, saved.middle);
 
             block.ln_2.forward(device, norm, saved.middle, saved.ln_2);
             let activation = Epilogue::Activation { kind: spec.activation, pre: saved.pre };
-            block.c_fc.forward(device, rows, width, hidden, saved.ln_2.y, activation, saved.hidden);
+            block.c_fc.forward(device, rows, saved.ln_2.y, activation, saved.hidden);
             let residual = Epilogue::Residual(saved.middle);
-            block.c_proj.forward(device, rows, hidden, width, saved.hidden, residual, saved.output);
+            block.c_proj.forward(device, rows, saved.hidden, residual, saved.output);
         }
     }
 
     /// From the gradient of the output in [`Transformer::gradient`] to those of all parameters, and of the input in its place.
     pub fn backward<D: Device>(&self, device: &mut D, sequences: usize, tokens: usize) {
         let spec = &self.spec;
-        let (rows, width, hidden) = (sequences * tokens, spec.width, spec.hidden);
-        let norm = norm_shape(rows, width);
+        let rows = sequences * tokens;
+        let norm = norm_shape(rows, spec.width);
         let attention = self.attention_shape(sequences, tokens);
         let d = self.gradients.as_ref().expect("planned for training");
         for (block, saved) in self.blocks.iter().rev() {
-            block.c_proj.backward_weight(device, rows, hidden, width, d.stream, saved.hidden);
+            block.c_proj.backward_weight(device, rows, d.stream, saved.hidden);
             let activation = BackwardEpilogue::Activation { kind: spec.activation, pre: saved.pre };
-            block.c_proj.backward_data(device, rows, hidden, width, d.stream, activation, d.hidden);
-            block.c_fc.backward_weight(device, rows, width, hidden, d.hidden, saved.ln_2.y);
-            block.c_fc.backward_data(device, rows, width, hidden, d.hidden, BackwardEpilogue::None, d.branch);
+            block.c_proj.backward_data(device, rows, d.stream, activation, d.hidden);
+            block.c_fc.backward_weight(device, rows, d.hidden, saved.ln_2.y);
+            block.c_fc.backward_data(device, rows, d.hidden, BackwardEpilogue::None, d.branch);
             block.ln_2.backward(device, norm, d.branch, saved.middle, saved.ln_2, Write::Add, d.stream);
 
-            block.out_proj.backward_weight(device, rows, width, width, d.stream, saved.attended);
-            block.out_proj.backward_data(device, rows, width, width, d.stream, BackwardEpilogue::None, d.branch);
+            block.out_proj.backward_weight(device, rows, d.stream, saved.attended);
+            block.out_proj.backward_data(device, rows, d.stream, BackwardEpilogue::None, d.branch);
             device.attention_backward(attention, saved.qkv, saved.attended, saved.log_sum_exp, d.branch, d.qkv);
-            block.in_proj.backward_weight(device, rows, width, 3 * width, d.qkv, saved.ln_1.y);
-            block.in_proj.backward_data(device, rows, width, 3 * width, d.qkv, BackwardEpilogue::None, d.branch);
+            block.in_proj.backward_weight(device, rows, d.qkv, saved.ln_1.y);
+            block.in_proj.backward_data(device, rows, d.qkv, BackwardEpilogue::None, d.branch);
             block.ln_1.backward(device, norm, d.branch, saved.input, saved.ln_1, Write::Add, d.stream);
         }
     }
@@ -206,47 +190,4 @@ impl Transformer {
 
 pub fn norm_shape(rows: usize, width: usize) -> LayerNormShape {
     LayerNormShape { rows, width, eps: ModelSpec::LAYER_NORM_EPS }
-}
-
-impl LinearWeights {
-    #[allow(clippy::too_many_arguments)]
-    fn forward<D: Device>(
-        &self,
-        device: &mut D,
-        rows: usize,
-        inputs: usize,
-        outputs: usize,
-        x: Tensor,
-        epilogue: Epilogue,
-        y: Tensor,
-    ) {
-        device.linear(LinearShape::new(rows, inputs, outputs), x, self.weight, Some(self.bias), epilogue, y);
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn backward_data<D: Device>(
-        &self,
-        device: &mut D,
-        rows: usize,
-        inputs: usize,
-        outputs: usize,
-        dy: Tensor,
-        epilogue: BackwardEpilogue,
-        dx: Tensor,
-    ) {
-        device.linear_backward_data(LinearShape::new(rows, inputs, outputs), dy, self.weight, epilogue, dx);
-    }
-
-    fn backward_weight<D: Device>(
-        &self,
-        device: &mut D,
-        rows: usize,
-        inputs: usize,
-        outputs: usize,
-        dy: Tensor,
-        x: Tensor,
-    ) {
-        let shape = LinearShape::new(rows, inputs, outputs);
-        device.linear_backward_weight(shape, dy, x, self.dweight, Some(self.dbias));
-    }
 }

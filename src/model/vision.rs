@@ -84,6 +84,11 @@ impl VisionTower {
         self.pixels
     }
 
+    /// The first `images` of them.
+    pub fn pixels_of(&self, images: usize) -> Bytes {
+        self.pixels.first(images * self.image_size * self.image_size * 3)
+    }
+
     /// L2-normalised embeddings `[images, D]` after [`VisionTower::forward`].
     pub fn embeddings(&self) -> Tensor {
         self.head.embeddings
@@ -92,6 +97,16 @@ impl VisionTower {
     /// Where the embeddings' gradient goes before [`VisionTower::backward`].
     pub fn embeddings_gradient(&self) -> Tensor {
         self.head.embeddings_gradient
+    }
+
+    /// The projections `[images, D]` that [`VisionTower::forward`] brings to unit length: what classifiers' heads read.
+    pub fn features(&self) -> Tensor {
+        self.head.features
+    }
+
+    /// Where the features' gradient goes before [`VisionTower::backward_features`].
+    pub fn features_gradient(&self) -> Tensor {
+        self.head.features_gradient
     }
 
     fn patch_shape(&self, images: usize) -> PatchShape {
@@ -127,9 +142,21 @@ impl VisionTower {
 
     /// From the embeddings' gradient to that of every parameter. What [`VisionTower::forward`] saved is used up.
     pub fn backward<D: Device>(&self, device: &mut D, images: usize) {
+        let (_, _, pool) = self.shapes(images);
+        self.head.backward(device, pool, None, self.blocks.gradient());
+        self.backward_blocks(device, images);
+    }
+
+    /// The same from the features' gradient.
+    pub fn backward_features<D: Device>(&self, device: &mut D, images: usize) {
+        let (_, _, pool) = self.shapes(images);
+        self.head.backward_features(device, pool, None, self.blocks.gradient());
+        self.backward_blocks(device, images);
+    }
+
+    fn backward_blocks<D: Device>(&self, device: &mut D, images: usize) {
         let (projection, position, pool) = self.shapes(images);
         let stream = self.blocks.gradient();
-        self.head.backward(device, pool, None, stream);
         self.blocks.backward(device, images, pool.tokens);
         // The blocks' input is ln_pre's output, which nothing reads any more: the gradient of ln_pre's input takes its place.
         let norm = norm_shape(images * pool.tokens, self.width);

@@ -1,7 +1,10 @@
 //! The arenas in which parameters and gradients lie, and views of them.
 
+use std::ops::Range;
+
 use super::parameters::{Parameter, ParameterList};
 use crate::ops::layer_norm::LayerNormShape;
+use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
 
 /// Flat arenas of one layout: master weights, the storage copy that ops read, and gradients (empty without training).
@@ -10,6 +13,8 @@ pub struct Weights {
     pub master: Stats,
     pub storage: Tensor,
     pub gradients: Stats,
+    /// Where the arenas begin in the layout: copies of a part begin later.
+    first: usize,
 }
 
 impl Weights {
@@ -18,16 +23,34 @@ impl Weights {
         let master = plan.section("parameters", |plan| plan.stats(list.arena_len()));
         let storage = plan.section("parameters", |plan| plan.weights(master));
         let gradients = plan.section("gradients", |plan| plan.stats(if training { list.arena_len() } else { 0 }));
-        Weights { master, storage, gradients }
+        Weights { master, storage, gradients, first: 0 }
+    }
+
+    /// Room for a copy of the stretch `range` of a layout, to be read alone.
+    pub fn plan_copy(plan: &mut Plan, range: &Range<usize>) -> Weights {
+        let storage = plan.section("teachers", |plan| plan.tensor(range.len()));
+        Weights { master: Stats::new(0, 0), storage, gradients: Stats::new(0, 0), first: range.start }
     }
 
     pub fn value(&self, parameter: &Parameter) -> Tensor {
-        self.storage.slice(parameter.offset, parameter.len())
+        self.storage.slice(parameter.offset - self.first, parameter.len())
     }
 
     /// The parameter's gradient; an empty span where none are kept.
     pub fn gradient(&self, parameter: &Parameter) -> Stats {
         if self.gradients.is_empty() { self.gradients } else { self.gradients.slice(parameter.offset, parameter.len()) }
+    }
+
+    /// The linear map whose parameters have these names; it may be without a bias.
+    pub fn linear(&self, list: &ParameterList, weight: &str, bias: &str) -> LinearWeights {
+        let (weight, bias) = (list.get(weight), list.find(bias));
+        LinearWeights {
+            inputs: weight.shape[1],
+            outputs: weight.shape[0],
+            weight: self.value(weight),
+            dweight: self.gradient(weight),
+            bias: bias.map(|bias| (self.value(bias), self.gradient(bias))),
+        }
     }
 
     /// The layer norm of that name.
@@ -39,6 +62,45 @@ impl Weights {
             dgamma: self.gradient(gamma),
             dbeta: self.gradient(beta),
         }
+    }
+}
+
+/// A linear map's parameters and gradients; weight [outputs, inputs].
+#[derive(Clone, Copy)]
+pub struct LinearWeights {
+    pub inputs: usize,
+    pub outputs: usize,
+    pub weight: Tensor,
+    pub dweight: Stats,
+    /// Without one, none.
+    pub bias: Option<(Tensor, Stats)>,
+}
+
+impl LinearWeights {
+    /// y = epilogue(x W^T + b): x [rows, inputs], y [rows, outputs].
+    pub fn forward<D: Device>(&self, device: &mut D, rows: usize, x: Tensor, epilogue: Epilogue, y: Tensor) {
+        device.linear(self.shape(rows), x, self.weight, self.bias.map(|(bias, _)| bias), epilogue, y);
+    }
+
+    /// dx = epilogue(dy W).
+    pub fn backward_data<D: Device>(
+        &self,
+        device: &mut D,
+        rows: usize,
+        dy: Tensor,
+        epilogue: BackwardEpilogue,
+        dx: Tensor,
+    ) {
+        device.linear_backward_data(self.shape(rows), dy, self.weight, epilogue, dx);
+    }
+
+    /// The gradients of weight and bias.
+    pub fn backward_weight<D: Device>(&self, device: &mut D, rows: usize, dy: Tensor, x: Tensor) {
+        device.linear_backward_weight(self.shape(rows), dy, x, self.dweight, self.bias.map(|(_, dbias)| dbias));
+    }
+
+    fn shape(&self, rows: usize) -> LinearShape {
+        LinearShape::new(rows, self.inputs, self.outputs)
     }
 }
 

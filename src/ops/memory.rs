@@ -124,6 +124,10 @@ pub struct Plan {
     sections: Vec<(String, usize)>,
 }
 
+/// A place in a plan to come back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark([usize; 4]);
+
 /// Every span starts on a multiple of this many elements, so that vector loads and asynchronous copies are aligned.
 const ALIGNMENT: usize = 64;
 
@@ -183,6 +187,25 @@ impl Plan {
         match self.sections.iter_mut().find(|(known, _)| known == name) {
             Some(section) => section.1 += bytes,
             None => self.sections.push((name.to_string(), bytes)),
+        }
+        built
+    }
+
+    /// Where the plan ends now; see [`Plan::over`].
+    pub fn mark(&self) -> Mark {
+        Mark(self.elements)
+    }
+
+    /// Plans what `build` asks for over the memory that was planned since `mark`: both are never in use at the same time.
+    pub fn over<R>(&mut self, mark: Mark, build: impl FnOnce(&mut Plan) -> R) -> R {
+        let before = std::mem::replace(&mut self.elements, mark.0);
+        let built = build(self);
+        for (used, before) in self.elements.iter_mut().zip(before) {
+            *used = before.max(*used);
+        }
+        // What is a gap of one may be a span of another.
+        for (gaps, start) in self.gaps.iter_mut().zip(mark.0) {
+            gaps.retain(|gap| gap.start < start);
         }
         built
     }

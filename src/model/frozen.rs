@@ -1,0 +1,76 @@
+//! A copy of a model that does not learn: a teacher, or an earlier extractor.
+
+use std::ops::Range;
+
+use super::clip::{Capacity, Clip};
+use super::parameters::ParameterList;
+use super::text::TextTower;
+use super::transformer::Purpose;
+use super::vision::VisionTower;
+use super::weights::Weights;
+use crate::ops::{Device, Plan};
+
+pub struct Frozen {
+    /// The stretch of the arena that is copied.
+    range: Range<usize>,
+    pub weights: Weights,
+    pub vision: VisionTower,
+    /// There when the whole model is copied.
+    pub text: Option<TextTower>,
+}
+
+/// How much of a model a copy has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The image tower and a method's own parameters.
+    Vision,
+    Whole,
+}
+
+impl Part {
+    fn range(self, list: &ParameterList) -> Range<usize> {
+        match self {
+            Part::Vision => list.vision().start..list.extras().end,
+            Part::Whole => 0..list.arena_len(),
+        }
+    }
+}
+
+impl Frozen {
+    /// Plans `count` copies for batches of `capacity`, and what `beside` asks for. None of them is ever in use beside another:
+    /// they share one set of activations.
+    pub fn plan<R>(
+        plan: &mut Plan,
+        clip: &Clip,
+        (count, part): (usize, Part),
+        capacity: Capacity,
+        beside: impl FnOnce(&mut Plan) -> R,
+    ) -> (Vec<Frozen>, R) {
+        let (spec, list, purpose) = (&clip.spec, &clip.parameters, Purpose::Inference);
+        let range = part.range(list);
+        let copies: Vec<Weights> = (0..count).map(|_| Weights::plan_copy(plan, &range)).collect();
+        let mark = plan.mark();
+        let beside = beside(plan);
+        let towers = |plan: &mut Plan, weights: Weights| Frozen {
+            range: range.clone(),
+            weights,
+            vision: VisionTower::plan(plan, spec, list, weights, capacity.images, purpose),
+            text: (part == Part::Whole).then(|| TextTower::plan(plan, spec, list, weights, capacity.texts, purpose)),
+        };
+        let frozen = copies.into_iter();
+        let frozen =
+            frozen.map(|weights| plan.section("teachers", |plan| plan.over(mark, |plan| towers(plan, weights))));
+        (frozen.collect(), beside)
+    }
+
+    /// Takes over what the model is now.
+    pub fn take<D: Device>(&self, device: &mut D, clip: &Clip) {
+        device.copy(clip.weights.storage.slice(self.range.start, self.range.len()), self.weights.storage);
+    }
+
+    /// Runs the image tower on the images that `vision` holds.
+    pub fn see<D: Device>(&self, device: &mut D, vision: &VisionTower, images: usize) {
+        device.copy(vision.pixels_of(images), self.vision.pixels_of(images));
+        self.vision.forward(device, images);
+    }
+}
