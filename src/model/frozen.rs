@@ -37,30 +37,22 @@ impl Part {
 }
 
 impl Frozen {
-    /// Plans `count` copies for batches of `capacity`, and what `beside` asks for. None of them is ever in use beside another:
-    /// they share one set of activations.
-    pub fn plan<R>(
-        plan: &mut Plan,
-        clip: &Clip,
-        (count, part): (usize, Part),
-        capacity: Capacity,
-        beside: impl FnOnce(&mut Plan) -> R,
-    ) -> (Vec<Frozen>, R) {
+    /// Plans `count` copies for batches of `capacity`. They run one after another and share one set of activations: what is
+    /// wanted of one is taken before the next runs.
+    pub fn plan(plan: &mut Plan, clip: &Clip, count: usize, part: Part, capacity: Capacity) -> Vec<Frozen> {
         let (spec, list, purpose) = (&clip.spec, &clip.parameters, Purpose::Inference);
         let range = part.range(list);
-        let copies: Vec<Weights> = (0..count).map(|_| Weights::plan_copy(plan, &range)).collect();
-        let mark = plan.mark();
-        let beside = beside(plan);
-        let towers = |plan: &mut Plan, weights: Weights| Frozen {
-            range: range.clone(),
-            weights,
-            vision: VisionTower::plan(plan, spec, list, weights, capacity.images, purpose),
-            text: (part == Part::Whole).then(|| TextTower::plan(plan, spec, list, weights, capacity.texts, purpose)),
-        };
-        let frozen = copies.into_iter();
-        let frozen =
-            frozen.map(|weights| plan.section("teachers", |plan| plan.over(mark, |plan| towers(plan, weights))));
-        (frozen.collect(), beside)
+        plan.section("teachers", |plan| {
+            let copies: Vec<Weights> = (0..count).map(|_| Weights::plan_copy(plan, &range)).collect();
+            let mark = plan.mark();
+            let towers = |plan: &mut Plan, weights: Weights| Frozen {
+                range: range.clone(),
+                weights,
+                vision: VisionTower::plan(plan, spec, list, weights, capacity.images, purpose),
+                text: (part == Part::Whole).then(|| TextTower::plan(plan, spec, list, weights, capacity.texts, purpose)),
+            };
+            copies.into_iter().map(|weights| plan.over(mark, |plan| towers(plan, weights))).collect()
+        })
     }
 
     /// Takes over what the model is now.

@@ -25,6 +25,13 @@ pub struct TextTower {
     end: Ids,
 }
 
+/// Texts of a batch, and the length that they run at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadedTexts {
+    pub texts: usize,
+    pub tokens: usize,
+}
+
 impl TextTower {
     pub fn plan(
         plan: &mut Plan,
@@ -71,6 +78,13 @@ impl TextTower {
         device.write(self.ids, &ids);
         device.write(self.end, &texts.iter().map(|text| text.len() as u32 - 1).collect::<Vec<_>>());
         tokens
+    }
+
+    /// Runs on the texts that `other` holds.
+    pub fn see<D: Device>(&self, device: &mut D, other: &TextTower, LoadedTexts { texts, tokens }: LoadedTexts) {
+        device.copy(other.ids.first(texts * tokens), self.ids.first(texts * tokens));
+        device.copy(other.end.first(texts), self.end.first(texts));
+        self.forward(device, texts, tokens);
     }
 
     /// L2-normalised embeddings `[texts, D]` after [`TextTower::forward`].
