@@ -4,8 +4,10 @@
 mod fixtures;
 
 mod adamw;
+mod arena;
 mod attention;
 mod contrastive;
+mod cross_entropy;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
@@ -13,6 +15,7 @@ mod linear;
 mod patch_embed;
 mod pool;
 mod position_embed;
+mod relu;
 mod token_embed;
 
 use perennial::ops::cpu::{Cpu, Float};

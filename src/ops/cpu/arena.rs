@@ -1,23 +1,51 @@
-//! Stub.
-#![allow(unused_variables)]
+//! Sweeps over flat arenas, a piece at a time.
+
+use rayon::prelude::*;
+
+use super::vector::{sum, sum2, vectorized};
 use super::{Cpu, Real};
-use crate::ops::Stats;
 use crate::ops::arena::Arena;
+use crate::ops::{Memory, Stats};
+
+/// Elements of one piece of work: its arrays stay within a second-level cache.
+const PIECE: usize = 1 << 14;
 
 impl<T: Real> Arena for Cpu<T> {
-    #[allow(clippy::too_many_arguments)]
     fn interpolate(&mut self, alpha: f64, y: Stats, x: Stats) {
-        todo!()
+        // At the ends the formula would lose the sign of zero, and let what is infinite on one side spoil the other.
+        if alpha == 1.0 {
+            self.copy(y, x);
+        } else if alpha != 0.0 {
+            let (keep, take) = (T::of(1.0 - alpha), T::of(alpha));
+            self.sweep(
+                y,
+                x,
+                #[inline(always)]
+                |y, x| keep * x + take * y,
+            );
+        }
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn accumulate_squares(&mut self, gradients: Stats, squares: Stats) {
-        todo!()
+        self.sweep(
+            gradients,
+            squares,
+            #[inline(always)]
+            |g, sum| sum + g * g,
+        );
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn accumulate_fisher(&mut self, scale: f64, limit: f64, squares: Stats, fisher: Stats) {
-        todo!()
+        let (scale, limit) = (T::of(scale), T::of(limit));
+        self.sweep(
+            squares,
+            fisher,
+            #[inline(always)]
+            // In this order NaN stays NaN.
+            |squares, fisher| fisher + limit.min(scale * squares),
+        );
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn quadratic_penalty(
         &mut self,
         strength: f64,
@@ -27,6 +55,43 @@ impl<T: Real> Arena for Cpu<T> {
         gradients: Stats,
         loss: Stats,
     ) {
-        todo!()
+        let len = gradients.len();
+        let ([gradients, loss], [fisher, anchor, master], side) = self.views(
+            [gradients.into(), loss.first(1).into()],
+            [fisher.first(len).into(), anchor.first(len).into(), master.first(len).into()],
+        );
+        let factor = T::of(strength);
+        side.with_partials(len.div_ceil(PIECE), |partials| {
+            let weights = master.par_chunks(PIECE).zip(anchor.par_chunks(PIECE)).zip(fisher.par_chunks(PIECE));
+            let pieces = gradients.par_chunks_mut(PIECE).zip(partials.par_iter_mut()).zip(weights);
+            pieces.for_each(|((gradients, partial), ((master, anchor), fisher))| {
+                side.with_scratch(fisher.len(), |moved| {
+                    vectorized(
+                        #[inline(always)]
+                        || {
+                            for k in 0..fisher.len() {
+                                moved[k] = master[k] - anchor[k];
+                                gradients[k] += factor * fisher[k] * moved[k];
+                            }
+                            *partial = sum2(fisher, moved, |fisher, moved| fisher * moved * moved);
+                        },
+                    );
+                });
+            });
+            loss[0] += T::of(strength / 2.0) * sum(partials, |x| x);
+        });
+    }
+}
+
+impl<T: Real> Cpu<T> {
+    /// to = f(from, to), element by element.
+    fn sweep(&mut self, from: Stats, to: Stats, f: impl Fn(T, T) -> T + Sync) {
+        let ([to], [from], _) = self.views([to.into()], [from.first(to.len()).into()]);
+        to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| {
+            vectorized(
+                #[inline(always)]
+                || to.iter_mut().zip(from).for_each(|(to, from)| *to = f(*from, *to)),
+            );
+        });
     }
 }

@@ -280,13 +280,16 @@ mod tests {
     use super::*;
     use crate::ops::Write;
     use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, pace};
+    use crate::ops::arena::Arena;
     use crate::ops::attention::{Attention, AttentionShape};
     use crate::ops::contrastive::{
         Contrastive, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
     };
+    use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftTargets};
     use crate::ops::layer_norm::{LayerNorm, LayerNormShape};
     use crate::ops::linear::{Activation, BackwardEpilogue, Epilogue, Linear, LinearShape};
     use crate::ops::memory::Wide;
+    use crate::ops::relu::Relu;
     use crate::rng::{normal, rng};
 
     /// All memory after `work` on `threads` threads, on what `build` plans and random values.
@@ -390,7 +393,38 @@ mod tests {
                 device.contrastive_backward(shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale);
             },
         );
+        let shape = LogitsShape { rows: 150, columns: 40, stride: 50 };
+        assert_same_bits(
+            "cross_entropy",
+            |plan| {
+                let tensors = [(); 3].map(|_| plan.tensor(shape.rows * shape.stride));
+                (tensors, plan.ids(shape.rows), plan.stats(shape.columns), plan.stats(1))
+            },
+            |device, ([logits, teacher, dlogits], label, w, loss)| {
+                device.cross_entropy(shape, logits, Some(w), label, 0.7, Write::Set, loss, dlogits);
+                let targets = SoftTargets { temperature: 2.0, balance: Some(w) };
+                device.soft_cross_entropy(shape, logits, teacher, targets, 0.7, Write::Add, loss, dlogits);
+            },
+        );
         let len = 100_000;
+        assert_same_bits(
+            "relu",
+            |plan| [(); 4].map(|_| plan.tensor(len)),
+            |device, [x, y, dy, dx]| {
+                device.relu(x, y);
+                device.relu_backward(dy, y, dx);
+            },
+        );
+        assert_same_bits(
+            "arena",
+            |plan| ([(); 4].map(|_| plan.stats(len)), plan.stats(1)),
+            |device, ([fisher, anchor, master, gradients], loss)| {
+                device.interpolate(0.3, master, anchor);
+                device.accumulate_squares(gradients, fisher);
+                device.accumulate_fisher(0.5, 1.0, gradients, fisher);
+                device.quadratic_penalty(3.0, fisher, anchor, master, gradients, loss);
+            },
+        );
         assert_same_bits(
             "adamw",
             |plan| ([(); 4].map(|_| plan.stats(len)), plan.stats(1), plan.stats(3)),
