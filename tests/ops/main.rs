@@ -6,6 +6,7 @@ mod fixtures;
 mod adamw;
 mod attention;
 mod contrastive;
+mod distillation;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
@@ -13,6 +14,8 @@ mod linear;
 mod patch_embed;
 mod pool;
 mod position_embed;
+mod similarity;
+mod supcon;
 mod token_embed;
 
 use perennial::ops::cpu::{Cpu, Float};
