@@ -8,6 +8,7 @@ mod arena;
 mod attention;
 mod contrastive;
 mod cross_entropy;
+mod distillation;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
@@ -16,6 +17,8 @@ mod patch_embed;
 mod pool;
 mod position_embed;
 mod relu;
+mod similarity;
+mod supcon;
 mod token_embed;
 
 use perennial::ops::cpu::{Cpu, Float};

@@ -9,13 +9,13 @@ use crate::ops::linear::{Activation, BackwardEpilogue, Epilogue, Linear, LinearS
 use crate::ops::{Stats, Tensor};
 
 /// Rows of one piece of work, at most `limit`: at least sixteen pieces unless they become too small for their overhead.
-fn piece(rows: usize, limit: usize) -> usize {
+pub(super) fn piece(rows: usize, limit: usize) -> usize {
     let limit = rows.div_ceil(16).clamp(limit / 2, limit);
     rows.div_ceil(rows.div_ceil(limit)).max(1)
 }
 
 /// Pieces of [`piece`]'s size hold at most so many rows: what the tiles of `tile.rs` pack together.
-const PIECE: usize = 112;
+pub(super) const PIECE: usize = 112;
 
 /// The weight as the [inputs, outputs] factor of x W^T.
 fn weight_matrix<T>(shape: LinearShape, weight: &[T]) -> Matrix<'_, T> {

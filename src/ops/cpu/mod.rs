@@ -286,10 +286,13 @@ mod tests {
         Contrastive, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
     };
     use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftTargets};
+    use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
     use crate::ops::layer_norm::{LayerNorm, LayerNormShape};
     use crate::ops::linear::{Activation, BackwardEpilogue, Epilogue, Linear, LinearShape};
     use crate::ops::memory::Wide;
     use crate::ops::relu::Relu;
+    use crate::ops::similarity::{Similarity, SimilarityShape};
+    use crate::ops::supcon::SupCon;
     use crate::rng::{normal, rng};
 
     /// All memory after `work` on `threads` threads, on what `build` plans and random values.
@@ -404,6 +407,33 @@ mod tests {
                 device.cross_entropy(shape, logits, Some(w), label, 0.7, Write::Set, loss, dlogits);
                 let targets = SoftTargets { temperature: 2.0, balance: Some(w) };
                 device.soft_cross_entropy(shape, logits, teacher, targets, 0.7, Write::Add, loss, dlogits);
+            },
+        );
+        let (rows, columns, width) = (150, 150, 24);
+        assert_same_bits(
+            "similarity, supcon and distillation",
+            |plan| {
+                let tensors = [(); 4].map(|_| plan.tensor(rows * width));
+                let ids = [(); 2].map(|_| plan.ids(rows));
+                (tensors, ids, [(); 4].map(|_| plan.stats(rows * columns)), [(); 4].map(|_| plan.stats(rows)))
+            },
+            |device, ([a, b, da, db], [class, anchor], [s, teacher, ds, ds2], [row, column, loss, loss2])| {
+                let shape = SimilarityShape { rows, columns, width };
+                device.similarity(shape, a, b, s);
+                device.similarity_backward(shape, teacher, b, Write::Add, da);
+                device.similarity_backward_columns(shape, teacher, a, Write::Set, db);
+                device.write(class, &(0..rows as u32).map(|i| i % 7).collect::<Vec<_>>());
+                device.write(anchor, &(0..rows as u32).map(|i| i % 2).collect::<Vec<_>>());
+                device.supcon(rows, 0.1, s, class, Some(anchor), loss, ds);
+                let settings = DistillationSettings {
+                    tau: 0.2,
+                    teacher_tau: 0.01,
+                    exclude_self: true,
+                    divergence: true,
+                    weight: 1.0,
+                };
+                let multiplicity = Multiplicity { row: Some(row), column: Some(column) };
+                device.distill(rows, columns, settings, multiplicity, s, teacher, Write::Add, loss2, ds2);
             },
         );
         let len = 100_000;

@@ -66,6 +66,24 @@ pub fn add<T: Real>(to: &mut [T], from: &[T]) {
     }
 }
 
+/// The logarithms of the softmax of values / tau, in place: value_j / tau - log sum_k count_k exp(value_k / tau). An empty `count`
+/// stands for ones. Values of -infinity stay, and one at least must be finite.
+#[inline(always)]
+pub fn log_softmax<T: Real>(values: &mut [T], count: &[T], inverse_tau: T) {
+    let largest = maximum(values);
+    for value in values.iter_mut() {
+        *value = (*value - largest) * inverse_tau;
+    }
+    let total = match count {
+        [] => sum(values, |value| value.exp()),
+        _ => sum2(values, count, |value, count| value.exp() * count),
+    };
+    let log_total = total.ln();
+    for value in values {
+        *value = *value - log_total;
+    }
+}
+
 #[inline(always)]
 fn fold<T: Real>(mut lanes: [T; LANES], combine: impl Fn(T, T) -> T) -> T {
     let mut half = LANES / 2;
