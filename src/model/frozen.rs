@@ -49,7 +49,8 @@ impl Frozen {
                 range: range.clone(),
                 weights,
                 vision: VisionTower::plan(plan, spec, list, weights, capacity.images, purpose),
-                text: (part == Part::Whole).then(|| TextTower::plan(plan, spec, list, weights, capacity.texts, purpose)),
+                text: (part == Part::Whole)
+                    .then(|| TextTower::plan(plan, spec, list, weights, capacity.texts, purpose)),
             };
             copies.into_iter().map(|weights| plan.over(mark, |plan| towers(plan, weights))).collect()
         })

@@ -1,6 +1,6 @@
 //! clip, gcl and gdro on a device: one computation with its state.
 
-use super::{ObjectiveKind, ObjectiveSettings};
+use super::{ObjectiveSettings, TextLoss};
 use crate::model::clip::{Capacity, Clip};
 use crate::ops::contrastive::{
     ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives, Surrogate,
@@ -21,7 +21,7 @@ pub struct BatchIndex<'a> {
 
 /// An objective with all its memory. State is kept across steps: that is how earlier tasks carry forward.
 pub struct ContrastiveObjective {
-    kind: ObjectiveKind,
+    kind: TextLoss,
     settings: ObjectiveSettings,
     negatives: Negatives,
     text_of: Ids,
@@ -41,7 +41,7 @@ pub struct ContrastiveObjective {
 }
 
 /// Moving averages on the host, as a checkpoint holds them: what has not been seen is NaN.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ObjectiveState {
     /// log u1 and log u2, `[data set]` each; empty for clip.
     pub log_u: [Vec<f32>; 2],
@@ -59,7 +59,7 @@ impl ContrastiveObjective {
     #[allow(clippy::too_many_arguments)]
     pub fn plan(
         plan: &mut Plan,
-        kind: ObjectiveKind,
+        kind: TextLoss,
         settings: &ObjectiveSettings,
         clip: &Clip,
         capacity: Capacity,
@@ -71,15 +71,15 @@ impl ContrastiveObjective {
             let n = capacity.images;
             let mut pair = |len: usize| [plan.stats(len), plan.stats(len)];
             let (log_u, slope, height) = (pair(n), pair(n), pair(n));
-            let averages = (kind != ObjectiveKind::Clip).then(|| pair(samples));
-            let fixed = kind != ObjectiveKind::Clip && settings.tau > 0.0;
+            let averages = kind.keeps_averages().then(|| pair(samples));
+            let fixed = kind.keeps_averages() && settings.tau > 0.0;
             ContrastiveObjective {
                 kind,
                 settings: settings.clone(),
-                negatives: match kind {
-                    ObjectiveKind::Clip => Negatives::All,
-                    _ if by_class => Negatives::OtherClasses,
-                    _ => Negatives::Others,
+                negatives: match (kind.keeps_averages(), by_class) {
+                    (false, _) => Negatives::All,
+                    (true, true) => Negatives::OtherClasses,
+                    (true, false) => Negatives::Others,
                 },
                 text_of: plan.ids(n),
                 class_of_text: plan.ids(capacity.texts),
@@ -87,7 +87,7 @@ impl ContrastiveObjective {
                 log_scale: if fixed { plan.stats(1) } else { clip.logit_scale_master },
                 averages: averages.map(|log_u| MovingAverages { log_u, slot: plan.ids(n), gamma: plan.stats(1) }),
                 saved: ContrastiveSaved { positive: plan.stats(n), log_u, slope, height },
-                group_dro: (kind == ObjectiveKind::Gdro && settings.class_weights).then(|| GroupDroState {
+                group_dro: (kind == TextLoss::Gdro && settings.class_weights).then(|| GroupDroState {
                     class_loss: plan.stats(classes),
                     log_normalizer: plan.stats(1),
                     share: plan.stats(classes),
@@ -104,7 +104,7 @@ impl ContrastiveObjective {
 
     /// Starts with nothing seen. Before the first step, once.
     pub fn reset<D: Device>(&self, device: &mut D) {
-        if self.kind != ObjectiveKind::Clip && self.settings.tau > 0.0 {
+        if self.kind.keeps_averages() && self.settings.tau > 0.0 {
             device.fill(self.log_scale, -(self.settings.tau.ln()) as f32);
         }
         for log_u in self.averages.iter().flat_map(|averages| averages.log_u) {
@@ -145,11 +145,11 @@ impl ContrastiveObjective {
         let shape = ContrastiveShape { samples, texts, width: clip.spec.embed_dim };
         let settings = ContrastiveSettings {
             surrogate: match self.kind {
-                ObjectiveKind::Gdro if self.settings.hinge => Surrogate::SquaredHinge { margin: self.settings.margin },
+                TextLoss::Gdro if self.settings.hinge => Surrogate::SquaredHinge { margin: self.settings.margin },
                 _ => Surrogate::Linear,
             },
             negatives: self.negatives,
-            times_tau: self.kind != ObjectiveKind::Clip,
+            times_tau: self.kind.keeps_averages(),
         };
         let inputs = ContrastiveInputs {
             image: clip.vision.embeddings(),
@@ -159,7 +159,7 @@ impl ContrastiveObjective {
             log_scale: self.log_scale,
         };
         device.contrastive(shape, settings, inputs, self.averages, self.saved);
-        match (self.kind, self.group_dro) {
+        match (self.kind.keeps_averages(), self.group_dro) {
             (_, Some(state)) => {
                 let weights = match self.settings.gamma2 {
                     gamma2 if gamma2 > 0.0 => ClassWeights::Stochastic { gamma2 },
@@ -178,8 +178,8 @@ impl ContrastiveObjective {
                 );
             }
             // InfoNCE averages its two halves.
-            (ObjectiveKind::Clip, None) => device.fill(self.weight.first(samples), 0.5 / samples as f32),
-            (_, None) => device.fill(self.weight.first(samples), 1.0 / samples as f32),
+            (false, None) => device.fill(self.weight.first(samples), 0.5 / samples as f32),
+            (true, None) => device.fill(self.weight.first(samples), 1.0 / samples as f32),
         }
         device.contrastive_backward(
             shape,

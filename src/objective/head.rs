@@ -235,7 +235,13 @@ impl HeadObjective {
     }
 
     /// Scores of the images that `vision` has seen, `[images, columns]`, a column for each class in the order of the stream.
-    pub fn scores<D: Device>(&self, device: &mut D, vision: &VisionTower, frozen: &[Frozen], images: usize) -> Vec<f32> {
+    pub fn scores<D: Device>(
+        &self,
+        device: &mut D,
+        vision: &VisionTower,
+        frozen: &[Frozen],
+        images: usize,
+    ) -> Vec<f32> {
         self.see(device, vision, &frozen[..self.blocks_in_use()], images);
         let logits = self.logits(device, vision.features(), images);
         device.read_vec(logits.first(images * self.heads.own.outputs))

@@ -16,6 +16,21 @@ pub use settings::{
 pub use similarity::SimilarityDistillation;
 pub use views::{ViewObjective, predictor_parameters};
 
+/// An objective with its memory on a device.
+pub enum Objective {
+    Texts {
+        contrast: ContrastiveObjective,
+        /// lwf's.
+        distillation: Option<SimilarityDistillation>,
+    },
+    Classes(HeadObjective),
+    Views {
+        contrast: ViewObjective,
+        /// The linear head that is trained on the features afterwards.
+        head: HeadObjective,
+    },
+}
+
 /// An objective by its name in the table of methods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectiveKind {
@@ -37,6 +52,13 @@ pub enum TextLoss {
     Gdro,
     /// InfoNCE and the distillation of the last step's similarities.
     Lwf,
+}
+
+impl TextLoss {
+    /// Whether it keeps moving averages u of every sample.
+    pub fn keeps_averages(self) -> bool {
+        matches!(self, TextLoss::Gcl | TextLoss::Gdro)
+    }
 }
 
 /// What a method with a head minimises over a whole step.

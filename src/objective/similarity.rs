@@ -11,6 +11,8 @@ use crate::ops::{Device, Plan, Stats, Tensor, Write};
 /// The distillation with its memory: similarities of images against texts, and of texts against images.
 pub struct SimilarityDistillation {
     mu: f64,
+    /// Whether there is a teacher: from the second step on.
+    pub distils: bool,
     /// tau of both sides: the teacher's, at the start of the step.
     pub tau: f64,
     /// Samples that share each text [texts].
@@ -29,6 +31,7 @@ impl SimilarityDistillation {
             let mut matrix = || plan.stats(images * texts);
             SimilarityDistillation {
                 mu,
+                distils: false,
                 tau: 1.0,
                 s: matrix(),
                 teacher_s: matrix(),
@@ -46,16 +49,27 @@ impl SimilarityDistillation {
         device.write(self.count, &count);
     }
 
-    /// Adds the distillation's gradients to those of both towers' embeddings, from the loaded batch.
-    pub fn forward_backward<D: Device>(&self, device: &mut D, clip: &Clip, teacher: &Frozen, images: usize, texts: LoadedTexts) {
-        let width = clip.spec.embed_dim;
+    /// Adds the distillation's gradients to those of both towers' embeddings, from the loaded batch; none before there is a
+    /// teacher, which is the only frozen model.
+    pub fn forward_backward<D: Device>(
+        &self,
+        device: &mut D,
+        clip: &Clip,
+        frozen: &[Frozen],
+        images: usize,
+        texts: LoadedTexts,
+    ) {
+        device.fill(self.loss, 0.0);
+        if !self.distils {
+            return;
+        }
+        let (width, teacher) = (clip.spec.embed_dim, &frozen[0]);
         let text_tower = teacher.text.as_ref().expect("the teacher is a whole model");
         teacher.see(device, &clip.vision, images);
         text_tower.see(device, &clip.text, texts);
         let old = (teacher.vision.embeddings(), text_tower.embeddings());
         let new = (clip.vision.embeddings(), clip.text.embeddings());
         let gradient = (clip.vision.embeddings_gradient(), clip.text.embeddings_gradient());
-        device.fill(self.loss, 0.0);
         let count = Some(self.count.first(texts.texts));
         let by_image = Multiplicity { row: None, column: count };
         self.one_way(device, (images, texts.texts, width), by_image, old, new, gradient);

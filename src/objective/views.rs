@@ -35,8 +35,7 @@ pub struct ViewObjective {
 
 /// The parameters of cassle's predictor on embeddings of `width` values: Linear(width, hidden)-norm-ReLU-Linear.
 pub fn predictor_parameters(width: usize, hidden: usize) -> Vec<Extra> {
-    let linear =
-        |name: &str, inputs, outputs| Extra::Linear { name: name.to_string(), inputs, outputs, bias: true };
+    let linear = |name: &str, inputs, outputs| Extra::Linear { name: name.to_string(), inputs, outputs, bias: true };
     vec![
         linear("predictor.0", width, hidden),
         Extra::Norm { name: "predictor.1".to_string(), width: hidden },
@@ -171,9 +170,8 @@ impl ViewObjective {
 
 impl Predictor {
     fn plan(plan: &mut Plan, clip: &Clip, views: usize) -> Predictor {
-        let linear = |name: &str| {
-            clip.weights.linear(&clip.parameters, &format!("{name}.weight"), &format!("{name}.bias"))
-        };
+        let linear =
+            |name: &str| clip.weights.linear(&clip.parameters, &format!("{name}.weight"), &format!("{name}.bias"));
         let (first, last) = (linear("predictor.0"), linear("predictor.3"));
         let (inner, outer) = (views * first.outputs, views * last.outputs);
         let mut pair = || [plan.stats(views), plan.stats(views)];

@@ -9,5 +9,5 @@ mod texts;
 pub use optimizer::{Optimizer, OptimizerSettings, OptimizerState};
 pub use order::Order;
 pub use schedule::Schedule;
-pub use step::{StepReport, TrainBatch, Trainer, TrainerSpec};
+pub use step::{Fisher, Phase, StepReport, TrainBatch, Trainer, TrainerSpec};
 pub use texts::{BatchTexts, TextBank};

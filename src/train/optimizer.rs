@@ -30,7 +30,10 @@ impl Default for OptimizerSettings {
 
 pub struct Optimizer {
     settings: OptimizerSettings,
+    /// The whole arenas, and the stretch of them that is trained.
     arenas: AdamWArenas,
+    trained: Range<usize>,
+    /// Under weight decay, of the whole.
     decayed: Vec<Range<usize>>,
     norm: Stats,
     /// What the coming update depends on beside the gradients [3].
@@ -58,6 +61,7 @@ impl Optimizer {
                 first_moment: plan.stats(clip.weights.master.len()),
                 second_moment: plan.stats(clip.weights.master.len()),
             },
+            trained: 0..clip.weights.master.len(),
             decayed: clip.parameters.decayed(),
             norm: plan.stats(1),
             pace: plan.stats(3),
@@ -70,6 +74,11 @@ impl Optimizer {
         device.fill(self.arenas.first_moment, 0.0);
         device.fill(self.arenas.second_moment, 0.0);
         self.steps = 0;
+    }
+
+    /// Trains this stretch of the arena from now on, and leaves the rest as it is.
+    pub fn train_only(&mut self, range: Range<usize>) {
+        self.trained = range;
     }
 
     fn adamw_settings(&self) -> AdamWSettings {
@@ -89,10 +98,22 @@ impl Optimizer {
         device.write(self.pace, &pace.map(|x| x as f32));
     }
 
-    /// Updates all parameters from their gradients. Where the gradients' norm is not finite nothing changes.
+    /// Updates the parameters from their gradients. Where the gradients' norm is not finite nothing changes.
     pub fn update<D: Device>(&self, device: &mut D) {
-        device.gradient_norm(self.arenas.gradients, self.norm);
-        device.adamw(self.adamw_settings(), self.pace, self.arenas, self.norm, &self.decayed);
+        let Range { start, end } = self.trained;
+        let part = |span: Stats| span.slice(start, end - start);
+        let arenas = AdamWArenas {
+            master: part(self.arenas.master),
+            weights: self.arenas.weights.slice(start, end - start),
+            gradients: part(self.arenas.gradients),
+            first_moment: part(self.arenas.first_moment),
+            second_moment: part(self.arenas.second_moment),
+        };
+        let decayed = self.decayed.iter().map(|range| range.start.max(start)..range.end.min(end));
+        let decayed: Vec<Range<usize>> =
+            decayed.filter(|range| !range.is_empty()).map(|range| range.start - start..range.end - start).collect();
+        device.gradient_norm(arenas.gradients, self.norm);
+        device.adamw(self.adamw_settings(), self.pace, arenas, self.norm, &decayed);
     }
 
     /// The gradients' 2-norm before clipping, once the update is done. Fails where that is not finite; parameters and moments

@@ -1,18 +1,27 @@
-//! One training step: both towers forward, objective, both towers backward, optimiser.
+//! One training step: towers forward, objective, towers backward, optimiser.
+
+use std::ops::Range;
 
 use super::optimizer::{Optimizer, OptimizerSettings};
 use super::texts::BatchTexts;
 use crate::error::{Error, Result};
 use crate::model::clip::{Capacity, Clip};
+use crate::model::frozen::{Frozen, Part};
+use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
+use crate::model::text::LoadedTexts;
 use crate::model::transformer::Purpose;
-use crate::objective::{BatchIndex, ContrastiveObjective, ObjectiveKind, ObjectiveSettings};
-use crate::ops::{Device, Plan};
+use crate::objective::{
+    BatchIndex, ClassLoss, ContrastiveObjective, HeadObjective, Objective, ObjectiveKind, ObjectiveSettings,
+    SimilarityDistillation, TextLoss, ViewLoss, ViewObjective, head_parameters, predictor_parameters,
+};
+use crate::ops::{Device, Plan, Stats};
 
 /// What a trainer is planned for.
 #[derive(Clone, Debug)]
 pub struct TrainerSpec {
     pub model: ModelSpec,
+    /// Images of a batch, every view counted, and distinct texts.
     pub capacity: Capacity,
     pub objective: ObjectiveKind,
     pub objective_settings: ObjectiveSettings,
@@ -24,6 +33,41 @@ pub struct TrainerSpec {
     pub classes: usize,
     /// Texts are class prompts.
     pub by_class: bool,
+    /// Steps of the run: der keeps an extractor of each.
+    pub steps: usize,
+}
+
+impl TrainerSpec {
+    /// How many frozen models the objective needs, and how much of them.
+    fn frozen(&self) -> (usize, Part) {
+        match self.objective {
+            ObjectiveKind::Texts(TextLoss::Lwf) => (1, Part::Whole),
+            ObjectiveKind::Texts(_) => (0, Part::Whole),
+            ObjectiveKind::Classes(ClassLoss::CrossEntropy | ClassLoss::Ewc) => (0, Part::Vision),
+            ObjectiveKind::Classes(ClassLoss::Icarl) | ObjectiveKind::Views(_) => (1, Part::Vision),
+            ObjectiveKind::Classes(ClassLoss::Der) => (self.steps - 1, Part::Vision),
+            // The old model and the boosted one.
+            ObjectiveKind::Classes(ClassLoss::Foster) => (2, Part::Vision),
+        }
+    }
+
+    /// The model's parameters and the objective's own.
+    pub fn parameters(&self) -> ParameterList {
+        let width = self.model.embed_dim;
+        let head = |blocks: usize, auxiliary: bool| head_parameters(self.classes, width, blocks, auxiliary);
+        let extras = match self.objective {
+            ObjectiveKind::Texts(_) => Vec::new(),
+            ObjectiveKind::Classes(ClassLoss::Der) => head(self.steps - 1, true),
+            ObjectiveKind::Classes(ClassLoss::Foster) => head(1, true),
+            ObjectiveKind::Classes(_) | ObjectiveKind::Views(ViewLoss::Co2l) => head(0, false),
+            ObjectiveKind::Views(ViewLoss::Cassle) => {
+                let mut extras = head(0, false);
+                extras.extend(predictor_parameters(width, self.objective_settings.cassle.hidden));
+                extras
+            }
+        };
+        ParameterList::with_extras(&self.model, &extras)
+    }
 }
 
 /// A model in training on a device.
@@ -32,29 +76,61 @@ pub struct Trainer<D> {
     pub clip: Clip,
     /// The same weights with memory for evaluation.
     pub evaluation: Clip,
-    pub objective: ContrastiveObjective,
+    /// Teachers and earlier extractors, and how many of them are in use.
+    pub frozen: Vec<Frozen>,
+    pub frozen_in_use: usize,
+    pub objective: Objective,
     pub optimizer: Optimizer,
+    /// The parameters that the step started from; empty for methods that do not look back at them.
+    pub start: Stats,
+    pub fisher: Option<Fisher>,
     learn_logit_scale: bool,
     full_context: bool,
+    /// What a step trains, and a number that tells lists of ops apart which differ in more than the batch.
+    phase: (Phase, usize),
     loaded: Loaded,
+}
+
+/// What a training step trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// All that the objective has a gradient for.
+    Whole,
+    /// The linear head alone, on features that stay as they are.
+    Head,
+}
+
+/// ewc's diagonal Fisher information: what is being summed up, all tasks before, and the penalty's value.
+#[derive(Clone, Copy)]
+pub struct Fisher {
+    squares: Stats,
+    pub total: Stats,
+    penalty: Stats,
+    strength: f64,
+    limit: f64,
+    /// Whether there was a task before.
+    pub in_force: bool,
 }
 
 /// Sizes of the batch on the device; `tokens` is the length that texts run at.
 #[derive(Clone, Copy, Debug, Default)]
 struct Loaded {
     images: usize,
-    texts: usize,
-    tokens: usize,
+    texts: LoadedTexts,
 }
 
-/// A batch on the host.
-#[derive(Clone, Copy, Debug)]
+/// A batch on the host. Which of its parts are read is the objective's choice.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct TrainBatch<'a> {
-    /// u8 `[samples, size, size, 3]`.
+    /// u8 `[views * samples, size, size, 3]`, view by view.
     pub pixels: &'a [u8],
-    pub texts: &'a BatchTexts<'a>,
+    pub texts: Option<&'a BatchTexts<'a>>,
     /// Place of each sample in the data set `[samples]`.
     pub slot: &'a [u32],
+    /// Class of each sample in the order of the stream `[samples]`.
+    pub labels: &'a [u32],
+    /// Whether each sample is of the step itself, not of the memory `[samples]`.
+    pub own: &'a [bool],
 }
 
 /// What a step came to.
@@ -69,30 +145,74 @@ impl<D: Device> Trainer<D> {
     /// The trainer's memory, section by section, and what to build it from.
     pub fn plan(spec: &TrainerSpec, evaluation: Capacity) -> (Plan, impl FnOnce(D) -> Trainer<D> + use<D>) {
         let mut plan = Plan::new::<D>();
-        let clip = Clip::plan(&mut plan, &spec.model, spec.capacity, Purpose::Training);
-        let objective = ContrastiveObjective::plan(
-            &mut plan,
-            spec.objective,
-            &spec.objective_settings,
-            &clip,
-            spec.capacity,
-            spec.samples,
-            spec.classes,
-            spec.by_class,
-        );
-        let optimizer = Optimizer::plan(&mut plan, &spec.optimizer, &clip);
+        let Capacity { images, texts } = spec.capacity;
+        let list = spec.parameters();
+        let clip = Clip::plan_listed(&mut plan, &spec.model, list, spec.capacity, Purpose::Training);
+        let (count, part) = spec.frozen();
+        let largest = Capacity { images: images.max(evaluation.images), texts };
+        let frozen = Frozen::plan(&mut plan, &clip, count, part, largest);
+        let settings = &spec.objective_settings;
+        let head = |plan: &mut Plan| HeadObjective::plan(plan, settings, &clip, &frozen, largest.images);
+        let objective = match spec.objective {
+            ObjectiveKind::Texts(loss) => Objective::Texts {
+                contrast: ContrastiveObjective::plan(
+                    &mut plan,
+                    loss,
+                    settings,
+                    &clip,
+                    spec.capacity,
+                    spec.samples,
+                    spec.classes,
+                    spec.by_class,
+                ),
+                distillation: (loss == TextLoss::Lwf)
+                    .then(|| SimilarityDistillation::plan(&mut plan, settings.lwf.mu, &clip)),
+            },
+            ObjectiveKind::Classes(_) => Objective::Classes(head(&mut plan)),
+            ObjectiveKind::Views(loss) => {
+                let contrast = ViewObjective::plan(&mut plan, loss, settings, &clip, images);
+                Objective::Views { contrast, head: head(&mut plan) }
+            }
+        };
+        let mut optimizer = Optimizer::plan(&mut plan, &spec.optimizer, &clip);
+        if !matches!(spec.objective, ObjectiveKind::Texts(_)) {
+            optimizer.train_only(trained(&clip.parameters, Phase::Whole));
+        }
+        let arena = clip.weights.master.len();
+        let ewc = spec.objective == ObjectiveKind::Classes(ClassLoss::Ewc);
+        let looks_back = ewc || spec.objective == ObjectiveKind::Classes(ClassLoss::Foster);
+        let start = plan.section("optimiser", |plan| plan.stats(if looks_back { arena } else { 0 }));
+        let fisher = ewc.then(|| {
+            plan.section("optimiser", |plan| Fisher {
+                squares: plan.stats(arena),
+                total: plan.stats(arena),
+                penalty: plan.stats(1),
+                strength: settings.ewc.lambda,
+                limit: settings.ewc.fisher_limit,
+                in_force: false,
+            })
+        });
         let evaluation = clip.plan_sharing(&mut plan, evaluation, Purpose::Inference);
         let learn_logit_scale = spec.learn_logit_scale;
         let build = move |mut device: D| {
-            objective.reset(&mut device);
+            match &objective {
+                Objective::Texts { contrast, .. } => contrast.reset(&mut device),
+                Objective::Classes(_) => {}
+                Objective::Views { contrast, .. } => contrast.reset(&mut device),
+            }
             Trainer {
                 device,
                 clip,
                 evaluation,
+                frozen,
+                frozen_in_use: 0,
                 objective,
                 optimizer,
+                start,
+                fisher,
                 learn_logit_scale,
                 full_context: false,
+                phase: (Phase::Whole, 0),
                 loaded: Loaded::default(),
             }
         };
@@ -110,40 +230,94 @@ impl<D: Device> Trainer<D> {
         self.full_context = full_context;
     }
 
+    /// Trains `phase` from now on. `number` is another one for every phase of every step of a run.
+    pub fn set_phase(&mut self, phase: Phase, number: usize) {
+        self.phase = (phase, number);
+        if !matches!(self.objective, Objective::Texts { .. }) {
+            self.optimizer.train_only(trained(&self.clip.parameters, phase));
+        }
+    }
+
+    /// Keeps the model as it is now as frozen model number `place`.
+    pub fn freeze(&mut self, place: usize) {
+        self.frozen[place].take(&mut self.device, &self.clip);
+        self.frozen_in_use = self.frozen_in_use.max(place + 1);
+    }
+
+    /// Keeps the parameters as they are now as those that the step starts from.
+    pub fn keep_start(&mut self) {
+        if !self.start.is_empty() {
+            self.device.copy(self.clip.weights.master, self.start);
+        }
+    }
+
+    /// Takes back the parameters that the step started from.
+    pub fn return_to_start(&mut self) {
+        self.device.copy(self.start, self.clip.weights.master);
+        self.device.refresh(self.clip.weights.master, self.clip.weights.storage);
+    }
+
     /// Sends a batch. A device that works on its own may still be at the step before. `gamma` is the batch's weight in the
     /// moving averages.
     pub fn load(&mut self, batch: TrainBatch, learning_rate: f64, gamma: f64) {
         let Trainer { device, clip, objective, .. } = self;
-        let (images, texts) = (batch.slot.len(), batch.texts.tokens.len());
-        assert!(images <= clip.capacity.images && texts <= clip.capacity.texts, "the batch is larger than planned");
-        device.write(clip.vision.pixels(), batch.pixels);
-        let tokens = match self.full_context {
-            true => clip.text.load_at(device, &batch.texts.tokens, clip.spec.text_cfg.context_length),
-            false => clip.text.load(device, &batch.texts.tokens),
+        let images = match (&objective, self.phase.0) {
+            (Objective::Views { .. }, Phase::Whole) => 2 * batch.slot.len(),
+            _ => batch.slot.len(),
         };
-        let index =
-            BatchIndex { text_of: &batch.texts.text_of, class_of_text: &batch.texts.class_of_text, slot: batch.slot };
-        objective.load(device, index, gamma);
+        assert!(images <= clip.capacity.images, "the batch is larger than planned");
+        device.write(clip.vision.pixels(), batch.pixels);
+        let mut loaded = LoadedTexts::default();
+        match objective {
+            Objective::Texts { contrast, distillation } => {
+                let BatchTexts { tokens, text_of, class_of_text } = batch.texts.expect("the objective reads texts");
+                assert!(tokens.len() <= clip.capacity.texts, "the batch has more texts than planned");
+                let length = match self.full_context {
+                    true => clip.text.load_at(device, tokens, clip.spec.text_cfg.context_length),
+                    false => clip.text.load(device, tokens),
+                };
+                loaded = LoadedTexts { texts: tokens.len(), tokens: length };
+                contrast.load(device, BatchIndex { text_of, class_of_text, slot: batch.slot }, gamma);
+                if let Some(distillation) = distillation {
+                    distillation.load(device, text_of, tokens.len());
+                }
+            }
+            Objective::Classes(head) => head.load(device, batch.labels),
+            Objective::Views { contrast, head } => match self.phase.0 {
+                Phase::Whole => contrast.load(device, batch.labels, batch.own),
+                Phase::Head => head.load(device, batch.labels),
+            },
+        }
         self.optimizer.load(device, learning_rate);
-        self.loaded = Loaded { images, texts, tokens };
+        self.loaded = Loaded { images, texts: loaded };
     }
 
-    /// Loss and gradients of a batch, without an update.
+    /// Loss and gradients of a batch, without an update and without ewc's penalty.
     pub fn gradients(&mut self, batch: TrainBatch, gamma: f64) {
         self.load(batch, 0.0, gamma);
-        let Trainer { device, clip, objective, learn_logit_scale, loaded, .. } = self;
-        forward_backward(device, clip, objective, *learn_logit_scale, *loaded);
+        self.forward_backward();
     }
 
     /// Starts the step on the loaded batch. A device that works on its own may return before it is done.
     pub fn launch(&mut self) {
-        let Trainer { device, clip, objective, optimizer, learn_logit_scale, loaded, .. } = self;
-        let Loaded { images, texts, tokens } = *loaded;
-        device.record([images, texts, tokens], |device| {
-            forward_backward(device, clip, objective, *learn_logit_scale, *loaded);
+        let Trainer { device, clip, frozen, objective, optimizer, start, fisher, .. } = self;
+        let Loaded { images, texts: LoadedTexts { texts, tokens } } = self.loaded;
+        let (phase, number) = self.phase;
+        let (loaded, learn_logit_scale) = (self.loaded, self.learn_logit_scale);
+        // A device that replays lists of ops must tell those of one phase from those of another.
+        device.record([images, texts, tokens + (number << 16)], |device| {
+            forward_backward(device, clip, frozen, objective, phase, learn_logit_scale, loaded);
+            if let Some(fisher) = fisher {
+                device.fill(fisher.penalty, 0.0);
+                if fisher.in_force {
+                    let (master, gradients) = (clip.weights.master, clip.weights.gradients);
+                    let Fisher { strength, total, penalty, .. } = *fisher;
+                    device.quadratic_penalty(strength, total, *start, master, gradients, penalty);
+                }
+            }
             device.phase("optimiser");
             optimizer.update(device);
-            if *learn_logit_scale {
+            if learn_logit_scale {
                 device.clamp(clip.logit_scale_master, clip.logit_scale, 0.0, Clip::MAX_LOGIT_SCALE);
             }
         });
@@ -152,8 +326,17 @@ impl<D: Device> Trainer<D> {
     /// What the launched step came to, once it is done. Fails when the loss or the gradient is not finite, or when the device
     /// failed. Where the gradient's norm is not finite the parameters are as they were before the step.
     pub fn finish(&mut self) -> Result<StepReport> {
-        let loss = self.objective.loss(&self.device);
-        self.device.health()?;
+        let device = &self.device;
+        let penalty = self.fisher.map_or(0.0, |fisher| device.read_vec(fisher.penalty)[0]);
+        let loss = penalty
+            + match (&self.objective, self.phase.0) {
+                (Objective::Texts { contrast, distillation }, _) => {
+                    contrast.loss(device) + distillation.as_ref().map_or(0.0, |distillation| distillation.loss(device))
+                }
+                (Objective::Views { contrast, .. }, Phase::Whole) => contrast.loss(device),
+                (Objective::Classes(head) | Objective::Views { head, .. }, _) => head.loss(device),
+            };
+        device.health()?;
         if !loss.is_finite() {
             return Err(Error::run(format!("the loss became {loss}")));
         }
@@ -167,29 +350,79 @@ impl<D: Device> Trainer<D> {
         self.finish()
     }
 
-    /// All parameters, the arena of [`crate::model::parameters::ParameterList`].
+    /// All parameters, the arena of [`ParameterList`].
     pub fn parameters(&self) -> Vec<f32> {
         self.device.read_vec(self.clip.weights.master)
+    }
+
+    /// Adds the squared gradients of a batch to the Fisher information of the present task.
+    pub fn add_to_fisher(&mut self, batch: TrainBatch) {
+        self.gradients(batch, 1.0);
+        if let Some(fisher) = self.fisher {
+            self.device.accumulate_squares(self.clip.weights.gradients, fisher.squares);
+        }
+    }
+
+    /// The present task's Fisher information, over `batches` batches, joins that of the tasks before.
+    pub fn finish_fisher(&mut self, batches: usize) {
+        if let Some(fisher) = self.fisher {
+            self.device.accumulate_fisher(1.0 / batches as f64, fisher.limit, fisher.squares, fisher.total);
+            self.device.fill(fisher.squares, 0.0);
+        }
+    }
+}
+
+/// The stretch of the arena that a method with images alone trains.
+fn trained(list: &ParameterList, phase: Phase) -> Range<usize> {
+    match phase {
+        Phase::Whole => list.vision().start..list.extras().end,
+        Phase::Head => list.get("head.weight").offset..list.get("head.bias").range().end,
     }
 }
 
 /// Loss and gradients of the loaded batch.
+#[allow(clippy::too_many_arguments)]
 fn forward_backward<D: Device>(
     device: &mut D,
     clip: &Clip,
-    objective: &ContrastiveObjective,
+    frozen: &[Frozen],
+    objective: &Objective,
+    phase: Phase,
     learn_logit_scale: bool,
-    Loaded { images, texts, tokens }: Loaded,
+    Loaded { images, texts }: Loaded,
 ) {
     device.phase("forward");
     clip.vision.forward(device, images);
-    clip.text.forward(device, texts, tokens);
-    device.phase("objective");
-    objective.forward_backward(device, clip, images, texts);
-    device.phase("backward");
-    clip.text.backward(device, texts, tokens);
-    clip.vision.backward(device, images);
-    if !learn_logit_scale {
-        device.fill(clip.logit_scale_gradient, 0.0);
+    match objective {
+        Objective::Texts { contrast, distillation } => {
+            clip.text.forward(device, texts.texts, texts.tokens);
+            device.phase("objective");
+            contrast.forward_backward(device, clip, images, texts.texts);
+            if let Some(distillation) = distillation {
+                distillation.forward_backward(device, clip, frozen, images, texts);
+            }
+            device.phase("backward");
+            clip.text.backward(device, texts.texts, texts.tokens);
+            clip.vision.backward(device, images);
+            if !learn_logit_scale {
+                device.fill(clip.logit_scale_gradient, 0.0);
+            }
+        }
+        Objective::Classes(head) => {
+            device.phase("objective");
+            head.forward_backward(device, clip, frozen, images);
+            device.phase("backward");
+            clip.vision.backward_features(device, images);
+        }
+        Objective::Views { contrast, .. } if phase == Phase::Whole => {
+            device.phase("objective");
+            contrast.forward_backward(device, clip, frozen, images);
+            device.phase("backward");
+            clip.vision.backward(device, images);
+        }
+        Objective::Views { head, .. } => {
+            device.phase("objective");
+            head.forward_backward_head(device, &clip.vision, images);
+        }
     }
 }
