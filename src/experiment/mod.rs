@@ -3,6 +3,7 @@
 mod config;
 mod directory;
 mod evaluation;
+mod predictions;
 mod run;
 mod setup;
 mod state;
