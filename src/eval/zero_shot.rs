@@ -1,5 +1,7 @@
 //! Zero-shot classification: each class is the mean direction of its prompts (methods.md section 5).
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
 use super::embed::embed_texts;
@@ -41,8 +43,8 @@ pub fn choose(scores: &[f32], candidates: &[u32], truth: u32) -> u32 {
     let mut best = candidates[0];
     for candidate in candidates {
         let (score, highest) = (scores[*candidate as usize], scores[best as usize]);
-        // The comparison is turned round so that it holds for NaN too.
-        let unfairly_ahead = best == truth && !(highest > score);
+        // NaN is not greater than anything.
+        let unfairly_ahead = best == truth && highest.partial_cmp(&score) != Some(Ordering::Greater);
         if score > highest || (unfairly_ahead && *candidate != truth) {
             best = *candidate;
         }

@@ -131,11 +131,7 @@ impl Evaluation {
     }
 
     fn summarise(&mut self) -> Result<()> {
-        let mut matrix = TaskMatrix::new(self.steps.len());
-        for row in &self.matrix {
-            matrix.push(row.clone())?;
-        }
-        self.summary = Summary::of(&matrix, &self.accuracy);
+        self.summary = Summary::of(&TaskMatrix::of(self.steps.len(), &self.matrix)?, &self.accuracy);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ pub use config::{
     Config, DataConfig, EvaluationConfig, EvaluationTask, MemoryConfig, ModelConfig, StreamConfig, TrainConfig,
     TrainText, presets,
 };
-pub use directory::RunDirectory;
+pub use directory::{Pace, RunDirectory};
 pub use evaluation::{Evaluation, Prediction, Spent, StepRecord};
 pub use run::{Iteration, Observer, run};
 pub use setup::Setup;
