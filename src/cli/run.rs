@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use perennial::error::Result;
-use perennial::experiment::{self, Config, Evaluation};
-use perennial::report::{Cell, matrix_table, summary_table};
+use perennial::experiment::{self, Config, Evaluation, EvaluationTask};
+use perennial::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
 
 use super::compute::{Compute, on_device};
 use super::progress::Progress;
@@ -73,8 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let evaluation = on_device!(&place, D, at => {
         experiment::run::<D>(at, &config, &out, &mut Progress::new(None))
     })?;
-    print(&evaluation, &out);
-    Ok(())
+    print(&evaluation, &out)
 }
 
 /// `runs/emoji-cil-gdro-m500-s0`.
@@ -83,10 +82,21 @@ fn default_out(preset: &str, config: &Config) -> PathBuf {
     PathBuf::from(format!("runs/{preset}-{}-m{}-s{}", config.method, config.memory.size, config.seed))
 }
 
-fn print(evaluation: &Evaluation, out: &Path) {
+fn print(evaluation: &Evaluation, out: &Path) -> Result<()> {
     if evaluation.steps.len() > 1 {
-        println!("accuracy on each task after each step, per cent:\n\n{}", matrix_table(evaluation).to_text());
+        let measure = match evaluation.task {
+            EvaluationTask::Classification => "accuracy",
+            EvaluationTask::Retrieval => "mean recall@1",
+        };
+        println!("{measure} on each task after each step, per cent:\n\n{}", matrix_table(evaluation).to_text());
+    }
+    if let Some(table) = transfer_table(evaluation)? {
+        println!("other measures on the same tests, per cent:\n\n{}", table.to_text());
+    }
+    if let Some(table) = static_table(evaluation) {
+        println!("tests beside the stream, per cent:\n\n{}", table.to_text());
     }
     println!("{}", summary_table(&Cell::group([evaluation.clone()])).to_text());
     println!("run directory: {}", out.display());
+    Ok(())
 }

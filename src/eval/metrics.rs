@@ -25,6 +25,13 @@ impl TaskMatrix {
         TaskMatrix { tasks, rows: Vec::new() }
     }
 
+    /// The matrix of these rows.
+    pub fn of(tasks: usize, rows: &[Vec<Option<f64>>]) -> Result<TaskMatrix> {
+        let mut matrix = TaskMatrix::new(tasks);
+        rows.iter().try_for_each(|row| matrix.push(row.clone()))?;
+        Ok(matrix)
+    }
+
     /// Adds the row of the next step: a value or None for each task. It is an error of the run if it does not fit
     /// T, holds a number outside [0, 1], or comes after row T.
     pub fn push(&mut self, row: Vec<Option<f64>>) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Zero-shot classification: each class is the mean direction of its prompts (methods.md section 5).
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
 use super::embed::embed_texts;
@@ -35,18 +37,19 @@ pub fn similarities(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     scores
 }
 
-/// The class of each row among `candidates`, by the largest of its `scores [rows, classes]`; the first of equals.
-pub fn predict(scores: &[f32], classes: usize, candidates: &[u32]) -> Vec<u32> {
-    let best = |scores: &[f32]| {
-        let mut best = candidates[0];
-        for class in candidates {
-            if scores[*class as usize] > scores[best as usize] {
-                best = *class;
-            }
+/// What a row of `scores` is taken for: the candidate of the largest score. Of equals, and of NaN, it is not `truth`: a model
+/// that gives everything the same score is right about nothing.
+pub fn choose(scores: &[f32], candidates: &[u32], truth: u32) -> u32 {
+    let mut best = candidates[0];
+    for candidate in candidates {
+        let (score, highest) = (scores[*candidate as usize], scores[best as usize]);
+        // NaN is not greater than anything.
+        let unfairly_ahead = best == truth && highest.partial_cmp(&score) != Some(Ordering::Greater);
+        if score > highest || (unfairly_ahead && *candidate != truth) {
+            best = *candidate;
         }
-        best
-    };
-    scores.chunks_exact(classes).map(best).collect()
+    }
+    best
 }
 
 #[cfg(test)]
@@ -54,10 +57,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prediction_keeps_to_the_candidates() {
-        let scores = [0.9, 0.1, 0.5, 0.2, 0.3, 0.3];
-        assert_eq!(predict(&scores, 3, &[0, 1, 2]), [0, 1]);
-        assert_eq!(predict(&scores, 3, &[2, 1]), [2, 2], "the first of equals, and never a class not asked for");
+    fn the_choice_keeps_to_the_candidates() {
+        let scores = [0.9, 0.1, 0.5, 0.2];
+        assert_eq!(choose(&scores, &[0, 1, 2, 3], 2), 0);
+        assert_eq!(choose(&scores, &[3, 2, 1], 1), 2, "never a class that was not asked for");
+        assert_eq!(choose(&scores, &[1], 1), 1);
+    }
+
+    #[test]
+    fn a_tie_is_not_right() {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            for truth in 0..3 {
+                assert_ne!(choose(&[0.5; 3], &order, truth), truth);
+                assert_ne!(choose(&[f32::NAN; 3], &order, truth), truth);
+            }
+            assert_eq!(choose(&[0.3, 0.4, 0.3], &order, 1), 1, "others may tie");
+            assert_ne!(choose(&[0.9, f32::NAN, 0.1], &order, 1), 1);
+        }
     }
 
     #[test]

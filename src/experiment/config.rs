@@ -90,6 +90,8 @@ pub struct StreamConfig {
     pub first_task: usize,
     /// Class-incremental: the seed of the class order; it is not the run's, so that seeds of a run share it.
     pub class_order_seed: u64,
+    /// Class-incremental: a file of class names, one a line, in the order in which they arrive; empty for the seed's.
+    pub class_order: String,
     /// Domain-incremental: the domains in order; empty for the data set's order.
     pub domain_order: Vec<String>,
     /// Time-incremental: the last year of each period.
@@ -103,6 +105,7 @@ impl Default for StreamConfig {
             tasks: 10,
             first_task: 0,
             class_order_seed: 1993,
+            class_order: String::new(),
             domain_order: Vec::new(),
             periods: Vec::new(),
         }
@@ -128,6 +131,8 @@ impl Default for ModelConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
     pub batch: usize,
+    /// The budget C of a step in samples; 0 for what `epochs` says.
+    pub samples: usize,
     /// The budget C of a step: this many times the step's own training samples.
     pub epochs: f64,
     /// The maximum of the cosine.
@@ -152,6 +157,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         TrainConfig {
             batch: 128,
+            samples: 0,
             epochs: 1.0,
             learning_rate: 1e-5,
             learning_rate_decay: 1.0,
@@ -180,6 +186,10 @@ pub struct EvaluationConfig {
     pub templates: String,
     /// Images, and texts, encoded at once.
     pub batch: usize,
+    /// Beside retrieval, zero-shot accuracy on each step's tests among all classes of the stream.
+    pub also_classify: bool,
+    /// Domains beside the stream: after each step the model is also tested on their test samples.
+    pub static_domains: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +204,13 @@ pub enum EvaluationTask {
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        EvaluationConfig { task: EvaluationTask::Classification, templates: "emoji".to_string(), batch: 256 }
+        EvaluationConfig {
+            task: EvaluationTask::Classification,
+            templates: "emoji".to_string(),
+            batch: 256,
+            also_classify: false,
+            static_domains: Vec::new(),
+        }
     }
 }
 

@@ -99,6 +99,28 @@ impl RunDirectory {
         serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause))
     }
 
+    /// The evaluation of a run that is finished: nothing of it is left to do, and nothing of what it was made from is opened.
+    /// None where it has not come to its end, or not begun. Another run's directory is an error, as in [`RunDirectory::open`].
+    pub fn finished(path: &Path, config: &Config) -> Result<Option<Evaluation>> {
+        let Ok(text) = fs::read_to_string(path.join("config.toml")) else { return Ok(None) };
+        check_same(&text, config, path)?;
+        if !path.join("evaluation.json").exists() {
+            return Ok(None);
+        }
+        let evaluation = RunDirectory::read_evaluation(path)?;
+        Ok(evaluation.is_complete().then_some(evaluation))
+    }
+
+    /// How fast a run trained, by its log; nothing where there is none.
+    pub fn read_pace(path: &Path) -> Result<Pace> {
+        let path = path.join("metrics.jsonl");
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Pace::of(&text)),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(Pace::default()),
+            Err(cause) => Err(Error::reading(&path, cause)),
+        }
+    }
+
     /// Opens `metrics.jsonl` to go on from `position`: lines that the resumed run will write again are dropped.
     pub fn resume_metrics(&mut self, position: Position) -> Result<()> {
         let path = self.path.join("metrics.jsonl");
@@ -125,6 +147,43 @@ impl RunDirectory {
     }
 }
 
+/// Samples trained on, and the seconds that it took. It stands beside the evaluation, which no clock may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pace {
+    pub samples: f64,
+    pub seconds: f64,
+}
+
+impl Pace {
+    /// Of the lines of `metrics.jsonl`: each has the samples trained on so far, and the speed since the line before.
+    fn of(text: &str) -> Pace {
+        let mut pace = Pace::default();
+        for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            if let (Some(samples), Some(speed)) = (line["samples"].as_f64(), line["samples_per_second"].as_f64()) {
+                if speed > 0.0 {
+                    pace.seconds += (samples - pace.samples).max(0.0) / speed;
+                }
+                pace.samples = samples;
+            }
+        }
+        pace
+    }
+
+    pub fn samples_per_second(&self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.samples / self.seconds)
+    }
+}
+
+impl std::iter::Sum for Pace {
+    fn sum<I: Iterator<Item = Pace>>(paces: I) -> Pace {
+        let add = |one: Pace, other: Pace| Pace {
+            samples: one.samples + other.samples,
+            seconds: one.seconds + other.seconds,
+        };
+        paces.fold(Pace::default(), add)
+    }
+}
+
 /// Fails unless the directory's settings are those of this run, apart from such as change no result.
 fn check_same(text: &str, config: &Config, path: &Path) -> Result<()> {
     let neutral = |config: &Config| {
@@ -142,5 +201,27 @@ fn check_same(text: &str, config: &Config, path: &Path) -> Result<()> {
             "{} holds a run with other settings ({old}, now {new}); choose another --out",
             path.display()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pace_is_all_samples_over_all_seconds() {
+        // 100 samples in 1 s, 300 in 1 s, and a line cut short.
+        let log = concat!(
+            "{\"step\":1,\"samples\":100,\"samples_per_second\":100.0}\n",
+            "{\"step\":1,\"class_weights\":{}}\n",
+            "{\"step\":2,\"samples\":400,\"samples_per_second\":300.0}\n",
+            "{\"step\":2,\"samples\":50"
+        );
+        let pace = Pace::of(log);
+        assert_eq!(pace, Pace { samples: 400.0, seconds: 2.0 });
+        assert_eq!(pace.samples_per_second(), Some(200.0));
+        assert_eq!(Pace::of("").samples_per_second(), None);
+        let both: Pace = [pace, Pace { samples: 100.0, seconds: 3.0 }].into_iter().sum();
+        assert_eq!(both.samples_per_second(), Some(100.0));
     }
 }

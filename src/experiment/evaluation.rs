@@ -1,6 +1,6 @@
 //! The matrix E and what follows from it: `evaluation.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,10 +10,10 @@ use crate::data::loader::{BatchRequest, Loader, LoaderOptions};
 use crate::error::Result;
 use crate::eval::embed::{embed_images, embed_texts};
 use crate::eval::metrics::{Retrieval, Summary, TaskMatrix};
-use crate::eval::zero_shot::{class_embeddings, predict, similarities};
+use crate::eval::zero_shot::{choose, class_embeddings, similarities};
 use crate::model::clip::Clip;
 use crate::ops::Device;
-use crate::stream::StreamKind;
+use crate::stream::{Stream, StreamKind};
 
 /// A run's result so far, as `evaluation.json` holds it. It depends on nothing but the run's settings and seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub struct Evaluation {
     /// Other matrices of E's shape, by name: `classification`, `image_to_text_recall@5`.
     #[serde(default)]
     pub dynamic: BTreeMap<String, Vec<Vec<Option<f64>>>>,
-    /// Test sets beside the stream, by name: a number after each step.
+    /// Test sets beside the stream, as `noto-v1 accuracy`: a number after each step.
     #[serde(default)]
     pub static_sets: BTreeMap<String, Vec<Option<f64>>>,
 }
@@ -104,11 +104,23 @@ impl Evaluation {
     pub fn truncate(&mut self, steps: usize) -> Result<()> {
         self.matrix.truncate(steps);
         self.accuracy.truncate(steps);
+        self.spent.truncate(steps);
+        self.dynamic.values_mut().for_each(|matrix| matrix.truncate(steps));
+        self.static_sets.values_mut().for_each(|series| series.truncate(steps));
         self.summarise()
     }
 
-    /// Adds the row of the next step.
-    pub fn push(&mut self, row: Vec<Option<f64>>) -> Result<()> {
+    /// Adds what was found after the next step, and what had been spent by then.
+    pub fn push(&mut self, found: Findings, spent: Spent) -> Result<()> {
+        let Findings { row, dynamic, static_sets, .. } = found;
+        for (name, row) in dynamic {
+            self.dynamic.entry(name).or_default().push(row);
+        }
+        for (name, value) in static_sets {
+            self.static_sets.entry(name).or_default().push(value);
+        }
+        (self.samples_spent, self.macs_spent) = (spent.samples, spent.macs);
+        self.spent.push(spent);
         let last = self.matrix.len();
         let seen = row.iter().zip(&self.steps).take(last + 1);
         let counted = seen.filter_map(|(value, step)| value.map(|value| (value, step.test as f64)));
@@ -119,73 +131,192 @@ impl Evaluation {
     }
 
     fn summarise(&mut self) -> Result<()> {
-        let mut matrix = TaskMatrix::new(self.steps.len());
-        for row in &self.matrix {
-            matrix.push(row.clone())?;
-        }
-        self.summary = Summary::of(&matrix, &self.accuracy);
+        self.summary = Summary::of(&TaskMatrix::of(self.steps.len(), &self.matrix)?, &self.accuracy);
         Ok(())
     }
 }
 
-/// Row `step` of E: the model as it is now on the test sets of all steps.
-///
-/// Classification chooses, on the task of a step already seen, among all classes seen so far, never among the task's own
-/// (which task an image is from is not told); on a task still to come, among all classes of the stream. Domain- and
-/// time-incremental streams share their classes, so there it is all of them throughout.
-pub fn evaluate<D: Device>(device: &mut D, clip: &Clip, setup: &Setup, step: usize) -> Result<Vec<Option<f64>>> {
-    let width = clip.spec.embed_dim;
-    let samples: Vec<u32> = setup.stream.steps.iter().flat_map(|step| step.test.iter().copied()).collect();
-    let requests: Vec<BatchRequest> = samples
-        .chunks(clip.capacity.images)
-        .map(|samples| BatchRequest { samples: samples.to_vec(), augment: None })
-        .collect();
-    let mut loader = open_loader(setup, requests.into_iter())?;
-    let (samples, images) = embed_images(device, clip, &mut loader)?;
-    let place: std::collections::HashMap<u32, usize> =
-        samples.iter().enumerate().map(|(place, sample)| (*sample, place)).collect();
-    let image = |sample: &u32| place.get(sample).map(|place| &images[place * width..(place + 1) * width]);
-    match setup.config.evaluation.task {
-        EvaluationTask::Classification => {
-            let prompts: Vec<&[u32]> = setup.class_prompts.iter().map(Vec::as_slice).collect();
-            let classes = setup.dataset.classes.len();
-            let scores = similarities(&images, &class_embeddings(device, clip, &prompts, classes), width);
-            let seen = setup.stream.classes_seen(step);
-            Ok((0..setup.stream.steps.len())
-                .map(|task| {
-                    let known = setup.stream.kind == StreamKind::ClassIncremental && task <= step;
-                    let candidates = if known { &seen } else { &setup.stream.class_order };
-                    let tests: Vec<u32> =
-                        setup.stream.steps[task].test.iter().filter(|test| place.contains_key(test)).copied().collect();
-                    let right = tests
-                        .iter()
-                        .filter(|test| {
-                            let scores = &scores[place[test] * classes..][..classes];
-                            predict(scores, classes, candidates)[0] == setup.dataset.samples[**test as usize].class
-                        })
-                        .count();
-                    (!tests.is_empty()).then(|| right as f64 / tests.len() as f64)
-                })
-                .collect())
-        }
-        EvaluationTask::Retrieval => setup
-            .stream
-            .steps
-            .iter()
-            .map(|task| {
-                let tests: Vec<u32> = task.test.iter().filter(|test| place.contains_key(test)).copied().collect();
-                let groups: Vec<u32> = tests.iter().map(|test| setup.caption_of_sample[*test as usize]).collect();
-                let mut captions = groups.clone();
-                captions.sort_unstable();
-                captions.dedup();
-                let tokens: Vec<&[u32]> =
-                    captions.iter().map(|caption| setup.captions[*caption as usize].as_slice()).collect();
-                let rows: Vec<f32> = tests.iter().flat_map(|test| image(test).unwrap_or_default()).copied().collect();
-                let scores = similarities(&rows, &embed_texts(device, clip, &tokens), width);
-                Ok(Retrieval::of(&scores, &groups, &captions).map(|retrieval| retrieval.mean_recall_at_1()))
-            })
-            .collect(),
+/// The model as it is after one step.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The step's row of E.
+    pub row: Vec<Option<f64>>,
+    /// Its rows of the other matrices.
+    pub dynamic: BTreeMap<String, Vec<Option<f64>>>,
+    pub static_sets: BTreeMap<String, Option<f64>>,
+    /// By task, what each test image is taken for.
+    pub answers: Vec<Vec<Answer>>,
+}
+
+/// A test image and what it is taken for: classes, or numbers of captions in retrieval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub sample: u32,
+    pub truth: u32,
+    pub chosen: u32,
+}
+
+impl Answer {
+    pub fn is_right(&self) -> bool {
+        self.chosen == self.truth
     }
+}
+
+/// Tests the model as it is now: on the tests of all steps, and on those of the sets beside the stream.
+pub fn evaluate<D: Device>(device: &mut D, clip: &Clip, setup: &Setup, step: usize) -> Result<Findings> {
+    let images = TestImages::embed(device, clip, setup)?;
+    let Setup { stream, dataset, .. } = setup;
+    let settings = &setup.config.evaluation;
+    let retrieves = settings.task == EvaluationTask::Retrieval;
+    let classes = dataset.classes.len();
+    let class = |sample: u32| dataset.samples[sample as usize].class;
+
+    let mut zero_shot = Scores { rows: &images.rows, columns: classes, values: Vec::new() };
+    if !retrieves || settings.also_classify || !setup.static_sets.is_empty() {
+        let prompts: Vec<&[u32]> = setup.class_prompts.iter().map(Vec::as_slice).collect();
+        let texts = class_embeddings(device, clip, &prompts, classes);
+        zero_shot.values = similarities(&images.embeddings, &texts, images.width);
+    }
+    let classify = |scores: &Scores| -> Vec<Vec<Answer>> {
+        let of_task = |task: usize| scores.answers(&stream.steps[task].test, &candidates(stream, step, task), class);
+        (0..stream.steps.len()).map(of_task).collect()
+    };
+
+    let mut found = Findings::default();
+    if retrieves {
+        for task in &stream.steps {
+            let (answers, retrieval) = images.retrieve(device, clip, setup, &task.test);
+            found.row.push(retrieval.map(|retrieval| retrieval.mean_recall_at_1()));
+            for (name, value) in recalls(retrieval) {
+                found.dynamic.entry(name).or_default().push(value);
+            }
+            found.answers.push(answers);
+        }
+        if settings.also_classify {
+            let row = classify(&zero_shot).iter().map(|answers| accuracy(answers)).collect();
+            found.dynamic.insert("classification".to_string(), row);
+        }
+    } else {
+        found.answers = classify(&zero_shot);
+        found.row = found.answers.iter().map(|answers| accuracy(answers)).collect();
+    }
+    // A set beside the stream has nothing to do with the stream's classes.
+    let all: Vec<u32> = (0..classes as u32).collect();
+    for (name, samples) in &setup.static_sets {
+        found.static_sets.insert(format!("{name} accuracy"), accuracy(&zero_shot.answers(samples, &all, class)));
+        if retrieves {
+            let (_, retrieval) = images.retrieve(device, clip, setup, samples);
+            let recall = retrieval.map(|retrieval| retrieval.mean_recall_at_1());
+            found.static_sets.insert(format!("{name} mean_recall@1"), recall);
+        }
+    }
+    Ok(found)
+}
+
+/// The classes among which an image of `task` is classified after step `step`.
+///
+/// Which task or domain an image is from is not told. So they are, for every task already seen, all classes seen so far, never
+/// the task's own; for a task still to come, all classes of the stream. Domain- and time-incremental streams share their
+/// classes, so there they are all of them throughout.
+fn candidates(stream: &Stream, step: usize, task: usize) -> Vec<u32> {
+    if stream.kind == StreamKind::ClassIncremental && task <= step {
+        stream.classes_seen(step)
+    } else {
+        stream.class_order.clone()
+    }
+}
+
+/// The part that is right; None without any.
+fn accuracy(answers: &[Answer]) -> Option<f64> {
+    let right = answers.iter().filter(|answer| answer.is_right()).count();
+    (!answers.is_empty()).then(|| right as f64 / answers.len() as f64)
+}
+
+/// Scores `[images, columns]` of test images, by whatever the model classifies with.
+struct Scores<'a> {
+    /// The row of each sample; a broken one has none.
+    rows: &'a HashMap<u32, usize>,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl Scores<'_> {
+    /// What `samples` are taken for among `candidates`: columns, as `truth` is one.
+    fn answers(&self, samples: &[u32], candidates: &[u32], truth: impl Fn(u32) -> u32) -> Vec<Answer> {
+        let answer = |sample: &u32| {
+            let row = self.rows.get(sample)?;
+            let (truth, scores) = (truth(*sample), &self.values[row * self.columns..][..self.columns]);
+            Some(Answer { sample: *sample, truth, chosen: choose(scores, candidates, truth) })
+        };
+        samples.iter().filter_map(answer).collect()
+    }
+}
+
+/// Embeddings `[images, width]` of every image that the run is tested on.
+struct TestImages {
+    rows: HashMap<u32, usize>,
+    embeddings: Vec<f32>,
+    width: usize,
+}
+
+impl TestImages {
+    fn embed<D: Device>(device: &mut D, clip: &Clip, setup: &Setup) -> Result<TestImages> {
+        let samples: Vec<u32> = setup.test_samples().collect();
+        let requests: Vec<BatchRequest> = samples
+            .chunks(clip.capacity.images)
+            .map(|samples| BatchRequest { samples: samples.to_vec(), augment: None })
+            .collect();
+        let mut loader = open_loader(setup, requests.into_iter())?;
+        let (samples, embeddings) = embed_images(device, clip, &mut loader)?;
+        let rows = samples.iter().enumerate().map(|(row, sample)| (*sample, row)).collect();
+        Ok(TestImages { rows, embeddings, width: clip.spec.embed_dim })
+    }
+
+    /// Retrieval by captions among `samples` alone, and the caption that each image finds.
+    fn retrieve<D: Device>(
+        &self,
+        device: &mut D,
+        clip: &Clip,
+        setup: &Setup,
+        samples: &[u32],
+    ) -> (Vec<Answer>, Option<Retrieval>) {
+        let tests: Vec<u32> = samples.iter().filter(|sample| self.rows.contains_key(sample)).copied().collect();
+        let groups: Vec<u32> = tests.iter().map(|test| setup.caption_of_sample[*test as usize]).collect();
+        let mut captions = groups.clone();
+        captions.sort_unstable();
+        captions.dedup();
+        let tokens: Vec<&[u32]> = captions.iter().map(|caption| setup.captions[*caption as usize].as_slice()).collect();
+        let image = |test| &self.embeddings[self.rows[test] * self.width..][..self.width];
+        let images: Vec<f32> = tests.iter().flat_map(image).copied().collect();
+        let scores = similarities(&images, &embed_texts(device, clip, &tokens), self.width);
+        let columns: Vec<u32> = (0..captions.len() as u32).collect();
+        let answer = |((sample, truth), scores): ((&u32, &u32), &[f32])| {
+            let column = captions.binary_search(truth).expect("every image's caption is among them") as u32;
+            let chosen = captions[choose(scores, &columns, column) as usize];
+            Answer { sample: *sample, truth: *truth, chosen }
+        };
+        let rows = scores.chunks_exact(captions.len().max(1));
+        let answers = tests.iter().zip(&groups).zip(rows).map(answer).collect();
+        (answers, Retrieval::of(&scores, &groups, &captions))
+    }
+}
+
+/// Every recall under the name of its matrix.
+fn recalls(retrieval: Option<Retrieval>) -> [(String, Option<f64>); 6] {
+    let both = [
+        ("image_to_text", retrieval.map(|retrieval| retrieval.image_to_text)),
+        ("text_to_image", retrieval.map(|retrieval| retrieval.text_to_image)),
+    ];
+    let value = |place: usize| {
+        let (direction, recall) = both[place / 3];
+        let (at, value) = match place % 3 {
+            0 => (1, recall.map(|recall| recall.at_1)),
+            1 => (5, recall.map(|recall| recall.at_5)),
+            _ => (10, recall.map(|recall| recall.at_10)),
+        };
+        (format!("{direction}_recall@{at}"), value)
+    };
+    std::array::from_fn(value)
 }
 
 /// A loader with the run's settings.
@@ -193,4 +324,78 @@ pub fn open_loader(setup: &Setup, requests: impl Iterator<Item = BatchRequest> +
     let data = &setup.config.data;
     let options = LoaderOptions { threads: data.loader_threads, prefetch: 4, max_broken: data.max_broken };
     Loader::new(setup.dataset.clone(), requests, setup.model.vision_cfg.image_size, options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{ClassOrder, Item, class_incremental, domain_incremental};
+
+    /// One training and one test sample of each class: the test sample of class c is sample 2c + 1. Classes 0 and 1 are of
+    /// domain 0, the others of domain 1.
+    fn items() -> Vec<Item> {
+        let item = |class: u32, train| Item { class, domain: class / 2, time: 2000, train };
+        (0..4).flat_map(|class| [item(class, true), item(class, false)]).collect()
+    }
+
+    /// Accuracy on each task after `step`, of scores [4 test images, 4 classes].
+    fn row(stream: &Stream, step: usize, scores: [[f32; 4]; 4]) -> Vec<f64> {
+        let rows = (0..4).map(|class| (2 * class + 1, class as usize)).collect();
+        let scores = Scores { rows: &rows, columns: 4, values: scores.concat() };
+        let of_task = |task: usize| {
+            let answers =
+                scores.answers(&stream.steps[task].test, &candidates(stream, step, task), |sample| sample / 2);
+            accuracy(&answers).unwrap()
+        };
+        (0..stream.steps.len()).map(of_task).collect()
+    }
+
+    /// Within its own pair of classes every image is right; among all four, class 2 draws the images of 0, and class 0 that
+    /// of class 3.
+    const CONFUSED: [[f32; 4]; 4] =
+        [[0.6, 0.1, 0.9, 0.1], [0.1, 0.8, 0.2, 0.1], [0.3, 0.1, 0.7, 0.2], [0.9, 0.1, 0.3, 0.6]];
+
+    #[test]
+    fn which_task_an_image_is_from_is_not_told() {
+        let stream = class_incremental(&items(), 2, None, &ClassOrder::Given(vec![0, 1, 2, 3])).unwrap();
+        assert_eq!(stream.steps[0].test, [1, 3]);
+        // Of the first task alone nothing else is known yet; the second is held against all that will come.
+        assert_eq!(row(&stream, 0, CONFUSED), [1.0, 0.5]);
+        // Class 2, of the task just learnt, takes an image of the first; class 0 one of the second.
+        assert_eq!(row(&stream, 1, CONFUSED), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn which_domain_an_image_is_from_is_not_told() {
+        let stream = domain_incremental(&items(), &[0, 1], &[]).unwrap();
+        assert_eq!(stream.steps[0].classes, [0, 1]);
+        for step in 0..2 {
+            assert_eq!(row(&stream, step, CONFUSED), [0.5, 0.5]);
+        }
+    }
+
+    #[test]
+    fn broken_test_images_are_left_out() {
+        let rows = HashMap::from([(7, 0)]);
+        let scores = Scores { rows: &rows, columns: 2, values: vec![0.9, 0.1] };
+        let answers = scores.answers(&[6, 7], &[0, 1], |_| 0);
+        assert_eq!(answers, [Answer { sample: 7, truth: 0, chosen: 0 }]);
+        assert_eq!(accuracy(&scores.answers(&[6], &[0, 1], |_| 0)), None);
+    }
+
+    #[test]
+    fn recalls_have_their_names() {
+        let recall = |first: f64| crate::eval::metrics::Recall { at_1: first, at_5: first + 0.1, at_10: first + 0.2 };
+        let named = recalls(Some(Retrieval { image_to_text: recall(0.1), text_to_image: recall(0.5) }));
+        let named: Vec<(&str, f64)> = named.iter().map(|(name, value)| (name.as_str(), value.unwrap())).collect();
+        let expected = [
+            ("image_to_text_recall@1", 0.1),
+            ("image_to_text_recall@5", 0.1 + 0.1),
+            ("image_to_text_recall@10", 0.1 + 0.2),
+            ("text_to_image_recall@1", 0.5),
+            ("text_to_image_recall@5", 0.5 + 0.1),
+            ("text_to_image_recall@10", 0.5 + 0.2),
+        ];
+        assert_eq!(named, expected);
+    }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod directory;
 mod evaluation;
+mod predictions;
 mod run;
 mod setup;
 mod state;
@@ -11,7 +12,7 @@ pub use config::{
     Config, DataConfig, EvaluationConfig, EvaluationTask, MemoryConfig, ModelConfig, StreamConfig, TrainConfig,
     TrainText, presets,
 };
-pub use directory::RunDirectory;
+pub use directory::{Pace, RunDirectory};
 pub use evaluation::{Evaluation, Prediction, Spent, StepRecord};
 pub use run::{Iteration, Observer, run};
 pub use setup::Setup;

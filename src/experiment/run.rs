@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::config::Config;
 use super::directory::RunDirectory;
-use super::evaluation::{Evaluation, evaluate, open_loader};
+use super::evaluation::{Evaluation, Spent, evaluate, open_loader};
+use super::predictions::pick;
 use super::setup::Setup;
 use super::state::{self, Position};
 use crate::data::loader::{Augment, Batch, BatchRequest};
@@ -127,13 +128,17 @@ impl<D: Device> Run<D> {
             if self.setup.method.spends != Spends::Nothing {
                 self.train(observer)?;
             }
-            let row = evaluate(&mut self.trainer.device, &self.trainer.evaluation, &self.setup, step)?;
+            let found = evaluate(&mut self.trainer.device, &self.trainer.evaluation, &self.setup, step)?;
             self.trainer.device.health()?;
-            self.evaluation.push(row)?;
-            (self.evaluation.samples_spent, self.evaluation.macs_spent) = (self.position.samples, self.position.macs);
+            let predictions = (step + 1 == self.setup.stream.steps.len()).then(|| pick(&self.setup, &found.answers));
+            self.evaluation.push(found, Spent { samples: self.position.samples, macs: self.position.macs })?;
             self.remember(step);
-            // The order matters: whatever a kill cuts off here is done again from the state, with the same result.
+            // The order matters: whatever a kill cuts off here is done again from the state, with the same result, and an
+            // evaluation that is complete is the last of a run's results to appear.
             self.save_checkpoint(step)?;
+            if let Some(predictions) = predictions {
+                self.directory.write_predictions(&predictions)?;
+            }
             self.directory.write_evaluation(&self.evaluation)?;
             self.position.step += 1;
             self.position.iteration = 0;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::config::{Config, EvaluationTask, TrainText};
+use super::config::{Config, EvaluationTask, TrainConfig, TrainText};
 use crate::data::prompts::{Templates, fill};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Dataset, Split};
@@ -39,6 +39,8 @@ pub struct Setup {
     /// Distinct captions, for retrieval, and which each sample has.
     pub captions: Vec<Vec<u32>>,
     pub caption_of_sample: Vec<u32>,
+    /// Test samples of each domain beside the stream, with its name.
+    pub static_sets: Vec<(String, Vec<u32>)>,
     /// Hashes of everything that came from outside the settings, for the manifest.
     pub hashes: Vec<(&'static str, String)>,
 }
@@ -51,6 +53,7 @@ impl Setup {
         let dataset = data::open(&config.data.name, folder)?;
         let stream = open_stream(config, &dataset)?;
         check_sizes(config, method, &stream)?;
+        let static_sets = static_sets(config, &dataset, &stream)?;
         let (model, initial, mut hashes, notes) = open_model(config)?;
 
         let tokenizer = Tokenizer::clip();
@@ -114,6 +117,7 @@ impl Setup {
             templates: templates.iter().len(),
             captions,
             caption_of_sample,
+            static_sets,
             hashes,
             dataset: Arc::new(dataset),
         })
@@ -141,7 +145,11 @@ impl Setup {
     /// The budget C of a step, in samples.
     pub fn step_budget(&self, step: usize) -> usize {
         let own = self.stream.steps[step].train.len();
-        let budget = |samples: usize| (samples as f64 * self.config.train.epochs).round() as usize;
+        let train = &self.config.train;
+        let budget = |samples: usize| match train.samples {
+            0 => (samples as f64 * train.epochs).round() as usize,
+            given => given,
+        };
         match self.method.spends {
             Spends::OncePerStepSeen => (0..=step).map(|step| budget(self.stream.steps[step].train.len())).sum(),
             Spends::Once => budget(own),
@@ -164,25 +172,56 @@ impl Setup {
         }
     }
 
+    /// Everything that the model is tested on after each step.
+    pub fn test_samples(&self) -> impl Iterator<Item = u32> {
+        let steps = self.stream.steps.iter().flat_map(|step| &step.test);
+        steps.chain(self.static_sets.iter().flat_map(|(_, samples)| samples)).copied()
+    }
+
     /// Batch sizes of evaluation, no larger than what there is.
     pub fn evaluation_capacity(&self) -> Capacity {
-        let tests: usize = self.stream.steps.iter().map(|step| step.test.len()).sum();
+        let tests = self.test_samples().count();
         let texts = match self.config.evaluation.task {
             EvaluationTask::Classification => self.class_prompts.len(),
-            EvaluationTask::Retrieval => self.captions.len(),
+            EvaluationTask::Retrieval => self.captions.len().max(self.class_prompts.len()),
         };
         let batch = self.config.evaluation.batch;
         Capacity { images: batch.min(tests).max(1), texts: batch.min(texts).max(1) }
     }
 }
 
+fn domain_index(dataset: &Dataset, name: &str) -> Result<u32> {
+    let place = dataset.domains.iter().position(|domain| domain == name);
+    let known = dataset.domains.iter().map(String::as_str);
+    place.map(|place| place as u32).ok_or_else(|| unknown("domain", name, known))
+}
+
+/// The test samples of the domains that `evaluation.static_domains` names.
+fn static_sets(config: &Config, dataset: &Dataset, stream: &Stream) -> Result<Vec<(String, Vec<u32>)>> {
+    let names = &config.evaluation.static_domains;
+    let wrong = |name: &str, what: &str| Err(Error::input(format!("evaluation.static_domains: '{name}' {what}")));
+    let mut sets = Vec::new();
+    for (place, name) in names.iter().enumerate() {
+        let domain = domain_index(dataset, name).map_err(|error| error.at("evaluation.static_domains"))?;
+        let is_of = |sample: &u32| dataset.samples[*sample as usize].domain == domain;
+        if names[..place].contains(name) {
+            return wrong(name, "stands there twice");
+        }
+        if stream.steps.iter().any(|step| step.train.iter().any(is_of)) {
+            return wrong(name, "is a domain that the stream trains on; a static set lies beside it");
+        }
+        let tests = (0..dataset.samples.len() as u32).filter(is_of);
+        let tests: Vec<u32> = tests.filter(|test| dataset.samples[*test as usize].split == Split::Test).collect();
+        if tests.is_empty() {
+            return wrong(name, "has no test samples");
+        }
+        sets.push((name.clone(), tests));
+    }
+    Ok(sets)
+}
+
 fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
-    let domain_index = |name: &String| {
-        let place = dataset.domains.iter().position(|domain| domain == name);
-        place
-            .map(|place| place as u32)
-            .ok_or_else(|| unknown("domain", name, dataset.domains.iter().map(String::as_str)))
-    };
+    let domain_index = |name: &String| domain_index(dataset, name);
     let wanted = config.data.domains.iter().map(domain_index).collect::<Result<Vec<u32>>>()?;
     let kept = |domain: u32| wanted.is_empty() || wanted.contains(&domain);
     // A stream sees the samples of the wanted domains alone; its indices are translated back to the data set's.
@@ -202,7 +241,7 @@ fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
         StreamKind::Single => stream::single(&items),
         StreamKind::ClassIncremental => {
             let first = (settings.first_task > 0).then_some(settings.first_task);
-            stream::class_incremental(&items, settings.tasks, first, &ClassOrder::Seed(settings.class_order_seed))
+            stream::class_incremental(&items, settings.tasks, first, &class_order(config, dataset, &items)?)
         }
         StreamKind::DomainIncremental => {
             let order = match settings.domain_order.is_empty() {
@@ -219,6 +258,18 @@ fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
         }
     }
     Ok(stream)
+}
+
+/// The order in which classes arrive: a file's, or the seed's.
+fn class_order(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<ClassOrder> {
+    let file = &config.stream.class_order;
+    if file.is_empty() {
+        return Ok(ClassOrder::Seed(config.stream.class_order_seed));
+    }
+    let text = std::fs::read_to_string(file).map_err(|cause| Error::reading(Path::new(file), cause))?;
+    let mut present = vec![false; dataset.classes.len()];
+    items.iter().for_each(|item| present[item.class as usize] = true);
+    Ok(ClassOrder::Given(stream::parse_class_order(file, &text, &dataset.classes, &present)?))
 }
 
 fn check_sizes(config: &Config, method: &Method, stream: &Stream) -> Result<()> {
@@ -241,7 +292,13 @@ fn check_sizes(config: &Config, method: &Method, stream: &Stream) -> Result<()> 
     if config.train.batch < 2 {
         return Err(Error::input("train.batch is 1; a contrastive loss needs at least 2 samples"));
     }
-    if config.train.epochs == 0.0 {
+    let TrainConfig { batch, samples, epochs, .. } = config.train;
+    if samples > 0 && samples < batch {
+        return Err(Error::input(format!(
+            "train.samples is {samples}, less than one batch; it must be 0, for train.epochs, or {batch} at least"
+        )));
+    }
+    if samples == 0 && epochs == 0.0 {
         return Err(Error::input(format!("train.epochs is 0; the method {} trains", method.name)));
     }
     let samples: usize = stream.steps.iter().map(|step| step.train.len()).sum();

@@ -103,4 +103,9 @@ impl Method {
     pub fn uses_memory(&self) -> bool {
         self.sees == Sees::StepAndMemory
     }
+
+    /// Whether it cannot do without a memory.
+    pub fn needs_memory(&self) -> bool {
+        false
+    }
 }

@@ -3,5 +3,5 @@
 mod summary;
 mod table;
 
-pub use summary::{Cell, matrix_table, summary_table};
+pub use summary::{Cell, matrix_table, static_table, summary_table, transfer_table};
 pub use table::Table;

@@ -19,6 +19,13 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Adds a column on the right; missing cells at its end stay empty.
+    pub fn column(&mut self, name: impl Into<String>, cells: impl IntoIterator<Item = String>) {
+        self.header.push(name.into());
+        let mut cells = cells.into_iter();
+        self.rows.iter_mut().for_each(|row| row.push(cells.next().unwrap_or_default()));
+    }
+
     fn lines(&self) -> impl Iterator<Item = &Vec<String>> {
         std::iter::once(&self.header).chain(&self.rows)
     }
@@ -98,6 +105,13 @@ mod tests {
                         | gdro               |   9.5 |\n\
                         | zero-shot, \"first\" | 10.25 |\n";
         assert_eq!(table().to_markdown(), expected);
+    }
+
+    #[test]
+    fn a_column_joins_on_the_right() {
+        let mut table = table();
+        table.column("samples/s", ["97".to_string()]);
+        assert_eq!(table.to_csv(), "method,last,samples/s\ngdro,9.5,97\n\"zero-shot, \"\"first\"\"\",10.25,\n");
     }
 
     #[test]

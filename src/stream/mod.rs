@@ -1,6 +1,7 @@
 //! The steps of a continual run: which samples are trained and tested at each, by class, by domain or by time.
 
 mod class_incremental;
+mod class_order;
 mod domain_incremental;
 mod single;
 mod time_incremental;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use class_incremental::{ClassOrder, class_incremental};
+pub use class_order::parse_class_order;
 pub use domain_incremental::domain_incremental;
 pub use single::single;
 pub use time_incremental::time_incremental;

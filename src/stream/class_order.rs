@@ -1,0 +1,135 @@
+//! The order of classes from a file: one name a line.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result, nearest};
+
+/// The classes that `text` names, a line each, as places in `names`; lines without a word are left out. `present` says which
+/// classes the stream has: each of them must be named, once, and no other. `file` is the text's name in errors, which also
+/// tell the line.
+pub fn parse_class_order(file: &str, text: &str, names: &[String], present: &[bool]) -> Result<Vec<u32>> {
+    let class_of: HashMap<&str, usize> = names.iter().enumerate().map(|(class, name)| (name.as_str(), class)).collect();
+    let mut line_of_class = HashMap::new();
+    let mut order = Vec::new();
+    for (line, name) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {
+        let wrong = |what: String| Err(Error::input(format!("{file}, line {line}: {what}")));
+        if name.is_empty() {
+            continue;
+        }
+        let Some(class) = class_of.get(name) else {
+            let near = nearest(name, names.iter().map(String::as_str));
+            let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+            return wrong(format!("unknown class '{}'{hint}", name.escape_debug().take(60).collect::<String>()));
+        };
+        if !present[*class] {
+            return wrong(format!("the chosen domains have no sample of the class '{name}'"));
+        }
+        if let Some(first) = line_of_class.insert(*class, line) {
+            return wrong(format!("the class '{name}' stands already on line {first}"));
+        }
+        order.push(*class as u32);
+    }
+    let missing: Vec<&str> = (names.iter().zip(present).enumerate())
+        .filter(|(class, (_, present))| **present && !line_of_class.contains_key(class))
+        .map(|(_, (name, _))| name.as_str())
+        .collect();
+    if !missing.is_empty() {
+        let lines = text.lines().count().max(1);
+        let list = super::some_of(missing.iter());
+        return Err(Error::input(format!("{file}, line {lines}: it ends here, and lacks classes: {list}")));
+    }
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rng::{rng, shuffle};
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|class| format!("class {class} & café")).collect()
+    }
+
+    fn wrong(text: &str) -> String {
+        let names = ["face smiling", "face hand", "sky and weather", "flags"].map(String::from);
+        parse_class_order("order.txt", text, &names, &[true, true, true, false]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_line() {
+        assert_eq!(
+            wrong("face smiling\nface hands\n"),
+            "order.txt, line 2: unknown class 'face hands'; did you mean 'face hand'?"
+        );
+        assert_eq!(
+            wrong("face hand\n\nface smiling\nface hand"),
+            "order.txt, line 4: the class 'face hand' stands already on line 1"
+        );
+        assert_eq!(
+            wrong("face hand\nflags\n"),
+            "order.txt, line 2: the chosen domains have no sample of the class 'flags'"
+        );
+        let lacks = "it ends here, and lacks classes: face smiling, sky and weather";
+        assert_eq!(wrong("face hand\n"), format!("order.txt, line 1: {lacks}"));
+        assert!(wrong("").starts_with("order.txt, line 1: it ends here"));
+        assert!(wrong("face\tsmiling").contains(r"'face\tsmiling'"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_permutation_is_read_as_it_was_written(count in 1usize..40, seed: u64, absent in 0usize..5, ends in 0usize..3) {
+            let names = names(count + absent);
+            let present: Vec<bool> = (0..names.len()).map(|class| class >= absent).collect();
+            let mut order: Vec<u32> = (absent as u32..names.len() as u32).collect();
+            shuffle(&mut order, &mut rng(seed, "test", &[]));
+            let end = ["\n", "\r\n", " \n\n\t"][ends];
+            let text: String = order.iter().map(|class| names[*class as usize].clone() + end).collect();
+            prop_assert_eq!(&parse_class_order("order.txt", &text, &names, &present).unwrap(), &order);
+            // The last line needs no end.
+            prop_assert_eq!(&parse_class_order("order.txt", text.trim_end(), &names, &present).unwrap(), &order);
+        }
+
+        #[test]
+        fn one_wrong_line_is_found(count in 2usize..30, seed: u64, place: prop::sample::Index, kind in 0usize..3) {
+            let names = names(count);
+            let mut order: Vec<u32> = (0..count as u32).collect();
+            shuffle(&mut order, &mut rng(seed, "test", &[]));
+            let mut lines: Vec<String> = order.iter().map(|class| names[*class as usize].clone()).collect();
+            let place = place.index(count);
+            let expected = match kind {
+                0 => {
+                    lines[place] = "not a class of these".to_string();
+                    format!("order.txt, line {}: unknown class", place + 1)
+                }
+                1 => {
+                    lines.insert(place, lines[(place + 1) % count].clone());
+                    "stands already on line".to_string()
+                }
+                _ => {
+                    lines.remove(place);
+                    format!("order.txt, line {}: it ends here, and lacks classes: class", count - 1)
+                }
+            };
+            let error = parse_class_order("order.txt", &lines.join("\n"), &names, &vec![true; count]).unwrap_err();
+            prop_assert!(error.to_string().contains(&expected), "'{expected}' is not in: {error}");
+        }
+
+        #[test]
+        fn any_text_is_a_permutation_or_an_error_of_input(text in "(class [0-3] & café|\\PC|\\s){0,30}", present: [bool; 4]) {
+            match parse_class_order("order.txt", &text, &names(4), &present) {
+                Ok(order) => {
+                    let mut sorted = order.clone();
+                    sorted.sort_unstable();
+                    let all: Vec<u32> = (0..4).filter(|class| present[*class as usize]).collect();
+                    prop_assert_eq!(sorted, all);
+                }
+                Err(error) => {
+                    prop_assert!(error.to_string().starts_with("order.txt, line "), "{error}");
+                    prop_assert_eq!(error.fault(), crate::error::Fault::Input);
+                }
+            }
+        }
+    }
+}
