@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use perennial::model::clip::Capacity;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
-use perennial::objective::{ObjectiveKind, ObjectiveSettings};
+use perennial::objective::{ObjectiveKind, ObjectiveSettings, TextLoss};
 use perennial::ops::cpu::Cpu;
 use perennial::train::{OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
 
@@ -79,7 +79,11 @@ fn training_allocates_nothing_after_warm_up() {
     let model = ModelSpec::find(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro.json")).unwrap();
     let initial = ParameterList::of(&model).initial_values(0);
     let capacity = Capacity { images: BATCH, texts: BATCH };
-    for objective in [ObjectiveKind::Clip, ObjectiveKind::Gcl, ObjectiveKind::Gdro] {
+    for objective in [
+        ObjectiveKind::Texts(TextLoss::Clip),
+        ObjectiveKind::Texts(TextLoss::Gcl),
+        ObjectiveKind::Texts(TextLoss::Gdro),
+    ] {
         let spec = TrainerSpec {
             model: model.clone(),
             capacity,
@@ -90,6 +94,8 @@ fn training_allocates_nothing_after_warm_up() {
             samples: BATCH,
             classes: BATCH,
             by_class: true,
+            steps: 1,
+            keeps_start: false,
         };
         let mut trainer = Trainer::<Cpu<f32>>::new(&(), &spec, capacity).unwrap();
         trainer.clip.load(&mut trainer.device, &initial);
@@ -101,7 +107,7 @@ fn training_allocates_nothing_after_warm_up() {
         let slot: Vec<u32> = (0..BATCH as u32).collect();
         let texts = bank.batch(&slot);
         let pixels: Vec<u8> = (0..BATCH * 32 * 32 * 3).map(|i| (i * 7919 % 251) as u8).collect();
-        let batch = TrainBatch { pixels: &pixels, texts: &texts, slot: &slot };
+        let batch = TrainBatch { pixels: &pixels, texts: Some(&texts), slot: &slot, ..Default::default() };
         for _ in 0..3 {
             trainer.step(batch, 1e-3, 0.9).unwrap();
         }

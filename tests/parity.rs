@@ -6,7 +6,7 @@ mod fixtures;
 use fixtures::Fixture;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
-use perennial::objective::{ObjectiveKind, ObjectiveSettings};
+use perennial::objective::{ObjectiveKind, ObjectiveSettings, TextLoss};
 use perennial::ops::Memory;
 use perennial::ops::cpu::Cpu;
 use perennial::train::{BatchTexts, OptimizerSettings, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
@@ -31,13 +31,15 @@ impl Setup {
         let spec = TrainerSpec {
             model,
             capacity,
-            objective: ObjectiveKind::Clip,
+            objective: ObjectiveKind::Texts(TextLoss::Clip),
             objective_settings: ObjectiveSettings::default(),
             optimizer: OptimizerSettings::default(),
             learn_logit_scale: true,
             samples: 6,
             classes: 6,
             by_class: false,
+            steps: 1,
+            keeps_start: false,
         };
         let mut trainer = Trainer::new(&(), &spec, capacity).unwrap();
         let mut values = vec![0.0; trainer.clip.parameters.arena_len()];
@@ -82,7 +84,12 @@ impl Setup {
     fn gradients(&mut self) -> Vec<f32> {
         let (bank, numbers) = self.bank(0);
         let texts = bank.batch(&numbers);
-        let batch = TrainBatch { pixels: &self.pixels[0], texts: &texts, slot: &[0, 1, 2, 3, 4, 5] };
+        let batch = TrainBatch {
+            pixels: &self.pixels[0],
+            texts: Some(&texts),
+            slot: &[0, 1, 2, 3, 4, 5],
+            ..Default::default()
+        };
         self.trainer.gradients(batch, 1.0);
         self.trainer.device.read_vec(self.trainer.clip.weights.gradients)
     }
@@ -90,7 +97,12 @@ impl Setup {
     fn step(&mut self, batch: usize) -> StepReport {
         let (bank, numbers) = self.bank(batch);
         let texts = bank.batch(&numbers);
-        let batch = TrainBatch { pixels: &self.pixels[batch], texts: &texts, slot: &[0, 1, 2, 3, 4, 5] };
+        let batch = TrainBatch {
+            pixels: &self.pixels[batch],
+            texts: Some(&texts),
+            slot: &[0, 1, 2, 3, 4, 5],
+            ..Default::default()
+        };
         self.trainer.step(batch, 1e-3, 1.0).unwrap()
     }
 }
@@ -162,7 +174,8 @@ fn deduplicated_text_equals_text_encoded_for_each_sample() {
     let owned: Vec<Vec<u32>> = texts.tokens.iter().map(|tokens| tokens.to_vec()).collect();
     let (class_of_text, text_of) = (texts.class_of_text.clone(), texts.text_of.clone());
     let texts = BatchTexts { tokens: owned.iter().map(Vec::as_slice).collect(), class_of_text, text_of };
-    let batch = TrainBatch { pixels: &setup.pixels[0], texts: &texts, slot: &[0, 1, 2, 3, 4, 5] };
+    let batch =
+        TrainBatch { pixels: &setup.pixels[0], texts: Some(&texts), slot: &[0, 1, 2, 3, 4, 5], ..Default::default() };
     setup.trainer.gradients(batch, 1.0);
     let separate = setup.trainer.device.read_vec(setup.trainer.clip.weights.gradients);
     let separate_loss = setup.trainer.objective.loss(&setup.trainer.device);

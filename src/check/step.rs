@@ -12,7 +12,7 @@ use super::{Checker, Outcome, Size};
 use crate::model::clip::Capacity;
 use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
-use crate::objective::{ObjectiveKind, ObjectiveSettings};
+use crate::objective::{ObjectiveKind, ObjectiveSettings, TextLoss};
 use crate::ops::Device;
 use crate::ops::cpu::Cpu;
 use crate::rng::{Rng, below, rng};
@@ -84,6 +84,8 @@ impl Experiment {
             samples: 2 * samples,
             classes,
             by_class: true,
+            steps: 1,
+            keeps_start: false,
             model,
         };
         let list = ParameterList::of(&spec.model);
@@ -100,7 +102,8 @@ impl Experiment {
             let mut reports = Vec::new();
             for batch in &self.batches {
                 let texts = self.bank.batch(&batch.texts);
-                let batch = TrainBatch { pixels: &batch.pixels, texts: &texts, slot: &batch.slot };
+                let batch =
+                    TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot: &batch.slot, ..Default::default() };
                 reports.push(trainer.step(batch, LEARNING_RATE, 0.7)?);
             }
             let gradients = trainer.device.read_vec(trainer.clip.weights.gradients);
@@ -172,7 +175,11 @@ pub fn check<D: Device>(checker: &mut Checker<D>) {
         Size::Smallest | Size::Small => (ModelSpec::from_json(TINY).expect("the tiny model is well formed"), 6),
         Size::Full => (ModelSpec::find("ViT-B-32").expect("ViT-B-32 is bundled"), 32),
     };
-    for objective in [ObjectiveKind::Clip, ObjectiveKind::Gcl, ObjectiveKind::Gdro] {
+    for objective in [
+        ObjectiveKind::Texts(TextLoss::Clip),
+        ObjectiveKind::Texts(TextLoss::Gcl),
+        ObjectiveKind::Texts(TextLoss::Gdro),
+    ] {
         let start = Instant::now();
         let experiment = Experiment::new(model.clone(), samples, objective, checker.seed);
         let result = (|| {

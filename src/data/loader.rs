@@ -40,13 +40,22 @@ pub struct Augment {
     pub place: [u64; 2],
     /// The smallest and the largest area of a crop, as a share of the image's.
     pub scale: (f64, f64),
+    /// Crops of every sample, each another one.
+    pub views: usize,
+}
+
+impl BatchRequest {
+    /// Images of the batch, every view counted.
+    fn images(&self) -> usize {
+        self.samples.len() * self.augment.map_or(1, |augment| augment.views)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// The request's samples, in its order, without the broken ones. Empty when all were broken.
     pub samples: Vec<u32>,
-    /// [B, size, size, 3]: sample, height, width, RGB.
+    /// [views, B, size, size, 3]: view, sample, height, width, RGB.
     pub pixels: Vec<u8>,
 }
 
@@ -219,7 +228,7 @@ struct Loaded {
 
 impl OpenBatch {
     fn new(request: BatchRequest) -> OpenBatch {
-        let count = request.samples.len().div_ceil(PIECE);
+        let count = request.images().div_ceil(PIECE);
         let nothing = Loaded { batch: Batch { samples: Vec::new(), pixels: Vec::new() }, broken: Vec::new() };
         OpenBatch {
             request: Arc::new(request),
@@ -388,13 +397,15 @@ impl Shared {
     /// Loads and transforms a piece's samples. A sample whose image has an error is broken and left out; a panic is an
     /// error of the loader.
     fn load(&self, job: &Job) -> Result<Loaded> {
-        let samples = &job.request.samples;
-        let samples = &samples[job.piece * PIECE..samples.len().min((job.piece + 1) * PIECE)];
+        let BatchRequest { samples, augment } = &*job.request;
+        let images = job.piece * PIECE..job.request.images().min((job.piece + 1) * PIECE);
         let bytes = transform::bytes(self.image_size);
-        let pixels = vec![0; samples.len() * bytes];
+        let pixels = vec![0; images.len() * bytes];
         let mut loaded =
-            Loaded { batch: Batch { samples: Vec::with_capacity(samples.len()), pixels }, broken: Vec::new() };
-        for &sample in samples {
+            Loaded { batch: Batch { samples: Vec::with_capacity(images.len()), pixels }, broken: Vec::new() };
+        let mut whole = 0;
+        for image in images {
+            let (view, sample) = (image / samples.len(), samples[image % samples.len()]);
             let known = self.dataset.samples.len();
             if sample as usize >= known {
                 return Err(Error::run(format!(
@@ -402,28 +413,35 @@ impl Shared {
                     self.dataset.name
                 )));
             }
-            let slot = loaded.batch.samples.len() * bytes;
-            let out = &mut loaded.batch.pixels[slot..slot + bytes];
-            match catch_unwind(AssertUnwindSafe(|| self.load_sample(sample, job.request.augment, out))) {
-                Ok(Ok(())) => loaded.batch.samples.push(sample),
+            let out = &mut loaded.batch.pixels[whole * bytes..][..bytes];
+            match catch_unwind(AssertUnwindSafe(|| self.load_sample(sample, *augment, view, out))) {
+                Ok(Ok(())) => {
+                    whole += 1;
+                    // A sample broken in one view is in all: the views hold the same samples.
+                    if view == 0 {
+                        loaded.batch.samples.push(sample);
+                    }
+                }
                 Ok(Err(error)) => loaded.broken.push((sample, error.to_string())),
                 Err(panic) => {
                     return Err(Error::run(format!("loading sample {sample} panicked: {}", panic_message(&*panic))));
                 }
             }
         }
-        loaded.batch.pixels.truncate(loaded.batch.samples.len() * bytes);
+        loaded.batch.pixels.truncate(whole * bytes);
         Ok(loaded)
     }
 
-    fn load_sample(&self, sample: u32, augment: Option<Augment>, out: &mut [u8]) -> Result<()> {
+    fn load_sample(&self, sample: u32, augment: Option<Augment>, view: usize, out: &mut [u8]) -> Result<()> {
         let index = sample as usize;
         let image = self.dataset.image(index)?;
         let transformed = match augment {
             None => transform::evaluation(&image, self.image_size, out),
-            Some(Augment { seed, place: [step, epoch], scale }) => {
+            Some(Augment { seed, place: [step, epoch], scale, .. }) => {
                 let id = self.dataset.samples[index].id;
-                transform::training(&image, self.image_size, scale, &mut rng(seed, "crop", &[step, epoch, id]), out)
+                let place = [step, epoch, id, view as u64];
+                let place = if view == 0 { &place[..3] } else { &place[..] };
+                transform::training(&image, self.image_size, scale, &mut rng(seed, "crop", place), out)
             }
         };
         transformed.map_err(|error| error.at(format!("sample {sample}")))
@@ -508,7 +526,12 @@ mod tests {
             let len = below(&mut rng, 30);
             BatchRequest {
                 samples: (0..len).map(|_| below(&mut rng, 200) as u32).collect(),
-                augment: (step % 3 != 0).then_some(Augment { seed: 4, place: [step, 2], scale: (0.3, 1.0) }),
+                augment: (step % 3 != 0).then_some(Augment {
+                    seed: 4,
+                    place: [step, 2],
+                    scale: (0.3, 1.0),
+                    views: 1 + step as usize % 2,
+                }),
             }
         })
     }
@@ -545,7 +568,7 @@ mod tests {
     #[test]
     fn batch_holds_the_transformed_pictures() {
         let dataset = dataset(Fake::default());
-        let augment = Augment { seed: 9, place: [5, 6], scale: (0.2, 0.9) };
+        let augment = Augment { seed: 9, place: [5, 6], scale: (0.2, 0.9), views: 1 };
         let request = |augment| BatchRequest { samples: vec![3, 150], augment };
         let mut loader =
             Loader::new(Arc::clone(&dataset), [request(None), request(Some(augment))].into_iter(), SIZE, options(2))

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, nearest, unknown};
-use crate::method::Method;
+use crate::method::patching::PatchingSettings;
+use crate::method::{Classifies, Method};
 use crate::objective::ObjectiveSettings;
 use crate::stream::StreamKind;
 use crate::train::OptimizerSettings;
@@ -26,6 +27,9 @@ pub struct Config {
     pub objective: ObjectiveSettings,
     pub optimizer: OptimizerSettings,
     pub memory: MemoryConfig,
+    pub joint: JointConfig,
+    pub patching: PatchingSettings,
+    pub probe: ProbeConfig,
     pub evaluation: EvaluationConfig,
     /// By method, the settings that were found best for it where they differ: `[tuned.joint.train]`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -178,6 +182,29 @@ pub struct MemoryConfig {
     pub size: usize,
 }
 
+/// joint's two forms.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JointConfig {
+    /// Cross-entropy and a linear head, in place of the clip loss and texts.
+    pub head: bool,
+}
+
+/// The linear head that co2l and cassle train after each step, on features that stay as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// Passes over its samples: co2l's memory, cassle's own samples of the step.
+    pub epochs: f64,
+    pub learning_rate: f64,
+}
+
+impl Default for ProbeConfig {
+    fn default() -> Self {
+        ProbeConfig { epochs: 5.0, learning_rate: 1e-2 }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
@@ -270,12 +297,7 @@ impl Config {
         let mut config = Config { method: method.name.to_string(), tuned: BTreeMap::new(), ..self.clone() };
         let Some(tuned) = self.tuned.get(name) else { return Ok(config) };
         let mut table = config.to_table();
-        for (section, values) in tuned {
-            match (table.get_mut(section).and_then(toml::Value::as_table_mut), values.as_table()) {
-                (Some(known), Some(values)) => known.extend(values.clone()),
-                _ => drop(table.insert(section.clone(), values.clone())),
-            }
-        }
+        overlay(&mut table, tuned);
         config = table.try_into().map_err(|error| toml_error(error).at(format!("tuned.{name}")))?;
         Ok(config)
     }
@@ -319,9 +341,15 @@ impl Config {
         toml::Table::try_from(self).expect("settings are plain values")
     }
 
+    /// The row of the method, in the form that the settings choose.
+    pub fn method(&self) -> Result<Method> {
+        let method = *Method::find(&self.method)?;
+        Ok(if method.name == "joint" && self.joint.head { method.by_head() } else { method })
+    }
+
     /// Whether the values can make a run at all; what depends on the data is checked once it is open.
-    pub fn validate(&self) -> Result<&'static Method> {
-        let method = Method::find(&self.method)?;
+    pub fn validate(&self) -> Result<Method> {
+        let method = self.method()?;
         let TrainConfig { batch, epochs, learning_rate, learning_rate_decay, save_every, log_every, .. } = self.train;
         let at_least_one = [
             ("train.batch", batch),
@@ -334,30 +362,41 @@ impl Config {
                 return Err(Error::input(format!("{key} is 0; it must be at least 1")));
             }
         }
-        let objective = &self.objective;
         let ranges = [
             ("train.epochs", epochs, 0.0, 1e6),
             ("train.learning_rate", learning_rate, 0.0, 10.0),
             ("train.learning_rate_decay", learning_rate_decay, 0.0, 1.0),
             ("data.crop[0]", self.data.crop.0, 1e-3, 1.0),
             ("data.crop[1]", self.data.crop.1, self.data.crop.0, 1.0),
-            ("objective.tau", objective.tau, 0.0, 100.0),
-            ("objective.gamma", objective.gamma, 1e-6, 1.0),
-            ("objective.gamma_min", objective.gamma_min, 1e-6, 1.0),
-            ("objective.margin", objective.margin, 0.0, 10.0),
-            ("objective.lambda", objective.lambda, 1e-9, 1e9),
-            ("objective.gamma1", objective.gamma1, 1e-6, 1.0),
-            ("objective.gamma2", objective.gamma2, 0.0, 1.0),
+            ("patching.validation", self.patching.validation, 0.0, 0.9),
+            ("probe.epochs", self.probe.epochs, 0.0, 1e6),
+            ("probe.learning_rate", self.probe.learning_rate, 0.0, 10.0),
             ("optimizer.beta1", self.optimizer.beta1, 0.0, 0.999_999_9),
             ("optimizer.beta2", self.optimizer.beta2, 0.0, 0.999_999_9),
             ("optimizer.eps", self.optimizer.eps, 0.0, 1.0),
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0, 1e3),
             ("optimizer.clip_norm", self.optimizer.clip_norm, 0.0, 1e9),
         ];
-        for (key, value, low, high) in ranges {
+        for (key, value, low, high) in ranges.into_iter().chain(self.objective.ranges()) {
             if !(low..=high).contains(&value) {
                 return Err(Error::input(format!("{key} is {value}; it must lie between {low} and {high}")));
             }
+        }
+        if method.classifies != Classifies::ByText && self.evaluation.task == EvaluationTask::Retrieval {
+            return Err(Error::input(format!(
+                "{} knows classes and no texts: it has no meaning with evaluation.task = \"retrieval\"; set it to \
+                 \"classification\"",
+                method.name
+            )));
+        }
+        if method.needs_new_classes()
+            && matches!(self.stream.kind, StreamKind::DomainIncremental | StreamKind::TimeIncremental)
+        {
+            return Err(Error::input(format!(
+                "{} tells new classes from old ones: it has no meaning in a stream whose steps share their classes; \
+                 stream.kind must be \"class_incremental\"",
+                method.name
+            )));
         }
         if !self.data.prompt.contains("{}") {
             return Err(Error::input(format!("data.prompt '{}' has no {{}} for the class", self.data.prompt)));
@@ -376,15 +415,26 @@ fn toml_error(error: toml::de::Error) -> Error {
 
 /// Every dotted key that a configuration may have.
 fn known_keys() -> Vec<String> {
-    let table = Config::default().to_table();
-    let mut keys = Vec::new();
-    for (key, value) in &table {
-        match value.as_table() {
-            Some(inner) => keys.extend(inner.keys().map(|inner| format!("{key}.{inner}"))),
-            None => keys.push(key.clone()),
+    dotted_keys(&Config::default().to_table())
+}
+
+/// The keys of all values in a table of tables.
+fn dotted_keys(table: &toml::Table) -> Vec<String> {
+    let keys = table.iter().flat_map(|(key, value)| match value.as_table() {
+        Some(inner) => dotted_keys(inner).into_iter().map(|inner| format!("{key}.{inner}")).collect(),
+        None => vec![key.clone()],
+    });
+    keys.collect()
+}
+
+/// Lays the values of one table over those of another.
+fn overlay(table: &mut toml::Table, values: &toml::Table) {
+    for (key, value) in values {
+        match (table.get_mut(key).and_then(toml::Value::as_table_mut), value.as_table()) {
+            (Some(known), Some(inner)) => overlay(known, inner),
+            _ => drop(table.insert(key.clone(), value.clone())),
         }
     }
-    keys
 }
 
 fn unknown_key(key: &str) -> Error {
@@ -407,11 +457,7 @@ fn check_keys(table: &toml::Table, text: &str) -> Result<()> {
         }
     }
     let known = known_keys();
-    let dotted = table.iter().flat_map(|(key, value)| match value.as_table() {
-        Some(inner) => inner.keys().map(|inner| format!("{key}.{inner}")).collect(),
-        None => vec![key.clone()],
-    });
-    let Some(key) = dotted.into_iter().find(|key| !known.contains(key)) else { return Ok(()) };
+    let Some(key) = dotted_keys(&table).into_iter().find(|key| !known.contains(key)) else { return Ok(()) };
     let name = key.rsplit('.').next().unwrap_or(&key);
     let line = text.lines().position(|line| {
         let rest = line.trim_start().strip_prefix(name);

@@ -57,6 +57,11 @@ impl RunDirectory {
         self.path.join(format!("checkpoints/step-{:03}.safetensors", step + 1))
     }
 
+    /// `checkpoints/step-NNN.head.safetensors`: a method's own parameters, which are no CLIP's.
+    pub fn head(&self, step: usize) -> PathBuf {
+        self.path.join(format!("checkpoints/step-{:03}.head.safetensors", step + 1))
+    }
+
     /// What the result depends on beside the settings, and what made it.
     pub fn write_manifest(&self, setup: &Setup, device: &str, parameters: usize) -> Result<()> {
         let hashes: serde_json::Map<String, Value> =
@@ -128,7 +133,10 @@ impl RunDirectory {
         let before = |line: &&str| {
             let Ok(line) = serde_json::from_str::<Value>(line) else { return false };
             let number = |key: &str| line[key].as_u64().unwrap_or(u64::MAX);
-            (number("step"), number("iteration")) <= (position.step as u64 + 1, position.iteration as u64)
+            // Lines of earlier versions are of the only stage that there was.
+            let stage = line["stage"].as_u64().unwrap_or(1);
+            let place = (number("step"), stage, number("iteration"));
+            place <= (position.step as u64 + 1, position.stage as u64 + 1, position.iteration as u64)
         };
         let kept: String = old.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
         if kept != old {

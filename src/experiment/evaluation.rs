@@ -11,9 +11,13 @@ use crate::error::Result;
 use crate::eval::embed::{embed_images, embed_texts};
 use crate::eval::metrics::{Retrieval, Summary, TaskMatrix};
 use crate::eval::zero_shot::{choose, class_embeddings, similarities};
+use crate::memory::Memory;
+use crate::method::Classifies;
+use crate::method::herding::mean_direction;
 use crate::model::clip::Clip;
 use crate::ops::Device;
 use crate::stream::{Stream, StreamKind};
+use crate::train::Trainer;
 
 /// A run's result so far, as `evaluation.json` holds it. It depends on nothing but the run's settings and seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -163,26 +167,40 @@ impl Answer {
 }
 
 /// Tests the model as it is now: on the tests of all steps, and on those of the sets beside the stream.
-pub fn evaluate<D: Device>(device: &mut D, clip: &Clip, setup: &Setup, step: usize) -> Result<Findings> {
-    let images = TestImages::embed(device, clip, setup)?;
+pub fn evaluate<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, memory: &Memory, step: usize) -> Result<Findings> {
     let Setup { stream, dataset, .. } = setup;
     let settings = &setup.config.evaluation;
     let retrieves = settings.task == EvaluationTask::Retrieval;
-    let classes = dataset.classes.len();
+    let by_text = setup.method.classifies == Classifies::ByText;
     let class = |sample: u32| dataset.samples[sample as usize].class;
-
-    let mut zero_shot = Scores { rows: &images.rows, columns: classes, values: Vec::new() };
-    if !retrieves || settings.also_classify || !setup.static_sets.is_empty() {
-        let prompts: Vec<&[u32]> = setup.class_prompts.iter().map(Vec::as_slice).collect();
-        let texts = class_embeddings(device, clip, &prompts, classes);
-        zero_shot.values = similarities(&images.embeddings, &texts, images.width);
-    }
-    let classify = |scores: &Scores| -> Vec<Vec<Answer>> {
-        let of_task = |task: usize| scores.answers(&stream.steps[task].test, &candidates(stream, step, task), class);
+    let samples: Vec<u32> = setup.test_samples().collect();
+    let images = match setup.method.classifies {
+        Classifies::ByText | Classifies::ByNearestMean => {
+            Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &samples)?
+        }
+        Classifies::ByHead | Classifies::ByLinearProbe => Embedded::default(),
+    };
+    let scores = match setup.method.classifies {
+        Classifies::ByText if retrieves && !settings.also_classify && setup.static_sets.is_empty() => Scores::default(),
+        Classifies::ByText => zero_shot(trainer, setup, &images),
+        Classifies::ByNearestMean => nearest_mean(trainer, setup, memory, &images)?,
+        Classifies::ByHead | Classifies::ByLinearProbe => by_head(trainer, setup, &samples)?,
+    };
+    let classify = || -> Vec<Vec<Answer>> {
+        let of_task = |task: usize| {
+            let candidates = match by_text {
+                true => candidates(stream, step, task),
+                // A head has rows for the classes seen so far; a task whose classes are still to come is not for it.
+                false if stream.kind == StreamKind::ClassIncremental && task > step => return Vec::new(),
+                false => stream.classes_seen(step),
+            };
+            scores.answers(&stream.steps[task].test, &candidates, class)
+        };
         (0..stream.steps.len()).map(of_task).collect()
     };
 
     let mut found = Findings::default();
+    let Trainer { device, evaluation: clip, .. } = trainer;
     if retrieves {
         for task in &stream.steps {
             let (answers, retrieval) = images.retrieve(device, clip, setup, &task.test);
@@ -193,17 +211,17 @@ pub fn evaluate<D: Device>(device: &mut D, clip: &Clip, setup: &Setup, step: usi
             found.answers.push(answers);
         }
         if settings.also_classify {
-            let row = classify(&zero_shot).iter().map(|answers| accuracy(answers)).collect();
+            let row = classify().iter().map(|answers| accuracy(answers)).collect();
             found.dynamic.insert("classification".to_string(), row);
         }
     } else {
-        found.answers = classify(&zero_shot);
+        found.answers = classify();
         found.row = found.answers.iter().map(|answers| accuracy(answers)).collect();
     }
-    // A set beside the stream has nothing to do with the stream's classes.
-    let all: Vec<u32> = (0..classes as u32).collect();
+    // A set beside the stream has nothing to do with the stream's classes, but a head knows no others.
+    let all = if by_text { (0..dataset.classes.len() as u32).collect() } else { stream.classes_seen(step) };
     for (name, samples) in &setup.static_sets {
-        found.static_sets.insert(format!("{name} accuracy"), accuracy(&zero_shot.answers(samples, &all, class)));
+        found.static_sets.insert(format!("{name} accuracy"), accuracy(&scores.answers(samples, &all, class)));
         if retrieves {
             let (_, retrieval) = images.retrieve(device, clip, setup, samples);
             let recall = retrieval.map(|retrieval| retrieval.mean_recall_at_1());
@@ -211,6 +229,79 @@ pub fn evaluate<D: Device>(device: &mut D, clip: &Clip, setup: &Setup, step: usi
         }
     }
     Ok(found)
+}
+
+/// The run's measure, accuracy among the classes seen after step `step` or mean recall@1, on each of some sets of samples. For
+/// methods that classify by texts.
+pub fn accuracies<D: Device>(
+    trainer: &mut Trainer<D>,
+    setup: &Setup,
+    sets: &[Vec<u32>],
+    step: usize,
+) -> Result<Vec<Option<f64>>> {
+    let class = |sample: u32| setup.dataset.samples[sample as usize].class;
+    let images = Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &sets.concat())?;
+    if setup.config.evaluation.task == EvaluationTask::Retrieval {
+        let Trainer { device, evaluation: clip, .. } = trainer;
+        let recall =
+            |set: &Vec<u32>| images.retrieve(device, clip, setup, set).1.map(|retrieval| retrieval.mean_recall_at_1());
+        return Ok(sets.iter().map(recall).collect());
+    }
+    let (scores, seen) = (zero_shot(trainer, setup, &images), setup.stream.classes_seen(step));
+    Ok(sets.iter().map(|set| accuracy(&scores.answers(set, &seen, class))).collect())
+}
+
+/// Scores of images against every class's prompts.
+fn zero_shot<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, images: &Embedded) -> Scores {
+    let prompts: Vec<&[u32]> = setup.class_prompts.iter().map(Vec::as_slice).collect();
+    let columns = setup.dataset.classes.len();
+    let texts = class_embeddings(&mut trainer.device, &trainer.evaluation, &prompts, columns);
+    Scores { rows: images.rows.clone(), columns, values: similarities(&images.embeddings, &texts, images.width) }
+}
+
+/// Scores of images against every class's mean of what the memory keeps (icarl).
+fn nearest_mean<D: Device>(
+    trainer: &mut Trainer<D>,
+    setup: &Setup,
+    memory: &Memory,
+    images: &Embedded,
+) -> Result<Scores> {
+    let kept = Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &memory.indices())?;
+    let columns = setup.dataset.classes.len();
+    let mean = |class: usize| {
+        let rows = memory.of_class(class as u32).iter().filter(|sample| kept.rows.contains_key(sample));
+        mean_direction(rows.map(|sample| kept.row(*sample)), kept.width)
+    };
+    let means: Vec<f32> = (0..columns).flat_map(mean).collect();
+    Ok(Scores { rows: images.rows.clone(), columns, values: similarities(&images.embeddings, &means, images.width) })
+}
+
+/// Scores of images by the model's head.
+fn by_head<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, samples: &[u32]) -> Result<Scores> {
+    let Trainer { device, evaluation: clip, frozen, objective, .. } = trainer;
+    let head = objective.head().expect("the method has a head");
+    let columns = setup.dataset.classes.len();
+    let (mut rows, mut values) = (HashMap::new(), Vec::new());
+    let mut loader = test_loader(setup, samples, clip.capacity.images)?;
+    while let Some(batch) = loader.next() {
+        let batch = batch?;
+        if !batch.samples.is_empty() {
+            device.write(clip.vision.pixels(), &batch.pixels);
+            clip.vision.forward(device, batch.samples.len());
+            let scores = head.scores(device, &clip.vision, frozen, batch.samples.len());
+            for (sample, scores) in batch.samples.iter().zip(scores.chunks_exact(head.columns())) {
+                rows.insert(*sample, rows.len());
+                // A head's columns are in the order of the stream.
+                let first = values.len();
+                values.resize(first + columns, f32::NEG_INFINITY);
+                for (class, score) in setup.stream.class_order.iter().zip(scores) {
+                    values[first + *class as usize] = *score;
+                }
+            }
+        }
+        loader.recycle(batch);
+    }
+    Ok(Scores { rows, columns, values })
 }
 
 /// The classes among which an image of `task` is classified after step `step`.
@@ -233,14 +324,15 @@ fn accuracy(answers: &[Answer]) -> Option<f64> {
 }
 
 /// Scores `[images, columns]` of test images, by whatever the model classifies with.
-struct Scores<'a> {
+#[derive(Default)]
+struct Scores {
     /// The row of each sample; a broken one has none.
-    rows: &'a HashMap<u32, usize>,
+    rows: HashMap<u32, usize>,
     columns: usize,
     values: Vec<f32>,
 }
 
-impl Scores<'_> {
+impl Scores {
     /// What `samples` are taken for among `candidates`: columns, as `truth` is one.
     fn answers(&self, samples: &[u32], candidates: &[u32], truth: impl Fn(u32) -> u32) -> Vec<Answer> {
         let answer = |sample: &u32| {
@@ -252,24 +344,26 @@ impl Scores<'_> {
     }
 }
 
-/// Embeddings `[images, width]` of every image that the run is tested on.
-struct TestImages {
-    rows: HashMap<u32, usize>,
+/// Embeddings `[images, width]` of some samples.
+#[derive(Default)]
+pub struct Embedded {
+    /// The row of each sample; a broken one has none.
+    pub rows: HashMap<u32, usize>,
     embeddings: Vec<f32>,
-    width: usize,
+    pub width: usize,
 }
 
-impl TestImages {
-    fn embed<D: Device>(device: &mut D, clip: &Clip, setup: &Setup) -> Result<TestImages> {
-        let samples: Vec<u32> = setup.test_samples().collect();
-        let requests: Vec<BatchRequest> = samples
-            .chunks(clip.capacity.images)
-            .map(|samples| BatchRequest { samples: samples.to_vec(), augment: None })
-            .collect();
-        let mut loader = open_loader(setup, requests.into_iter())?;
+impl Embedded {
+    pub fn of<D: Device>(device: &mut D, clip: &Clip, setup: &Setup, samples: &[u32]) -> Result<Embedded> {
+        let mut loader = test_loader(setup, samples, clip.capacity.images)?;
         let (samples, embeddings) = embed_images(device, clip, &mut loader)?;
         let rows = samples.iter().enumerate().map(|(row, sample)| (*sample, row)).collect();
-        Ok(TestImages { rows, embeddings, width: clip.spec.embed_dim })
+        Ok(Embedded { rows, embeddings, width: clip.spec.embed_dim })
+    }
+
+    /// The embedding of a sample that has one.
+    pub fn row(&self, sample: u32) -> &[f32] {
+        &self.embeddings[self.rows[&sample] * self.width..][..self.width]
     }
 
     /// Retrieval by captions among `samples` alone, and the caption that each image finds.
@@ -286,8 +380,7 @@ impl TestImages {
         captions.sort_unstable();
         captions.dedup();
         let tokens: Vec<&[u32]> = captions.iter().map(|caption| setup.captions[*caption as usize].as_slice()).collect();
-        let image = |test| &self.embeddings[self.rows[test] * self.width..][..self.width];
-        let images: Vec<f32> = tests.iter().flat_map(image).copied().collect();
+        let images: Vec<f32> = tests.iter().flat_map(|test| self.row(*test)).copied().collect();
         let scores = similarities(&images, &embed_texts(device, clip, &tokens), self.width);
         let columns: Vec<u32> = (0..captions.len() as u32).collect();
         let answer = |((sample, truth), scores): ((&u32, &u32), &[f32])| {
@@ -319,6 +412,13 @@ fn recalls(retrieval: Option<Retrieval>) -> [(String, Option<f64>); 6] {
     std::array::from_fn(value)
 }
 
+/// A loader of samples as evaluation sees them.
+fn test_loader(setup: &Setup, samples: &[u32], batch: usize) -> Result<Loader> {
+    let request = |samples: &[u32]| BatchRequest { samples: samples.to_vec(), augment: None };
+    let requests: Vec<BatchRequest> = samples.chunks(batch).map(request).collect();
+    open_loader(setup, requests.into_iter())
+}
+
 /// A loader with the run's settings.
 pub fn open_loader(setup: &Setup, requests: impl Iterator<Item = BatchRequest> + Send + 'static) -> Result<Loader> {
     let data = &setup.config.data;
@@ -341,7 +441,7 @@ mod tests {
     /// Accuracy on each task after `step`, of scores [4 test images, 4 classes].
     fn row(stream: &Stream, step: usize, scores: [[f32; 4]; 4]) -> Vec<f64> {
         let rows = (0..4).map(|class| (2 * class + 1, class as usize)).collect();
-        let scores = Scores { rows: &rows, columns: 4, values: scores.concat() };
+        let scores = Scores { rows, columns: 4, values: scores.concat() };
         let of_task = |task: usize| {
             let answers =
                 scores.answers(&stream.steps[task].test, &candidates(stream, step, task), |sample| sample / 2);
@@ -377,7 +477,7 @@ mod tests {
     #[test]
     fn broken_test_images_are_left_out() {
         let rows = HashMap::from([(7, 0)]);
-        let scores = Scores { rows: &rows, columns: 2, values: vec![0.9, 0.1] };
+        let scores = Scores { rows, columns: 2, values: vec![0.9, 0.1] };
         let answers = scores.answers(&[6, 7], &[0, 1], |_| 0);
         assert_eq!(answers, [Answer { sample: 7, truth: 0, chosen: 0 }]);
         assert_eq!(accuracy(&scores.answers(&[6], &[0, 1], |_| 0)), None);

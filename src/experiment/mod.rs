@@ -1,5 +1,6 @@
 //! A run: steps x (train, evaluate, record, checkpoint), its directory, and how it resumes.
 
+mod closing;
 mod config;
 mod directory;
 mod evaluation;

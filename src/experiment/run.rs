@@ -11,11 +11,15 @@ use super::evaluation::{Evaluation, Spent, evaluate, open_loader};
 use super::predictions::pick;
 use super::setup::Setup;
 use super::state::{self, Position};
-use crate::data::loader::{Augment, Batch, BatchRequest};
+use crate::data::loader::{Augment, Batch, BatchRequest, Loader};
+use crate::data::transform;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
-use crate::method::{Spends, Start};
-use crate::model::checkpoint;
+use crate::method::stages::{self, StepView};
+use crate::method::{Stage, Start};
+use crate::model::checkpoint::{self, TensorFile};
+use crate::model::parameters::ParameterList;
+use crate::objective::Objective;
 use crate::ops::{Device, Plan};
 use crate::train::{Order, Schedule, StepReport, TrainBatch, Trainer};
 
@@ -92,12 +96,12 @@ struct Log {
     samples: usize,
 }
 
-struct Run<D> {
-    setup: Setup,
+pub(super) struct Run<D> {
+    pub(super) setup: Setup,
     directory: RunDirectory,
-    trainer: Trainer<D>,
-    memory: Memory,
-    position: Position,
+    pub(super) trainer: Trainer<D>,
+    pub(super) memory: Memory,
+    pub(super) position: Position,
     evaluation: Evaluation,
 }
 
@@ -114,7 +118,7 @@ impl<D: Device> Run<D> {
             }
             (position, memory)
         } else {
-            trainer.clip.load(&mut trainer.device, &setup.initial);
+            trainer.clip.load(&mut trainer.device, &initial(&setup, &trainer.clip.parameters));
             directory.write_manifest(&setup, &trainer.device.name(), trainer.clip.parameters.count())?;
             (Position::default(), Memory::new(size, seed))
         };
@@ -125,14 +129,19 @@ impl<D: Device> Run<D> {
     fn finish(mut self, observer: &mut dyn Observer) -> Result<Evaluation> {
         while self.position.step < self.setup.stream.steps.len() {
             let step = self.position.step;
-            if self.setup.method.spends != Spends::Nothing {
-                self.train(observer)?;
+            let stages = self.setup.method.stages(step);
+            while self.position.stage < stages.len() {
+                match stages[self.position.stage] {
+                    Stage::Closing => self.close()?,
+                    stage => self.train(stage, observer)?,
+                }
+                self.position.stage += 1;
+                self.position.iteration = 0;
             }
-            let found = evaluate(&mut self.trainer.device, &self.trainer.evaluation, &self.setup, step)?;
+            let found = evaluate(&mut self.trainer, &self.setup, &self.memory, step)?;
             self.trainer.device.health()?;
             let predictions = (step + 1 == self.setup.stream.steps.len()).then(|| pick(&self.setup, &found.answers));
             self.evaluation.push(found, Spent { samples: self.position.samples, macs: self.position.macs })?;
-            self.remember(step);
             // The order matters: whatever a kill cuts off here is done again from the state, with the same result, and an
             // evaluation that is complete is the last of a run's results to appear.
             self.save_checkpoint(step)?;
@@ -141,27 +150,26 @@ impl<D: Device> Run<D> {
             }
             self.directory.write_evaluation(&self.evaluation)?;
             self.position.step += 1;
-            self.position.iteration = 0;
+            self.position.stage = 0;
             self.save_state()?;
             observer.evaluated(&self.setup, &self.evaluation);
         }
         Ok(self.evaluation)
     }
 
-    /// Trains the current step from the current iteration to its end.
-    fn train(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let step = self.position.step;
-        let order = self.order(step);
-        let schedule = self.schedule(step, order.iterations());
-        self.begin(step, order.pool());
-        let mut loader = open_loader(&self.setup, requests(&self.setup, self.position, order.clone()))?;
+    /// Trains a stage of the current step from the current iteration to its end.
+    fn train(&mut self, stage: Stage, observer: &mut dyn Observer) -> Result<()> {
+        let order = self.order(stage);
+        let schedule = self.schedule(stage, order.iterations());
+        self.begin(stage, order.pool());
+        let mut loader = self.open_loader(stage, self.position.iteration, order.clone())?;
         let iterations = order.iterations();
         let mut log = Log { since: Instant::now(), samples: 0 };
         let mut launched = None;
         for iteration in self.position.iteration..iterations {
             let batch = loader.next().ok_or_else(|| Error::run("the loader ended early"))??;
             // One sample has nothing to be held against; that happens only where broken samples were left out.
-            let loaded = (batch.samples.len() >= 2).then(|| self.load(&batch, &order, &schedule, iteration));
+            let loaded = (batch.samples.len() >= 2).then(|| self.load(stage, &batch, &order, &schedule, iteration));
             loader.recycle(batch);
             // A GPU was at the step before while the batch was prepared and sent.
             if let Some(before) = launched.take() {
@@ -184,24 +192,33 @@ impl<D: Device> Run<D> {
         if let Some(step) = launched.take() {
             self.settle(step, iterations, &mut log, observer)?;
         }
-        self.log_class_weights(step, iterations)
+        self.log_class_weights(iterations)
     }
 
-    /// What a step draws from, and how often.
-    fn order(&self, step: usize) -> Order {
-        let Run { setup, memory, .. } = self;
-        let mut pool = setup.own_samples(step);
-        if setup.method.uses_memory() {
-            pool.extend(memory.indices());
-            pool.sort_unstable();
-            pool.dedup();
+    /// What a stage of the current step draws from, and how often.
+    pub(super) fn order(&self, stage: Stage) -> Order {
+        let Run { setup, memory, position: Position { step, .. }, .. } = self;
+        let pool = setup.pool(*step, stage, memory);
+        let budget = setup.budget(*step, stage, pool.len());
+        Order::new(pool, budget, setup.config.train.batch, setup.config.seed, self.place_of(stage))
+    }
+
+    /// A loader of the batches of a stage from `iteration` on.
+    pub(super) fn open_loader(&self, stage: Stage, iteration: usize, order: Order) -> Result<Loader> {
+        open_loader(&self.setup, requests(&self.setup, stage, self.place_of(stage), iteration, order))
+    }
+
+    /// A number for every stage of every step, by which its order and its crops are drawn; that of the main stage is the step's.
+    fn place_of(&self, stage: Stage) -> usize {
+        self.position.step + stage as usize * self.setup.stream.steps.len()
+    }
+
+    fn schedule(&self, stage: Stage, iterations: usize) -> Schedule {
+        let (train, step) = (&self.setup.config.train, self.position.step);
+        if stage == Stage::Probe {
+            return Schedule { maximum: self.setup.config.probe.learning_rate, warmup: 0, total: iterations };
         }
-        Order::new(pool, setup.step_budget(step), setup.config.train.batch, setup.config.seed, step)
-    }
-
-    fn schedule(&self, step: usize, iterations: usize) -> Schedule {
-        let train = &self.setup.config.train;
-        let warms_up = step == 0 || train.warmup_every_step;
+        let warms_up = stage == Stage::Main && (step == 0 || train.warmup_every_step);
         Schedule {
             maximum: train.learning_rate * train.learning_rate_decay.powi(step as i32),
             warmup: if warms_up { train.warmup.min(iterations) } else { 0 },
@@ -209,32 +226,60 @@ impl<D: Device> Run<D> {
         }
     }
 
-    /// Prepares the trainer for a step that draws from `pool`.
-    fn begin(&mut self, step: usize, pool: &[u32]) {
-        let Run { setup, trainer, .. } = self;
-        if self.position.iteration == 0 {
-            if setup.method.starts == Start::First {
-                trainer.clip.load(&mut trainer.device, &setup.initial);
+    /// Prepares the trainer for a stage that draws from `pool`.
+    fn begin(&mut self, stage: Stage, pool: &[u32]) {
+        let Run { setup, trainer, position, .. } = self;
+        let (counts, shares) = (counts(pool, setup), shares(pool, setup));
+        let view = view_of(setup, position.step, &counts, &shares);
+        if position.iteration == 0 {
+            if stage == Stage::Main && setup.method.starts == Start::First {
+                trainer.clip.load(&mut trainer.device, &initial(setup, &trainer.clip.parameters));
             }
-            if step == 0 || !setup.config.train.keep_optimizer {
+            stages::begin(trainer, &setup.method, stage, view);
+            // Moments of another stage are of other losses.
+            if position.step == 0 || stage != Stage::Main || !setup.config.train.keep_optimizer {
                 trainer.optimizer.reset(&mut trainer.device);
             }
         }
-        trainer.objective.set_shares(&mut trainer.device, &shares(pool, setup));
+        stages::set(trainer, &setup.method, stage, view);
+    }
+
+    /// The current step as methods see it.
+    pub(super) fn view<'a>(&self, counts: &'a [usize], shares: &'a [f32]) -> StepView<'a> {
+        view_of(&self.setup, self.position.step, counts, shares)
     }
 
     /// Sends the batch of a training step.
-    fn load(&mut self, batch: &Batch, order: &Order, schedule: &Schedule, iteration: usize) -> Launched {
+    fn load(&mut self, stage: Stage, batch: &Batch, order: &Order, schedule: &Schedule, iteration: usize) -> Launched {
         let Run { setup, trainer, .. } = self;
         let (epoch, learning_rate) = (order.epoch_of(iteration), schedule.at(iteration));
         let gamma = setup.config.objective.gamma_at(epoch, order.epochs());
-        let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of(*sample, epoch)).collect();
-        let texts = setup.texts.batch(&numbers);
-        trainer.load(TrainBatch { pixels: &batch.pixels, texts: &texts, slot: &batch.samples }, learning_rate, gamma);
         let samples = batch.samples.len();
-        let text_macs: u64 = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum();
-        let macs = samples as u64 * setup.model.image_macs() + text_macs;
-        Launched { iteration, epoch, learning_rate, gamma, samples, macs }
+        let images = (batch.pixels.len() / transform::bytes(setup.model.vision_cfg.image_size)) as u64;
+        let mut macs = images * setup.model.image_macs();
+        if let Objective::Texts { .. } = trainer.objective {
+            let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of(*sample, epoch)).collect();
+            let texts = setup.texts.batch(&numbers);
+            macs += texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum::<u64>();
+            let batch =
+                TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot: &batch.samples, ..Default::default() };
+            trainer.load(batch, learning_rate, gamma);
+        } else {
+            let labels: Vec<u32> = batch.samples.iter().map(|sample| setup.column(*sample)).collect();
+            let step = &setup.stream.steps[self.position.step];
+            let own: Vec<bool> = batch.samples.iter().map(|sample| step.train.binary_search(sample).is_ok()).collect();
+            let batch = TrainBatch {
+                pixels: &batch.pixels,
+                slot: &batch.samples,
+                labels: &labels,
+                own: &own,
+                ..Default::default()
+            };
+            trainer.load(batch, learning_rate, gamma);
+        }
+        // Teachers and earlier extractors see the same batch.
+        let models = if stage == Stage::Probe { 1 } else { 1 + trainer.frozen_in_use as u64 };
+        Launched { iteration, epoch, learning_rate, gamma, samples, macs: macs * models }
     }
 
     /// Waits for a launched step, and writes down what it came to.
@@ -249,6 +294,7 @@ impl<D: Device> Run<D> {
             let seconds = log.since.elapsed().as_secs_f64();
             self.directory.log(&json!({
                 "step": step + 1,
+                "stage": self.position.stage + 1,
                 "iteration": iteration,
                 "epoch": done.epoch + 1,
                 "samples": self.position.samples,
@@ -272,33 +318,40 @@ impl<D: Device> Run<D> {
         error.at(format!("{name}, iteration {} of {iterations} (last good checkpoint: {last})", iteration + 1))
     }
 
+    /// A line of the log that belongs to the current step's end.
+    pub(super) fn note(&mut self, iteration: usize, key: &str, value: serde_json::Value) -> Result<()> {
+        let mut line =
+            json!({ "step": self.position.step + 1, "stage": self.position.stage + 1, "iteration": iteration });
+        line[key] = value;
+        self.directory.log(&line)
+    }
+
     /// gdro's class weights at the end of a step.
-    fn log_class_weights(&mut self, step: usize, iterations: usize) -> Result<()> {
+    fn log_class_weights(&mut self, iterations: usize) -> Result<()> {
         let Some(weights) = self.trainer.objective.class_weights(&self.trainer.device) else { return Ok(()) };
         let weights: serde_json::Map<String, serde_json::Value> = (self.setup.dataset.classes.iter().zip(weights))
             .filter(|(_, weight)| *weight > 0.0)
             .map(|(class, weight)| (class.clone(), json!(weight)))
             .collect();
-        self.directory.log(&json!({ "step": step + 1, "iteration": iterations, "class_weights": weights }))
-    }
-
-    /// Takes the step's samples into the memory; those that nobody keeps give up their moving averages.
-    fn remember(&mut self, step: usize) {
-        if self.setup.method.uses_memory() {
-            let class = |sample: u32| self.setup.dataset.samples[sample as usize].class;
-            let new: Vec<(u32, u32)> =
-                self.setup.stream.steps[step].train.iter().map(|sample| (*sample, class(*sample))).collect();
-            let released = self.memory.update(&new);
-            self.trainer.objective.release(&mut self.trainer.device, &released);
-        }
+        self.note(iterations, "class_weights", weights.into())
     }
 
     fn save_checkpoint(&self, step: usize) -> Result<()> {
         let metadata = [("step", (step + 1).to_string()), ("method", self.setup.method.name.to_string())];
-        let path = self.directory.checkpoint(step);
-        let parameters = self.trainer.parameters();
+        let (list, parameters) = (&self.trainer.clip.parameters, self.trainer.parameters());
         self.trainer.device.health()?;
-        checkpoint::save(&path, &self.setup.model, &self.trainer.clip.parameters, &parameters, &metadata)
+        let plain = ParameterList::of(&self.setup.model);
+        let mut values = vec![0.0; plain.arena_len()];
+        list.transfer(&parameters, &plain, &mut values);
+        checkpoint::save(&self.directory.checkpoint(step), &self.setup.model, &plain, &values, &metadata)?;
+        if list.extras().is_empty() {
+            return Ok(());
+        }
+        let mut file = TensorFile::new();
+        for extra in list.iter().filter(|parameter| list.extras().contains(&parameter.offset)) {
+            file.insert_f32(&extra.name, &extra.shape, parameters[extra.range()].to_vec());
+        }
+        file.save(&self.directory.head(step))
     }
 
     fn save_state(&self) -> Result<()> {
@@ -306,16 +359,43 @@ impl<D: Device> Run<D> {
     }
 }
 
-/// The batches that are left of a step, for the loader.
-fn requests(setup: &Setup, position: Position, mut order: Order) -> impl Iterator<Item = BatchRequest> + Send + use<> {
+/// The batches of a stage from `iteration` on, for the loader. `place` is the number by which its crops are drawn.
+fn requests(
+    setup: &Setup,
+    stage: Stage,
+    place: usize,
+    iteration: usize,
+    mut order: Order,
+) -> impl Iterator<Item = BatchRequest> + Send + use<> {
     let (seed, scale) = (setup.config.seed, setup.config.data.crop);
-    (position.iteration..order.iterations()).map(move |iteration| {
-        let place = [position.step as u64, order.epoch_of(iteration) as u64];
-        BatchRequest { samples: order.batch(iteration), augment: Some(Augment { seed, place, scale }) }
+    let views = if stage == Stage::Main { setup.method.views() } else { 1 };
+    (iteration..order.iterations()).map(move |iteration| {
+        let place = [place as u64, order.epoch_of(iteration) as u64];
+        BatchRequest { samples: order.batch(iteration), augment: Some(Augment { seed, place, scale, views }) }
     })
 }
 
-/// pi: each class's fraction of the pool.
+/// The parameters that a run's first step starts from, in the layout of `list`: a method's own start at random.
+fn initial(setup: &Setup, list: &ParameterList) -> Vec<f32> {
+    let mut values = list.initial_values(setup.config.seed);
+    ParameterList::of(&setup.model).transfer(&setup.initial, list, &mut values);
+    values
+}
+
+fn view_of<'a>(setup: &Setup, step: usize, counts: &'a [usize], shares: &'a [f32]) -> StepView<'a> {
+    let before = if step == 0 { 0 } else { setup.stream.classes_seen(step - 1).len() };
+    let seen = setup.stream.classes_seen(step).len();
+    StepView { step, before, seen, counts, shares, seed: setup.config.seed }
+}
+
+/// How many samples of each class a pool holds, in the order of the stream.
+fn counts(pool: &[u32], setup: &Setup) -> Vec<usize> {
+    let mut counts = vec![0; setup.dataset.classes.len()];
+    pool.iter().for_each(|sample| counts[setup.column(*sample) as usize] += 1);
+    counts
+}
+
+/// pi: each class's fraction of the pool, in the data set's order.
 fn shares(pool: &[u32], setup: &Setup) -> Vec<f32> {
     let mut counts = vec![0u32; setup.dataset.classes.len()];
     for sample in pool {

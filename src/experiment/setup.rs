@@ -11,7 +11,8 @@ use crate::data::prompts::{Templates, fill};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Dataset, Split};
 use crate::error::{Error, Result, unknown};
-use crate::method::{Method, Sees, Spends};
+use crate::memory::{Memory, ReplayRule, replay_counts, subsample};
+use crate::method::{Method, Sees, Spends, Stage, Start};
 use crate::model::checkpoint;
 use crate::model::clip::Capacity;
 use crate::model::parameters::ParameterList;
@@ -21,12 +22,14 @@ use crate::train::{TextBank, TrainerSpec};
 
 pub struct Setup {
     pub config: Config,
-    pub method: &'static Method,
+    pub method: Method,
     pub dataset: Arc<Dataset>,
     pub stream: Stream,
     pub model: ModelSpec,
-    /// The arena of parameters that the first step starts from.
+    /// The parameters that the first step starts from: the arena of the model's own, without a method's.
     pub initial: Vec<f32>,
+    /// Each class's place in the order of the stream.
+    column_of_class: Vec<u32>,
     /// What the user should hear though the run can go on.
     pub notes: Vec<String>,
     /// Every training prompt.
@@ -52,7 +55,7 @@ impl Setup {
         let folder = (!config.data.folder.is_empty()).then(|| Path::new(&config.data.folder));
         let dataset = data::open(&config.data.name, folder)?;
         let stream = open_stream(config, &dataset)?;
-        check_sizes(config, method, &stream)?;
+        check_sizes(config, &method, dataset.classes.len(), &stream)?;
         let static_sets = static_sets(config, &dataset, &stream)?;
         let (model, initial, mut hashes, notes) = open_model(config)?;
 
@@ -104,8 +107,13 @@ impl Setup {
         hashes.push(("data", dataset.fingerprint.clone()));
         hashes.push(("templates", templates.hash()));
         hashes.push(("class_order", hash_of(&stream.class_order)));
+        let mut column_of_class = vec![u32::MAX; dataset.classes.len()];
+        for (column, class) in stream.class_order.iter().enumerate() {
+            column_of_class[*class as usize] = column as u32;
+        }
         Ok(Setup {
             config: config.clone(),
+            column_of_class,
             method,
             stream,
             model,
@@ -131,37 +139,89 @@ impl Setup {
 
     /// The training samples of step `step`, without replay.
     pub fn own_samples(&self, step: usize) -> Vec<u32> {
+        let steps = if self.method.sees == Sees::AllSoFar { 0..=step } else { step..=step };
+        let mut samples: Vec<u32> =
+            self.stream.steps[steps].iter().flat_map(|step| step.train.iter().copied()).collect();
+        if self.method.starts == Start::LastPatched {
+            let held_back = self.validation(step);
+            samples.retain(|sample| held_back.binary_search(sample).is_err());
+        }
+        samples.sort_unstable();
+        samples
+    }
+
+    /// The part of a step's training samples that patching holds back, ascending.
+    pub fn validation(&self, step: usize) -> Vec<u32> {
+        let train = &self.stream.steps[step].train;
+        let count = (train.len() as f64 * self.config.patching.validation).round() as usize;
+        subsample(train, count, self.config.seed, &[u64::MAX, step as u64])
+    }
+
+    /// What a stage of step `step` draws from, ascending.
+    pub fn pool(&self, step: usize, stage: Stage, memory: &Memory) -> Vec<u32> {
+        if stage == Stage::Probe && self.method.uses_memory() {
+            return memory.indices();
+        }
+        let mut pool = self.own_samples(step);
         match self.method.sees {
-            Sees::Step | Sees::StepAndMemory => self.stream.steps[step].train.clone(),
-            Sees::AllSoFar => {
-                let mut samples: Vec<u32> =
-                    self.stream.steps[..=step].iter().flat_map(|step| step.train.iter().copied()).collect();
-                samples.sort_unstable();
-                samples
-            }
+            Sees::StepAndMemory(_) => pool.extend(memory.indices()),
+            Sees::StepAndReplay(rule) => pool.extend(self.replay(rule, step)),
+            Sees::Step | Sees::AllSoFar => {}
+        }
+        pool.sort_unstable();
+        pool.dedup();
+        pool
+    }
+
+    /// Samples of earlier steps by a rule of the time-continual protocol; D is the size of the step's own data.
+    fn replay(&self, rule: ReplayRule, step: usize) -> Vec<u32> {
+        let steps = &self.stream.steps;
+        let earlier: Vec<usize> = steps[..step].iter().map(|earlier| earlier.train.len()).collect();
+        let counts = replay_counts(rule, steps[step].train.len(), &earlier);
+        let chosen = counts.iter().zip(&steps[..step]).enumerate().flat_map(|(number, (count, earlier))| {
+            subsample(&earlier.train, *count, self.config.seed, &[step as u64, number as u64])
+        });
+        chosen.collect()
+    }
+
+    /// The samples that a stage may train on, of a pool of `pool`.
+    pub fn budget(&self, step: usize, stage: Stage, pool: usize) -> usize {
+        let share = self.config.objective.foster.boosting;
+        let parts = self.method.stages(step);
+        let all = self.step_budget(step) as f64;
+        match stage {
+            Stage::Main if parts.contains(&Stage::Compression) => (all * share).round() as usize,
+            Stage::Compression => (all * (1.0 - share)).round() as usize,
+            Stage::Main => all as usize,
+            Stage::Probe => (pool as f64 * self.config.probe.epochs).round() as usize,
+            Stage::Closing => pool,
         }
     }
 
     /// The budget C of a step, in samples.
     pub fn step_budget(&self, step: usize) -> usize {
-        let own = self.stream.steps[step].train.len();
         let train = &self.config.train;
-        let budget = |samples: usize| match train.samples {
-            0 => (samples as f64 * train.epochs).round() as usize,
+        let budget = |step: usize| match train.samples {
+            0 => (self.stream.steps[step].train.len() as f64 * train.epochs).round() as usize,
             given => given,
         };
         match self.method.spends {
-            Spends::OncePerStepSeen => (0..=step).map(|step| budget(self.stream.steps[step].train.len())).sum(),
-            Spends::Once => budget(own),
+            Spends::OncePerStepSeen => (0..=step).map(budget).sum(),
+            Spends::Once => budget(step),
             Spends::Nothing => 0,
         }
+    }
+
+    /// A sample's class in the order of the stream: the column of a head.
+    pub fn column(&self, sample: u32) -> u32 {
+        self.column_of_class[self.dataset.samples[sample as usize].class as usize]
     }
 
     pub fn trainer_spec(&self) -> TrainerSpec {
         let batch = self.config.train.batch;
         TrainerSpec {
             model: self.model.clone(),
-            capacity: Capacity { images: batch, texts: batch.min(self.texts.len()) },
+            capacity: Capacity { images: batch * self.method.views(), texts: batch.min(self.texts.len()) },
             objective: self.method.minimises,
             objective_settings: self.config.objective.clone(),
             optimizer: self.config.optimizer.clone(),
@@ -169,6 +229,8 @@ impl Setup {
             samples: self.dataset.samples.len(),
             classes: self.dataset.classes.len(),
             by_class: self.config.data.text == TrainText::Class,
+            steps: self.stream.steps.len(),
+            keeps_start: self.method.keeps_start(),
         }
     }
 
@@ -272,7 +334,7 @@ fn class_order(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<Cla
     Ok(ClassOrder::Given(stream::parse_class_order(file, &text, &dataset.classes, &present)?))
 }
 
-fn check_sizes(config: &Config, method: &Method, stream: &Stream) -> Result<()> {
+fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream) -> Result<()> {
     if let Some(step) = stream.steps.iter().find(|step| step.test.is_empty()) {
         return Err(Error::input(format!("{} has no test samples", step.name)));
     }
@@ -306,6 +368,12 @@ fn check_sizes(config: &Config, method: &Method, stream: &Stream) -> Result<()> 
         return Err(Error::input(format!(
             "memory.size is {}, more than the {samples} training samples that there are",
             config.memory.size
+        )));
+    }
+    if method.needs_memory() && config.memory.size < classes {
+        return Err(Error::input(format!(
+            "memory.size is {}; {} needs at least one sample of each of the {classes} classes, {classes} in all",
+            config.memory.size, method.name
         )));
     }
     Ok(())

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::memory::{Memory, MemoryState};
 use crate::model::checkpoint::TensorFile;
 use crate::objective::ObjectiveState;
-use crate::ops::Device;
+use crate::ops::{Device, Stats};
 use crate::train::{OptimizerState, Trainer};
 
 /// Where a run stands. All randomness follows from the seed and these two numbers.
@@ -14,7 +14,8 @@ use crate::train::{OptimizerState, Trainer};
 pub struct Position {
     /// The step in training, from 0; the number of steps once all are done.
     pub step: usize,
-    /// Iterations of it that are done.
+    /// The stage of it in training, from 0, of [`crate::method::Method::stages`], and iterations of that that are done.
+    pub stage: usize,
     pub iteration: usize,
     /// Samples trained on, and multiply-accumulates, since the run began.
     pub samples: u64,
@@ -36,15 +37,36 @@ pub fn save<D: Device>(path: &Path, position: Position, trainer: &Trainer<D>, me
     floats("class_loss", objective.class_loss);
     floats("log_normalizer", objective.log_normalizer);
     floats("class_weight", objective.class_weight);
+    for (name, span) in kept(trainer) {
+        floats(name, trainer.device.read_vec(span));
+    }
+    for (number, frozen) in trainer.frozen[..trainer.frozen_in_use].iter().enumerate() {
+        floats(&frozen_name(number), trainer.device.read_vec(frozen.weights.storage));
+    }
     trainer.device.health()?;
     let MemoryState { classes, counts, indices } = memory.state();
     let mut whole = |name: &str, values: Vec<u32>| file.insert_u32(name, &[values.len()], values);
     whole("memory.classes", classes);
     whole("memory.counts", counts);
     whole("memory.indices", indices);
-    let Position { step, iteration, samples, macs } = position;
-    file.insert_u64("position", &[5], vec![step as u64, iteration as u64, samples, macs, optimizer.steps]);
+    let Position { step, stage, iteration, samples, macs } = position;
+    let position = vec![step as u64, iteration as u64, samples, macs, optimizer.steps, stage as u64];
+    file.insert_u64("position", &[6], position);
     file.save(path)
+}
+
+/// What some methods keep beside parameters and moments.
+fn kept<D: Device>(trainer: &Trainer<D>) -> Vec<(&'static str, Stats)> {
+    let mut kept = Vec::new();
+    if !trainer.start.is_empty() {
+        kept.push(("start", trainer.start));
+    }
+    kept.extend(trainer.fisher.map(|fisher| ("fisher", fisher.total)));
+    kept
+}
+
+fn frozen_name(number: usize) -> String {
+    format!("frozen.{number}")
 }
 
 /// Puts a saved state back into a trainer planned alike.
@@ -55,10 +77,11 @@ pub fn restore<D: Device>(
     seed: u64,
 ) -> Result<(Position, Memory)> {
     let file = TensorFile::load(path)?;
-    let Trainer { device, clip, objective, optimizer, .. } = trainer;
+    let kept = kept(trainer);
+    let Trainer { device, clip, objective, optimizer, frozen, frozen_in_use, .. } = trainer;
     let arena = clip.weights.master.len();
     let floats = |name: &str, len: usize| file.f32(name, &[len]).map(<[f32]>::to_vec);
-    let position = file.u64("position", &[5])?;
+    let position = file.u64("position", &[6])?;
     clip.load(device, &floats("parameters", arena)?);
     let moments = OptimizerState {
         first_moment: floats("first_moment", arena)?,
@@ -75,6 +98,18 @@ pub fn restore<D: Device>(
         class_weight: floats("class_weight", class_weight.len())?,
     };
     objective.restore(device, &saved);
+    for (name, span) in kept {
+        device.write(span, &floats(name, span.len())?);
+    }
+    *frozen_in_use = 0;
+    for (number, model) in frozen.iter().enumerate() {
+        let name = frozen_name(number);
+        if file.shape(&name).is_err() {
+            break;
+        }
+        device.write(model.weights.storage, &floats(&name, model.weights.storage.len())?);
+        *frozen_in_use = number + 1;
+    }
     let whole = |name: &str| file.u32(name, file.shape(name)?).map(<[u32]>::to_vec);
     let memory = MemoryState {
         classes: whole("memory.classes")?,
@@ -83,6 +118,7 @@ pub fn restore<D: Device>(
     };
     let position = Position {
         step: position[0] as usize,
+        stage: position[5] as usize,
         iteration: position[1] as usize,
         samples: position[2],
         macs: position[3],

@@ -64,6 +64,16 @@ impl Memory {
     /// nobody's hands: those that left and those that were not taken. They give up their state. Samples that are
     /// already kept may be among `new`.
     pub fn update(&mut self, new: &[(u32, u32)]) -> Vec<u32> {
+        let seed = self.seed;
+        self.update_by(new, |_, mut samples| {
+            samples.sort_by_cached_key(|index| (priority(seed, *index), *index));
+            samples
+        })
+    }
+
+    /// The same with another choice: `rank` brings the samples of a class, those kept and those new, ascending, into the order in
+    /// which they are to be kept.
+    pub fn update_by(&mut self, new: &[(u32, u32)], mut rank: impl FnMut(u32, Vec<u32>) -> Vec<u32>) -> Vec<u32> {
         for (_, class) in new {
             self.kept.entry(*class).or_default();
         }
@@ -76,10 +86,7 @@ impl Memory {
         for (class, kept) in &mut self.kept {
             if let Some(new) = candidates.remove(class) {
                 let all: BTreeSet<u32> = kept.drain(..).chain(new).collect();
-                let mut ranked: Vec<(u64, u32)> =
-                    all.into_iter().map(|index| (priority(self.seed, index), index)).collect();
-                ranked.sort_unstable();
-                kept.extend(ranked.into_iter().map(|(_, index)| index));
+                *kept = rank(*class, all.into_iter().collect());
             }
             released.extend(kept.drain(share.min(kept.len())..));
         }
@@ -243,6 +250,20 @@ mod tests {
             in_parts.update(&samples(part * 100..part * 100 + 100, 0, 2));
         }
         assert_eq!(at_once, in_parts);
+    }
+
+    #[test]
+    fn another_choice_keeps_the_first_of_its_order() {
+        let mut memory = Memory::new(6, 0);
+        let largest_first = |_: u32, mut samples: Vec<u32>| {
+            samples.reverse();
+            samples
+        };
+        memory.update_by(&samples(0..20, 0, 2), largest_first);
+        assert_eq!((memory.of_class(0), memory.of_class(1)), (&[18, 16, 14][..], &[19, 17, 15][..]));
+        let released = memory.update_by(&samples(20..24, 2, 1), largest_first);
+        assert_eq!((memory.of_class(0), memory.of_class(2)), (&[18, 16][..], &[23, 22][..]));
+        assert_eq!(released, [14, 15, 20, 21]);
     }
 
     #[test]

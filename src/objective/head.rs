@@ -23,8 +23,6 @@ pub struct HeadStage {
     /// Classes seen before this step, and with it.
     pub before: usize,
     pub seen: usize,
-    /// Classes that the loss chooses among, from 0: usually those seen.
-    pub classes: std::ops::Range<usize>,
     /// How many frozen models are in use.
     pub frozen: usize,
 }
@@ -109,7 +107,7 @@ impl HeadObjective {
             let teacher_columns = if frozen.is_empty() { 0 } else { columns };
             HeadObjective {
                 settings: settings.clone(),
-                stage: HeadStage { loss: HeadLoss::CrossEntropy, before: 0, seen: 0, classes: 0..0, frozen: 0 },
+                stage: HeadStage { loss: HeadLoss::CrossEntropy, before: 0, seen: 0, frozen: 0 },
                 width,
                 auxiliary,
                 frozen_heads: frozen.iter().map(|frozen| Heads::of(frozen.weights, list, blocks)).collect(),
@@ -144,8 +142,7 @@ impl HeadObjective {
 
     /// Sends the labels of a batch: each sample's class in the order of the stream.
     pub fn load<D: Device>(&self, device: &mut D, labels: &[u32]) {
-        let first = self.stage.classes.start as u32;
-        device.write(self.label, &labels.iter().map(|label| label - first).collect::<Vec<_>>());
+        device.write(self.label, labels);
         if self.auxiliary.is_some() {
             device.write(self.auxiliary_label, &self.auxiliary_labels(labels));
         }
@@ -226,10 +223,9 @@ impl HeadObjective {
 
     /// Loss and the head's own gradients, of a tower that stays as it is.
     pub fn forward_backward_head<D: Device>(&self, device: &mut D, vision: &VisionTower, images: usize) {
-        let HeadStage { classes, .. } = &self.stage;
         let logits = self.logits(device, vision.features(), images);
         let stride = self.heads.own.outputs;
-        let shape = LogitsShape { rows: images, columns: classes.end, stride };
+        let shape = LogitsShape { rows: images, columns: self.stage.seen, stride };
         device.cross_entropy(shape, logits, None, self.label, 1.0, Write::Set, self.loss, self.dlogits);
         self.heads.own.backward_weight(device, images, self.dlogits, vision.features());
     }

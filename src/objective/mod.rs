@@ -16,6 +16,8 @@ pub use settings::{
 pub use similarity::SimilarityDistillation;
 pub use views::{ViewObjective, predictor_parameters};
 
+use crate::ops::Device;
+
 /// An objective with its memory on a device.
 pub enum Objective {
     Texts {
@@ -29,6 +31,53 @@ pub enum Objective {
         /// The linear head that is trained on the features afterwards.
         head: HeadObjective,
     },
+}
+
+impl Objective {
+    /// What a checkpoint must hold of it beside parameters.
+    pub fn state<D: Device>(&self, device: &D) -> ObjectiveState {
+        match self {
+            Objective::Texts { contrast, .. } => contrast.state(device),
+            Objective::Classes(_) | Objective::Views { .. } => ObjectiveState::default(),
+        }
+    }
+
+    /// Puts a saved state back. It must come from an objective planned alike.
+    pub fn restore<D: Device>(&self, device: &mut D, state: &ObjectiveState) {
+        if let Objective::Texts { contrast, .. } = self {
+            contrast.restore(device, state);
+        }
+    }
+
+    /// Samples that left the memory give up what is kept of them.
+    pub fn release<D: Device>(&self, device: &mut D, samples: &[u32]) {
+        if let Objective::Texts { contrast, .. } = self {
+            contrast.release(device, samples);
+        }
+    }
+
+    /// p, gdro's class weights `[classes]`, for the log; none for the others.
+    pub fn class_weights<D: Device>(&self, device: &D) -> Option<Vec<f32>> {
+        match self {
+            Objective::Texts { contrast, .. } => contrast.class_weights(device),
+            Objective::Classes(_) | Objective::Views { .. } => None,
+        }
+    }
+
+    /// pi: each class's fraction of the pool that the coming step samples from, 0 for absent classes; gdro reads it.
+    pub fn set_shares<D: Device>(&self, device: &mut D, shares: &[f32]) {
+        if let Objective::Texts { contrast, .. } = self {
+            contrast.set_shares(device, shares);
+        }
+    }
+
+    /// The head that classifies, where there is one.
+    pub fn head(&self) -> Option<&HeadObjective> {
+        match self {
+            Objective::Texts { .. } => None,
+            Objective::Classes(head) | Objective::Views { head, .. } => Some(head),
+        }
+    }
 }
 
 /// An objective by its name in the table of methods.

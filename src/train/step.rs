@@ -35,6 +35,8 @@ pub struct TrainerSpec {
     pub by_class: bool,
     /// Steps of the run: der keeps an extractor of each.
     pub steps: usize,
+    /// Whether the parameters that a step starts from are kept beside those in training.
+    pub keeps_start: bool,
 }
 
 impl TrainerSpec {
@@ -81,7 +83,7 @@ pub struct Trainer<D> {
     pub frozen_in_use: usize,
     pub objective: Objective,
     pub optimizer: Optimizer,
-    /// The parameters that the step started from; empty for methods that do not look back at them.
+    /// The parameters that the step started from; empty where they are not kept.
     pub start: Stats,
     pub fisher: Option<Fisher>,
     learn_logit_scale: bool,
@@ -180,8 +182,7 @@ impl<D: Device> Trainer<D> {
         }
         let arena = clip.weights.master.len();
         let ewc = spec.objective == ObjectiveKind::Classes(ClassLoss::Ewc);
-        let looks_back = ewc || spec.objective == ObjectiveKind::Classes(ClassLoss::Foster);
-        let start = plan.section("optimiser", |plan| plan.stats(if looks_back { arena } else { 0 }));
+        let start = plan.section("optimiser", |plan| plan.stats(if spec.keeps_start { arena } else { 0 }));
         let fisher = ewc.then(|| {
             plan.section("optimiser", |plan| Fisher {
                 squares: plan.stats(arena),
@@ -238,10 +239,10 @@ impl<D: Device> Trainer<D> {
         }
     }
 
-    /// Keeps the model as it is now as frozen model number `place`.
+    /// Keeps the model as it is now as frozen model number `place`; later ones are no longer in use.
     pub fn freeze(&mut self, place: usize) {
         self.frozen[place].take(&mut self.device, &self.clip);
-        self.frozen_in_use = self.frozen_in_use.max(place + 1);
+        self.frozen_in_use = place + 1;
     }
 
     /// Keeps the parameters as they are now as those that the step starts from.
@@ -255,6 +256,16 @@ impl<D: Device> Trainer<D> {
     pub fn return_to_start(&mut self) {
         self.device.copy(self.start, self.clip.weights.master);
         self.device.refresh(self.clip.weights.master, self.clip.weights.storage);
+    }
+
+    /// w = (1 - alpha) w~ + alpha w of the parameters w~ that the step started from and `trained` w: [`Arena::interpolate`].
+    ///
+    /// [`Arena::interpolate`]: crate::ops::arena::Arena::interpolate
+    pub fn interpolate(&mut self, trained: &[f32], alpha: f64) {
+        let (master, storage) = (self.clip.weights.master, self.clip.weights.storage);
+        self.device.write(master, trained);
+        self.device.interpolate(1.0 - alpha, self.start, master);
+        self.device.refresh(master, storage);
     }
 
     /// Sends a batch. A device that works on its own may still be at the step before. `gamma` is the batch's weight in the
@@ -295,7 +306,8 @@ impl<D: Device> Trainer<D> {
     /// Loss and gradients of a batch, without an update and without ewc's penalty.
     pub fn gradients(&mut self, batch: TrainBatch, gamma: f64) {
         self.load(batch, 0.0, gamma);
-        self.forward_backward();
+        let Trainer { device, clip, frozen, objective, phase, learn_logit_scale, loaded, .. } = self;
+        forward_backward(device, clip, frozen, objective, phase.0, *learn_logit_scale, *loaded);
     }
 
     /// Starts the step on the loaded batch. A device that works on its own may return before it is done.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use perennial::error::Result;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
-use perennial::objective::{ObjectiveKind, ObjectiveSettings};
+use perennial::objective::{ObjectiveKind, ObjectiveSettings, TextLoss};
 use perennial::ops::{Device, Plan};
 use perennial::rng::{rng, unit};
 use perennial::train::{BatchTexts, OptimizerSettings, TrainBatch, Trainer, TrainerSpec};
@@ -22,13 +22,15 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize, steps:
     let trainer = TrainerSpec {
         model: spec.clone(),
         capacity: Capacity { images: batch, texts: batch },
-        objective: ObjectiveKind::Clip,
+        objective: ObjectiveKind::Texts(TextLoss::Clip),
         objective_settings: ObjectiveSettings::default(),
         optimizer: OptimizerSettings::default(),
         learn_logit_scale: true,
         samples: batch * BATCHES,
         classes: 1,
         by_class: false,
+        steps: 1,
+        keeps_start: false,
     };
     let (plan, build) = Trainer::<D>::plan(&trainer, Capacity { images: 1, texts: 1 });
     let mut trainer = build(D::with_plan(place, &plan)?);
@@ -42,7 +44,12 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize, steps:
     let pixels: Vec<Vec<u8>> =
         (0..BATCHES).map(|i| noise.iter().copied().cycle().skip(i * 1000).take(values).collect()).collect();
     let batches: Vec<TrainBatch> = (0..BATCHES)
-        .map(|i| TrainBatch { pixels: &pixels[i], texts: &texts[i], slot: &numbers[i * batch..][..batch] })
+        .map(|i| TrainBatch {
+            pixels: &pixels[i],
+            texts: Some(&texts[i]),
+            slot: &numbers[i * batch..][..batch],
+            ..Default::default()
+        })
         .collect();
 
     print_plan(&plan);

@@ -1,0 +1,114 @@
+//! What closes a step after its training: the Fisher information, alignment, a patch, the memory.
+//!
+//! None of it is saved on the way: a run that is killed here goes on from the last saved iteration and does it again.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::evaluation::{Embedded, accuracies};
+use super::run::Run;
+use crate::error::Result;
+use crate::method::herding::herd;
+use crate::method::patching::{alphas, choose_alpha};
+use crate::method::{Keeps, Sees, Stage, Start, stages};
+use crate::objective::{ClassLoss, ObjectiveKind};
+use crate::ops::Device;
+use crate::train::TrainBatch;
+
+impl<D: Device> Run<D> {
+    pub(super) fn close(&mut self) -> Result<()> {
+        match self.setup.method.minimises {
+            ObjectiveKind::Classes(ClassLoss::Ewc) => self.measure_fisher()?,
+            ObjectiveKind::Classes(ClassLoss::Der) if self.setup.config.objective.der.align => self.align(),
+            _ => {}
+        }
+        if self.setup.method.starts == Start::LastPatched && self.position.step > 0 {
+            self.patch()?;
+        }
+        self.remember()
+    }
+
+    /// ewc: the mean of squared gradients over one pass over the step's samples.
+    fn measure_fisher(&mut self) -> Result<()> {
+        let order = self.order(Stage::Closing);
+        let loader = self.open_loader(Stage::Closing, 0, order)?;
+        let mut batches = 0;
+        for batch in loader {
+            let batch = batch?;
+            let labels: Vec<u32> = batch.samples.iter().map(|sample| self.setup.column(*sample)).collect();
+            self.trainer.add_to_fisher(TrainBatch {
+                pixels: &batch.pixels,
+                slot: &batch.samples,
+                labels: &labels,
+                ..Default::default()
+            });
+            self.trainer.device.health()?;
+            self.position.macs += batch.samples.len() as u64 * self.setup.model.image_macs();
+            batches += 1;
+        }
+        self.trainer.finish_fisher(batches);
+        Ok(())
+    }
+
+    fn align(&mut self) {
+        let (counts, shares) = (Vec::new(), Vec::new());
+        let view = self.view(&counts, &shares);
+        stages::align(&mut self.trainer, view);
+    }
+
+    /// patching: the weights between those before the step and those after it that do best on earlier steps' validation samples.
+    fn patch(&mut self) -> Result<()> {
+        let step = self.position.step;
+        let until = if self.setup.config.patching.own { step + 1 } else { step };
+        let sets: Vec<Vec<u32>> = (0..until).map(|earlier| self.setup.validation(earlier)).collect();
+        let trained = self.trainer.parameters();
+        let mut scores = Vec::new();
+        for alpha in alphas() {
+            self.trainer.interpolate(&trained, alpha);
+            let found = accuracies(&mut self.trainer, &self.setup, &sets, step)?;
+            let images: usize = sets.iter().map(Vec::len).sum();
+            self.position.macs += images as u64 * self.setup.model.image_macs();
+            scores.push((alpha, found));
+        }
+        let alpha = choose_alpha(&scores);
+        self.trainer.interpolate(&trained, alpha);
+        self.trainer.device.health()?;
+        self.note(self.position.iteration, "alpha", json!(alpha))
+    }
+
+    /// Takes the step's samples into the memory; those that nobody keeps give up their moving averages.
+    fn remember(&mut self) -> Result<()> {
+        let Sees::StepAndMemory(keeps) = self.setup.method.sees else { return Ok(()) };
+        let class = |sample: u32| self.setup.dataset.samples[sample as usize].class;
+        let new: Vec<(u32, u32)> =
+            self.setup.stream.steps[self.position.step].train.iter().map(|sample| (*sample, class(*sample))).collect();
+        let released = match keeps {
+            Keeps::Random => self.memory.update(&new),
+            Keeps::Herded => {
+                let mut samples = self.memory.indices();
+                samples.extend(new.iter().map(|(sample, _)| *sample));
+                samples.sort_unstable();
+                samples.dedup();
+                let trainer = &mut self.trainer;
+                let embedded = Embedded::of(&mut trainer.device, &trainer.evaluation, &self.setup, &samples)?;
+                self.position.macs += samples.len() as u64 * self.setup.model.image_macs();
+                let capacity = self.memory.capacity();
+                self.memory.update_by(&new, |_, samples| herded(&embedded, samples, capacity))
+            }
+        };
+        self.trainer.objective.release(&mut self.trainer.device, &released);
+        Ok(())
+    }
+}
+
+/// A class's samples in the order of herding; at most `count` of them can ever be kept. Broken ones are never chosen.
+fn herded(embedded: &Embedded, samples: Vec<u32>, count: usize) -> Vec<u32> {
+    let known: Vec<u32> = samples.iter().copied().filter(|sample| embedded.rows.contains_key(sample)).collect();
+    let features: Vec<f32> = known.iter().flat_map(|sample| embedded.row(*sample)).copied().collect();
+    let chosen: Vec<u32> = herd(&features, embedded.width, count).into_iter().map(|row| known[row]).collect();
+    let places: HashMap<u32, usize> = chosen.iter().enumerate().map(|(place, sample)| (*sample, place)).collect();
+    // The rest follows, to be released.
+    let rest = samples.into_iter().filter(|sample| !places.contains_key(sample));
+    chosen.iter().copied().chain(rest).collect()
+}
