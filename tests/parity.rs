@@ -137,7 +137,7 @@ fn features_loss_and_every_gradient_equal_pytorchs() {
             distinct.iter().flat_map(|row| features[*row as usize * 20..][..20].to_vec()).collect();
         let texts = device.read_vec(trainer.clip.text.embeddings().first(expected.len()));
         assert_close("text features", &texts, &expected, 0.0);
-        assert_close("loss", &[trainer.objective.loss(device)], &fixture.f64("loss")[..1], 0.0);
+        assert_close("loss", &[trainer.loss()], &fixture.f64("loss")[..1], 0.0);
         for parameter in trainer.clip.parameters.iter() {
             let expected = fixture.f64(&format!("grad/{}", parameter.name));
             assert_close(&parameter.name, &gradients[parameter.range()], &expected, 0.0);
@@ -168,7 +168,7 @@ fn three_adamw_steps_lead_where_pytorchs_lead() {
 fn deduplicated_text_equals_text_encoded_for_each_sample() {
     let mut setup = Setup::open("tiny_gelu");
     let shared = setup.gradients();
-    let loss = setup.trainer.objective.loss(&setup.trainer.device);
+    let loss = setup.trainer.loss();
     let texts = setup.separate_texts(0);
     let texts = BatchTexts { tokens: texts.tokens.clone(), ..texts };
     let owned: Vec<Vec<u32>> = texts.tokens.iter().map(|tokens| tokens.to_vec()).collect();
@@ -178,7 +178,7 @@ fn deduplicated_text_equals_text_encoded_for_each_sample() {
         TrainBatch { pixels: &setup.pixels[0], texts: Some(&texts), slot: &[0, 1, 2, 3, 4, 5], ..Default::default() };
     setup.trainer.gradients(batch, 1.0);
     let separate = setup.trainer.device.read_vec(setup.trainer.clip.weights.gradients);
-    let separate_loss = setup.trainer.objective.loss(&setup.trainer.device);
+    let separate_loss = setup.trainer.loss();
     assert!((loss - separate_loss).abs() <= 4.0 * f32::EPSILON * loss.abs(), "{loss} {separate_loss}");
     let difference = shared.iter().zip(&separate).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
     let norm = separate.iter().map(|x| x * x).sum::<f32>().sqrt();

@@ -338,21 +338,25 @@ impl<D: Device> Trainer<D> {
     /// What the launched step came to, once it is done. Fails when the loss or the gradient is not finite, or when the device
     /// failed. Where the gradient's norm is not finite the parameters are as they were before the step.
     pub fn finish(&mut self) -> Result<StepReport> {
-        let device = &self.device;
-        let penalty = self.fisher.map_or(0.0, |fisher| device.read_vec(fisher.penalty)[0]);
-        let loss = penalty
-            + match (&self.objective, self.phase.0) {
-                (Objective::Texts { contrast, distillation }, _) => {
-                    contrast.loss(device) + distillation.as_ref().map_or(0.0, |distillation| distillation.loss(device))
-                }
-                (Objective::Views { contrast, .. }, Phase::Whole) => contrast.loss(device),
-                (Objective::Classes(head) | Objective::Views { head, .. }, _) => head.loss(device),
-            };
-        device.health()?;
+        let loss = self.loss();
+        self.device.health()?;
         if !loss.is_finite() {
             return Err(Error::run(format!("the loss became {loss}")));
         }
         Ok(StepReport { loss, gradient_norm: self.optimizer.finish(&self.device)? })
+    }
+
+    /// The loss of the batch that was last computed, penalties included.
+    pub fn loss(&self) -> f32 {
+        let device = &self.device;
+        let objective = match (&self.objective, self.phase.0) {
+            (Objective::Texts { contrast, distillation }, _) => {
+                contrast.loss(device) + distillation.as_ref().map_or(0.0, |distillation| distillation.loss(device))
+            }
+            (Objective::Views { contrast, .. }, Phase::Whole) => contrast.loss(device),
+            (Objective::Classes(head) | Objective::Views { head, .. }, _) => head.loss(device),
+        };
+        objective + self.fisher.map_or(0.0, |fisher| device.read_vec(fisher.penalty)[0])
     }
 
     /// One whole step on a batch.

@@ -19,6 +19,12 @@ impl Fixture {
         SafeTensors::deserialize(&self.bytes).unwrap()
     }
 
+    #[allow(dead_code)]
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors().tensor(name).is_ok()
+    }
+
+    #[allow(dead_code)]
     pub fn shape(&self, name: &str) -> Vec<usize> {
         self.tensors().tensor(name).unwrap().shape().to_vec()
     }

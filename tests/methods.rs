@@ -1,0 +1,210 @@
+//! Loss and gradients of whole methods, teachers, heads and predictors included, against PyTorch's automatic differentiation
+//! (tests/fixtures/make_methods.py).
+
+#[path = "common/fixtures.rs"]
+mod fixtures;
+
+use fixtures::Fixture;
+use perennial::model::clip::Capacity;
+use perennial::model::spec::ModelSpec;
+use perennial::objective::{
+    ClassLoss, HeadLoss, HeadStage, Objective, ObjectiveKind, ObjectiveSettings, TextLoss, ViewLoss,
+};
+use perennial::ops::Memory;
+use perennial::ops::cpu::Cpu;
+use perennial::train::{OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
+
+/// Relative to a tensor's norm, as in tests/parity.rs: these numbers were computed in f64.
+const TOLERANCE: f64 = 1e-4;
+
+/// As in make_methods.py.
+const CLASSES: usize = 6;
+const BEFORE: usize = 3;
+const SEEN: usize = 5;
+const IMAGES: usize = 6;
+
+struct Setup {
+    expected: Fixture,
+    trainer: Trainer<Cpu<f32>>,
+    labels: Vec<u32>,
+    own: Vec<bool>,
+    pixels: Vec<u8>,
+    texts: Vec<Vec<u32>>,
+}
+
+impl Setup {
+    fn open(objective: ObjectiveKind) -> Setup {
+        let (first, expected) = (Fixture::open("tiny_gelu"), Fixture::open("methods"));
+        let mut settings = ObjectiveSettings::default();
+        settings.icarl.weight = 0.8;
+        settings.der.auxiliary = 0.7;
+        settings.co2l.weight = 0.9;
+        settings.cassle.weight = 0.6;
+        settings.cassle.hidden = 24;
+        settings.lwf.mu = 0.4;
+        let views = if matches!(objective, ObjectiveKind::Views(_)) { 2 } else { 1 };
+        let spec = TrainerSpec {
+            model: ModelSpec::from_json(&first.metadata("config")).unwrap(),
+            capacity: Capacity { images: views * IMAGES, texts: IMAGES },
+            objective,
+            objective_settings: settings,
+            optimizer: OptimizerSettings::default(),
+            learn_logit_scale: true,
+            samples: IMAGES,
+            classes: CLASSES,
+            by_class: true,
+            steps: 2,
+            keeps_start: false,
+        };
+        let trainer = Trainer::new(&(), &spec, Capacity { images: 4, texts: 4 }).unwrap();
+        let end = |row: &[u32]| row.iter().position(|id| *id == 99).unwrap();
+        let texts = first.u32("ids").chunks(12).take(IMAGES).map(|row| row[..=end(row)].to_vec()).collect();
+        let (labels, own) = (expected.u32("labels"), expected.u32("own").iter().map(|own| *own == 1).collect());
+        Setup { trainer, labels, own, pixels: first.u8("pixels"), texts, expected }
+    }
+
+    /// The model takes the weights of a fixture of a whole model, and its head those under `prefix`, where there are any.
+    fn load(&mut self, model: &str, weights: &str, prefix: &str) {
+        let (fixture, clip) = (Fixture::open(model), &self.trainer.clip);
+        let mut values = vec![0.0; clip.parameters.arena_len()];
+        for parameter in clip.parameters.iter() {
+            let own = clip.parameters.extras().contains(&parameter.offset);
+            let name = format!("{prefix}{}", parameter.name);
+            let from = match own {
+                false => fixture.f64(&format!("{weights}{}", parameter.name)),
+                true if self.expected.has(&name) => self.expected.f64(&name),
+                // A frozen model's head has parts that nothing reads.
+                true => vec![f64::NAN; parameter.len()],
+            };
+            assert_eq!(from.len(), parameter.len(), "{name}");
+            values[parameter.range()].iter_mut().zip(from).for_each(|(to, from)| *to = from as f32);
+        }
+        clip.load(&mut self.trainer.device, &values);
+    }
+
+    /// The old model frozen, and the present one in training.
+    fn with_teacher(objective: ObjectiveKind) -> Setup {
+        let mut setup = Setup::open(objective);
+        setup.load("tiny_gelu", "init/", "old/");
+        setup.trainer.freeze(0);
+        setup.load("tiny_gelu_after3", "after3/", "");
+        setup
+    }
+
+    fn begin(&mut self, loss: HeadLoss) {
+        let counts: Vec<usize> = self.expected.u32("counts").iter().map(|count| *count as usize).collect();
+        let Trainer { device, objective, frozen_in_use, .. } = &mut self.trainer;
+        let Objective::Classes(head) = objective else { panic!("a classifier's objective") };
+        head.begin(device, HeadStage { loss, before: BEFORE, seen: SEEN, frozen: *frozen_in_use }, &counts);
+    }
+
+    fn compare(&mut self, method: &str) {
+        let mut bank = TextBank::default();
+        let texts = &self.texts;
+        let numbers: Vec<u32> =
+            texts.iter().map(|text| texts.iter().position(|other| other == text).unwrap() as u32).collect();
+        for (text, label) in texts.iter().zip(&self.labels) {
+            bank.add(text.clone(), *label);
+        }
+        let texts = bank.batch(&numbers);
+        let views = if matches!(self.trainer.objective, Objective::Views { .. }) { 2 } else { 1 };
+        self.trainer.gradients(
+            TrainBatch {
+                pixels: &self.pixels[..views * IMAGES * 12 * 12 * 3],
+                texts: Some(&texts),
+                slot: &[0, 1, 2, 3, 4, 5],
+                labels: &self.labels,
+                own: &self.own,
+            },
+            1.0,
+        );
+        let Trainer { device, clip, .. } = &self.trainer;
+        let loss = f64::from(self.trainer.loss());
+        let expected = self.expected.f64(&format!("{method}/loss"))[0];
+        assert!((loss - expected).abs() <= TOLERANCE * expected.abs(), "{method}: loss {loss}, not {expected}");
+        let gradients = device.read_vec(clip.weights.gradients);
+        let mut compared = 0;
+        for parameter in clip.parameters.iter() {
+            let name = format!("{method}/grad/{}", parameter.name);
+            let found = &gradients[parameter.range()];
+            if !self.expected.has(&name) {
+                continue;
+            }
+            let expected = self.expected.f64(&name);
+            let difference = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>().sqrt();
+            let norm = expected.iter().map(|b| b * b).sum::<f64>().sqrt();
+            assert!(difference <= TOLERANCE * norm, "{name}: |difference| {difference:e} of {norm:e}");
+            compared += 1;
+        }
+        let own = clip.parameters.iter().filter(|parameter| clip.parameters.extras().contains(&parameter.offset));
+        println!("{method}: {compared} gradients of which {} could be its own", own.count());
+        assert!(compared >= 6, "the fixture has the gradients of {method}");
+    }
+}
+
+#[test]
+fn finetune_ce() {
+    let mut setup = Setup::open(ObjectiveKind::Classes(ClassLoss::CrossEntropy));
+    setup.load("tiny_gelu_after3", "after3/", "");
+    setup.begin(HeadLoss::CrossEntropy);
+    setup.compare("finetune-ce");
+}
+
+#[test]
+fn icarl() {
+    let mut setup = Setup::with_teacher(ObjectiveKind::Classes(ClassLoss::Icarl));
+    setup.begin(HeadLoss::Distillation);
+    setup.compare("icarl");
+}
+
+#[test]
+fn der() {
+    let mut setup = Setup::with_teacher(ObjectiveKind::Classes(ClassLoss::Der));
+    setup.begin(HeadLoss::Expansion);
+    setup.compare("der");
+}
+
+#[test]
+fn foster() {
+    let mut setup = Setup::with_teacher(ObjectiveKind::Classes(ClassLoss::Foster));
+    setup.begin(HeadLoss::Boosting);
+    setup.compare("foster");
+}
+
+#[test]
+fn foster_compression() {
+    let mut setup = Setup::with_teacher(ObjectiveKind::Classes(ClassLoss::Foster));
+    setup.load("tiny_quick_gelu", "init/", "boosted/");
+    setup.trainer.freeze(1);
+    setup.load("tiny_gelu_after3", "after3/", "");
+    setup.begin(HeadLoss::Compression);
+    setup.compare("foster-compression");
+}
+
+#[test]
+fn co2l() {
+    let mut setup = Setup::with_teacher(ObjectiveKind::Views(ViewLoss::Co2l));
+    let Objective::Views { contrast, .. } = &mut setup.trainer.objective else { panic!("two views") };
+    contrast.distils = true;
+    setup.compare("co2l");
+}
+
+#[test]
+fn cassle() {
+    let mut setup = Setup::with_teacher(ObjectiveKind::Views(ViewLoss::Cassle));
+    let Objective::Views { contrast, .. } = &mut setup.trainer.objective else { panic!("two views") };
+    contrast.distils = true;
+    setup.compare("cassle");
+}
+
+#[test]
+fn lwf() {
+    let mut setup = Setup::with_teacher(ObjectiveKind::Texts(TextLoss::Lwf));
+    let teacher = Fixture::open("tiny_gelu").f64("init/logit_scale")[0];
+    let Objective::Texts { distillation: Some(distillation), .. } = &mut setup.trainer.objective else {
+        panic!("a distillation")
+    };
+    distillation.distils = true;
+    distillation.tau = (-teacher).exp();
+    setup.compare("lwf");
+}
