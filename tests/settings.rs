@@ -70,6 +70,8 @@ fn a_steps_budget_is_epochs_or_samples() {
     };
     assert_eq!(budgets("sequential", &[]), [96, 96, 96]);
     assert_eq!(budgets("sequential", &["train.epochs=7"]), [96, 96, 96], "samples go before epochs");
+    let notes = setup(TINY_TIC, "sequential", &["train.epochs=7"]).notes;
+    assert!(notes.iter().any(|note| note.contains("train.samples is 96 and goes before train.epochs")), "{notes:?}");
     assert_eq!(budgets("sequential", &["train.samples=0"]), [1126, 157, 367]);
     assert_eq!(budgets("sequential", &["train.samples=0", "train.epochs=2"]), [2252, 314, 734]);
     assert_eq!(budgets("zero-shot", &[]), [0, 0, 0]);
