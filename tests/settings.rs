@@ -183,7 +183,9 @@ fn everything_that_is_measured_over_time_is_written_down() {
     }
     assert_eq!(static_sets.keys().collect::<Vec<_>>(), ["noto-v1 accuracy", "noto-v1 mean_recall@1"]);
     assert!(static_sets.values().all(|series| series.len() == 3 && series.iter().all(Option::is_some)));
-    assert!(printed.contains("noto-v1 accuracy"), "{printed}");
+    let place = |text: &str| printed.find(text).unwrap_or_else(|| panic!("{text} is not in:\n{printed}"));
+    assert!(place("image_to_text_recall@5") < place("image_to_text_recall@10"));
+    assert!(place("set                    after 1  after 2  after 3") < place("noto-v1 accuracy"));
 
     let predictions = RunDirectory::read_predictions(&out).unwrap();
     let right = predictions.iter().filter(|prediction| prediction.truth == prediction.predicted).count();

@@ -113,15 +113,14 @@ pub fn transfer_table(evaluation: &Evaluation) -> Result<Option<Table>> {
     Ok((!matrices.is_empty()).then_some(table))
 }
 
-/// The test sets beside the stream, in per cent: a row after each step. None where there are none.
+/// The test sets beside the stream, in per cent: a row each, a column after each step. None where there are none.
 pub fn static_table(evaluation: &Evaluation) -> Option<Table> {
-    let sets = &evaluation.static_sets;
-    let mut table = Table::new(std::iter::once("after").chain(sets.keys().map(String::as_str)));
-    for step in 0..evaluation.matrix.len() {
-        let values = sets.values().map(|series| percent(series.get(step).copied().flatten()));
-        table.row(std::iter::once(format!("{} {}", step + 1, evaluation.steps[step].name)).chain(values));
+    let steps = 1..=evaluation.matrix.len();
+    let mut table = Table::new(std::iter::once("set".to_string()).chain(steps.map(|step| format!("after {step}"))));
+    for (name, series) in &evaluation.static_sets {
+        table.row(std::iter::once(name.clone()).chain(series.iter().map(|value| percent(*value))));
     }
-    (!sets.is_empty()).then_some(table)
+    (!evaluation.static_sets.is_empty()).then_some(table)
 }
 
 /// A fraction in per cent; nothing where there is none.
