@@ -267,7 +267,7 @@ fn compare_goes_on_after_a_failure_and_tells_it_in_the_table() {
     let lines: Vec<&str> = outcome.stdout.lines().collect();
     let cells = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
     assert_eq!(cells(lines[2])[..3], ["zero-shot", "0", "1"], "{}", outcome.stdout);
-    assert_eq!(cells(lines[3]), ["gcl", "100000", "0"], "{}", outcome.stdout);
+    assert_eq!(cells(lines[3]), ["gcl", "100000", "0", "0", "0.0"], "{}", outcome.stdout);
     assert!(lines[4].starts_with("failed: gcl-m100000-s0: memory.size is 100000"), "{}", outcome.stdout);
     assert_eq!(lines.len(), 5);
     refused(&["compare", TINY_RUN, "--methods", "gcl", "--seeds", "0", "--out", "/nowhere/c"], &["nothing to run"]);
