@@ -46,7 +46,7 @@ demo: pretrain
 
 # The same with every method that there is; prints the table. Stopped, it goes on with the runs that are not finished.
 compare: pretrain
-	$(PERENNIAL) compare emoji-cil --methods $$($(PERENNIAL) list methods | cut -d' ' -f1 | paste -sd,) \
+	$(PERENNIAL) compare emoji-cil --methods $$($(PERENNIAL) list methods | cut -d' ' -f1 | paste -sd, -) \
 		--memory 500 --seeds 1 --out runs/compare
 
 # One profile for everything: the tests train real, if tiny, models. The feature is the emulated GPU.

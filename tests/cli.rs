@@ -3,10 +3,12 @@
 #[path = "common/program.rs"]
 mod program;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use perennial::data::Sample;
 use perennial::model::checkpoint::{TensorFile, save};
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
@@ -173,6 +175,102 @@ fn sizes_that_do_not_fit_the_data_are_told_with_those_that_would() {
     run_refused(&["--set", "train.batch=5000"], &["train.batch is 5000", "task", "at most"]);
     run_refused(&["--set", "stream.tasks=1000"], &["1000"]);
     run_refused(&["--set", "train.epochs=0"], &["train.epochs is 0"]);
+}
+
+#[test]
+fn budgets_below_a_batch_are_refused() {
+    run_refused(&["--set", "train.samples=20"], &["train.samples is 20", "or 32 at least"]);
+    run_refused(&["--set", "train.samples=-5"], &["train.samples cannot be -5"]);
+}
+
+#[test]
+fn static_sets_lie_beside_the_stream() {
+    let sets = |names: &str, parts: &[&str]| {
+        let setting = format!("evaluation.static_domains={names}");
+        run_refused(&["--set", &setting], &[&["evaluation.static_domains"], parts].concat());
+    };
+    sets("['noto-v2']", &["unknown domain 'noto-v2'", "'noto-v1'?"]);
+    sets("['noto', 'fxemoji']", &["'fxemoji' is a domain that the stream trains on"]);
+    sets("['noto', 'noto']", &["'noto' stands there twice"]);
+    sets("noto", &["cannot be noto"]);
+
+    let folder = copied_data();
+    let index = folder.path().join("index.tsv");
+    let text = fs::read_to_string(&index).unwrap();
+    let tests_of_noto = |line: &&str| line.split('\t').nth(1) == Some("noto") && line.ends_with("test");
+    let rest: String = text.lines().filter(|line| !tests_of_noto(line)).flat_map(|line| [line, "\n"]).collect();
+    fs::write(&index, rest).unwrap();
+    let arguments = ["--data", folder.path().to_str().unwrap(), "--set", "evaluation.static_domains=['noto']"];
+    run_refused(&arguments, &["'noto' has no test samples"]);
+}
+
+#[test]
+fn a_wrong_class_order_is_told_with_its_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = perennial::data::open("emoji", None).unwrap();
+    let domain = |sample: &Sample| dataset.domains[sample.domain as usize].as_str();
+    let samples = dataset.samples.iter().filter(|sample| ["fxemoji", "emojione-v1"].contains(&domain(sample)));
+    let present: BTreeSet<u32> = samples.map(|sample| sample.class).collect();
+    let name = |class: usize| dataset.classes[class].as_str();
+    let order = |name: &str, lines: &[&str], parts: &[&str]| {
+        let path = written(&folder, name, lines.join("\n"));
+        run_refused(&["--set", &format!("stream.class_order={path}")], &[&[path.as_str()], parts].concat());
+    };
+    let names: Vec<&str> = present.iter().map(|class| name(*class as usize)).collect();
+    let absent = name((0..98).find(|class| !present.contains(class)).unwrap() as usize);
+    let misspelt = format!("{}x", names[1]);
+    order("unknown.txt", &[names[0], "", &misspelt], &["line 3", "unknown class", &misspelt, names[1]]);
+    order("twice.txt", &[names[0], names[1], names[0]], &["line 3", names[0], "stands already on line 1"]);
+    order("absent.txt", &[names[0], absent], &["line 2", "have no sample of the class", absent]);
+    order("short.txt", &names[1..], &["line 93", "lacks classes", names[0]]);
+    let latin = written(&folder, "latin.txt", [0xe9, b'\n']);
+    run_refused(&["--set", &format!("stream.class_order={latin}")], &["cannot read", "latin.txt"]);
+    run_refused(&["--set", "stream.class_order=nowhere.txt"], &["cannot read nowhere.txt"]);
+}
+
+#[test]
+fn compare_opens_nothing_for_runs_that_are_finished() {
+    let folder = copied_data();
+    let out = folder.path().join("compare");
+    let data = folder.path().to_str().unwrap();
+    let fixed = ["compare", TINY_RUN, "--out", out.to_str().unwrap(), "--data", data];
+    let methods = ["--methods", "zero-shot,sequential"];
+    let first = succeed(&[&fixed[..], &methods, &SMALL].concat());
+    assert!(first.lines().next().unwrap().ends_with("samples  GMACs  samples/s"), "{first}");
+    let row = |method: &str| first.lines().find(|line| line.starts_with(method)).unwrap().split_whitespace().count();
+    assert_eq!(row("zero-shot") + 1, row("sequential"), "what was not trained has no speed:\n{first}");
+
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let before = files(&out);
+    assert_eq!(succeed(&[&fixed[..], &methods, &SMALL].concat()), first);
+    assert!(files(&out) == before);
+    // Other settings are another run, which is told before the data is missed.
+    let other = perennial(&[&fixed[..], &methods, &SMALL, &["--set", "train.warmup=1"]].concat());
+    assert_eq!(other.status, Some(1), "{}", other.stderr);
+    assert!(other.stderr.contains("holds a run with other settings (warmup = 3, now warmup = 1)"), "{}", other.stderr);
+    assert!(files(&out) == before);
+}
+
+#[test]
+fn compare_goes_on_after_a_failure_and_tells_it_in_the_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("compare");
+    let fixed =
+        ["compare", TINY_RUN, "--methods", "gcl,zero-shot", "--memory", "100000", "--out", out.to_str().unwrap()];
+    let outcome = perennial(&[&fixed[..], &SMALL].concat());
+    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    let cells = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
+    assert_eq!(cells(lines[2])[..3], ["zero-shot", "0", "1"], "{}", outcome.stdout);
+    assert_eq!(cells(lines[3]), ["gcl", "100000", "0", "0", "0.0"], "{}", outcome.stdout);
+    assert!(lines[4].starts_with("failed: gcl-m100000-s0: memory.size is 100000"), "{}", outcome.stdout);
+    assert_eq!(lines.len(), 5);
+    refused(&["compare", TINY_RUN, "--methods", "gcl", "--seeds", "0", "--out", "/nowhere/c"], &["nothing to run"]);
 }
 
 /// A copy of the data set's files.

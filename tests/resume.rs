@@ -3,13 +3,14 @@
 #[path = "common/program.rs"]
 mod program;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use perennial::rng::{rng, unit};
-use program::{TINY_RUN, assert_same_result, command, files, succeed};
+use program::{TINY_RUN, TINY_TIC, assert_same_result, command, files, succeed};
 use serde_json::Value;
 
 /// A run beside another takes longer, and random moments are those of a run by itself.
@@ -38,6 +39,21 @@ fn time<R>(work: impl FnOnce() -> R) -> Duration {
 
 #[test]
 fn kills_at_random_moments_leave_no_trace() {
+    kill_and_compare(TINY_RUN, KILLS);
+}
+
+#[test]
+fn kills_leave_no_trace_in_budgets_other_matrices_static_sets_and_predictions() {
+    let result = kill_and_compare(TINY_TIC, KILLS / 2);
+    let evaluation: Value = serde_json::from_slice(&result[Path::new("evaluation.json")]).unwrap();
+    assert_eq!(evaluation["spent"].as_array().unwrap().len(), 3);
+    assert_eq!(evaluation["dynamic"].as_object().unwrap().len(), 7);
+    assert_eq!(evaluation["static_sets"].as_object().unwrap().len(), 2);
+    assert!(result.contains_key(Path::new("predictions.json")));
+}
+
+/// Kills a run `times` times and fails unless it ends as an undisturbed one does, whose files it returns.
+fn kill_and_compare(preset: &str, times: usize) -> BTreeMap<PathBuf, Vec<u8>> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let seed = match std::env::var("KILL_SEED") {
         Ok(seed) => seed.parse().expect("KILL_SEED is a number"),
@@ -46,7 +62,7 @@ fn kills_at_random_moments_leave_no_trace() {
     println!("KILL_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
-    let arguments = |out: &Path| ["run", TINY_RUN, "--out", out.to_str().unwrap()].map(String::from);
+    let arguments = |out: &Path| ["run", preset, "--out", out.to_str().unwrap()].map(String::from);
     let whole_arguments = arguments(&whole);
     let whole_arguments: Vec<&str> = whole_arguments.iter().map(String::as_str).collect();
     let killed_arguments = arguments(&killed);
@@ -60,7 +76,7 @@ fn kills_at_random_moments_leave_no_trace() {
     let what = format!("KILL_SEED={seed}");
     let mut random = rng(seed, "kills", &[]);
     let (mut kills, mut finishes) = (0, 0);
-    while kills < KILLS {
+    while kills < times {
         let child = start(&killed_arguments);
         std::thread::sleep(undisturbed.mul_f64(unit(&mut random)));
         if kill(child) {
@@ -75,6 +91,7 @@ fn kills_at_random_moments_leave_no_trace() {
     println!("undisturbed {undisturbed:.1?}; {kills} kills, {finishes} runs came to their end between them");
     succeed(&killed_arguments);
     assert_same_result(&what, &whole, &killed);
+    finished
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use perennial::error::{Error, Result};
 use perennial::experiment::{self, Config, Evaluation, Pace, RunDirectory};
-use perennial::method::Method;
+use perennial::method::{METHODS, Method};
 use perennial::report::{Cell, summary_table};
 
 use super::compute::on_device;
@@ -123,7 +123,8 @@ fn print(done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) {
             cells.push(Cell { method: config.method.clone(), memory: config.memory.size, runs: Vec::new() });
         }
     }
-    Cell::sort(&mut cells);
+    let rank = |name: &str| METHODS.iter().position(|method| method.name == name);
+    cells.sort_by_key(|cell| (rank(&cell.method), cell.memory));
     let mut table = summary_table(&cells);
     let speed = |cell: &Cell| {
         let runs = done.iter().filter(|(run, _)| run.method == cell.method && run.memory == cell.memory);

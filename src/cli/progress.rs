@@ -14,10 +14,11 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
 
 pub struct Progress {
     bar: Option<ProgressBar>,
-    /// Of the step in training: which, samples since its first iteration here, and when that was.
+    /// Of the step in training: which, its first iteration here, when that ended, and samples since then.
     step: Option<usize>,
-    samples: usize,
+    first: usize,
     since: Instant,
+    samples: usize,
     last_line: Instant,
     /// Whether to name the run in front of every line: where several run one after the other.
     label: Option<String>,
@@ -26,7 +27,7 @@ pub struct Progress {
 impl Progress {
     pub fn new(label: Option<String>) -> Progress {
         let now = Instant::now();
-        Progress { bar: None, step: None, samples: 0, since: now, last_line: now, label }
+        Progress { bar: None, step: None, first: 0, since: now, samples: 0, last_line: now, label }
     }
 
     fn say(&self, line: &str) {
@@ -71,8 +72,9 @@ impl Observer for Progress {
         if self.step != Some(now.step) {
             self.close();
             self.step = Some(now.step);
-            self.samples = 0;
+            self.first = now.iteration;
             self.since = Instant::now();
+            self.samples = 0;
             if std::io::stderr().is_terminal() {
                 let bar = ProgressBar::with_draw_target(Some(now.iterations as u64), ProgressDrawTarget::stderr());
                 let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta} left");
@@ -80,9 +82,12 @@ impl Observer for Progress {
                 bar.set_prefix(setup.stream.steps[now.step].name.clone());
                 self.bar = Some(bar);
             }
+            // There is no speed before the second.
+            return;
         }
         self.samples += now.samples;
-        let rate = self.samples as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
+        let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
+        let rate = self.samples as f64 / seconds;
         let message = format!("loss {:.4}  {rate:.0} samples/s", now.report.loss);
         match &self.bar {
             Some(bar) => {
@@ -91,8 +96,8 @@ impl Observer for Progress {
             }
             None if self.last_line.elapsed() >= PLAIN_INTERVAL => {
                 self.last_line = Instant::now();
-                let left = (now.iterations - now.iteration) as f64 * self.since.elapsed().as_secs_f64()
-                    / now.iteration.max(1) as f64;
+                let left =
+                    (now.iterations - now.iteration) as f64 * seconds / (now.iteration - self.first).max(1) as f64;
                 let name = &setup.stream.steps[now.step].name;
                 let (iteration, iterations) = (now.iteration, now.iterations);
                 self.say(&format!("{name}  {iteration}/{iterations}  {message}  {left:.0} s left"));

@@ -109,6 +109,8 @@ impl Evaluation {
         self.matrix.truncate(steps);
         self.accuracy.truncate(steps);
         self.spent.truncate(steps);
+        let spent = self.spent.last().copied().unwrap_or_default();
+        (self.samples_spent, self.macs_spent) = (spent.samples, spent.macs);
         self.dynamic.values_mut().for_each(|matrix| matrix.truncate(steps));
         self.static_sets.values_mut().for_each(|series| series.truncate(steps));
         self.summarise()
@@ -472,6 +474,50 @@ mod tests {
         for step in 0..2 {
             assert_eq!(row(&stream, step, CONFUSED), [0.5, 0.5]);
         }
+    }
+
+    fn empty() -> Evaluation {
+        let step = |name: &str| StepRecord { name: name.to_string(), train: 10, test: 5, classes: 2 };
+        Evaluation {
+            method: "sequential".to_string(),
+            memory: 0,
+            seed: 0,
+            task: EvaluationTask::Retrieval,
+            steps: vec![step("one"), step("two")],
+            matrix: Vec::new(),
+            accuracy: Vec::new(),
+            summary: Summary::of(&TaskMatrix::new(2), &[]),
+            samples_spent: 0,
+            macs_spent: 0,
+            spent: Vec::new(),
+            dynamic: BTreeMap::new(),
+            static_sets: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_forgotten_and_found_again_leaves_no_trace() {
+        let found = |value: f64| Findings {
+            row: vec![Some(value), None],
+            dynamic: BTreeMap::from([("classification".to_string(), vec![Some(value / 2.0), Some(value)])]),
+            static_sets: BTreeMap::from([("older accuracy".to_string(), Some(1.0 - value))]),
+            answers: Vec::new(),
+        };
+        let spent = |samples| Spent { samples, macs: 1000 * samples };
+        let mut evaluation = empty();
+        evaluation.push(found(0.5), spent(96)).unwrap();
+        let first = evaluation.clone();
+        evaluation.push(found(0.25), spent(192)).unwrap();
+        assert!(evaluation.is_complete() && !first.is_complete());
+        assert_eq!(evaluation.spent, [spent(96), spent(192)]);
+        assert_eq!((evaluation.samples_spent, evaluation.macs_spent), (192, 192_000));
+        assert_eq!(evaluation.dynamic["classification"], [[Some(0.25), Some(0.5)], [Some(0.125), Some(0.25)]]);
+        assert_eq!(evaluation.static_sets["older accuracy"], [Some(0.5), Some(0.75)]);
+        let whole = evaluation.clone();
+        evaluation.truncate(1).unwrap();
+        assert_eq!(evaluation, first);
+        evaluation.push(found(0.25), spent(192)).unwrap();
+        assert_eq!(evaluation, whole);
     }
 
     #[test]

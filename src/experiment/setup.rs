@@ -57,7 +57,13 @@ impl Setup {
         let stream = open_stream(config, &dataset)?;
         check_sizes(config, &method, dataset.classes.len(), &stream)?;
         let static_sets = static_sets(config, &dataset, &stream)?;
-        let (model, initial, mut hashes, notes) = open_model(config)?;
+        let (model, initial, mut hashes, mut notes) = open_model(config)?;
+        let TrainConfig { samples, epochs, .. } = config.train;
+        if samples > 0 && epochs != TrainConfig::default().epochs {
+            notes.push(format!(
+                "train.samples is {samples} and goes before train.epochs; 0 would let {epochs} epochs count"
+            ));
+        }
 
         let tokenizer = Tokenizer::clip();
         let context = model.text_cfg.context_length;

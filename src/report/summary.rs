@@ -1,8 +1,7 @@
-//! What runs came to: one row a method and memory, mean and spread over seeds; and the matrices of one run.
+//! What runs came to: one row a method and memory, mean and spread over seeds; and the matrix E of one run.
 
 use super::table::Table;
-use crate::error::Result;
-use crate::eval::metrics::{Summary, TaskMatrix};
+use crate::eval::metrics::Summary;
 use crate::experiment::Evaluation;
 use crate::method::METHODS;
 
@@ -24,14 +23,9 @@ impl Cell {
                 None => cells.push(Cell { method: run.method.clone(), memory: run.memory, runs: vec![run] }),
             }
         }
-        Cell::sort(&mut cells);
-        cells
-    }
-
-    /// The order of the table of methods.
-    pub fn sort(cells: &mut [Cell]) {
         let rank = |method: &str| METHODS.iter().position(|known| known.name == method);
         cells.sort_by_key(|cell| (rank(&cell.method), cell.memory));
+        cells
     }
 }
 
@@ -58,14 +52,12 @@ pub fn summary_table(cells: &[Cell]) -> Table {
         let mut row = vec![cell.method.clone(), cell.memory.to_string(), cell.runs.len().to_string()];
         for (_, metric) in METRICS {
             let values: Option<Vec<f64>> = cell.runs.iter().map(|run| metric(&run.summary)).collect();
-            row.push(
-                values.filter(|values| !values.is_empty()).map(|values| mean_and_spread(&values)).unwrap_or_default(),
-            );
+            let values = values.filter(|values| !values.is_empty());
+            row.push(values.map(|values| mean_and_spread(&values)).unwrap_or_default());
         }
-        let samples = cell.runs.iter().map(|run| run.samples_spent).max();
-        let macs = cell.runs.iter().map(|run| run.macs_spent).max();
-        row.push(samples.map(|samples| samples.to_string()).unwrap_or_default());
-        row.push(macs.map(|macs| format!("{:.1}", macs as f64 / 1e9)).unwrap_or_default());
+        row.push(cell.runs.iter().map(|run| run.samples_spent).max().unwrap_or(0).to_string());
+        let macs = cell.runs.iter().map(|run| run.macs_spent).max().unwrap_or(0);
+        row.push(format!("{:.1}", macs as f64 / 1e9));
         table.row(row);
     }
     table
@@ -90,43 +82,11 @@ pub fn matrix_table(evaluation: &Evaluation) -> Table {
             .chain(["all seen".to_string()]),
     );
     for (step, (row, accuracy)) in evaluation.matrix.iter().zip(&evaluation.accuracy).enumerate() {
+        let percent = |value: &Option<f64>| value.map(|value| format!("{:.1}", 100.0 * value)).unwrap_or_default();
         let cells = std::iter::once(format!("{} {}", step + 1, evaluation.steps[step].name));
-        table.row(cells.chain(row.iter().map(|value| percent(*value))).chain([percent(Some(*accuracy))]));
+        table.row(cells.chain(row.iter().map(percent)).chain([format!("{:.1}", 100.0 * accuracy)]));
     }
     table
-}
-
-/// The transfers of every other matrix, in per cent: a row each. None where there is no other.
-pub fn transfer_table(evaluation: &Evaluation) -> Result<Option<Table>> {
-    let mut table = Table::new(["matrix", "in-domain", "backward", "forward"]);
-    let mut matrices: Vec<_> = evaluation.dynamic.iter().collect();
-    // recall@5 before recall@10.
-    matrices.sort_by_key(|(name, _)| {
-        let (what, at) = name.split_once('@').unwrap_or((name, ""));
-        (what, at.parse::<u32>().unwrap_or(0))
-    });
-    for (name, rows) in &matrices {
-        let matrix = TaskMatrix::of(evaluation.steps.len(), rows)?;
-        let transfers = [matrix.in_domain(), matrix.backward_transfer(), matrix.forward_transfer()];
-        table.row(std::iter::once(name.to_string()).chain(transfers.map(percent)));
-    }
-    Ok((!matrices.is_empty()).then_some(table))
-}
-
-/// The test sets beside the stream, in per cent: a row after each step. None where there are none.
-pub fn static_table(evaluation: &Evaluation) -> Option<Table> {
-    let sets = &evaluation.static_sets;
-    let mut table = Table::new(std::iter::once("after").chain(sets.keys().map(String::as_str)));
-    for step in 0..evaluation.matrix.len() {
-        let values = sets.values().map(|series| percent(series.get(step).copied().flatten()));
-        table.row(std::iter::once(format!("{} {}", step + 1, evaluation.steps[step].name)).chain(values));
-    }
-    (!sets.is_empty()).then_some(table)
-}
-
-/// A fraction in per cent; nothing where there is none.
-fn percent(value: Option<f64>) -> String {
-    value.map(|value| format!("{:.1}", 100.0 * value)).unwrap_or_default()
 }
 
 #[cfg(test)]

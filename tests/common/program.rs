@@ -11,6 +11,9 @@ use serde_json::Value;
 /// The preset of the tests, relative to the crate's folder, where [`perennial`] runs.
 pub const TINY_RUN: &str = "tests/fixtures/tiny-run.toml";
 
+/// The same over time, with everything that can be measured.
+pub const TINY_TIC: &str = "tests/fixtures/tiny-tic.toml";
+
 /// What a command came to.
 #[derive(Debug)]
 pub struct Outcome {

@@ -1,0 +1,216 @@
+//! Settings change what they say: those that papers ablate, and the budget of a step.
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::fs;
+use std::path::Path;
+
+use perennial::experiment::{Config, Evaluation, Prediction, RunDirectory, Setup};
+use perennial::model::checkpoint::TensorFile;
+use program::{TINY_RUN, TINY_TIC, result, succeed};
+use serde_json::Value;
+
+/// What a run of `preset` with these settings is made from.
+fn setup(preset: &str, method: &str, settings: &[&str]) -> Setup {
+    let mut config = Config::find(preset).unwrap().for_method(method).unwrap();
+    settings.iter().for_each(|setting| config.set(setting).unwrap());
+    Setup::open(&config).unwrap()
+}
+
+/// Classes of each task.
+fn task_sizes(setup: &Setup) -> Vec<usize> {
+    setup.stream.steps.iter().map(|step| step.classes.len()).collect()
+}
+
+fn class_order_hash(setup: &Setup) -> &str {
+    &setup.hashes.iter().find(|(name, _)| *name == "class_order").unwrap().1
+}
+
+/// Runs `preset` and returns its log.
+fn log(preset: &str, out: &Path, arguments: &[&str]) -> Vec<Value> {
+    let fixed = ["run", preset, "--out", out.to_str().unwrap(), "--set", "train.log_every=1"];
+    succeed(&fixed.iter().chain(arguments).copied().collect::<Vec<_>>());
+    result(out).1
+}
+
+#[test]
+fn the_first_task_has_its_own_size() {
+    assert_eq!(task_sizes(&setup(TINY_RUN, "gcl", &[])), [32, 31, 31]);
+    assert_eq!(task_sizes(&setup(TINY_RUN, "gcl", &["stream.first_task=50"])), [50, 22, 22]);
+}
+
+#[test]
+fn the_class_order_is_the_seeds_or_a_files_but_never_the_runs() {
+    let seeded = setup(TINY_RUN, "gcl", &[]);
+    let order = |settings: &[&str]| setup(TINY_RUN, "gcl", settings).stream.class_order;
+    assert_eq!(order(&["seed=5"]), seeded.stream.class_order);
+    assert_ne!(order(&["stream.class_order_seed=5"]), seeded.stream.class_order);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("order.txt");
+    let given: Vec<u32> = seeded.stream.class_order.iter().rev().copied().collect();
+    let names: Vec<&str> = given.iter().map(|class| seeded.dataset.classes[*class as usize].as_str()).collect();
+    fs::write(&path, names.join("\n")).unwrap();
+    let setting = format!("stream.class_order={}", path.display());
+    let from_file = setup(TINY_RUN, "gcl", &[&setting]);
+    assert_eq!(from_file.stream.class_order, given);
+    assert_eq!(from_file.stream.steps[0].classes, given[..32]);
+    assert_ne!(class_order_hash(&from_file), class_order_hash(&seeded), "the manifest tells the orders apart");
+    // The seed's own order, written down, is the same run.
+    fs::write(&path, names.iter().rev().copied().collect::<Vec<_>>().join("\n")).unwrap();
+    assert_eq!(class_order_hash(&setup(TINY_RUN, "gcl", &[&setting])), class_order_hash(&seeded));
+}
+
+#[test]
+fn a_steps_budget_is_epochs_or_samples() {
+    let budgets = |method: &str, settings: &[&str]| -> Vec<usize> {
+        let setup = setup(TINY_TIC, method, settings);
+        (0..setup.stream.steps.len()).map(|step| setup.step_budget(step)).collect()
+    };
+    assert_eq!(budgets("sequential", &[]), [96, 96, 96]);
+    assert_eq!(budgets("sequential", &["train.epochs=7"]), [96, 96, 96], "samples go before epochs");
+    let notes = setup(TINY_TIC, "sequential", &["train.epochs=7"]).notes;
+    assert!(notes.iter().any(|note| note.contains("train.samples is 96 and goes before train.epochs")), "{notes:?}");
+    assert_eq!(budgets("sequential", &["train.samples=0"]), [1126, 157, 367]);
+    assert_eq!(budgets("sequential", &["train.samples=0", "train.epochs=2"]), [2252, 314, 734]);
+    assert_eq!(budgets("zero-shot", &[]), [0, 0, 0]);
+    // The oracle has t C at step t: t (t + 1) / 2 in all.
+    assert_eq!(budgets("joint", &[]), [96, 192, 288]);
+    assert_eq!(budgets("joint", &["train.samples=0"]), [1126, 1126 + 157, 1126 + 157 + 367]);
+}
+
+/// The learning rates of each step.
+fn rates(log: &[Value]) -> Vec<Vec<f64>> {
+    let mut steps: Vec<Vec<f64>> = Vec::new();
+    for line in log {
+        let Some(rate) = line["learning_rate"].as_f64() else { continue };
+        let step = line["step"].as_u64().unwrap() as usize;
+        steps.resize(step.max(steps.len()), Vec::new());
+        steps[step - 1].push(rate);
+    }
+    steps
+}
+
+#[test]
+fn the_maximum_decays_and_later_steps_warm_up_when_they_are_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, settings: &[&str]| {
+        let mut arguments = vec!["--method", "sequential", "--set", "train.samples=160", "--set", "train.warmup=2"];
+        settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
+        rates(&log(TINY_RUN, &folder.path().join(name), &arguments))
+    };
+    let same = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
+    let plain = run("plain", &[]);
+    assert_eq!(plain.len(), 3);
+    let maximum = 1e-3;
+    same(plain[0][0], maximum / 2.0);
+    same(plain[0][1], maximum);
+    for later in &plain[1..] {
+        same(later[0], maximum);
+        assert!(later.is_sorted_by(|a, b| a > b), "only the first step warms up: {later:?}");
+    }
+    let decayed = run("decayed", &["train.learning_rate_decay=0.5", "train.warmup_every_step=true"]);
+    for (step, rates) in decayed.iter().enumerate() {
+        let maximum = maximum * 0.5f64.powi(step as i32);
+        same(rates[0], maximum / 2.0);
+        same(rates[1], maximum);
+        assert!(rates[1..].is_sorted_by(|a, b| a >= b) && *rates.last().unwrap() < maximum);
+    }
+}
+
+#[test]
+fn the_memory_keeps_what_it_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = |size: &str| {
+        let out = folder.path().join(size);
+        log(TINY_RUN, &out, &["--method", "gcl", "--memory", size, "--set", "train.samples=64"]);
+        let state = TensorFile::load(&out.join("checkpoints/state.safetensors")).unwrap();
+        (state.shape("memory.indices").unwrap()[0], state.shape("memory.classes").unwrap()[0])
+    };
+    // 94 classes: one sample each of a memory of 120, two of 200.
+    assert_eq!(kept("0"), (0, 94));
+    assert_eq!(kept("120"), (94, 94));
+    let (samples, _) = kept("200");
+    assert!((150..=188).contains(&samples), "{samples}: classes may have but one sample");
+}
+
+#[test]
+fn everything_that_is_measured_over_time_is_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let printed = succeed(&["run", TINY_TIC, "--out", out.to_str().unwrap()]);
+    let setup = setup(TINY_TIC, "sequential", &[]);
+    let evaluation = RunDirectory::read_evaluation(&out).unwrap();
+    let Evaluation { matrix, dynamic, static_sets, spent, .. } = &evaluation;
+
+    // Budgets, to within a batch.
+    assert_eq!(spent.len(), 3);
+    for (step, spent) in spent.iter().enumerate() {
+        assert!(spent.samples.abs_diff(96 * (step as u64 + 1)) <= 32 * (step as u64 + 1), "{spent:?}");
+        let images = spent.samples * setup.model.image_macs();
+        let longest = setup.model.text_macs(setup.model.text_cfg.context_length);
+        assert!((images + 1..=images + spent.samples * longest).contains(&spent.macs), "{spent:?}");
+    }
+    let last = spent.last().unwrap();
+    assert_eq!((last.samples, last.macs), (evaluation.samples_spent, evaluation.macs_spent));
+
+    let names: Vec<&str> = dynamic.keys().map(String::as_str).collect();
+    let expected = [
+        "classification",
+        "image_to_text_recall@1",
+        "image_to_text_recall@10",
+        "image_to_text_recall@5",
+        "text_to_image_recall@1",
+        "text_to_image_recall@10",
+        "text_to_image_recall@5",
+    ];
+    assert_eq!(names, expected);
+    for (name, dynamic) in dynamic {
+        assert!(dynamic.len() == 3 && dynamic.iter().all(|row| row.len() == 3), "{name}");
+        assert!(printed.contains(name), "{name} is not in:\n{printed}");
+    }
+    for (step, row) in matrix.iter().enumerate() {
+        for (task, mean) in row.iter().enumerate() {
+            let value = |name: &str| dynamic[name][step][task].unwrap();
+            for direction in ["image_to_text", "text_to_image"] {
+                let recalls = [1, 5, 10].map(|at| value(&format!("{direction}_recall@{at}")));
+                assert!(recalls.is_sorted(), "{direction}: {recalls:?}");
+            }
+            let both = (value("image_to_text_recall@1") + value("text_to_image_recall@1")) / 2.0;
+            assert_eq!(mean.unwrap(), both);
+        }
+    }
+    assert_eq!(static_sets.keys().collect::<Vec<_>>(), ["noto-v1 accuracy", "noto-v1 mean_recall@1"]);
+    assert!(static_sets.values().all(|series| series.len() == 3 && series.iter().all(Option::is_some)));
+    let place = |text: &str| printed.find(text).unwrap_or_else(|| panic!("{text} is not in:\n{printed}"));
+    assert!(place("image_to_text_recall@5") < place("image_to_text_recall@10"));
+    assert!(place("set                    after 1  after 2  after 3") < place("noto-v1 accuracy"));
+
+    let predictions = RunDirectory::read_predictions(&out).unwrap();
+    let right = predictions.iter().filter(|prediction| prediction.truth == prediction.predicted).count();
+    let total = matrix[2].len() as f64;
+    assert!(total == 3.0 && right <= 12 && predictions.len() - right == 12, "{predictions:?}");
+    for Prediction { sample, task, truth, .. } in &predictions {
+        assert!(setup.stream.steps[*task].test.contains(sample));
+        assert_eq!(setup.dataset.samples[*sample as usize].caption, *truth);
+    }
+}
+
+#[test]
+fn predictions_of_a_classification_are_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    log(TINY_RUN, &out, &["--method", "zero-shot"]);
+    let setup = setup(TINY_RUN, "zero-shot", &[]);
+    let predictions = RunDirectory::read_predictions(&out).unwrap();
+    assert!(predictions.iter().any(|prediction| prediction.truth != prediction.predicted));
+    let class = |name: &String| setup.dataset.classes.iter().position(|class| class == name).unwrap() as u32;
+    for Prediction { sample, task, truth, predicted } in &predictions {
+        assert!(setup.stream.steps[*task].test.contains(sample));
+        assert_eq!(setup.dataset.samples[*sample as usize].class, class(truth));
+        class(predicted);
+    }
+    let evaluation = RunDirectory::read_evaluation(&out).unwrap();
+    assert!(evaluation.dynamic.is_empty() && evaluation.static_sets.is_empty());
+}
