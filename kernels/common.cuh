@@ -30,6 +30,16 @@ DEVICE float block_sum(float value, float* partial) {
     return warp_sum(lane_id() < warps ? partial[lane_id()] : 0.f);
 }
 
+// The largest value of the block, NaNs passed over; `partial` as in block_sum.
+DEVICE float block_max(float value, float* partial) {
+    value = warp_max(value);
+    if (lane_id() == 0) partial[warp_id()] = value;
+    __syncthreads();
+    return warp_max(lane_id() < int(blockDim.x >> 5) ? partial[lane_id()] : -INFINITY);
+}
+
+DEVICE bool starts_on_16_bytes(const void* address) { return reinterpret_cast<uint64_t>(address) % 16 == 0; }
+
 // Eight bf16 as one 16-byte access.
 struct alignas(16) Pack8 {
     uint32_t word[4];

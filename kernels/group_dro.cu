@@ -35,13 +35,6 @@ KERNEL(256, 2, group_dro_class_loss, const uint32_t* class_of, const float* log_
     }
 }
 
-DEVICE float block_max(float value, float* partial) {
-    value = warp_max(value);
-    if (lane_id() == 0) partial[warp_id()] = value;
-    __syncthreads();
-    return warp_max(lane_id() < int(blockDim.x >> 5) ? partial[lane_id()] : -INFINITY);
-}
-
 // log of the sum of exp(class_loss / lambda) over the classes that have been seen (counted = null), or over those with a count
 // in the batch; `classes_in` is how many they are. The same bits in every thread; `partial` as in block_sum.
 DEVICE float log_sum_of_classes(const float* class_loss, const float* counted, int classes, float inverse_lambda,

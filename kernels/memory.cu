@@ -5,8 +5,6 @@
 // shared memory. 16-byte accesses; elements are accessed singly at the end where they fill none, and throughout where a span
 // does not start on 16 bytes.
 
-DEVICE bool starts_on_16_bytes(const void* address) { return reinterpret_cast<uint64_t>(address) % 16 == 0; }
-
 // `word` is the value's bits, repeated where it is narrower.
 template <typename T>
 DEVICE void fill(T* to, uint32_t word, T value, int64_t count) {

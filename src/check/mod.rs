@@ -6,9 +6,11 @@
 //! and must give the same bits.
 
 mod adamw;
+mod arena;
 mod attention;
 pub mod conformance;
 mod contrastive;
+mod cross_entropy;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
@@ -17,6 +19,7 @@ mod memory;
 mod patch_embed;
 mod pool;
 mod position_embed;
+mod relu;
 pub mod step;
 mod token_embed;
 
@@ -365,11 +368,13 @@ fn judge(found: &[f32], expected: &[f64], tolerance: Tolerance) -> Result<f64, S
 }
 
 /// What can be checked alone: single instructions, each op, whole steps.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 17] = [
     conformance::OP,
     "adamw",
+    "arena",
     "attention",
     "contrastive",
+    "cross_entropy",
     "group_dro",
     "l2_normalize",
     "layer_norm",
@@ -378,6 +383,7 @@ pub const NAMES: [&str; 14] = [
     "patch_embed",
     "pool",
     "position_embed",
+    "relu",
     "token_embed",
     step::OP,
 ];
@@ -385,8 +391,10 @@ pub const NAMES: [&str; 14] = [
 /// All ops.
 pub fn ops<D: Device>(checker: &mut Checker<D>) {
     adamw::check(checker);
+    arena::check(checker);
     attention::check(checker);
     contrastive::check(checker);
+    cross_entropy::check(checker);
     group_dro::check(checker);
     l2_normalize::check(checker);
     layer_norm::check(checker);
@@ -395,5 +403,6 @@ pub fn ops<D: Device>(checker: &mut Checker<D>) {
     patch_embed::check(checker);
     pool::check(checker);
     position_embed::check(checker);
+    relu::check(checker);
     token_embed::check(checker);
 }

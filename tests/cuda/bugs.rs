@@ -183,6 +183,17 @@ const BUGS: &[Bug] = &[
         "        if (tile == 0) {",
     ),
     bug("pool", "pool.cu", "token == (position", "sample == (position"),
+    bug("cross_entropy", "cross_entropy.cu", "block_sum(sum, partial[1])", "block_sum(sum, partial[0])"),
+    bug("cross_entropy", "cross_entropy.cu", "block_sum(along, partial[4])", "block_sum(along, partial[3])"),
+    bug("cross_entropy", "cross_entropy.cu", "if (k + i < row.columns) sum += expf", "sum += expf"),
+    bug("cross_entropy", "cross_entropy.cu", "(row.add ? row.columns : row.stride)", "row.columns"),
+    Bug { place: 1, ..bug("cross_entropy", "cross_entropy.cu", "(row.add ? row.columns : row.stride)", "row.columns") },
+    bug("cross_entropy", "cross_entropy.cu", "(add ? *loss : 0.f)", "(add ? 0.f : *loss)"),
+    bug("relu", "relu.cu", "x < 0.f ? 0.f : x", "fmaxf(x, 0.f)"),
+    bug("relu", "relu.cu", "value[j] > 0.f", "value[j] >= 0.f"),
+    bug("arena", "arena.cu", "(mean > limit ? limit : mean)", "fminf(mean, limit)"),
+    bug("arena", "arena.cu", "partials[blockIdx.x] = sum", "partials[0] = sum"),
+    Bug { place: 1, ..bug("arena", "arena.cu", "quads * 4 + thread", "quads + thread") },
 ];
 
 /// The line in which a bug is planted is all that a reader needs.
@@ -269,14 +280,17 @@ fn every_op_has_a_planted_bug() {
     let ops: Vec<&str> = BUGS.iter().map(|bug| bug.op).collect();
     for op in [
         "adamw",
+        "arena",
         "attention",
         "contrastive",
+        "cross_entropy",
         "group_dro",
         "l2_normalize",
         "layer_norm",
         "linear",
         "patch_embed",
         "pool",
+        "relu",
     ] {
         assert!(ops.contains(&op), "no bug is planted in {op}");
     }

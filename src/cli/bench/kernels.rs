@@ -10,6 +10,7 @@ use perennial::ops::attention::AttentionShape;
 use perennial::ops::contrastive::{
     ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
 };
+use perennial::ops::cross_entropy::{LogitsShape, SoftTargets};
 use perennial::ops::layer_norm::LayerNormShape;
 use perennial::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
 use perennial::ops::memory::{Kind, Storage, Wide};
@@ -34,6 +35,7 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Res
     image_input(&mut table, spec, batch)?;
     text_input(&mut table, spec, batch)?;
     objective(&mut table, spec.embed_dim, batch)?;
+    classifier(&mut table, batch)?;
     optimizer(&mut table, spec)?;
     Ok(json!({
         "device": table.device,
@@ -371,6 +373,33 @@ fn objective<D: Device>(table: &mut Table<D>, width: usize, samples: usize) -> R
     })
 }
 
+/// The losses of a head of a thousand classes, and the rectifier of a projector.
+fn classifier<D: Device>(table: &mut Table<D>, rows: usize) -> Result<()> {
+    let shape = LogitsShape { rows, columns: 1000, stride: 1000 };
+    let values = rows * shape.columns;
+    let mut bench = table.bench(|plan| {
+        let tensors = [(); 3].map(|_| plan.tensor(values));
+        (tensors, plan.ids(rows), plan.stats(1))
+    })?;
+    let text = format!("{rows} x {}", shape.columns);
+    let traffic = Traffic { storage: 2 * values, wide: 0 };
+    table.add(("cross_entropy", &text), 10 * values, traffic, &mut bench, |device, &(tensors, label, loss)| {
+        let [logits, _, dlogits] = tensors;
+        device.cross_entropy(shape, logits, None, label, 1.0, Write::Set, loss, dlogits);
+    })?;
+    let traffic = Traffic { storage: 3 * values, wide: 0 };
+    let soft = ("soft cross_entropy", text.as_str());
+    table.add(soft, 20 * values, traffic, &mut bench, |device, &([logits, teacher, dlogits], _, loss)| {
+        let targets = SoftTargets { temperature: 2.0, balance: None };
+        device.soft_cross_entropy(shape, logits, teacher, targets, 1.0, Write::Set, loss, dlogits);
+    })?;
+    let traffic = Traffic { storage: 2 * values, wide: 0 };
+    table.add(("relu", &text), values, traffic, &mut bench, |device, &([x, y, _], ..)| device.relu(x, y))?;
+    let traffic = Traffic { storage: 3 * values, wide: 0 };
+    let backward = ("relu backward", text.as_str());
+    table.add(backward, values, traffic, &mut bench, |device, &([dy, y, dx], ..)| device.relu_backward(dy, y, dx))
+}
+
 fn optimizer<D: Device>(table: &mut Table<D>, spec: &ModelSpec) -> Result<()> {
     let list = ParameterList::of(spec);
     let len = list.arena_len();
@@ -393,5 +422,20 @@ fn optimizer<D: Device>(table: &mut Table<D>, spec: &ModelSpec) -> Result<()> {
     let traffic = Traffic { storage: if D::STORAGE_BYTES < 4 { len } else { 0 }, wide: 7 * len };
     table.add(("adamw", &text), 14 * len, traffic, &mut bench, |device, &(arenas, norm, rate)| {
         device.adamw(settings, rate, arenas, norm, &decayed);
+    })?;
+    let traffic = || Traffic { storage: 0, wide: 3 * len };
+    table.add(("interpolate", &text), 3 * len, traffic(), &mut bench, |device, &(arenas, ..)| {
+        device.interpolate(0.5, arenas.first_moment, arenas.master);
+    })?;
+    table.add(("accumulate_squares", &text), 2 * len, traffic(), &mut bench, |device, &(arenas, ..)| {
+        device.accumulate_squares(arenas.gradients, arenas.second_moment);
+    })?;
+    table.add(("accumulate_fisher", &text), 3 * len, traffic(), &mut bench, |device, &(arenas, ..)| {
+        device.accumulate_fisher(0.5, 0.5, arenas.second_moment, arenas.first_moment);
+    })?;
+    let traffic = Traffic { storage: 0, wide: 5 * len };
+    table.add(("quadratic_penalty", &text), 6 * len, traffic, &mut bench, |device, &(arenas, loss, _)| {
+        let AdamWArenas { master, gradients, first_moment, second_moment, .. } = arenas;
+        device.quadratic_penalty(1.0, second_moment, first_moment, master, gradients, loss);
     })
 }

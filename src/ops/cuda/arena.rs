@@ -1,25 +1,33 @@
-//! Stub.
-#![allow(unused_variables)]
-use super::Cuda;
+//! Arithmetic over flat arenas: sweeps of the grid.
+
 use super::driver::Driver;
-use crate::error::Error;
-use crate::ops::Stats;
+use super::{Cuda, arguments};
 use crate::ops::arena::Arena;
+use crate::ops::{Memory, Stats};
 
 impl<R: Driver> Arena for Cuda<R> {
-    #[allow(clippy::too_many_arguments)]
     fn interpolate(&mut self, alpha: f64, y: Stats, x: Stats) {
-        self.fail(Error::run("interpolate is not on CUDA yet"));
+        // At the ends the formula would lose the sign of zero, and let what is infinite on one side spoil the other.
+        if alpha == 1.0 {
+            self.copy(y, x);
+        } else if alpha != 0.0 {
+            let count = x.len();
+            let arguments = arguments![self.at(y), self.at(x), (1.0 - alpha) as f32, alpha as f32, count as i64];
+            self.sweep("arena_interpolate", count, arguments);
+        }
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn accumulate_squares(&mut self, gradients: Stats, squares: Stats) {
-        self.fail(Error::run("accumulate_squares is not on CUDA yet"));
+        let count = squares.len();
+        self.sweep("arena_squares", count, arguments![self.at(gradients), self.at(squares), count as i64]);
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn accumulate_fisher(&mut self, scale: f64, limit: f64, squares: Stats, fisher: Stats) {
-        self.fail(Error::run("accumulate_fisher is not on CUDA yet"));
+        let count = fisher.len();
+        let arguments = arguments![self.at(squares), self.at(fisher), scale as f32, limit as f32, count as i64];
+        self.sweep("arena_fisher", count, arguments);
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn quadratic_penalty(
         &mut self,
         strength: f64,
@@ -29,6 +37,20 @@ impl<R: Driver> Arena for Cuda<R> {
         gradients: Stats,
         loss: Stats,
     ) {
-        self.fail(Error::run("quadratic_penalty is not on CUDA yet"));
+        // The number of partial sums depends on the length alone: one order on any GPU.
+        let (count, partials) = (gradients.len(), self.workspace());
+        let blocks = count.div_ceil(1 << 12).clamp(1, 1024);
+        let arguments = arguments![
+            self.at(fisher),
+            self.at(anchor),
+            self.at(master),
+            self.at(gradients),
+            partials,
+            strength as f32,
+            count as i64
+        ];
+        self.launch("arena_penalty", [blocks, 1, 1], 256, 0, arguments);
+        let arguments = arguments![partials, self.at(loss), strength as f32, blocks];
+        self.launch("arena_penalty_sum", [1, 1, 1], 1024, 0, arguments);
     }
 }

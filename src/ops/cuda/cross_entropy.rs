@@ -1,13 +1,12 @@
-//! Stub.
-#![allow(unused_variables)]
-use super::Cuda;
-use super::driver::Driver;
+//! Classifiers' losses: a block a row, then one block for the mean.
+
+use super::driver::{Argument, Driver};
+use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftTargets};
-use crate::ops::{Ids, Stats, Tensor, Write};
+use crate::ops::{Ids, Memory, Stats, Tensor, Write};
 
 impl<R: Driver> CrossEntropy for Cuda<R> {
-    #[allow(clippy::too_many_arguments)]
     fn cross_entropy(
         &mut self,
         shape: LogitsShape,
@@ -19,9 +18,11 @@ impl<R: Driver> CrossEntropy for Cuda<R> {
         loss: Stats,
         dlogits: Tensor,
     ) {
-        self.fail(Error::run("cross_entropy is not on CUDA yet"));
+        let divisor = divisor.map(|divisor| self.at(divisor));
+        let target = arguments![self.at(logits), divisor, self.at(label)];
+        self.mean_over_rows("cross_entropy", shape, target, weight, write, loss, dlogits);
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn soft_cross_entropy(
         &mut self,
         shape: LogitsShape,
@@ -33,6 +34,36 @@ impl<R: Driver> CrossEntropy for Cuda<R> {
         loss: Stats,
         dlogits: Tensor,
     ) {
-        self.fail(Error::run("soft_cross_entropy is not on CUDA yet"));
+        let balance = targets.balance.map(|balance| self.at(balance));
+        let target = arguments![self.at(logits), self.at(teacher), balance, (1.0 / targets.temperature) as f32];
+        self.mean_over_rows("cross_entropy_soft", shape, target, weight, write, loss, dlogits);
+    }
+}
+
+impl<R: Driver> Cuda<R> {
+    /// Launches `kernel`, whose arguments begin with `target`, and adds up the rows' losses.
+    #[allow(clippy::too_many_arguments)]
+    fn mean_over_rows(
+        &mut self,
+        kernel: &'static str,
+        shape: LogitsShape,
+        target: &[Argument],
+        weight: f64,
+        write: Write,
+        loss: Stats,
+        dlogits: Tensor,
+    ) {
+        let LogitsShape { rows, columns, stride } = shape;
+        let most = Self::WORKSPACE_BYTES / 4;
+        if rows > most {
+            return self.fail(Error::input(format!("cross_entropy on CUDA takes up to {most} rows, not {rows}")));
+        }
+        let (losses, scale, add) = (self.workspace(), (weight / rows as f64) as f32, write == Write::Add);
+        let rest = arguments![scale, add, losses, self.at(dlogits), columns, stride];
+        // Two accesses of 16 bytes a thread.
+        let threads = columns.div_ceil(16).next_multiple_of(32).min(512);
+        self.launch(kernel, [rows, 1, 1], threads, 0, &[target, rest].concat());
+        let arguments = arguments![losses, self.at(loss), scale, add, rows];
+        self.launch("cross_entropy_mean", [1, 1, 1], 1024, 0, arguments);
     }
 }

@@ -85,7 +85,7 @@ impl<R: Driver> Cuda<R> {
         self.attempt(|driver| driver.launch(launch));
     }
 
-    /// Launches a kernel of `kernels/memory.cu`, which strides over `count` values.
+    /// Launches a kernel that strides over `count` values.
     fn sweep(&mut self, kernel: &'static str, count: usize, arguments: &[Argument]) {
         const BLOCK: usize = 256;
         let blocks = count.div_ceil(8 * BLOCK).min(16 * self.multiprocessors());

@@ -1,18 +1,18 @@
-//! Stub.
-#![allow(unused_variables)]
-use super::Cuda;
+//! The rectifier: sweeps of the grid.
+
 use super::driver::Driver;
-use crate::error::Error;
+use super::{Cuda, arguments};
 use crate::ops::Tensor;
 use crate::ops::relu::Relu;
 
 impl<R: Driver> Relu for Cuda<R> {
-    #[allow(clippy::too_many_arguments)]
     fn relu(&mut self, x: Tensor, y: Tensor) {
-        self.fail(Error::run("relu is not on CUDA yet"));
+        let count = y.len();
+        self.sweep("relu", count, arguments![self.at(x), self.at(y), count as i64]);
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn relu_backward(&mut self, dy: Tensor, y: Tensor, dx: Tensor) {
-        self.fail(Error::run("relu_backward is not on CUDA yet"));
+        let count = dx.len();
+        self.sweep("relu_backward", count, arguments![self.at(dy), self.at(y), self.at(dx), count as i64]);
     }
 }
