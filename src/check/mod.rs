@@ -9,6 +9,7 @@ mod adamw;
 mod attention;
 pub mod conformance;
 mod contrastive;
+mod distillation;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
@@ -17,7 +18,9 @@ mod memory;
 mod patch_embed;
 mod pool;
 mod position_embed;
+mod similarity;
 pub mod step;
+mod supcon;
 mod token_embed;
 
 use std::time::Instant;
@@ -365,11 +368,12 @@ fn judge(found: &[f32], expected: &[f64], tolerance: Tolerance) -> Result<f64, S
 }
 
 /// What can be checked alone: single instructions, each op, whole steps.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 17] = [
     conformance::OP,
     "adamw",
     "attention",
     "contrastive",
+    "distillation",
     "group_dro",
     "l2_normalize",
     "layer_norm",
@@ -378,6 +382,8 @@ pub const NAMES: [&str; 14] = [
     "patch_embed",
     "pool",
     "position_embed",
+    "similarity",
+    "supcon",
     "token_embed",
     step::OP,
 ];
@@ -387,6 +393,7 @@ pub fn ops<D: Device>(checker: &mut Checker<D>) {
     adamw::check(checker);
     attention::check(checker);
     contrastive::check(checker);
+    distillation::check(checker);
     group_dro::check(checker);
     l2_normalize::check(checker);
     layer_norm::check(checker);
@@ -395,5 +402,7 @@ pub fn ops<D: Device>(checker: &mut Checker<D>) {
     patch_embed::check(checker);
     pool::check(checker);
     position_embed::check(checker);
+    similarity::check(checker);
+    supcon::check(checker);
     token_embed::check(checker);
 }

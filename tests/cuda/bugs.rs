@@ -182,6 +182,24 @@ const BUGS: &[Bug] = &[
         "        __syncthreads();\n        if (tile == 0) {",
         "        if (tile == 0) {",
     ),
+    bug(
+        "similarity",
+        "similarity.cu",
+        "ptx::cp_async_wait<0>();\n        __syncthreads();",
+        "ptx::cp_async_wait<0>();",
+    ),
+    bug("similarity", "similarity.cu", "ptx::cp_async_wait<0>();", "ptx::cp_async_wait<1>();"),
+    bug("similarity", "similarity.cu", "store8(lower + at, pack8(rest));", "store8(lower + at, Pack8{});"),
+    bug("similarity", "similarity.cu", "(adds ? float(*to) : 0.f)", "(adds && half ? float(*to) : 0.f)"),
+    bug("similarity", "similarity.cu", "row < height ? width - column : 0", "width - column"),
+    bug("supcon", "supcon.cu", "if (other == row) continue;", ""),
+    Bug { place: 1, ..bug("supcon", "supcon.cu", "if (other == row) continue;", "") },
+    bug("supcon", "supcon.cu", "block_sum(count, partial[1])", "block_sum(count, partial[0])"),
+    bug("supcon", "supcon.cu", "if (class_of[other] == own) gradient", "if (class_of[other] >= own) gradient"),
+    bug("distillation", "distillation.cu", "exclude_self && column == row", "exclude_self && column == warp_id()"),
+    bug("distillation", "distillation.cu", "all_rows = block_sum(sum, partial)", "all_rows = warp_sum(sum)"),
+    bug("distillation", "distillation.cu", "total += count * ptx::ex2", "total += ptx::ex2"),
+    bug("distillation", "distillation.cu", "sum = block_sum(sum, partial);\n    if", "sum = warp_sum(sum);\n    if"),
     bug("pool", "pool.cu", "token == (position", "sample == (position"),
 ];
 
@@ -271,12 +289,15 @@ fn every_op_has_a_planted_bug() {
         "adamw",
         "attention",
         "contrastive",
+        "distillation",
         "group_dro",
         "l2_normalize",
         "layer_norm",
         "linear",
         "patch_embed",
         "pool",
+        "similarity",
+        "supcon",
     ] {
         assert!(ops.contains(&op), "no bug is planted in {op}");
     }
