@@ -1,5 +1,5 @@
-// Distillation of similarities: rows of a teacher's matrix as targets for those of a student's. With c_j the multiplicity of column
-// j, r_i that of row i, weight_i = weight r_i / sum of r:
+// Distillation of similarities: rows of a teacher's matrix as targets for those of a student's. With c_j the
+// multiplicity of column j, r_i that of row i, weight_i = weight r_i / sum of r:
 //   q_ij = exp(s_ij / tau) / sum over k of c_k exp(s_ik / tau), and p_ij of the teacher's likewise
 //   loss = sum over i of weight_i sum over j of c_j p_ij (log p_ij - log q_ij), without log p_ij unless `divergence`
 //   ds_ij = weight_i / tau c_j (q_ij - p_ij)
@@ -8,10 +8,12 @@
 
 constexpr float LN_2 = 0.6931471805599453f;
 
-// ds (=, += where `adds`), and what each row adds to the loss: row_loss [rows]. s, teacher, ds [rows, columns]; row_count [rows],
-// column_count [columns], null for ones. A column with count 0 does not count, nor does the diagonal where `exclude_self`.
+// ds (=, += where `adds`), and what each row adds to the loss: row_loss [rows]. s, teacher, ds [rows, columns];
+// row_count [rows], column_count [columns], null for ones. A column with count 0 does not count, nor does the diagonal
+// where `exclude_self`.
 //
-// A warp a row, 8 rows a block; lane l takes columns l, l + 32, ... in three sweeps. The block meets once, in the sum of row_count.
+// A warp a row, 8 rows a block; lane l takes columns l, l + 32, ... in three sweeps. The block meets once, in the sum
+// of row_count.
 // Floor: s, teacher and ds once, ds twice where it is added to; the later sweeps find their rows in a cache.
 KERNEL(256, 2, distillation_rows, const float* s, const float* teacher, const float* row_count,
        const float* column_count, float* row_loss, float* ds, int rows, int columns, float scale, float teacher_scale,

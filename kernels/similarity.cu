@@ -1,13 +1,13 @@
-// Inner products of embeddings in f32, and their gradients. Temperatures down to 0.01 multiply an error of s a hundredfold, so s
-// is not rounded to bf16; and the rows of ds sum to about 0, so that what they pull from embeddings that have much in common is
-// the difference of large sums: ds goes into the products as two bf16, which leaves 2^-17 of it. One would leave 2^-9, twice
-// what rounding the gradient itself does.
+// Inner products of embeddings in f32, and their gradients. Temperatures down to 0.01 multiply an error of s a
+// hundredfold, so s is not rounded to bf16. And the rows of ds sum to about 0, so that what they pull from embeddings
+// that have much in common is the difference of large sums: ds goes into the products as two bf16, which are 2^-17 of
+// it off. One would be 2^-8 off, as much of the large sums as the gradient's own rounding is of their difference.
 //
 // Widths are those of embeddings, so that mma.sync of linear_mma.cuh serves on every target.
 #include "linear_mma.cuh"
 
-// s_ij = sum over k of a_ik b_jk: a [rows, width], b [columns, width], s [rows, columns], see mma_product. `similarity` takes
-// widths that are multiples of 8 and even numbers of columns, `similarity_any` all.
+// s_ij = sum over k of a_ik b_jk: a [rows, width], b [columns, width], s [rows, columns], see mma_product. `similarity`
+// takes widths that are multiples of 8 and even numbers of columns, `similarity_any` all.
 //
 // Floor: max(2 rows columns width / tensor rate, (2 (rows + columns) width + 4 rows columns) bytes / bandwidth).
 #define SIMILARITY(name, aligned)                                                                                      \
@@ -69,16 +69,17 @@ struct GradientPart {
     }
 };
 
-// out (=, += where `adds`) ds other, or ds^T other where TRANSPOSED: out [rows, width], other [depth, width], ds [rows, depth] or
-// [depth, rows] f32.
+// out (=, += where `adds`) ds other, or ds^T other where TRANSPOSED: out [rows, width], other [depth, width], ds [rows,
+// depth] or [depth, rows] f32.
 //
-// Grid (width / 128, rows / 128) rounded up. Block: 256 threads, warps 2 x 4 over a tile of 128 x 128, 64 x 32 each. Shared memory:
-// GradientShared, 48 KiB. One __syncthreads a block of 32 of the depth: it publishes that block's tiles, and frees those of the
-// one before.
-// Floor: max(4 rows depth width / tensor rate, (4 rows depth + 2 (rows + depth) width) bytes / bandwidth), and ds again for
-// every 128 of the width.
+// Grid (width / 128, rows / 128) rounded up. Block: 256 threads, warps 2 x 4 over a tile of 128 x 128, 64 x 32 each.
+// Shared memory: GradientShared, 48 KiB. One __syncthreads a block of 32 of the depth: it publishes that block's tiles,
+// and frees those of the one before.
+// Floor: max(4 rows depth width / tensor rate, (4 rows depth + 2 (rows + depth) width) bytes / bandwidth), and ds again
+// for every 128 of the width.
 template <bool TRANSPOSED>
-DEVICE void similarity_gradient(const float* ds, const bf16* other, int rows, int depth, int width, int adds, bf16* out) {
+DEVICE void similarity_gradient(const float* ds, const bf16* other, int rows, int depth, int width, int adds,
+                                bf16* out) {
     DYNAMIC_SHARED(GradientShared, shared);
     int first_row = blockIdx.y * MMA_TILE, first_column = blockIdx.x * MMA_TILE;
     int warp_row = warp_id() % 2 * 64, warp_column = warp_id() / 2 * 32;
@@ -142,8 +143,8 @@ DEVICE void similarity_gradient(const float* ds, const bf16* other, int rows, in
 }
 
 // da (=, +=) ds b.
-KERNEL(MMA_THREADS, 1, similarity_row_gradient, const float* ds, const bf16* b, int rows, int columns, int width, int adds,
-       bf16* da) {
+KERNEL(MMA_THREADS, 1, similarity_row_gradient, const float* ds, const bf16* b, int rows, int columns, int width,
+       int adds, bf16* da) {
     similarity_gradient<false>(ds, b, rows, columns, width, adds, da);
 }
 

@@ -1,10 +1,10 @@
-// The supervised contrastive loss over a matrix of similarities, in three launches: the loss of each anchor; the mean, which needs
-// to know how many anchors have positives; the gradient, which needs that too.
+// The supervised contrastive loss over a matrix of similarities, in three launches: the loss of each anchor; the mean,
+// which needs to know how many anchors have positives; the gradient, which needs that too.
 //
 // Anchor i, with its positives P_i = {p != i: class_p = class_i} and all others a != i:
 //   loss_i = log sum over a of exp(s_ia / tau) - 1/|P_i| sum over p of s_ip / tau
-// Samples that are no anchors, and anchors without positives, have none. Exponents are of 2 and relative to the row's largest:
-// `scale` = log2(e) / tau.
+// Samples that are no anchors, and anchors without positives, have none. Exponents are of 2 and relative to the row's
+// largest: `scale` = log2(e) / tau.
 #include "common.cuh"
 
 constexpr float LN_2 = 0.6931471805599453f;
@@ -57,8 +57,8 @@ KERNEL(256, 2, supcon_rows, const float* s, const uint32_t* class_of, const uint
     if (lane_id() == 0) anchors[row] = anchor;
 }
 
-// loss [1] = the mean of the anchors' losses, and inverse_count [1] = 1 / the number of anchors with positives; 0 and 1 where
-// there is none.
+// loss [1] = the mean of the anchors' losses, and inverse_count [1] = 1 / the number of anchors with positives; 0 and 1
+// where there is none.
 //
 // One block of 1024 threads, which meet in the block sums. Floor: 16 bytes a sample.
 KERNEL(1024, 1, supcon_loss, const Anchor* anchors, float* loss, float* inverse_count, int samples) {
@@ -76,8 +76,8 @@ KERNEL(1024, 1, supcon_loss, const Anchor* anchors, float* loss, float* inverse_
     }
 }
 
-// ds_ia = (2^(scale (s_ia - largest_i) - log_total_i) - [a in P_i] / |P_i|) / (tau count); 0 on the diagonal and where the row does
-// not count. ds [samples, samples], the rest as above; inverse_tau = 1 / tau.
+// ds_ia = (2^(scale (s_ia - largest_i) - log_total_i) - [a in P_i] / |P_i|) / (tau count); 0 on the diagonal and where
+// the row does not count. ds [samples, samples], the rest as above; inverse_tau = 1 / tau.
 //
 // A warp a row, 8 rows a block, no shared memory. Floor: s and ds once.
 KERNEL(256, 2, supcon_gradient, const float* s, const uint32_t* class_of, const Anchor* anchors,

@@ -46,12 +46,13 @@ impl Case for Distillation {
         let (row, column) = counts.map(|(row, column)| (operands.stats_of(row), operands.stats_of(column))).unzip();
         let multiplicity = Multiplicity { row, column };
         let unit = 1.0 / (1u64 << 24) as f64;
-        // An exponent z is rounded three times, which e^z shrinks to 3/e units in the last place of 1; then the rounding of e^z and
-        // of the sum over 32 lanes and a tree of 5.
+        // An exponent z is rounded three times, which e^z shrinks to 3/e units in the last place of 1; then the
+        // rounding of e^z and of the sum over 32 lanes and a tree of 5.
         let probability = unit * (16 + columns.div_ceil(32) + 5) as f64;
         // The mean over rows: 1024 threads, two trees of 5; and the sum of their multiplicities.
         let mean = unit * (rows.div_ceil(256) + 20) as f64;
-        // A divergence is the difference of a cross-entropy and of an entropy, which is at most the logarithm of what counts.
+        // A divergence is the difference of a cross-entropy and of an entropy, which is at most the logarithm of what
+        // counts.
         let entropy = weight * (1.0 + 2.0 * (4.0 * columns as f64).ln());
         let loss = Tolerance { relative: 2.0 * probability + mean, of_largest: probability, at_least: entropy };
         let gradient =

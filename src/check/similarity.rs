@@ -17,8 +17,9 @@ struct Spans {
     db: Tensor,
 }
 
-/// What a gradient may be off by before it is rounded: ds goes into the product as two bf16, 2^-17 of it off, and the sum over
-/// `depth` goes 16 at a time, twice. Terms of size 1 leave a sum of the root of their number, if not all of it cancels.
+/// What a gradient may be off by before it is rounded: ds goes into the product as two bf16, 2^-17 of it off, and the
+/// sum over `depth` goes 16 at a time, twice. Terms of size 1 leave a sum of the root of their number, if not all of it
+/// cancels.
 fn gradient(depth: usize) -> Tolerance {
     let steps = 2 * depth.div_ceil(16);
     let loss = 1.0 / (1 << 16) as f64 + steps as f64 / (1 << 24) as f64;

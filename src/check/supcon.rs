@@ -35,12 +35,13 @@ impl Case for SupCon {
         let counts = |i: usize| is_anchor[i] == 1 && class.iter().filter(|other| **other == class[i]).count() > 1;
         let anchors = (0..samples).filter(|i| counts(*i)).count().max(1);
         let unit = 1.0 / (1u64 << 24) as f64;
-        // An exponent z is rounded three times, which e^z shrinks to 3/e units in the last place of 1; then the rounding of e^z and
-        // of the sum over 32 lanes and a tree of 5.
+        // An exponent z is rounded three times, which e^z shrinks to 3/e units in the last place of 1; then the
+        // rounding of e^z and of the sum over 32 lanes and a tree of 5.
         let probability = unit * (16 + samples.div_ceil(32) + 5) as f64;
         // The mean over the anchors: 1024 threads, two trees of 5.
         let mean = unit * (samples.div_ceil(1024) + 10) as f64;
-        // The loss of an anchor is a sum of numbers that are not negative, one of them the logarithm of 1 and what is added to it.
+        // The loss of an anchor is a sum of numbers that are not negative, one of them the logarithm of 1 and what is
+        // added to it.
         let loss = Tolerance { relative: 2.0 * probability + mean, of_largest: probability, at_least: 1.0 };
         let gradient =
             Tolerance { relative: probability, of_largest: probability, at_least: 1.0 / anchors as f64 / self.tau };
