@@ -7,7 +7,8 @@ use perennial::ops::cuda::driver::Target;
 use perennial::ops::cuda::kernels::{MODULES, Module};
 
 /// Kernels that must use the tensor cores begin with these names.
-const PRODUCTS: [&str; 5] = ["linear_", "attention", "contrastive", "conformance_mma", "conformance_wgmma_m64"];
+const PRODUCTS: [&str; 6] =
+    ["linear_", "attention", "contrastive", "similarity", "conformance_mma", "conformance_wgmma_m64"];
 /// Those of them that only prepare for others, or add up what others left.
 const NO_PRODUCTS: [&str; 8] = [
     "contrastive_add_parts",

@@ -11,6 +11,7 @@ mod attention;
 pub mod conformance;
 mod contrastive;
 mod cross_entropy;
+mod distillation;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
@@ -20,7 +21,9 @@ mod patch_embed;
 mod pool;
 mod position_embed;
 mod relu;
+mod similarity;
 pub mod step;
+mod supcon;
 mod token_embed;
 
 use std::time::Instant;
@@ -375,6 +378,7 @@ pub const NAMES: [&str; 17] = [
     "attention",
     "contrastive",
     "cross_entropy",
+    "distillation",
     "group_dro",
     "l2_normalize",
     "layer_norm",
@@ -384,6 +388,8 @@ pub const NAMES: [&str; 17] = [
     "pool",
     "position_embed",
     "relu",
+    "similarity",
+    "supcon",
     "token_embed",
     step::OP,
 ];
@@ -395,6 +401,7 @@ pub fn ops<D: Device>(checker: &mut Checker<D>) {
     attention::check(checker);
     contrastive::check(checker);
     cross_entropy::check(checker);
+    distillation::check(checker);
     group_dro::check(checker);
     l2_normalize::check(checker);
     layer_norm::check(checker);
@@ -404,5 +411,7 @@ pub fn ops<D: Device>(checker: &mut Checker<D>) {
     pool::check(checker);
     position_embed::check(checker);
     relu::check(checker);
+    similarity::check(checker);
+    supcon::check(checker);
     token_embed::check(checker);
 }

@@ -15,7 +15,7 @@ pub struct DistillationSettings {
     pub weight: f64,
 }
 
-/// How many times each row and each column stands for itself; each none for once. Sums then equal those over the repeated rows
+/// How many times each row and each column stands for itself, 0 for not at all; each none for once. Sums then equal those over the repeated rows
 /// and columns exactly: texts are encoded once per distinct prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Multiplicity {

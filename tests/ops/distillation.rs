@@ -1,3 +1,5 @@
+use std::slice::from_ref;
+
 use perennial::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
 use perennial::ops::similarity::{Similarity, SimilarityShape};
 use perennial::ops::{Plan, Write};
@@ -58,7 +60,7 @@ fn gradients_match_finite_differences() {
             run(rows, settings, &Pair { s, teacher: &teacher, row, column }, before)
         };
         let (loss, ds) = run(&s, None);
-        check_gradients(&[s.clone()], &[ds.clone()], |inputs| run(&inputs[0], None).0);
+        check_gradients(from_ref(&s), from_ref(&ds), |inputs| run(&inputs[0], None).0);
         let (added_loss, added_ds) = run(&s, Some(0.25));
         assert_close("loss, added", &[added_loss], &[loss + 0.25], 1e-14);
         assert_close("ds, added", &added_ds, &ds.iter().map(|value| value + 0.25).collect::<Vec<_>>(), 1e-14);

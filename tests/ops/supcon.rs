@@ -1,3 +1,5 @@
+use std::slice::from_ref;
+
 use perennial::ops::similarity::{Similarity, SimilarityShape};
 use perennial::ops::supcon::SupCon;
 use perennial::ops::{Memory, Plan, Write};
@@ -28,7 +30,7 @@ fn gradients_match_finite_differences() {
     let s = random("s", 81);
     for anchor in [None, Some(&[1, 0, 1, 1, 1, 0, 0, 1, 1][..])] {
         let (_, ds) = run(0.7, &s, &class, anchor);
-        check_gradients(&[s.clone()], &[ds], |inputs| run(0.7, &inputs[0], &class, anchor).0);
+        check_gradients(from_ref(&s), &[ds], |inputs| run(0.7, &inputs[0], &class, anchor).0);
     }
 }
 

@@ -11,11 +11,13 @@ use perennial::ops::contrastive::{
     ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
 };
 use perennial::ops::cross_entropy::{LogitsShape, SoftTargets};
+use perennial::ops::distillation::{DistillationSettings, Multiplicity};
 use perennial::ops::layer_norm::LayerNormShape;
 use perennial::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
 use perennial::ops::memory::{Kind, Storage, Wide};
 use perennial::ops::patch_embed::{Normalization, PatchShape};
 use perennial::ops::position_embed::PositionShape;
+use perennial::ops::similarity::SimilarityShape;
 use perennial::ops::token_embed::TokenShape;
 use perennial::ops::{Device, Ids, Plan, Span, Stats, Tensor, Write};
 use perennial::rng::{rng, unit};
@@ -36,6 +38,7 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Res
     text_input(&mut table, spec, batch)?;
     objective(&mut table, spec.embed_dim, batch)?;
     classifier(&mut table, batch)?;
+    similarities(&mut table, spec.embed_dim, batch)?;
     optimizer(&mut table, spec)?;
     Ok(json!({
         "device": table.device,
@@ -398,6 +401,49 @@ fn classifier<D: Device>(table: &mut Table<D>, rows: usize) -> Result<()> {
     let traffic = Traffic { storage: 3 * values, wide: 0 };
     let backward = ("relu backward", text.as_str());
     table.add(backward, values, traffic, &mut bench, |device, &([dy, y, dx], ..)| device.relu_backward(dy, y, dx))
+}
+
+/// What works on a whole matrix of similarities.
+fn similarities<D: Device>(table: &mut Table<D>, width: usize, samples: usize) -> Result<()> {
+    let pairs = samples * samples;
+    let mut bench = table.bench(|plan| {
+        let tensors = [(); 3].map(|_| plan.tensor(samples * width));
+        (tensors, [(); 3].map(|_| plan.stats(pairs)), plan.stats(1), plan.ids(samples))
+    })?;
+    for (.., class) in &bench.copies {
+        bench.device.write(*class, &(0..samples as u32).map(|i| i % 10).collect::<Vec<_>>());
+    }
+    let (text, values) = (format!("{samples} x {width}"), samples * width);
+    let shape = SimilarityShape { rows: samples, columns: samples, width };
+    let traffic = || Traffic { storage: 2 * values, wide: pairs };
+    table.add(
+        ("similarity", &text),
+        2 * pairs * width,
+        traffic(),
+        &mut bench,
+        |device, &([a, b, _], [s, ..], ..)| {
+            device.similarity(shape, a, b, s);
+        },
+    )?;
+    let rows = ("similarity backward rows", text.as_str());
+    table.add(rows, 2 * pairs * width, traffic(), &mut bench, |device, &([_, b, da], [ds, ..], ..)| {
+        device.similarity_backward(shape, ds, b, Write::Set, da);
+    })?;
+    let columns = ("similarity backward cols", text.as_str());
+    table.add(columns, 2 * pairs * width, traffic(), &mut bench, |device, &([a, _, db], [ds, ..], ..)| {
+        device.similarity_backward_columns(shape, ds, a, Write::Set, db);
+    })?;
+    let (text, traffic) = (format!("{samples} x {samples}"), Traffic { storage: 0, wide: 2 * pairs });
+    table.add(("supcon", &text), 5 * pairs, traffic, &mut bench, |device, &(_, [s, _, ds], loss, class)| {
+        device.supcon(samples, 0.1, s, class, None, loss, ds);
+    })?;
+    let settings =
+        DistillationSettings { tau: 0.2, teacher_tau: 0.01, exclude_self: true, divergence: false, weight: 1.0 };
+    let once = Multiplicity { row: None, column: None };
+    let traffic = Traffic { storage: 0, wide: 3 * pairs };
+    table.add(("distillation", &text), 10 * pairs, traffic, &mut bench, |device, &(_, [s, teacher, ds], loss, _)| {
+        device.distill(samples, samples, settings, once, s, teacher, Write::Set, loss, ds);
+    })
 }
 
 fn optimizer<D: Device>(table: &mut Table<D>, spec: &ModelSpec) -> Result<()> {

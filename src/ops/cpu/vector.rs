@@ -80,7 +80,7 @@ pub fn log_softmax<T: Real>(values: &mut [T], count: &[T], inverse_tau: T) {
     };
     let log_total = total.ln();
     for value in values {
-        *value = *value - log_total;
+        *value -= log_total;
     }
 }
 

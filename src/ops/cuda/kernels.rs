@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::driver::Target;
-use super::{attention, contrastive, layer_norm, linear, patch_embed};
+use super::{attention, contrastive, layer_norm, linear, patch_embed, similarity};
 use crate::error::{Error, Result};
 
 /// One file of `kernels/` as machine code for one target.
@@ -58,6 +58,8 @@ pub fn dynamic_shared(kernel: &str, target: Target) -> Option<usize> {
         "contrastive_image_gradient" | "contrastive_text_gradient" => contrastive::GRADIENT_SHARED,
         "layer_norm_backward_wide" => layer_norm::shared_bytes(layer_norm::WIDEST),
         "patch_embed" => patch_embed::MOST_SHARED,
+        "similarity" | "similarity_any" => linear::MMA_SHARED,
+        "similarity_row_gradient" | "similarity_column_gradient" => similarity::GRADIENT_SHARED,
         _ if starts("linear_wgmma") => linear::WGMMA_SHARED,
         _ if starts("linear_mma") => linear::MMA_SHARED,
         _ if starts("attention") => attention::most_shared(kernel, target),

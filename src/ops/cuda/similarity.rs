@@ -1,22 +1,49 @@
-//! Stub.
-#![allow(unused_variables)]
-use super::Cuda;
-use super::driver::Driver;
-use crate::error::Error;
+//! Inner products of embeddings in tiles of 128 x 128, a block each.
+
+use super::driver::{Address, Driver};
+use super::{Cuda, arguments, linear};
 use crate::ops::similarity::{Similarity, SimilarityShape};
 use crate::ops::{Stats, Tensor, Write};
 
+const TILE: usize = 128;
+const THREADS: usize = 256;
+/// `GradientShared` of `kernels/similarity.cu`.
+pub(super) const GRADIENT_SHARED: usize = 48 << 10;
+
 impl<R: Driver> Similarity for Cuda<R> {
-    #[allow(clippy::too_many_arguments)]
     fn similarity(&mut self, shape: SimilarityShape, a: Tensor, b: Tensor, s: Stats) {
-        self.fail(Error::run("similarity is not on CUDA yet"));
+        let SimilarityShape { rows, columns, width } = shape;
+        let aligned = width.is_multiple_of(8) && columns.is_multiple_of(2);
+        let kernel = if aligned { "similarity" } else { "similarity_any" };
+        let tiles = rows.div_ceil(TILE) * columns.div_ceil(TILE);
+        let arguments = arguments![self.at(a), self.at(b), rows, columns, width, self.at(s)];
+        self.launch(kernel, [tiles, 1, 1], THREADS, linear::MMA_SHARED, arguments);
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn similarity_backward(&mut self, shape: SimilarityShape, ds: Stats, b: Tensor, write: Write, da: Tensor) {
-        self.fail(Error::run("similarity_backward is not on CUDA yet"));
+        let (ds, b, da) = (self.at(ds), self.at(b), self.at(da));
+        self.similarity_gradient("similarity_row_gradient", shape, shape.rows, [ds, b, da], write);
     }
-    #[allow(clippy::too_many_arguments)]
+
     fn similarity_backward_columns(&mut self, shape: SimilarityShape, ds: Stats, a: Tensor, write: Write, db: Tensor) {
-        self.fail(Error::run("similarity_backward_columns is not on CUDA yet"));
+        let (ds, a, db) = (self.at(ds), self.at(a), self.at(db));
+        self.similarity_gradient("similarity_column_gradient", shape, shape.columns, [ds, a, db], write);
+    }
+}
+
+impl<R: Driver> Cuda<R> {
+    /// A gradient of `height` rows: of ds and the other side's embeddings.
+    fn similarity_gradient(
+        &mut self,
+        kernel: &'static str,
+        shape: SimilarityShape,
+        height: usize,
+        [ds, other, out]: [Address; 3],
+        write: Write,
+    ) {
+        let SimilarityShape { rows, columns, width } = shape;
+        let grid = [width.div_ceil(TILE), height.div_ceil(TILE), 1];
+        let arguments = arguments![ds, other, rows, columns, width, write == Write::Add, out];
+        self.launch(kernel, grid, THREADS, GRADIENT_SHARED, arguments);
     }
 }
