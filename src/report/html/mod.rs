@@ -51,8 +51,8 @@ impl Group {
         methods.dedup();
         let labels = |cell: &Cell<Run>| match (sizes(&cell.method), cell.memory) {
             (1, 0) => (cell.method.clone(), String::new()),
-            (1, memory) => (format!("{} · {memory}", cell.method), String::new()),
-            (_, memory) => (format!("{} · {memory}", cell.method), memory.to_string()),
+            (1, memory) => (format!("{}\u{a0}·\u{a0}{memory}", cell.method), String::new()),
+            (_, memory) => (format!("{}\u{a0}·\u{a0}{memory}", cell.method), memory.to_string()),
         };
         let described: Vec<(String, String)> = cells.iter().map(labels).collect();
         let number = |cell: &Cell<Run>| methods.iter().position(|method| *method == cell.method).unwrap_or(0);
@@ -133,10 +133,10 @@ impl Group {
         html! {
             @match ranked.as_slice() {
                 [] => {},
-                [(only, value)] => { strong { (only.label) } " reaches " (value) " % " (name) ". " },
+                [(only, value)] => { strong { (only.label) } " reaches " (value) "\u{a0}% " (name) ". " },
                 [(best, value), (next, second), ..] => {
-                    strong { (best.label) } " has the highest " (name) ": " (value) " %, before "
-                    (next.label) " with " (second) " %. "
+                    strong { (best.label) } " has the highest " (name) ": " (value) "\u{a0}%, before "
+                    (next.label) " with " (second) "\u{a0}%. "
                 },
             }
             @if let (Some((series, value)), 2..) = (least, self.series.len()) {

@@ -25,7 +25,7 @@ const ROLES: [(Color, Color); 5] = [
     (MUTED, RGBColor(0x9a, 0xa4, 0xb0)),
     (AXIS, RGBColor(0x4d, 0x57, 0x63)),
     (GRID, RGBColor(0x27, 0x2d, 0x35)),
-    (CONTEXT, RGBColor(0x3a, 0x43, 0x4e)),
+    (CONTEXT, RGBColor(0x46, 0x50, 0x5c)),
 ];
 
 const LINES: [(Color, Color); 8] = [

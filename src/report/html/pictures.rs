@@ -36,9 +36,10 @@ pub struct Card {
     pub answers: Vec<Answer>,
 }
 
+/// What an image was taken for, and by whom.
 pub struct Answer {
-    pub label: String,
     pub predicted: String,
+    pub by: Vec<String>,
     pub right: bool,
 }
 
@@ -101,13 +102,18 @@ fn choose(mut samples: Vec<(u32, Given)>) -> Vec<(u32, Given)> {
 
 fn card(dataset: Option<&Dataset>, sample: u32, given: Given) -> Card {
     let picture = dataset.and_then(|dataset| dataset.image(sample as usize).ok()).map(|image| data_uri(&image));
-    let answer = |(series, prediction): &(&Series, &Prediction)| Answer {
-        label: series.label.clone(),
-        predicted: prediction.predicted.clone(),
-        right: is_right(prediction),
-    };
-    let truth = given[0].1.truth.clone();
-    Card { picture, truth, task: given[0].1.task, answers: given.iter().map(answer).collect() }
+    let mut answers: Vec<Answer> = Vec::new();
+    for (series, Prediction { predicted, truth, .. }) in &given {
+        match answers.iter_mut().find(|answer| answer.predicted == *predicted) {
+            Some(answer) => answer.by.push(series.label.clone()),
+            None => {
+                let (predicted, right) = (predicted.clone(), predicted == truth);
+                answers.push(Answer { predicted, by: vec![series.label.clone()], right });
+            }
+        }
+    }
+    answers.sort_by_key(|answer| (!answer.right, std::cmp::Reverse(answer.by.len())));
+    Card { picture, truth: given[0].1.truth.clone(), task: given[0].1.task, answers }
 }
 
 /// The run's data set; an error where it is gone, or no longer the one that the run has seen.

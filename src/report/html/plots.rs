@@ -14,14 +14,14 @@ use super::palette::{self, AXIS, CONTEXT, Color, GRID, INK, MUTED};
 
 /// Units of a drawing to a pixel of the page: its coordinates are whole numbers.
 const FINE: f64 = 4.0;
-/// Sizes in pixels of the page.
-const WIDTH: f64 = 400.0;
-const HEIGHT: f64 = 250.0;
+/// Sizes in pixels of the page: of a plot among many, and of one with much to say.
+pub const SMALL: f64 = 340.0;
+pub const LARGE: f64 = 400.0;
 const TEXT: f64 = 11.5;
 /// From one name at the end of a line to the next.
 const LABEL_GAP: f64 = 14.0;
-/// A letter's width, about.
-const LETTER: f64 = 6.2;
+/// A letter's width, about; fonts differ.
+const LETTER: f64 = 6.8;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
@@ -75,8 +75,8 @@ impl Axis {
         let least = if from_zero { least.min(0.0) } else { least };
         let span = if most > least { most - least } else { most.abs().max(1e-9) };
         let magnitude = 10f64.powf((span / 4.0).log10().floor());
-        let step = [1.0, 2.0, 2.5, 5.0, 10.0].map(|factor| factor * magnitude);
-        let step = step.into_iter().find(|step| span / step <= 5.0).unwrap_or(10.0 * magnitude);
+        let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude);
+        let step = step.into_iter().find(|step| span / step <= 6.0).unwrap_or(10.0 * magnitude);
         let (first, last) = ((least / step).floor() as i64, (most / step).ceil() as i64);
         let last = last.max(first + 1);
         let ticks = (first..=last).map(|number| number as f64 * step).map(|value| (value, show(value, step)));
@@ -90,9 +90,15 @@ impl Axis {
         })
     }
 
-    /// Counts: 20k, 1.5M.
+    /// Counts from 0: 20k, 1.5M. It ends with the largest, not with a round number, so that no width is lost.
     pub fn count(title: &str, values: &[f64]) -> Axis {
-        Axis::round(title, values, true, |value, _| short_count(value))
+        let mut axis = Axis::round(title, values, true, |value, _| short_count(value));
+        let most = values.iter().copied().filter(|value| value.is_finite()).fold(0.0, f64::max);
+        if most > 0.0 {
+            axis.range.1 = 1.02 * most;
+            axis.ticks.retain(|(value, _)| *value <= 1.02 * most);
+        }
+        axis
     }
 
     /// Any numbers.
@@ -146,8 +152,10 @@ pub fn short_count(value: f64) -> String {
         .into_iter()
         .find(|(size, _)| value.abs() >= *size)
         .unwrap_or((1.0, ""));
-    let number = format!("{:.2}", value / size);
-    format!("{}{letter}", number.trim_end_matches('0').trim_end_matches('.'))
+    let number = value / size;
+    let decimals = if number.abs() < 10.0 { 2 } else { 1 };
+    let shown = format!("{number:.decimals$}");
+    format!("{}{letter}", shown.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// A place on a line, and how far the seeds spread to either side of it.
@@ -183,6 +191,8 @@ pub struct Line {
 /// Lines over an axis.
 pub struct Plot {
     pub about: String,
+    /// [`SMALL`] or [`LARGE`].
+    pub width: f64,
     pub x: Axis,
     pub y: Axis,
     pub lines: Vec<Line>,
@@ -196,9 +206,9 @@ impl Plot {
             self.lines.iter().filter(|line| !line.label.is_empty() && !line.points.is_empty()).collect();
         let longest = labels.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
         let right = if longest > 0 { 22.0 + LETTER * longest as f64 } else { 14.0 };
-        let height = HEIGHT.max(labels.len() as f64 * LABEL_GAP + 50.0);
+        let height = (0.62 * self.width).max(labels.len() as f64 * LABEL_GAP + 50.0);
         let widest = self.y.ticks.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0);
-        svg(WIDTH, height, &self.about, |area| {
+        svg(self.width, height, &self.about, |area| {
             let mut chart = ChartBuilder::on(area)
                 .margin_top(units(10.0))
                 .margin_right(units(right))
@@ -265,18 +275,24 @@ impl Plot {
                 let dot = |place: (f64, f64)| Circle::new(place, units(radius), color.filled());
                 chart.draw_series(places.into_iter().map(dot))?;
             }
-            let pixels = |line: &&Line| {
+            let end = |line: &Line| {
                 let last = line.points.last().expect("a line with a label has points");
                 let (x, y) = chart.backend_coord(&(last.x, clip(last.y)));
                 (x as f64 / FINE, y as f64 / FINE)
             };
-            let ends: Vec<(f64, f64)> = labels.iter().map(pixels).collect();
-            let wanted: Vec<f64> = ends.iter().map(|(_, y)| *y).collect();
-            for ((line, (x, y)), place) in labels.iter().zip(&ends).zip(apart(&wanted, LABEL_GAP, 8.0, height - 30.0)) {
-                let left = WIDTH - right + 16.0;
-                let leads = [(x + 5.0, *y), (left - 8.0, place), (left - 3.0, place)];
-                path(area, &leads, line.color.mix(0.55).stroke_width(units(0.8) as u32))?;
-                text(area, &line.label, &style(line.color, HPos::Left), left, place)?;
+            // A single point far from the edge has its name beside it; all other names stand in a column at the right.
+            let edge = self.width - right;
+            let beside = |line: &&Line| line.points.len() == 1 && end(line).0 < 0.6 * edge;
+            let (beside, column): (Vec<&Line>, Vec<&Line>) = labels.iter().partition(|line| beside(line));
+            for (lines, is_column) in [(beside, false), (column, true)] {
+                let wanted: Vec<f64> = lines.iter().map(|line| end(line).1).collect();
+                for (line, place) in lines.iter().zip(apart(&wanted, LABEL_GAP, 8.0, height - 46.0)) {
+                    let (x, y) = end(line);
+                    let left = if is_column { edge + 16.0 } else { x + 16.0 };
+                    let leads = [(x + 5.0, y), (left - 8.0, place), (left - 3.0, place)];
+                    path(area, &leads, line.color.mix(0.55).stroke_width(units(0.8) as u32))?;
+                    text(area, &line.label, &style(line.color, HPos::Left), left, place)?;
+                }
             }
             Ok(())
         })
@@ -317,8 +333,8 @@ pub fn bars(about: &str, bars: &[Bar]) -> Markup {
     let (left, right) =
         (10.0 + width_of(&|bar| bar.label.chars().count()), 8.0 + width_of(&|bar| bar.text.chars().count()));
     let most = bars.iter().map(|bar| bar.value + bar.spread).fold(1e-9, f64::max);
-    let x = |value: f64| left + (WIDTH - left - right) * (value / most).clamp(0.0, 1.0);
-    svg(WIDTH, ROW * bars.len() as f64 + 4.0, about, |area| {
+    let x = |value: f64| left + (LARGE - left - right) * (value / most).clamp(0.0, 1.0);
+    svg(LARGE, ROW * bars.len() as f64 + 4.0, about, |area| {
         for (place, bar) in bars.iter().enumerate() {
             let middle = ROW * (place as f64 + 0.5) + 2.0;
             text(area, &bar.label, &style(INK, HPos::Right), left - 8.0, middle)?;
@@ -344,7 +360,7 @@ pub fn heat_map(about: &str, matrix: &[Vec<Option<f64>>], rows: &[String], most:
     let columns = matrix.first().map(Vec::len).unwrap_or(0).max(1);
     let left = 8.0 + LETTER * rows.iter().map(|name| name.chars().count()).max().unwrap_or(0) as f64;
     let top = 18.0;
-    let side = ((360.0 - left) / columns as f64).min(56.0);
+    let side = ((SMALL - left) / columns as f64).min(56.0);
     let height = side.min(34.0);
     let mean = |column: usize| left + side * (column as f64 + 0.5);
     svg(left + side * columns as f64 + 1.0, top + height * matrix.len() as f64 + 1.0, about, |area| {
@@ -433,7 +449,14 @@ mod tests {
         };
         let names = ["<script>".to_string()];
         let (x, y) = (Axis::names("a & b", &names), Axis::percent("", &[0.5]));
-        let plot = Plot { about: "\"<b>\"".to_string(), x, y, lines: vec![line("</svg><i>")], marks: Vec::new() };
+        let plot = Plot {
+            about: "\"<b>\"".to_string(),
+            width: SMALL,
+            x,
+            y,
+            lines: vec![line("</svg><i>")],
+            marks: Vec::new(),
+        };
         let drawn = plot.draw().into_string();
         for wrong in ["<script>", "</svg><i>", "\"<b>", "a & b"] {
             assert!(!drawn.contains(wrong), "{wrong}: {drawn}");

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::pictures::{Card, Gallery};
-use super::plots::{Axis, Bar, Line, Look, Plot, Point, bars, heat_map, heat_scale, short_count};
+use super::plots::{Axis, Bar, LARGE, Line, Look, Plot, Point, SMALL, bars, heat_map, heat_scale, short_count};
 use super::{Group, Section, Series, palette};
 use crate::method::Method;
 use crate::report::run::{LogLine, Run};
@@ -145,7 +145,7 @@ fn accuracy(group: &Group) -> Option<Section> {
         let points = (0..group.steps())
             .filter_map(|step| Some(point(step as f64, series.cell.spread(|run| run.accuracy.get(step).copied())?)));
         let points: Vec<Point> = points.collect();
-        let last = points.last().map(|point| format!("{:.0} %", 100.0 * point.y)).unwrap_or_default();
+        let last = points.last().map(|point| format!("{:.1} %", 100.0 * point.y)).unwrap_or_default();
         let label = if series.size.is_empty() { last } else { format!("{}: {last}", series.size) };
         Line { label, color: series.color, points, look: Look::Marked }
     };
@@ -158,7 +158,8 @@ fn accuracy(group: &Group) -> Option<Section> {
             false => Line { label: String::new(), look: Look::Context, ..line.clone() },
         });
         let about = format!("{} after each step: {}", own[0].cell.method, group.measure());
-        let plot = Plot { about, x: step_axis(group), y: y.clone(), lines: lines.collect(), marks: Vec::new() };
+        let plot =
+            Plot { about, width: SMALL, x: step_axis(group), y: y.clone(), lines: lines.collect(), marks: Vec::new() };
         method_figure(own, plot.draw())
     });
     let sizes = group.series.iter().any(|series| !series.size.is_empty());
@@ -255,7 +256,7 @@ fn forgetting(group: &Group) -> Option<Section> {
         let lines = own_lines.map(|(_, line)| line.clone()).collect();
         let about = format!("{}: forgetting of each task", own[0].cell.method);
         let x = Axis::names("task", &names);
-        figure(&own[0].cell.method, "", Plot { about, x, y: y.clone(), lines, marks: Vec::new() }.draw())
+        figure(&own[0].cell.method, "", Plot { about, width: SMALL, x, y: y.clone(), lines, marks: Vec::new() }.draw())
     });
     let body = html! {
         p { "What the last model has lost of the best that was ever reached on each earlier task: mean over the tasks, in points of per cent. Shorter is better." }
@@ -299,7 +300,11 @@ fn memory(group: &Group) -> Option<Section> {
         let x = Axis::names("memory size, samples", &sizes.iter().map(usize::to_string).collect::<Vec<_>>());
         let about = format!("{} by memory size", metric.heading);
         let y = Axis::percent("", &heights(&lines));
-        figure(&capital(metric.heading), metric.meaning, Plot { about, x, y, lines, marks: Vec::new() }.draw())
+        figure(
+            &capital(metric.heading),
+            metric.meaning,
+            Plot { about, width: LARGE, x, y, lines, marks: Vec::new() }.draw(),
+        )
     };
     let body = html! {
         p { "What more samples kept from earlier steps are worth. The sizes stand at equal distances; dashed lines are methods that keep none, or were run with one size." }
@@ -336,7 +341,11 @@ fn budget(group: &Group) -> Option<Section> {
         }
         let (x, y) = (Axis::count(unit, &costs), Axis::percent("", &heights(&lines)));
         let about = format!("{} against the budget", metric.heading);
-        Some(figure(&capital(metric.heading), metric.meaning, Plot { about, x, y, lines, marks: Vec::new() }.draw()))
+        Some(figure(
+            &capital(metric.heading),
+            metric.meaning,
+            Plot { about, width: LARGE, x, y, lines, marks: Vec::new() }.draw(),
+        ))
     };
     let body = html! {
         p { "What was spent on training in all, and what it bought, in per cent. Up and to the left is better: more for less." }
@@ -406,7 +415,11 @@ fn static_sets(group: &Group) -> Option<Section> {
         let lines: Vec<Line> = group.series.iter().map(line).collect();
         let y = Axis::percent("", &heights(&lines));
         let about = format!("{} after each step", readable(name));
-        figure(&readable(name), "", Plot { about, x: step_axis(group), y, lines, marks: Vec::new() }.draw())
+        figure(
+            &readable(name),
+            "",
+            Plot { about, width: LARGE, x: step_axis(group), y, lines, marks: Vec::new() }.draw(),
+        )
     };
     let body = html! {
         p { "Tests that have no part in the stream, after each step, in per cent: whether what the model knew before is kept." }
@@ -458,7 +471,7 @@ fn training(group: &Group) -> Option<Section> {
             y.extend(from_zero.then_some(0.0));
             let about = format!("{}: {what} over samples", own[0].cell.method);
             let (x, y) = (Axis::count("samples trained on", &x), Axis::number("", &y));
-            let plot = Plot { about, x, y, lines, marks: step_ends(first) };
+            let plot = Plot { about, width: SMALL, x, y, lines, marks: step_ends(first) };
             Some(figure(&own[0].cell.method, "", plot.draw()))
         };
         group.by_method().into_iter().filter_map(draw).collect()
@@ -494,7 +507,7 @@ fn class_weights(group: &Group) -> Option<Section> {
         heaviest.sort_by(|one, other| other.1.total_cmp(&one.1));
         let line = |(rank, (class, _)): (usize, &(&String, f64))| {
             let weight = |(x, weights): &(f64, &std::collections::BTreeMap<String, f64>)| {
-                Some(Point { x: *x, y: *weights.get(*class)?, spread: 0.0 })
+                Some(Point { x: *x, y: weights.get(*class)? * weights.len() as f64, spread: 0.0 })
             };
             let points = records.iter().filter_map(weight).collect();
             match rank < NAMED {
@@ -503,22 +516,23 @@ fn class_weights(group: &Group) -> Option<Section> {
             }
         };
         let mut lines: Vec<Line> = heaviest.iter().enumerate().map(line).collect();
-        let even =
-            records.iter().map(|(x, weights)| Point { x: *x, y: 1.0 / weights.len().max(1) as f64, spread: 0.0 });
-        let label = "all alike".to_string();
-        lines.push(Line { label, color: palette::MUTED, points: even.collect(), look: Look::Dashed });
+        let even = records.iter().map(|(x, _)| Point { x: *x, y: 1.0, spread: 0.0 }).collect();
+        lines.push(Line { label: "even".to_string(), color: palette::MUTED, points: even, look: Look::Dashed });
         let x: Vec<f64> = records.iter().map(|(x, _)| *x).collect();
-        let (x, y) = (Axis::count("samples trained on", &x), Axis::percent("", &heights(&lines)));
+        let (x, y) = (Axis::count("samples trained on", &x), Axis::number("", &[heights(&lines), vec![0.0]].concat()));
         let about = format!("Class weights of {}", series.label);
         let caption = format!("seed {}", run.config.seed);
-        Some(figure(&series.label, &caption, Plot { about, x, y, lines, marks: Vec::new() }.draw()))
+        Some(figure(&series.label, &caption, Plot { about, width: LARGE, x, y, lines, marks: Vec::new() }.draw()))
     };
     let plots: Vec<Markup> = group.series.iter().filter_map(plot).collect();
     if plots.is_empty() {
         return None;
     }
     let body = html! {
-        p { "How much each class counts in the loss, in per cent, at the end of each step: every line is a class, the five that weigh most in the end have names. Dashed: all classes seen weigh alike." }
+        p {
+            "How much each class counts in the loss at the end of each step, in multiples of an even share among the classes "
+            "seen (dashed). Every line is a class; the five that weigh most in the end have names."
+        }
         div.panels.wide { @for plot in plots { (plot) } }
     };
     Some(Section { id: "weights", title: "Class weights", body })
@@ -535,7 +549,7 @@ fn predictions(group: &Group) -> Option<Section> {
                 p.over { (names.get(card.task).copied().unwrap_or_default()) }
                 p { strong { (card.truth) } }
                 ul { @for answer in &card.answers { li class=(if answer.right { "yes" } else { "no" }) {
-                    (answer.predicted) @if !one { span { (answer.label) } }
+                    (answer.predicted) @if !one { span { (answer.by.join(", ")) } }
                 } } }
             }
         }
