@@ -27,8 +27,9 @@ impl<R: Borrow<Evaluation>> Cell<R> {
                 None => cells.push(Cell { method: method.clone(), memory: *memory, runs: vec![run] }),
             }
         }
-        let rank = |method: &str| METHODS.iter().position(|known| known.name == method);
-        cells.sort_by_key(|cell| (rank(&cell.method), cell.memory));
+        // A method that this program does not know, from a newer one, comes last.
+        let rank = |method: &str| METHODS.iter().position(|known| known.name == method).unwrap_or(METHODS.len());
+        cells.sort_by_cached_key(|cell| (rank(&cell.method), cell.method.clone(), cell.memory));
         cells
     }
 

@@ -164,7 +164,8 @@ impl Group {
         };
         let training = |run: &Run| {
             let train = &run.config.train;
-            format!("batch {}, {} epochs a step, learning rate {}", train.batch, train.epochs, train.learning_rate)
+            let epochs = if train.epochs == 1.0 { "epoch" } else { "epochs" };
+            format!("batch {}, {} {epochs} a step, learning rate {}", train.batch, train.epochs, train.learning_rate)
         };
         let tests = match evaluation.task {
             EvaluationTask::Classification => "zero-shot classification by text",

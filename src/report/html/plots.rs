@@ -83,11 +83,14 @@ impl Axis {
         Axis { title: title.to_string(), range: (first as f64 * step, last as f64 * step), ticks: ticks.collect() }
     }
 
-    /// Fractions, shown in per cent.
+    /// Fractions, shown in per cent, from 0.
     pub fn percent(title: &str, values: &[f64]) -> Axis {
-        Axis::round(title, values, true, |value, step| {
-            format!("{:.*}", if step < 0.01 - 1e-9 { 1 } else { 0 }, 100.0 * value)
-        })
+        Axis::round(title, values, true, show_percent)
+    }
+
+    /// The same near the values alone, for plots that compare what lies close together.
+    pub fn percent_near(title: &str, values: &[f64]) -> Axis {
+        Axis::round(title, values, false, show_percent)
     }
 
     /// Counts from 0: 20k, 1.5M. It ends with the largest, not with a round number, so that no width is lost.
@@ -144,6 +147,10 @@ impl ValueFormatter<f64> for Axis {
         let here = self.ticks.iter().find(|(place, _)| place == value);
         here.map(|(_, name)| name.clone()).unwrap_or_default()
     }
+}
+
+fn show_percent(value: f64, step: f64) -> String {
+    format!("{:.*}", if step < 0.01 - 1e-9 { 1 } else { 0 }, 100.0 * value)
 }
 
 /// `1500000` as `1.5M`.
@@ -280,9 +287,16 @@ impl Plot {
                 let (x, y) = chart.backend_coord(&(last.x, clip(last.y)));
                 (x as f64 / FINE, y as f64 / FINE)
             };
-            // A single point far from the edge has its name beside it; all other names stand in a column at the right.
+            // A single point far from the edge has its name beside it if nothing stands there; all other names stand in a
+            // column at the right.
             let edge = self.width - right;
-            let beside = |line: &&Line| line.points.len() == 1 && end(line).0 < 0.6 * edge;
+            let beside = |line: &&Line| {
+                let (x, y) = end(line);
+                let last = x + 18.0 + LETTER * line.label.chars().count() as f64;
+                let is_free =
+                    |other: (f64, f64)| other.0 <= x + 1.0 || other.0 > last || (other.1 - y).abs() > LABEL_GAP;
+                line.points.len() == 1 && x < 0.6 * edge && labels.iter().all(|other| is_free(end(other)))
+            };
             let (beside, column): (Vec<&Line>, Vec<&Line>) = labels.iter().partition(|line| beside(line));
             for (lines, is_column) in [(beside, false), (column, true)] {
                 let wanted: Vec<f64> = lines.iter().map(|line| end(line).1).collect();

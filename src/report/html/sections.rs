@@ -299,7 +299,7 @@ fn memory(group: &Group) -> Option<Section> {
         let lines: Vec<Line> = group.by_method().into_iter().filter_map(line).collect();
         let x = Axis::names("memory size, samples", &sizes.iter().map(usize::to_string).collect::<Vec<_>>());
         let about = format!("{} by memory size", metric.heading);
-        let y = Axis::percent("", &heights(&lines));
+        let y = Axis::percent_near("", &heights(&lines));
         figure(
             &capital(metric.heading),
             metric.meaning,
@@ -339,7 +339,7 @@ fn budget(group: &Group) -> Option<Section> {
         if lines.is_empty() {
             return None;
         }
-        let (x, y) = (Axis::count(unit, &costs), Axis::percent("", &heights(&lines)));
+        let (x, y) = (Axis::count(unit, &costs), Axis::percent_near("", &heights(&lines)));
         let about = format!("{} against the budget", metric.heading);
         Some(figure(
             &capital(metric.heading),
@@ -413,7 +413,7 @@ fn static_sets(group: &Group) -> Option<Section> {
             Line { label: series.label.clone(), color: series.color, points, look: Look::Marked }
         };
         let lines: Vec<Line> = group.series.iter().map(line).collect();
-        let y = Axis::percent("", &heights(&lines));
+        let y = Axis::percent_near("", &heights(&lines));
         let about = format!("{} after each step", readable(name));
         figure(
             &readable(name),
