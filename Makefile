@@ -11,13 +11,19 @@ ifneq ($(PERENNIAL_NVRTC)$(CUDA_HOME)$(CUDA_PATH)$(wildcard /usr/local/cuda/lib6
 NVRTC =
 endif
 
-.PHONY: build tools pretrain demo compare test bench dist emoji clean
+.PHONY: build tools chromium pretrain demo compare test bench dist emoji clean
 
 build: $(NVRTC)
 	cargo build --release --locked
 
-# What the kernels are compiled and disassembled with.
-tools: $(NVRTC) $(NVDISASM)
+# What the kernels are compiled and disassembled with, and the browser in which the tests look at the report.
+tools: $(NVRTC) $(NVDISASM) chromium
+
+chromium:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v chrome || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
+	    apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-liberation; \
+	else echo "tests/report.rs needs Chromium; on Debian: apt-get install chromium fonts-liberation"; fi
 
 $(NVRTC):
 	$(call fetch,$(NVRTC_PACKAGE))

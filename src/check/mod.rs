@@ -371,7 +371,7 @@ fn judge(found: &[f32], expected: &[f64], tolerance: Tolerance) -> Result<f64, S
 }
 
 /// What can be checked alone: single instructions, each op, whole steps.
-pub const NAMES: [&str; 17] = [
+pub const NAMES: [&str; 20] = [
     conformance::OP,
     "adamw",
     "arena",

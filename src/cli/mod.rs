@@ -37,7 +37,7 @@ enum Command {
     Embed(embed::Arguments),
     /// Write a checkpoint in the layout of another program
     Export(export::Arguments),
-    /// Print tables from run directories
+    /// Make tables, and a page with plots, from run directories
     Report(report::Arguments),
     /// List methods, presets, models or kernels
     List(list::Arguments),

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use perennial::error::Result;
-use perennial::experiment::{self, Config, Evaluation, EvaluationTask};
+use perennial::experiment::{self, Config, Evaluation, EvaluationTask, Observer};
+#[cfg(feature = "tensorboard")]
+use perennial::report::TensorBoard;
 use perennial::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
 
 use super::compute::{Compute, on_device};
@@ -25,6 +27,10 @@ pub struct Arguments {
     /// The run's directory [default: runs/PRESET-METHOD-mMEMORY-sSEED]; the same command goes on where it stopped
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Also write events for TensorBoard, to RUN_DIR/tensorboard
+    #[cfg(feature = "tensorboard")]
+    #[arg(long)]
+    pub tensorboard: bool,
     #[command(flatten)]
     pub common: Common,
 }
@@ -70,9 +76,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         config.memory.size = 0;
     }
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
-    let evaluation = on_device!(&place, D, at => {
-        experiment::run::<D>(at, &config, &out, &mut Progress::new(None))
-    })?;
+    let mut progress = Progress::new(None);
+    let go =
+        |observer: &mut dyn Observer| on_device!(&place, D, at => experiment::run::<D>(at, &config, &out, observer));
+    #[cfg(feature = "tensorboard")]
+    let evaluation = if arguments.tensorboard {
+        let mut events = TensorBoard::new(&out, &mut progress);
+        let evaluation = go(&mut events)?;
+        events.finish(&evaluation)?;
+        evaluation
+    } else {
+        go(&mut progress)?
+    };
+    #[cfg(not(feature = "tensorboard"))]
+    let evaluation = go(&mut progress)?;
     print(&evaluation, &out)
 }
 

@@ -1,9 +1,17 @@
-//! Tables from run directories.
+//! Tables from run directories, a page with plots, and TensorBoard's event files.
 
+mod html;
 mod matrices;
+mod run;
 mod summary;
 mod table;
+#[cfg(feature = "tensorboard")]
+mod tensorboard;
 
+pub use html::page;
 pub use matrices::{static_table, transfer_table};
+pub use run::{LogLine, Run, group};
 pub use summary::{Cell, matrix_table, summary_table};
 pub use table::Table;
+#[cfg(feature = "tensorboard")]
+pub use tensorboard::TensorBoard;

@@ -1,77 +1,142 @@
 //! What runs came to: one row a method and memory, mean and spread over seeds; and the matrix E of one run.
 
+use std::borrow::Borrow;
+use std::fmt;
+
 use super::table::Table;
 use crate::eval::metrics::Summary;
 use crate::experiment::Evaluation;
 use crate::method::METHODS;
 
-/// Runs that differ in nothing but the seed.
+/// Runs that differ in nothing but the seed: their evaluations, or more of them.
 #[derive(Clone, Debug)]
-pub struct Cell {
+pub struct Cell<R = Evaluation> {
     pub method: String,
     pub memory: usize,
-    pub runs: Vec<Evaluation>,
+    pub runs: Vec<R>,
 }
 
-impl Cell {
+impl<R: Borrow<Evaluation>> Cell<R> {
     /// Groups runs by method and memory, in the order of the table of methods.
-    pub fn group(runs: impl IntoIterator<Item = Evaluation>) -> Vec<Cell> {
-        let mut cells: Vec<Cell> = Vec::new();
+    pub fn group(runs: impl IntoIterator<Item = R>) -> Vec<Cell<R>> {
+        let mut cells: Vec<Cell<R>> = Vec::new();
         for run in runs {
-            match cells.iter_mut().find(|cell| cell.method == run.method && cell.memory == run.memory) {
+            let Evaluation { method, memory, .. } = run.borrow();
+            match cells.iter_mut().find(|cell| cell.method == *method && cell.memory == *memory) {
                 Some(cell) => cell.runs.push(run),
-                None => cells.push(Cell { method: run.method.clone(), memory: run.memory, runs: vec![run] }),
+                None => cells.push(Cell { method: method.clone(), memory: *memory, runs: vec![run] }),
             }
         }
-        let rank = |method: &str| METHODS.iter().position(|known| known.name == method);
-        cells.sort_by_key(|cell| (rank(&cell.method), cell.memory));
+        // A method that this program does not know, from a newer one, comes last.
+        let rank = |method: &str| METHODS.iter().position(|known| known.name == method).unwrap_or(METHODS.len());
+        cells.sort_by_cached_key(|cell| (rank(&cell.method), cell.method.clone(), cell.memory));
         cells
+    }
+
+    pub fn evaluations(&self) -> impl Iterator<Item = &Evaluation> {
+        self.runs.iter().map(Borrow::borrow)
+    }
+
+    /// A number over the seeds; None where a run does not have it.
+    pub fn spread(&self, number: impl Fn(&Evaluation) -> Option<f64>) -> Option<Spread> {
+        Spread::of(&self.evaluations().map(number).collect::<Option<Vec<f64>>>()?)
+    }
+
+    /// The mean over the seeds of a matrix of E's shape; a place where a run has no value stays empty.
+    pub fn mean_matrix<'a>(&'a self, matrix: impl Fn(&'a Evaluation) -> Option<&'a Matrix>) -> Option<Matrix> {
+        let matrices: Vec<&Matrix> = self.evaluations().map(matrix).collect::<Option<_>>()?;
+        let mean = |row: usize, column: usize| {
+            let value = |matrix: &&Matrix| *matrix.get(row)?.get(column)?;
+            Spread::of(&matrices.iter().map(value).collect::<Option<Vec<f64>>>()?).map(|spread| spread.mean)
+        };
+        let first = matrices.first()?;
+        Some((0..first.len()).map(|row| (0..first[row].len()).map(|column| mean(row, column)).collect()).collect())
     }
 }
 
-/// A number of the summary: its heading, and where it stands.
-type Metric = (&'static str, fn(&Summary) -> Option<f64>);
+/// E, or a matrix of its shape.
+pub type Matrix = Vec<Vec<Option<f64>>>;
+
+/// Mean and, of several values, sample standard deviation. Shown in per cent: `71.2`, or `71.2 ± 0.4`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    pub mean: f64,
+    pub deviation: Option<f64>,
+}
+
+impl Spread {
+    /// None of no values.
+    pub fn of(values: &[f64]) -> Option<Spread> {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);
+        (!values.is_empty()).then(|| Spread { mean, deviation: (values.len() > 1).then(|| variance.sqrt()) })
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1}", 100.0 * self.mean)?;
+        self.deviation.map_or(Ok(()), |deviation| write!(f, " ± {:.1}", 100.0 * deviation))
+    }
+}
+
+/// A number of the summary: its heading, what it says, where it stands, and whether less of it is better.
+pub struct Metric {
+    pub heading: &'static str,
+    pub meaning: &'static str,
+    pub of: fn(&Summary) -> Option<f64>,
+    pub less_is_better: bool,
+}
+
+const fn metric(heading: &'static str, meaning: &'static str, of: fn(&Summary) -> Option<f64>) -> Metric {
+    Metric { heading, meaning, of, less_is_better: false }
+}
+
+pub const AVERAGE: Metric =
+    metric("average", "mean over the steps of the accuracy on everything seen so far", |summary| {
+        summary.average_incremental_accuracy
+    });
+pub const LAST: Metric =
+    metric("last", "accuracy on everything seen, after the last step", |summary| summary.last_accuracy);
+pub const FORGETTING: Metric = Metric {
+    less_is_better: true,
+    ..metric(
+        "forgetting",
+        "mean over earlier tasks of what was lost of the best accuracy on them; less is better",
+        |summary| summary.forgetting,
+    )
+};
+pub const IN_DOMAIN: Metric =
+    metric("in-domain", "mean accuracy on each task right after it was learnt", |summary| summary.in_domain);
+pub const BACKWARD: Metric =
+    metric("backward", "mean accuracy on tasks already learnt, over all later steps", |summary| {
+        summary.backward_transfer
+    });
+const BWT: Metric =
+    metric("bwt", "mean over earlier tasks of the last accuracy less that right after learning", |summary| summary.bwt);
+const FORWARD: Metric = metric("forward", "mean accuracy on tasks still to come", |summary| summary.forward_transfer);
 
 /// The metrics of methods.md section 5, in per cent.
-const METRICS: [Metric; 7] = [
-    ("average", |summary| summary.average_incremental_accuracy),
-    ("last", |summary| summary.last_accuracy),
-    ("forgetting", |summary| summary.forgetting),
-    ("bwt", |summary| summary.bwt),
-    ("in-domain", |summary| summary.in_domain),
-    ("backward", |summary| summary.backward_transfer),
-    ("forward", |summary| summary.forward_transfer),
-];
+pub const METRICS: [Metric; 7] = [AVERAGE, LAST, FORGETTING, BWT, IN_DOMAIN, BACKWARD, FORWARD];
 
 /// One row a cell: every metric in per cent, mean and, over several seeds, standard deviation; and what a run spent, the
 /// multiply-accumulates those of forward passes.
-pub fn summary_table(cells: &[Cell]) -> Table {
-    let header = ["method", "memory", "seeds"].into_iter().chain(METRICS.iter().map(|(name, _)| *name));
+pub fn summary_table<R: Borrow<Evaluation>>(cells: &[Cell<R>]) -> Table {
+    let header = ["method", "memory", "seeds"].into_iter().chain(METRICS.iter().map(|metric| metric.heading));
     let mut table = Table::new(header.chain(["samples", "GMACs"]));
     for cell in cells {
         let mut row = vec![cell.method.clone(), cell.memory.to_string(), cell.runs.len().to_string()];
-        for (_, metric) in METRICS {
-            let values: Option<Vec<f64>> = cell.runs.iter().map(|run| metric(&run.summary)).collect();
-            let values = values.filter(|values| !values.is_empty());
-            row.push(values.map(|values| mean_and_spread(&values)).unwrap_or_default());
+        for metric in &METRICS {
+            let spread = cell.spread(|run| (metric.of)(&run.summary));
+            row.push(spread.map(|spread| spread.to_string()).unwrap_or_default());
         }
-        row.push(cell.runs.iter().map(|run| run.samples_spent).max().unwrap_or(0).to_string());
-        let macs = cell.runs.iter().map(|run| run.macs_spent).max().unwrap_or(0);
+        row.push(cell.evaluations().map(|run| run.samples_spent).max().unwrap_or(0).to_string());
+        let macs = cell.evaluations().map(|run| run.macs_spent).max().unwrap_or(0);
         row.push(format!("{:.1}", macs as f64 / 1e9));
         table.row(row);
     }
     table
-}
-
-/// `71.2`, or `71.2 ± 0.4` with the sample standard deviation, of fractions in per cent.
-fn mean_and_spread(fractions: &[f64]) -> String {
-    let count = fractions.len() as f64;
-    let mean = fractions.iter().sum::<f64>() / count;
-    if fractions.len() < 2 {
-        return format!("{:.1}", 100.0 * mean);
-    }
-    let variance = fractions.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);
-    format!("{:.1} ± {:.1}", 100.0 * mean, 100.0 * variance.sqrt())
 }
 
 /// E in per cent: a row after each step, a column for each task.
@@ -91,11 +156,13 @@ pub fn matrix_table(evaluation: &Evaluation) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::mean_and_spread;
+    use super::Spread;
 
     #[test]
     fn spread_is_the_sample_standard_deviation() {
-        assert_eq!(mean_and_spread(&[0.5]), "50.0");
-        assert_eq!(mean_and_spread(&[0.5, 0.6, 0.7]), "60.0 ± 10.0");
+        let shown = |values: &[f64]| Spread::of(values).map(|spread| spread.to_string());
+        assert_eq!(shown(&[0.5]).unwrap(), "50.0");
+        assert_eq!(shown(&[0.5, 0.6, 0.7]).unwrap(), "60.0 ± 10.0");
+        assert_eq!(shown(&[]), None);
     }
 }

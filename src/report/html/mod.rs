@@ -1,0 +1,289 @@
+//! The report as one page: no scripts, no network, no other files.
+//!
+//! | file | job |
+//! |---|---|
+//! | `mod.rs` | the page: what was run, what came out in a sentence, and the sections in their order |
+//! | `sections.rs` | one function for each section |
+//! | `plots.rs` | lines, bars and heat maps as SVG |
+//! | `pictures.rs` | test images with every method's answer |
+//! | `palette.rs` | the plots' colours, light and dark |
+//! | `style.css` | everything else that meets the eye |
+
+mod palette;
+mod pictures;
+mod plots;
+mod sections;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::run::Run;
+use super::summary::{self, Cell, Metric, Spread};
+use crate::experiment::EvaluationTask;
+use crate::stream::StreamKind;
+
+/// A line of the result table, and of every plot: a method with a memory size, over its seeds.
+pub struct Series {
+    /// `gcl`, or `gcl · 200` where the memory size matters.
+    pub label: String,
+    /// The memory size alone, where a method has several.
+    pub size: String,
+    pub color: palette::Color,
+    pub cell: Cell<Run>,
+}
+
+impl Series {
+    fn spread(&self, metric: &Metric) -> Option<Spread> {
+        self.cell.spread(|run| (metric.of)(&run.summary))
+    }
+}
+
+/// What can be compared: runs on one stream of one data set.
+struct Group {
+    series: Vec<Series>,
+    /// Stands before the sections' anchors, so that they differ from another group's.
+    prefix: String,
+}
+
+impl Group {
+    fn new(cells: Vec<Cell<Run>>, prefix: String) -> Group {
+        let sizes = |method: &str| cells.iter().filter(|cell| cell.method == method).count();
+        let mut methods: Vec<String> = cells.iter().map(|cell| cell.method.clone()).collect();
+        methods.dedup();
+        let labels = |cell: &Cell<Run>| match (sizes(&cell.method), cell.memory) {
+            (1, 0) => (cell.method.clone(), String::new()),
+            (1, memory) => (format!("{}\u{a0}·\u{a0}{memory}", cell.method), String::new()),
+            (_, memory) => (format!("{}\u{a0}·\u{a0}{memory}", cell.method), memory.to_string()),
+        };
+        let described: Vec<(String, String)> = cells.iter().map(labels).collect();
+        let number = |cell: &Cell<Run>| methods.iter().position(|method| *method == cell.method).unwrap_or(0);
+        let series = cells.into_iter().zip(described).map(|(cell, (label, size))| {
+            let color = palette::line(number(&cell));
+            Series { label, size, color, cell }
+        });
+        Group { series: series.collect(), prefix }
+    }
+
+    fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.series.iter().flat_map(|series| &series.cell.runs)
+    }
+
+    /// What all runs of the group share is told by the first.
+    fn first(&self) -> &Run {
+        &self.series[0].cell.runs[0]
+    }
+
+    fn kind(&self) -> StreamKind {
+        self.first().config.stream.kind
+    }
+
+    fn steps(&self) -> usize {
+        self.first().evaluation.steps.len()
+    }
+
+    /// What stands in E.
+    fn measure(&self) -> &'static str {
+        match self.first().evaluation.task {
+            EvaluationTask::Classification => "accuracy",
+            EvaluationTask::Retrieval => "recall@1",
+        }
+    }
+
+    /// The series of each method.
+    fn by_method(&self) -> Vec<&[Series]> {
+        self.series.chunk_by(|one, other| one.cell.method == other.cell.method).collect()
+    }
+
+    /// The one number that the methods are ranked by.
+    fn headline(&self) -> Metric {
+        match self.kind() {
+            _ if self.steps() == 1 => summary::LAST,
+            StreamKind::TimeIncremental => summary::BACKWARD,
+            _ => summary::AVERAGE,
+        }
+    }
+
+    fn title(&self) -> String {
+        let Run { config, evaluation, .. } = self.first();
+        let (data, steps) = (&config.data.name, self.steps());
+        match self.kind() {
+            StreamKind::Single => format!("{data}, learnt in one step"),
+            StreamKind::ClassIncremental => {
+                let classes: usize = evaluation.steps.iter().map(|step| step.classes).sum();
+                format!("{classes} classes of {data} in {steps} tasks")
+            }
+            StreamKind::DomainIncremental => format!("{steps} domains of {data}, one after the other"),
+            StreamKind::TimeIncremental => format!("{data} through time, in {steps} periods"),
+        }
+    }
+
+    /// What came out, in a sentence or two.
+    fn summary(&self) -> Markup {
+        let metric = self.headline();
+        let mut ranked: Vec<(&Series, Spread)> =
+            self.series.iter().filter_map(|series| Some((series, series.spread(&metric)?))).collect();
+        ranked.sort_by(|one, other| other.1.mean.total_cmp(&one.1.mean));
+        let name = match metric.heading {
+            "average" => format!("average incremental {}", self.measure()),
+            "backward" => "backward transfer".to_string(),
+            _ => self.measure().to_string(),
+        };
+        let trained = self.series.iter().filter(|series| series.cell.evaluations().all(|run| run.samples_spent > 0));
+        let forgetful = trained.filter_map(|series| Some((series, series.spread(&summary::FORGETTING)?)));
+        let least = forgetful.min_by(|one, other| one.1.mean.total_cmp(&other.1.mean));
+        html! {
+            @match ranked.as_slice() {
+                [] => {},
+                [(only, value)] => { strong { (only.label) } " reaches " (value) "\u{a0}% " (name) ". " },
+                [(best, value), (next, second), ..] => {
+                    strong { (best.label) } " has the highest " (name) ": " (value) "\u{a0}%, before "
+                    (next.label) " with " (second) "\u{a0}%. "
+                },
+            }
+            @if let (Some((series, value)), 2..) = (least, self.series.len()) {
+                @if ranked.first().is_some_and(|(best, _)| best.label == series.label) {
+                    "It also forgets least of those that learn: " (value) " points."
+                } @else {
+                    strong { (series.label) } " forgets least of those that learn: " (value) " points."
+                }
+            }
+        }
+    }
+
+    /// What was run.
+    fn facts(&self) -> Markup {
+        let Run { config, evaluation, .. } = self.first();
+        let count =
+            |of: fn(&crate::experiment::StepRecord) -> usize| -> usize { evaluation.steps.iter().map(of).sum() };
+        let domains = match config.data.domains.as_slice() {
+            [] => String::new(),
+            domains => format!(" ({})", domains.join(", ")),
+        };
+        let start = |run: &Run| match run.config.model.pretrained.as_str() {
+            "" => format!("{}, from random values", run.config.model.name),
+            path => format!("{}, from {path}", run.config.model.name),
+        };
+        let training = |run: &Run| {
+            let train = &run.config.train;
+            let epochs = if train.epochs == 1.0 { "epoch" } else { "epochs" };
+            format!("batch {}, {} {epochs} a step, learning rate {}", train.batch, train.epochs, train.learning_rate)
+        };
+        let tests = match evaluation.task {
+            EvaluationTask::Classification => "zero-shot classification by text",
+            EvaluationTask::Retrieval => "retrieval: mean of image-to-text and text-to-image recall@1",
+        };
+        let trained = self.runs().filter(|run| run.evaluation.samples_spent > 0);
+        let device = self.runs().filter_map(|run| run.manifest["device"].as_str().map(str::to_string));
+        let facts = [
+            (
+                "Data",
+                format!(
+                    "{}{domains}: {} training and {} test images",
+                    config.data.name,
+                    count(|s| s.train),
+                    count(|s| s.test)
+                ),
+            ),
+            ("Model", distinct(self.runs().map(start), "; ")),
+            ("Training", distinct(trained.map(training), "; ")),
+            ("Tested by", tests.to_string()),
+            ("Seeds", distinct(self.runs().map(|run| run.config.seed.to_string()), ", ")),
+            ("Device", distinct(device, "; ")),
+        ];
+        html! {
+            dl.facts {
+                @for (name, text) in facts.iter().filter(|(_, text)| !text.is_empty()) {
+                    div { dt { (name) } dd { (text) } }
+                }
+            }
+        }
+    }
+}
+
+/// Every text once, in the order of their first appearance; after the third, how many more.
+fn distinct(texts: impl Iterator<Item = String>, separator: &str) -> String {
+    let mut known: Vec<String> = Vec::new();
+    for text in texts {
+        if !known.contains(&text) {
+            known.push(text);
+        }
+    }
+    let more = known.len().saturating_sub(10);
+    known.truncate(10);
+    if more > 0 {
+        known.push(format!("{more} more"));
+    }
+    known.join(separator)
+}
+
+/// A part of the page that one can jump to.
+struct Section {
+    id: &'static str,
+    title: &'static str,
+    body: Markup,
+}
+
+/// The whole page, for groups as [`super::run::group`] makes them. `notes` are what the reader should know of runs that
+/// are not there.
+pub fn page(groups: Vec<Vec<Cell<Run>>>, notes: &[String]) -> String {
+    let several = groups.len() > 1;
+    let prefix = |place: usize| if several { format!("{}-", place + 1) } else { String::new() };
+    let groups: Vec<Group> =
+        groups.into_iter().enumerate().map(|(place, cells)| Group::new(cells, prefix(place))).collect();
+    let title = match groups.as_slice() {
+        [group] => group.title(),
+        groups => format!("{} experiments", groups.len()),
+    };
+    let parts: Vec<(&Group, Vec<Section>)> = groups.iter().map(|group| (group, sections::all(group))).collect();
+    let anchor = |group: &Group, section: &Section| format!("{}{}", group.prefix, section.id);
+    let mut notes = notes.to_vec();
+    for run in groups.iter().flat_map(Group::runs) {
+        notes.extend(run.notes.iter().map(|note| format!("{}: {note}", run.path.display())));
+    }
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) " · Perennial" }
+                style {
+                    (PreEscaped(include_str!("style.css")))
+                    "@media (prefers-color-scheme: dark) {\n" (PreEscaped(palette::dark_rules())) "}\n"
+                }
+            }
+            body {
+                header { div {
+                    p.over { "Perennial report" }
+                    h1 { (title) }
+                    @if let [(group, sections)] = parts.as_slice() {
+                        p.lead { (group.summary()) }
+                        nav { @for section in sections { a href={ "#" (anchor(group, section)) } { (section.title) } } }
+                    } @else {
+                        p.lead { "They differ in data, stream or test, so that their numbers say nothing about one another." }
+                        nav { @for (group, _) in &parts { a href={ "#" (group.prefix) "experiment" } { (group.title()) } } }
+                    }
+                } }
+                main {
+                    @if !notes.is_empty() {
+                        section.note { ul { @for note in &notes { li { (note) } } } }
+                    }
+                    @for (group, sections) in &parts {
+                        article {
+                            @if several {
+                                h2 id={ (group.prefix) "experiment" } { (group.title()) }
+                                p.lead { (group.summary()) }
+                                nav { @for section in sections { a href={ "#" (anchor(group, section)) } { (section.title) } } }
+                            }
+                            (group.facts())
+                            @for section in sections {
+                                section id=(anchor(group, section)) { h3 { (section.title) } (section.body) }
+                            }
+                        }
+                    }
+                }
+                footer { "Made by Perennial " (env!("CARGO_PKG_VERSION")) " from the files of the runs." }
+            }
+        }
+    };
+    page.into_string()
+}

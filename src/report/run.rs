@@ -1,0 +1,223 @@
+//! What a report reads of a run's directory, and which runs can be compared.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::summary::Cell;
+use crate::error::{Error, Result};
+use crate::experiment::{Config, Evaluation, Prediction, RunDirectory};
+
+/// A run as its directory tells of it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub path: PathBuf,
+    pub config: Config,
+    pub evaluation: Evaluation,
+    pub log: Vec<LogLine>,
+    pub predictions: Vec<Prediction>,
+    /// `manifest.json`; null where there is none.
+    pub manifest: serde_json::Value,
+    /// What could not be read though the rest could.
+    pub notes: Vec<String>,
+}
+
+/// A line of `metrics.jsonl`. A number that was not finite is None.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct LogLine {
+    /// Counted from 1.
+    pub step: usize,
+    /// Trained on since the run began.
+    pub samples: Option<u64>,
+    pub loss: Option<f64>,
+    pub gradient_norm: Option<f64>,
+    pub learning_rate: Option<f64>,
+    pub samples_per_second: Option<f64>,
+    /// gdro's, at the end of a step.
+    pub class_weights: Option<BTreeMap<String, f64>>,
+}
+
+impl Borrow<Evaluation> for Run {
+    fn borrow(&self) -> &Evaluation {
+        &self.evaluation
+    }
+}
+
+impl Run {
+    /// Reads a run's directory. Without its settings and its evaluation there is nothing to tell, and that is an error;
+    /// whatever else is missing or damaged becomes a note.
+    pub fn read(path: &Path) -> Result<Run> {
+        let evaluation = RunDirectory::read_evaluation(path)?;
+        let config_path = path.join("config.toml");
+        let text = fs::read_to_string(&config_path).map_err(|cause| Error::reading(&config_path, cause))?;
+        let config = Config::parse(&text).map_err(|error| error.at(config_path.display()))?;
+        let mut notes = Vec::new();
+        let log = match fs::read_to_string(path.join("metrics.jsonl")) {
+            Ok(text) => parse_log(&text, &mut notes),
+            Err(cause) => {
+                notes.push(format!("metrics.jsonl: {cause}; there are no training curves of this run"));
+                Vec::new()
+            }
+        };
+        let predictions = RunDirectory::read_predictions(path).unwrap_or_else(|error| {
+            notes.push(error.to_string());
+            Vec::new()
+        });
+        let manifest = fs::read_to_string(path.join("manifest.json")).unwrap_or_default();
+        let manifest = serde_json::from_str(&manifest).unwrap_or_default();
+        Ok(Run { path: path.to_path_buf(), config, evaluation, log, predictions, manifest, notes })
+    }
+}
+
+/// The lines that can be read. Those without a count of samples have that of the line before.
+fn parse_log(text: &str, notes: &mut Vec<String>) -> Vec<LogLine> {
+    let (mut lines, mut damaged, mut samples) = (Vec::new(), Vec::new(), 0);
+    for (number, line) in text.lines().enumerate() {
+        match serde_json::from_str::<LogLine>(line) {
+            Ok(line) => {
+                samples = line.samples.unwrap_or(samples);
+                lines.push(LogLine { samples: Some(samples), ..line });
+            }
+            Err(_) => damaged.push(number + 1),
+        }
+    }
+    if let Some(first) = damaged.first() {
+        notes.push(format!("metrics.jsonl: lines that cannot be read: {}, the first is line {first}", damaged.len()));
+    }
+    lines
+}
+
+/// Groups runs by what they were tested on: the data, the stream and the kind of test. Numbers of different groups say
+/// nothing about one another, so each has its own part of a report.
+///
+/// Within a group, runs of one method and memory size are seeds of the same thing; it is an error if their settings differ
+/// in more than the seed (and in what a seed may bring along: the checkpoint to start from).
+pub fn group(runs: Vec<Run>) -> Result<Vec<Vec<Cell<Run>>>> {
+    let mut groups: Vec<Vec<Run>> = Vec::new();
+    let tests = |run: &Run| {
+        let Run { config, evaluation, .. } = run;
+        let (data, stream) = (&config.data, &config.stream);
+        (data.name.clone(), data.domains.clone(), stream.clone(), evaluation.task, evaluation.steps.clone())
+    };
+    for run in runs {
+        match groups.iter_mut().find(|group| tests(&group[0]) == tests(&run)) {
+            Some(group) => group.push(run),
+            None => groups.push(vec![run]),
+        }
+    }
+    let groups: Vec<Vec<Cell<Run>>> = groups.into_iter().map(Cell::group).collect();
+    groups.iter().flatten().try_for_each(check_seeds)?;
+    Ok(groups)
+}
+
+/// Fails unless the runs are one experiment with different seeds.
+fn check_seeds(cell: &Cell<Run>) -> Result<()> {
+    let settings = |run: &Run| {
+        let mut config = run.config.clone();
+        config.seed = 0;
+        config.model.pretrained.clear();
+        config.data.folder.clear();
+        config.data.loader_threads = 0;
+        config.train.save_every = 1;
+        config.train.log_every = 1;
+        config.to_toml()
+    };
+    let first = &cell.runs[0];
+    for (place, run) in cell.runs.iter().enumerate().skip(1) {
+        let (old, new) = (settings(first), settings(run));
+        let (one, other) = (first.path.display(), run.path.display());
+        if let Some((old, new)) = old.lines().zip(new.lines()).find(|(old, new)| old != new) {
+            return Err(Error::input(format!(
+                "{one} and {other} are both {} with memory {}, but their settings differ ({old}; {new}): \
+                 make a report of each",
+                cell.method, cell.memory
+            )));
+        }
+        if let Some(same) = cell.runs[..place].iter().find(|same| same.config.seed == run.config.seed) {
+            let same = same.path.display();
+            return Err(Error::input(format!("{same} and {other} are the same run (seed {})", run.config.seed)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::metrics::{Summary, TaskMatrix};
+    use crate::experiment::StepRecord;
+
+    fn run(method: &str, seed: u64, tasks: usize) -> Run {
+        let step = |task: usize| StepRecord { name: format!("task {task}"), train: 10, test: 5, classes: 2 };
+        let mut config = Config { method: method.to_string(), seed, ..Config::default() };
+        config.stream.tasks = tasks;
+        let evaluation = Evaluation {
+            method: method.to_string(),
+            memory: 0,
+            seed,
+            task: config.evaluation.task,
+            steps: (1..=tasks).map(step).collect(),
+            matrix: vec![vec![Some(0.5); tasks]; tasks],
+            accuracy: vec![0.5; tasks],
+            summary: Summary::of(&TaskMatrix::new(tasks), &[]),
+            samples_spent: 0,
+            macs_spent: 0,
+            spent: Vec::new(),
+            dynamic: BTreeMap::new(),
+            static_sets: BTreeMap::new(),
+        };
+        let path = PathBuf::from(format!("runs/{method}-{seed}-{tasks}"));
+        let (log, predictions, notes) = (Vec::new(), Vec::new(), Vec::new());
+        Run { path, config, evaluation, log, predictions, manifest: serde_json::Value::Null, notes }
+    }
+
+    #[test]
+    fn streams_are_kept_apart_and_seeds_together() {
+        let groups = group(vec![run("gcl", 0, 2), run("zero-shot", 0, 2), run("gcl", 0, 3), run("gcl", 1, 2)]).unwrap();
+        let shape = |group: &Vec<Cell<Run>>| -> Vec<(String, usize)> {
+            group.iter().map(|cell| (cell.method.clone(), cell.runs.len())).collect()
+        };
+        let names =
+            |names: &[(&str, usize)]| names.iter().map(|(name, runs)| (name.to_string(), *runs)).collect::<Vec<_>>();
+        assert_eq!(shape(&groups[0]), names(&[("zero-shot", 1), ("gcl", 2)]));
+        assert_eq!(shape(&groups[1]), names(&[("gcl", 1)]));
+    }
+
+    #[test]
+    fn runs_that_are_no_seeds_of_one_another_are_refused() {
+        let mut other = run("gcl", 1, 2);
+        other.config.train.epochs = 7.0;
+        let message = group(vec![run("gcl", 0, 2), other]).unwrap_err().to_string();
+        assert!(message.contains("runs/gcl-1-2") && message.contains("epochs = 7.0"), "{message}");
+        let message = group(vec![run("gcl", 4, 2), run("gcl", 4, 2)]).unwrap_err().to_string();
+        assert!(message.contains("the same run (seed 4)"), "{message}");
+    }
+
+    #[test]
+    fn damaged_lines_of_the_log_are_left_out_and_told() {
+        let mut notes = Vec::new();
+        let text = "{\"step\":1,\"samples\":64,\"loss\":null}\n{\"step\":1,\"class_weights\":{\"cat\":0.5}}\n{\"step\":1,\"los";
+        let lines = parse_log(text, &mut notes);
+        assert_eq!((lines.len(), lines[0].loss, lines[1].samples), (2, None, Some(64)));
+        assert_eq!(lines[1].class_weights.as_ref().unwrap()["cat"], 0.5);
+        assert_eq!(notes, ["metrics.jsonl: lines that cannot be read: 1, the first is line 3"]);
+    }
+
+    #[test]
+    fn a_directory_without_its_evaluation_or_settings_is_an_error_and_without_a_log_a_note() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = || Run::read(folder.path()).unwrap_err().to_string();
+        assert!(message().contains("evaluation.json"), "{}", message());
+        let Run { evaluation, config, .. } = run("gcl", 0, 2);
+        fs::write(folder.path().join("evaluation.json"), serde_json::to_string(&evaluation).unwrap()).unwrap();
+        assert!(message().contains("config.toml"), "{}", message());
+        fs::write(folder.path().join("config.toml"), config.to_toml()).unwrap();
+        fs::write(folder.path().join("predictions.json"), "[{").unwrap();
+        let run = Run::read(folder.path()).unwrap();
+        assert_eq!((run.notes.len(), run.log.len(), run.predictions.len()), (2, 0, 0));
+        assert!(run.notes[0].contains("metrics.jsonl") && run.notes[1].contains("predictions.json"), "{:?}", run.notes);
+    }
+}

@@ -1,0 +1,132 @@
+//! The report's page as people see it: in a browser, wide and narrow, light and dark.
+
+#[path = "common/browser.rs"]
+mod browser;
+#[path = "common/program.rs"]
+mod program;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use browser::{Theme, lay_out};
+use perennial::data;
+use program::{TINY_RUN, perennial, succeed};
+use serde_json::{Value, json};
+
+/// gcl and gdro, each with two memory sizes and two seeds, as `compare` leaves them.
+fn compare(folder: &Path) -> Vec<String> {
+    let out = folder.to_str().unwrap();
+    let grid = ["compare", TINY_RUN, "--methods", "gcl,gdro", "--memory", "0,120", "--seeds", "2", "--out", out];
+    succeed(&[&grid[..], &["--set", "train.epochs=1"]].concat());
+    let mut runs: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path().to_str().unwrap().to_string()).collect();
+    runs.sort();
+    assert_eq!(runs.len(), 8);
+    runs
+}
+
+/// A right and a wrong prediction of the first two test images; the wrong one is what nobody should write into a page.
+fn predict(run: &str) {
+    let dataset = data::open("emoji", None).unwrap();
+    let tests = dataset.samples.iter().enumerate().filter(|(_, sample)| sample.split == data::Split::Test);
+    let predictions: Vec<Value> = tests
+        .take(2)
+        .zip([None, Some("<script>document.body.remove()</script>")])
+        .map(|((place, sample), wrong)| {
+            let truth = &dataset.classes[sample.class as usize];
+            json!({ "sample": place, "task": 0, "truth": truth, "predicted": wrong.unwrap_or(truth) })
+        })
+        .collect();
+    fs::write(Path::new(run).join("predictions.json"), json!(predictions).to_string()).unwrap();
+}
+
+fn report(runs: &[String], page: &Path) -> String {
+    let runs = runs.iter().map(String::as_str);
+    succeed(&["report"].into_iter().chain(runs).chain(["--html", page.to_str().unwrap()]).collect::<Vec<_>>());
+    fs::read_to_string(page).unwrap()
+}
+
+#[test]
+fn every_plot_is_drawn_and_nothing_leaves_the_window() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = compare(&folder.path().join("runs"));
+    for run in &runs {
+        predict(run);
+    }
+    let page = folder.path().join("report.html");
+    report(&runs, &page);
+
+    let mut colors = Vec::new();
+    for (width, theme) in [(1280, Theme::Light), (1280, Theme::Dark), (360, Theme::Light), (360, Theme::Dark)] {
+        let layout = lay_out(&page, width, theme);
+        assert!(layout.overflow <= 0.0, "{width}: {} pixels too wide", layout.overflow);
+        assert_eq!(layout.outside, Vec::<String>::new(), "{width}");
+        assert_eq!(layout.requests, 0, "the page is one file");
+        assert_eq!(layout.dead_links, Vec::<String>::new());
+        assert!(
+            layout.pictures.len() == 2 && layout.pictures.iter().all(|width| *width > 0.0),
+            "{:?}",
+            layout.pictures
+        );
+        let mut counts = BTreeMap::new();
+        for plot in &layout.plots {
+            assert!(plot.width > 100.0 && plot.height > 10.0 && plot.marks > 0, "{width}: {plot:?}");
+            assert_eq!(plot.cut, Vec::<String>::new(), "{width}: {}", plot.name);
+            *counts.entry(plot.section.as_str()).or_insert(0) += 1;
+        }
+        let expected = [
+            ("accuracy", 2),   // a panel for each method
+            ("budget", 3),     // average, in-domain, backward
+            ("forgetting", 3), // bars, and a panel for each method
+            ("matrix", 5),     // a scale, and a matrix for each method and memory size
+            ("memory", 2),     // average and forgetting
+            ("training", 6),   // loss, learning rate and gradient norm of each method
+            ("weights", 2),    // gdro's, for each memory size
+        ];
+        assert_eq!(counts, BTreeMap::from(expected), "{width}");
+        colors.push(layout.colors);
+    }
+    assert_ne!(colors[0].0, colors[1].0, "the page follows the theme");
+    assert_ne!(colors[0].1, colors[1].1, "and so do the plots");
+}
+
+#[test]
+fn a_page_is_made_of_whatever_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run").to_str().unwrap().to_string();
+    succeed(&["run", TINY_RUN, "--method", "zero-shot", "--out", &run]);
+    predict(&run);
+    let page = folder.path().join("report.html");
+    let runs = [run.clone()];
+
+    // A data set that is gone takes the pictures with it, not the report.
+    let config = Path::new(&run).join("config.toml");
+    let settings = fs::read_to_string(&config).unwrap();
+    fs::write(&config, settings.replace("folder = \"\"", "folder = \"/nowhere\"")).unwrap();
+    let text = report(&runs, &page);
+    assert!(text.contains("There are no pictures: ") && text.contains("/nowhere") && !text.contains("<img"), "{text}");
+
+    // So does a data set that is another one now.
+    fs::write(&config, &settings).unwrap();
+    let manifest = Path::new(&run).join("manifest.json");
+    let mut known: Value = serde_json::from_str(&fs::read_to_string(&manifest).unwrap()).unwrap();
+    known["sha256"]["data"] = json!("another");
+    fs::write(&manifest, known.to_string()).unwrap();
+    assert!(report(&runs, &page).contains("has changed since the run"));
+
+    // Damaged files are told of on the page.
+    fs::write(&manifest, "{").unwrap();
+    fs::write(Path::new(&run).join("predictions.json"), "[{").unwrap();
+    fs::remove_file(Path::new(&run).join("metrics.jsonl")).unwrap();
+    let text = report(&runs, &page);
+    assert!(text.contains("predictions.json") && text.contains("metrics.jsonl"), "{text}");
+    let layout = lay_out(&page, 360, Theme::Light);
+    assert!(layout.overflow <= 0.0 && layout.outside.is_empty(), "{layout:?}");
+
+    // Without its settings nobody knows what the run was.
+    fs::remove_file(&config).unwrap();
+    let outcome = perennial(&["report", &run, "--html", page.to_str().unwrap()]);
+    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("config.toml"), "{}", outcome.stderr);
+}
