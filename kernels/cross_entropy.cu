@@ -1,8 +1,8 @@
 // Losses of classifiers: rows of logits against labels, or against another model's logits.
 //
-// Both kernels: logits, dlogits [rows, stride], of which the first `columns` of a row take part; `scale` is the loss's weight
-// over the rows; dlogits (+)= scale times the gradient of the row's loss, added where `add` is not 0; else the columns from
-// `columns` on become 0. row_loss [rows] is for cross_entropy_mean.
+// Both kernels: logits, dlogits [rows, stride], of which the first `columns` of a row take part. A row's loss goes to row_loss
+// [rows], which cross_entropy_mean adds up; its gradient times `scale`, the loss's weight over the rows, is added to dlogits
+// where `add` is not 0, and else replaces them, with zeros from `columns` on.
 //
 // A block a row, of any multiple of 32 up to 512 threads: a warp where rows are short. Static shared memory: a float a warp for
 // each maximum and sum, in which the warps meet. 16-byte accesses where stride is a multiple of 8. A row is read three times,

@@ -33,7 +33,7 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Res
         println!("{tower} tower, {tokens} tokens");
         block(&mut table, transformer, batch, tokens)?;
     }
-    println!("ends of the towers, objective, optimiser");
+    println!("ends of the towers, objectives, optimiser");
     image_input(&mut table, spec, batch)?;
     text_input(&mut table, spec, batch)?;
     objective(&mut table, spec.embed_dim, batch)?;

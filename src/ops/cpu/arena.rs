@@ -69,9 +69,12 @@ impl<T: Real> Arena for Cpu<T> {
                     vectorized(
                         #[inline(always)]
                         || {
-                            for k in 0..fisher.len() {
-                                moved[k] = master[k] - anchor[k];
-                                gradients[k] += factor * fisher[k] * moved[k];
+                            let weights = master.iter().zip(anchor).zip(fisher);
+                            for ((gradient, moved), ((master, anchor), fisher)) in
+                                gradients.iter_mut().zip(&mut *moved).zip(weights)
+                            {
+                                *moved = *master - *anchor;
+                                *gradient += factor * *fisher * *moved;
                             }
                             *partial = sum2(fisher, moved, |fisher, moved| fisher * moved * moved);
                         },
