@@ -1,5 +1,8 @@
+use perennial::ops::cpu::{Cpu, Real};
+use perennial::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
 use perennial::ops::similarity::{Similarity, SimilarityShape};
-use perennial::ops::{Plan, Write};
+use perennial::ops::supcon::SupCon;
+use perennial::ops::{Memory, Plan, Write};
 
 use super::{Device, assert_close, check_gradients, device, dot, get, put, random};
 
@@ -55,4 +58,40 @@ fn embeddings_against_themselves() {
     device.similarity(shape, zt, zt, s);
     let expected: Vec<f64> = (0..36).map(|k| dot(&z[k / 6 * 4..][..4], &z[k % 6 * 4..][..4])).collect();
     assert_close("s", &get(&device, s), &expected, 1e-14);
+}
+
+/// Co2L's losses of 70 samples, from embeddings to their gradient, in `T`: both losses, then the gradient.
+fn relations<T: Real>() -> Vec<f32> {
+    let (samples, width) = (70, 20);
+    let shape = SimilarityShape { rows: samples, columns: samples, width };
+    let mut plan = Plan::new::<Cpu<T>>();
+    let [z, old, dz] = [(); 3].map(|()| plan.tensor(samples * width));
+    let [s, teacher, ds] = [(); 3].map(|()| plan.stats(samples * samples));
+    let (class, losses) = (plan.ids(samples), plan.stats(2));
+    let mut device = Cpu::<T>::allocate(&plan);
+    for (span, name) in [(z, "z"), (old, "old")] {
+        // Lengths of about 1.
+        let values = random(name, samples * width).into_iter().map(|x| (x / (width as f64).sqrt()) as f32);
+        device.write(span, &values.collect::<Vec<_>>());
+    }
+    device.write(class, &(0..samples as u32).map(|i| i % 9).collect::<Vec<_>>());
+    device.similarity(shape, z, z, s);
+    device.similarity(shape, old, old, teacher);
+    device.supcon(samples, 0.5, s, class, None, losses.first(1), ds);
+    let settings =
+        DistillationSettings { tau: 0.2, teacher_tau: 0.01, exclude_self: true, divergence: false, weight: 1.0 };
+    let once = Multiplicity { row: None, column: None };
+    device.distill(samples, samples, settings, once, s, teacher, Write::Add, losses.slice(1, 1), ds);
+    device.similarity_backward(shape, ds, z, Write::Set, dz);
+    device.similarity_backward_columns(shape, ds, z, Write::Add, dz);
+    [device.read_vec(losses), device.read_vec(dz)].concat()
+}
+
+#[test]
+fn f32_is_f64_to_rounding() {
+    let [single, double] = [relations::<f32>(), relations::<f64>()];
+    let [single, double] = [single, double].map(|values| values.iter().map(|x| *x as f64).collect::<Vec<_>>());
+    assert_close("losses", &single[..2], &double[..2], 1e-5);
+    // A similarity's rounding is 100 times as much of a teacher's exponent.
+    assert_close("dz", &single[2..], &double[2..], 1e-4);
 }
