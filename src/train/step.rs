@@ -234,6 +234,8 @@ impl<D: Device> Trainer<D> {
     /// Trains `phase` from now on. `number` is another one for every phase of every step of a run.
     pub fn set_phase(&mut self, phase: Phase, number: usize) {
         self.phase = (phase, number);
+        // What the phase has no gradient for would else move, and count in the norm, by what an earlier one left there.
+        self.device.fill(self.clip.weights.gradients, 0.0);
         if !matches!(self.objective, Objective::Texts { .. }) {
             self.optimizer.train_only(trained(&self.clip.parameters, phase));
         }
