@@ -7,7 +7,8 @@
 //! the gradient, by learning rate / eps: the parameters' error is then that share of the update too.
 //!
 //! A trial is a stage of a run's second step, where teachers, earlier extractors and penalties are at work. What came before it is
-//! another model nearby, so that distillations have something to pull at.
+//! another model, halfway to an independent one. A distillation's gradient is a difference q - p of probabilities: from a teacher
+//! nearby it would be no larger than the errors of q and p, which do not cancel.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -210,8 +211,9 @@ impl Experiment {
         };
         let list = spec.parameters();
         let initial = list.initial_values(seed);
-        let old = initial.iter().zip(list.initial_values(seed + 1)).map(|(a, b)| 0.9 * a + 0.1 * b).collect();
-        let limit = spec.objective_settings.ewc.fisher_limit;
+        let old = initial.iter().zip(list.initial_values(seed + 1)).map(|(a, b)| 0.5 * (a + b)).collect();
+        // The penalty is then about as large as the loss, and hides nothing of it.
+        let limit = 0.1 * spec.objective_settings.ewc.fisher_limit;
         let mut fisher = vec![0.0; list.arena_len()];
         let trained = trained(&list, &spec, trial);
         for parameter in list.iter().filter(|parameter| trained.contains(&parameter.offset)) {
