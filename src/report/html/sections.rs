@@ -362,7 +362,11 @@ fn readable(name: &str) -> String {
 /// The other matrices of time-continual runs: a table of their means, and the matrices.
 fn other_measures(group: &Group) -> Option<Section> {
     let mut names: Vec<&String> = group.runs().flat_map(|run| run.evaluation.dynamic.keys()).collect();
-    names.sort();
+    // recall@5 before recall@10.
+    names.sort_by_cached_key(|name| {
+        let (what, at) = name.split_once('@').unwrap_or((name, ""));
+        (what, at.parse::<u32>().unwrap_or(0), *name)
+    });
     names.dedup();
     if names.is_empty() {
         return None;
@@ -549,7 +553,7 @@ fn predictions(group: &Group) -> Option<Section> {
                 p.over { (names.get(card.task).copied().unwrap_or_default()) }
                 p { strong { (card.truth) } }
                 ul { @for answer in &card.answers { li class=(if answer.right { "yes" } else { "no" }) {
-                    (answer.predicted) @if !one { span { (answer.by.join(", ")) } }
+                    (answer.predicted) @if !one { span title=(answer.by.join(", ")) { (some(&answer.by)) } }
                 } } }
             }
         }
@@ -566,6 +570,15 @@ fn predictions(group: &Group) -> Option<Section> {
         }
     };
     Some(Section { id: "predictions", title: "Right and wrong", body })
+}
+
+/// The first few names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const FEW: usize = 6;
+    match names.len() {
+        0..=FEW => names.join(", "),
+        all => format!("{} and {} more", names[..FEW - 1].join(", "), all - FEW + 1),
+    }
 }
 
 /// The runs and their settings, to run them again.
