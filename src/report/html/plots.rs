@@ -107,8 +107,10 @@ impl Axis {
     /// Any numbers.
     pub fn number(title: &str, values: &[f64]) -> Axis {
         Axis::round(title, values, false, |value, step| {
-            if value != 0.0 && step < 1e-3 {
-                format!("{value:.1e}")
+            if value == 0.0 {
+                "0".to_string()
+            } else if step < 1e-3 {
+                format!("{value:.0e}")
             } else {
                 format!("{value:.*}", (-step.log10().floor()).clamp(0.0, 6.0) as usize)
             }

@@ -485,7 +485,12 @@ fn training(group: &Group) -> Option<Section> {
         return None;
     }
     let body = html! {
-        p { "The loss over the samples trained on, a line for each seed; upright lines part the steps. The methods minimise different things, so that their losses cannot be compared with one another." }
+        p {
+            "The loss over the samples trained on, a line for each seed; upright lines part the steps. "
+            @if group.by_method().len() > 1 {
+                "The methods minimise different things, so that their losses cannot be compared with one another."
+            }
+        }
         div.panels { @for plot in losses { (plot) } }
         details {
             summary { "Learning rate" }
@@ -596,6 +601,7 @@ fn runs(group: &Group) -> Section {
             .collect()
     };
     let body = html! {
+        p { "Where the runs are, and what " code { "--set" } " would have to change in the first's settings to make them again." }
         div.scroll tabindex="0" { table {
             thead { tr { th.name { "method" } th { "seed" } th.name { "directory" } th.name { "differs from the first in" } } }
             tbody { @for series in &group.series { @for run in &series.cell.runs { tr {
