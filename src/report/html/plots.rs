@@ -107,8 +107,10 @@ impl Axis {
     /// Any numbers.
     pub fn number(title: &str, values: &[f64]) -> Axis {
         Axis::round(title, values, false, |value, step| {
-            if value != 0.0 && step < 1e-3 {
-                format!("{value:.1e}")
+            if value == 0.0 {
+                "0".to_string()
+            } else if step < 1e-3 {
+                format!("{value:.0e}")
             } else {
                 format!("{value:.*}", (-step.log10().floor()).clamp(0.0, 6.0) as usize)
             }
@@ -287,22 +289,25 @@ impl Plot {
                 let (x, y) = chart.backend_coord(&(last.x, clip(last.y)));
                 (x as f64 / FINE, y as f64 / FINE)
             };
-            // A single point far from the edge has its name beside it if nothing stands there; all other names stand in a
-            // column at the right.
+            // Single points far from the edge have their names beside their heap if nothing stands there; all other names
+            // stand in a column at the right.
+            const HEAP: f64 = 20.0;
             let edge = self.width - right;
             let beside = |line: &&Line| {
-                let (x, y) = end(line);
-                let last = x + 18.0 + LETTER * line.label.chars().count() as f64;
-                let is_free =
-                    |other: (f64, f64)| other.0 <= x + 1.0 || other.0 > last || (other.1 - y).abs() > LABEL_GAP;
-                line.points.len() == 1 && x < 0.6 * edge && labels.iter().all(|other| is_free(end(other)))
+                let (x, _) = end(line);
+                let reach = x + HEAP + LETTER * line.label.chars().count() as f64;
+                let is_free = |other: f64| other < x + HEAP || other > reach;
+                line.points.len() == 1 && x < 0.6 * edge && labels.iter().all(|other| is_free(end(other).0))
             };
-            let (beside, column): (Vec<&Line>, Vec<&Line>) = labels.iter().partition(|line| beside(line));
-            for (lines, is_column) in [(beside, false), (column, true)] {
+            let (mut beside, column): (Vec<&Line>, Vec<&Line>) = labels.iter().partition(|line| beside(line));
+            beside.sort_by(|one, other| end(one).0.total_cmp(&end(other).0));
+            let heaps = beside.chunk_by(|one, other| end(other).0 - end(one).0 < HEAP);
+            for lines in heaps.chain([&column[..]]).filter(|lines| !lines.is_empty()) {
+                let (last, _) = end(lines[lines.len() - 1]);
+                let left = 16.0 + if std::ptr::eq(lines, &column[..]) { edge } else { last };
                 let wanted: Vec<f64> = lines.iter().map(|line| end(line).1).collect();
                 for (line, place) in lines.iter().zip(apart(&wanted, LABEL_GAP, 8.0, height - 46.0)) {
                     let (x, y) = end(line);
-                    let left = if is_column { edge + 16.0 } else { x + 16.0 };
                     let leads = [(x + 5.0, y), (left - 8.0, place), (left - 3.0, place)];
                     path(area, &leads, line.color.mix(0.55).stroke_width(units(0.8) as u32))?;
                     text(area, &line.label, &style(line.color, HPos::Left), left, place)?;
