@@ -568,7 +568,10 @@ fn predictions(group: &Group) -> Option<Section> {
         (if one { "Wrong" } else { "Wrong by most" }, &gallery.wrong),
     ];
     let body = html! {
-        p { "Test images after the last step: the step that they are from, what they are, and what they were taken for." }
+        p {
+            "Test images after the last step: the step that they are from, what they are, and what they were taken for. "
+            @if !one { "Every run keeps a few images; the answers are of those that kept this one." }
+        }
         @if let Some(note) = &gallery.note { p.note { "There are no pictures: " (note) } }
         @for (title, cards) in kinds {
             @if !cards.is_empty() { h4 { (title) } div.cards { @for shown in cards { (card(shown)) } } }
