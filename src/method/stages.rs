@@ -54,7 +54,7 @@ pub fn begin<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage,
 /// Says what a stage is.
 pub fn set<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage, view: StepView) {
     let phase = if stage == Stage::Probe { Phase::Head } else { Phase::Whole };
-    trainer.set_phase(phase, 4 * view.step + stage as usize);
+    trainer.set_phase(phase);
     let later = view.step > 0;
     let Trainer { device, clip, frozen, frozen_in_use, objective, fisher, .. } = trainer;
     if let Some(fisher) = fisher {

@@ -277,6 +277,9 @@ pub trait Memory: Sized {
         work(self);
     }
 
+    /// Forgets what was recorded: from now on the same keys stand for other lists of ops.
+    fn forget(&mut self) {}
+
     /// The span's values as a new vector.
     fn read_vec<K: Kind>(&self, from: Span<K>) -> Vec<K::Host> {
         let mut to = vec![bytemuck::Zeroable::zeroed(); from.len()];

@@ -88,8 +88,7 @@ pub struct Trainer<D> {
     pub fisher: Option<Fisher>,
     learn_logit_scale: bool,
     full_context: bool,
-    /// What a step trains, and a number that tells lists of ops apart which differ in more than the batch.
-    phase: (Phase, usize),
+    phase: Phase,
     loaded: Loaded,
 }
 
@@ -213,7 +212,7 @@ impl<D: Device> Trainer<D> {
                 fisher,
                 learn_logit_scale,
                 full_context: false,
-                phase: (Phase::Whole, 0),
+                phase: Phase::Whole,
                 loaded: Loaded::default(),
             }
         };
@@ -231,11 +230,15 @@ impl<D: Device> Trainer<D> {
         self.full_context = full_context;
     }
 
-    /// Trains `phase` from now on. `number` is another one for every phase of every step of a run.
-    pub fn set_phase(&mut self, phase: Phase, number: usize) {
-        self.phase = (phase, number);
+    /// Trains `phase` from now on, with an objective whose stage may be another one.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
         if !matches!(self.objective, Objective::Texts { .. }) {
             self.optimizer.train_only(trained(&self.clip.parameters, phase));
+        }
+        // Ops of the next stage may have other shapes, teachers and constants.
+        if !matches!(self.objective, Objective::Texts { distillation: None, .. }) {
+            self.device.forget();
         }
     }
 
@@ -272,7 +275,7 @@ impl<D: Device> Trainer<D> {
     /// moving averages.
     pub fn load(&mut self, batch: TrainBatch, learning_rate: f64, gamma: f64) {
         let Trainer { device, clip, objective, .. } = self;
-        let images = match (&objective, self.phase.0) {
+        let images = match (&objective, self.phase) {
             (Objective::Views { .. }, Phase::Whole) => 2 * batch.slot.len(),
             _ => batch.slot.len(),
         };
@@ -294,7 +297,7 @@ impl<D: Device> Trainer<D> {
                 }
             }
             Objective::Classes(head) => head.load(device, batch.labels),
-            Objective::Views { contrast, head } => match self.phase.0 {
+            Objective::Views { contrast, head } => match self.phase {
                 Phase::Whole => contrast.load(device, batch.labels, batch.own),
                 Phase::Head => head.load(device, batch.labels),
             },
@@ -307,17 +310,15 @@ impl<D: Device> Trainer<D> {
     pub fn gradients(&mut self, batch: TrainBatch, gamma: f64) {
         self.load(batch, 0.0, gamma);
         let Trainer { device, clip, frozen, objective, phase, learn_logit_scale, loaded, .. } = self;
-        forward_backward(device, clip, frozen, objective, phase.0, *learn_logit_scale, *loaded);
+        forward_backward(device, clip, frozen, objective, *phase, *learn_logit_scale, *loaded);
     }
 
     /// Starts the step on the loaded batch. A device that works on its own may return before it is done.
     pub fn launch(&mut self) {
         let Trainer { device, clip, frozen, objective, optimizer, start, fisher, .. } = self;
         let Loaded { images, texts: LoadedTexts { texts, tokens } } = self.loaded;
-        let (phase, number) = self.phase;
-        let (loaded, learn_logit_scale) = (self.loaded, self.learn_logit_scale);
-        // A device that replays lists of ops must tell those of one phase from those of another.
-        device.record([images, texts, tokens + (number << 16)], |device| {
+        let (phase, loaded, learn_logit_scale) = (self.phase, self.loaded, self.learn_logit_scale);
+        device.record([images, texts, tokens], |device| {
             forward_backward(device, clip, frozen, objective, phase, learn_logit_scale, loaded);
             if let Some(fisher) = fisher {
                 device.fill(fisher.penalty, 0.0);
@@ -349,7 +350,7 @@ impl<D: Device> Trainer<D> {
     /// The loss of the batch that was last computed, penalties included.
     pub fn loss(&self) -> f32 {
         let device = &self.device;
-        let objective = match (&self.objective, self.phase.0) {
+        let objective = match (&self.objective, self.phase) {
             (Objective::Texts { contrast, distillation }, _) => {
                 contrast.loss(device) + distillation.as_ref().map_or(0.0, |distillation| distillation.loss(device))
             }
