@@ -178,6 +178,77 @@ fn sizes_that_do_not_fit_the_data_are_told_with_those_that_would() {
 }
 
 #[test]
+fn methods_that_classify_by_a_head_need_classes() {
+    for method in ["finetune-ce", "ewc", "icarl", "der", "foster", "co2l", "cassle"] {
+        let message = [method, "knows classes and no texts", "evaluation.task", "\"classification\""];
+        run_refused(&["--method", method, "--set", "evaluation.task=retrieval"], &message);
+    }
+    run_refused(
+        &["--method", "joint", "--set", "joint.head=true", "--set", "evaluation.task=retrieval"],
+        &["joint knows classes and no texts"],
+    );
+    for kind in ["domain_incremental", "time_incremental"] {
+        let setting = format!("stream.kind={kind}");
+        let message = ["der tells new classes from old ones", "stream.kind must be \"class_incremental\""];
+        run_refused(&["--method", "der", "--set", &setting, "--set", "stream.periods=[2012, 2015]"], &message);
+    }
+}
+
+#[test]
+fn a_memory_without_a_sample_of_each_class_is_refused_where_each_is_needed() {
+    for (method, size) in [("icarl", "0"), ("der", "97"), ("foster", "0"), ("co2l", "97")] {
+        let message = [&format!("memory.size is {size}; {method} needs"), "each of the 98 classes, 98 in all"];
+        run_refused(&["--method", method, "--memory", size], &message);
+    }
+}
+
+#[test]
+fn compare_leaves_out_what_cannot_do_without_a_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("compare");
+    let fixed = ["compare", TINY_RUN, "--methods", "zero-shot,der", "--memory", "0", "--out", out.to_str().unwrap()];
+    let outcome = perennial(&[&fixed[..], &SMALL].concat());
+    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("note: der needs a memory, and is left out at memory 0"), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("zero-shot") && !outcome.stdout.contains("der "), "{}", outcome.stdout);
+    let alone = ["compare", TINY_RUN, "--methods", "der,icarl", "--memory", "0", "--out", "/nowhere/compare"];
+    let outcome = perennial(&alone);
+    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
+    for part in ["note: icarl needs a memory", "error: there is nothing to run", "--memory above 0"] {
+        assert!(outcome.stderr.contains(part), "'{part}' is not in: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn settings_of_methods_are_told_with_their_range_and_their_name() {
+    for (setting, range) in [
+        ("objective.foster.boosting=2", "between 0.01 and 0.99"),
+        ("objective.foster.boosting=0", "between 0.01 and 0.99"),
+        ("objective.foster.beta=1", "between 0 and 0.9999999"),
+        ("objective.foster.temperature=0", "between 0.001 and 1000"),
+        ("objective.lwf.mu=-1", "between 0 and 1000000"),
+        ("objective.ewc.lambda=-1", "between 0 and 1000000000000"),
+        ("objective.icarl.temperature=0", "between 0.001 and 1000"),
+        ("objective.der.auxiliary=-0.5", "between 0 and 1000000"),
+        ("objective.co2l.teacher_tau=0", "between 0.001 and 1000"),
+        ("objective.cassle.hidden=0", "between 1 and 65536"),
+        ("objective.cassle.tau=nan", "between 0.001 and 1000"),
+        ("patching.validation=1", "between 0 and 0.9"),
+        ("probe.epochs=-1", "between 0 and 1000000"),
+        ("probe.learning_rate=11", "between 0 and 10"),
+    ] {
+        let (key, value) = setting.split_once('=').unwrap();
+        run_refused(&["--set", setting], &[&format!("{key} is {}", value.replace("nan", "NaN")), range]);
+    }
+    run_refused(
+        &["--set", "objective.lwf.nu=1"],
+        &["unknown key 'objective.lwf.nu'", "did you mean 'objective.lwf.mu'?"],
+    );
+    run_refused(&["--set", "objective.lwf=1"], &["unknown key 'objective.lwf'"]);
+    run_refused(&["--set", "objective.der.align=1"], &["objective.der.align cannot be 1"]);
+}
+
+#[test]
 fn budgets_below_a_batch_are_refused() {
     run_refused(&["--set", "train.samples=20"], &["train.samples is 20", "or 32 at least"]);
     run_refused(&["--set", "train.samples=-5"], &["train.samples cannot be -5"]);

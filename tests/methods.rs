@@ -5,6 +5,8 @@
 mod fixtures;
 
 use fixtures::Fixture;
+use perennial::method::stages::{self, StepView};
+use perennial::method::{Method, Stage};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::objective::{
@@ -54,7 +56,7 @@ impl Setup {
             classes: CLASSES,
             by_class: true,
             steps: 2,
-            keeps_start: false,
+            keeps_start: matches!(objective, ObjectiveKind::Classes(ClassLoss::Ewc | ClassLoss::Foster)),
         };
         let trainer = Trainer::new(&(), &spec, Capacity { images: 4, texts: 4 }).unwrap();
         let end = |row: &[u32]| row.iter().position(|id| *id == 99).unwrap();
@@ -207,4 +209,148 @@ fn lwf() {
     distillation.distils = true;
     distillation.tau = (-teacher).exp();
     setup.compare("lwf");
+}
+
+/// A method's trainer with random parameters at the end of its first step, and the method.
+fn after_the_first_step(name: &str) -> (Setup, &'static Method) {
+    let method = Method::find(name).unwrap();
+    let mut setup = Setup::open(method.minimises);
+    let Trainer { clip, device, .. } = &mut setup.trainer;
+    let values = clip.parameters.initial_values(5);
+    clip.load(device, &values);
+    let view = StepView { step: 0, before: 0, seen: BEFORE, ..second_step() };
+    stages::begin(&mut setup.trainer, method, Stage::Main, view);
+    stages::set(&mut setup.trainer, method, Stage::Main, view);
+    (setup, method)
+}
+
+fn second_step() -> StepView<'static> {
+    StepView { step: 1, before: BEFORE, seen: SEEN, counts: &[3, 1, 4, 2, 5, 0], shares: &[0.0; CLASSES], seed: 7 }
+}
+
+impl Setup {
+    /// Logits of the classes seen so far [images, columns].
+    fn scores(&mut self, columns: usize) -> Vec<f32> {
+        let Trainer { device, clip, frozen, objective, .. } = &mut self.trainer;
+        let head = objective.head().unwrap();
+        device.write(clip.vision.pixels(), &self.pixels[..IMAGES * 12 * 12 * 3]);
+        clip.vision.forward(device, IMAGES);
+        let scores = head.scores(device, &clip.vision, frozen, IMAGES);
+        scores.chunks_exact(head.columns()).flat_map(|row| row[..columns].to_vec()).collect()
+    }
+
+    fn parameter(&self, name: &str) -> Vec<f32> {
+        self.trainer.parameters()[self.trainer.clip.parameters.get(name).range()].to_vec()
+    }
+
+    /// Changes a parameter.
+    fn edit(&mut self, name: &str, change: impl Fn(&mut f32)) {
+        let Trainer { device, clip, .. } = &mut self.trainer;
+        let mut values = device.read_vec(clip.weights.master);
+        values[clip.parameters.get(name).range()].iter_mut().for_each(change);
+        clip.load(device, &values);
+    }
+
+    /// Trains a few steps on the fixture's images.
+    fn learn(&mut self, steps: usize) {
+        for _ in 0..steps {
+            let pixels = &self.pixels[..IMAGES * 12 * 12 * 3];
+            let slot = &[0, 1, 2, 3, 4, 5];
+            let batch = TrainBatch { pixels, slot, labels: &self.labels, own: &self.own, ..Default::default() };
+            self.trainer.step(batch, 1e-2, 1.0).unwrap();
+        }
+    }
+}
+
+fn assert_near(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() <= 1e-5 * largest, "{what}: {found} is not {expected}");
+    }
+}
+
+#[test]
+fn der_expands_without_a_change_to_what_the_old_extractor_says() {
+    let (mut setup, der) = after_the_first_step("der");
+    setup.edit("head.bias", |bias| *bias += 0.25);
+    let (old, bias) = (setup.parameter("head.weight"), setup.parameter("head.bias"));
+    let first = setup.scores(BEFORE);
+    let tower = setup.parameter("visual.conv1.weight");
+
+    stages::begin(&mut setup.trainer, der, Stage::Main, second_step());
+    stages::set(&mut setup.trainer, der, Stage::Main, second_step());
+    assert_eq!(setup.parameter("head.block.0.weight"), old, "the old head reads the frozen extractor");
+    assert_ne!(setup.parameter("head.weight"), old, "the new extractor has a fresh head");
+    assert_eq!(setup.parameter("head.bias"), bias, "the one bias of all extractors stays");
+    assert_eq!(setup.parameter("visual.conv1.weight"), tower, "the new extractor starts from the last");
+
+    setup.edit("head.weight", |weight| *weight = 0.0);
+    assert_near(&setup.scores(BEFORE), &first, "without the new extractor's head, the old model's logits");
+    setup.edit("visual.conv1.weight", |weight| *weight *= -0.5);
+    assert_near(&setup.scores(BEFORE), &first, "whatever the new extractor learns");
+    setup.learn(3);
+    let learned = setup.scores(BEFORE);
+    assert!(learned.iter().zip(&first).any(|(a, b)| (a - b).abs() > 1e-3), "but its head learns");
+}
+
+#[test]
+fn der_aligns_new_rows_to_the_old_ones_mean_norm() {
+    let (mut setup, der) = after_the_first_step("der");
+    stages::begin(&mut setup.trainer, der, Stage::Main, second_step());
+    stages::set(&mut setup.trainer, der, Stage::Main, second_step());
+    setup.edit("head.block.0.weight", |weight| *weight *= 1.7);
+    setup.learn(3);
+    let rows = |setup: &Setup| -> Vec<Vec<f32>> {
+        let blocks = ["head.weight", "head.block.0.weight"].map(|name| setup.parameter(name));
+        let width = setup.trainer.clip.spec.embed_dim;
+        let row = |class: usize| blocks.iter().flat_map(|block| block[class * width..][..width].to_vec()).collect();
+        (0..CLASSES).map(row).collect()
+    };
+    let mean = |rows: &[Vec<f32>]| -> f64 {
+        let norm = |row: &Vec<f32>| row.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().sqrt();
+        rows.iter().map(norm).sum::<f64>() / rows.len() as f64
+    };
+    let (before, bias) = (rows(&setup), setup.parameter("head.bias"));
+    let ratio = mean(&before[..BEFORE]) / mean(&before[BEFORE..SEEN]);
+    assert!((ratio - 1.0).abs() > 0.01, "there is something to align: {ratio}");
+    stages::align(&mut setup.trainer, second_step());
+    let after = rows(&setup);
+    assert!((mean(&after[BEFORE..SEEN]) / mean(&before[..BEFORE]) - 1.0).abs() < 1e-6);
+    for class in BEFORE..SEEN {
+        let scaled: Vec<f32> = before[class].iter().map(|w| (f64::from(*w) * ratio) as f32).collect();
+        assert_near(&after[class], &scaled, "every new row by the same factor");
+    }
+    assert_eq!(after[..BEFORE], before[..BEFORE], "old rows stay");
+    assert_eq!(after[SEEN..], before[SEEN..], "and so do those of classes to come");
+    assert_eq!(setup.parameter("head.bias"), bias);
+}
+
+#[test]
+fn fosters_student_starts_where_the_step_started() {
+    let (mut setup, foster) = after_the_first_step("foster");
+    let started = setup.trainer.parameters();
+    let first = setup.scores(BEFORE);
+    stages::begin(&mut setup.trainer, foster, Stage::Main, second_step());
+    stages::set(&mut setup.trainer, foster, Stage::Main, second_step());
+    setup.learn(3);
+    let boosted = setup.trainer.parameters();
+    assert_ne!(boosted, started);
+
+    stages::begin(&mut setup.trainer, foster, Stage::Compression, second_step());
+    stages::set(&mut setup.trainer, foster, Stage::Compression, second_step());
+    assert_eq!(setup.trainer.parameters(), started, "the student is the old model");
+    assert_eq!(setup.scores(BEFORE), first, "and classifies alone");
+    let Trainer { device, clip, frozen, frozen_in_use, .. } = &setup.trainer;
+    let of_vision = clip.parameters.vision().start..clip.parameters.extras().end;
+    assert_eq!(*frozen_in_use, 2);
+    assert_eq!(device.read_vec(frozen[0].weights.storage), started[of_vision.clone()], "the old model");
+    assert_eq!(device.read_vec(frozen[1].weights.storage), boosted[of_vision.clone()], "the boosted model");
+
+    // The student is distilled; its teachers stay as they are.
+    setup.learn(3);
+    let Trainer { device, frozen, .. } = &setup.trainer;
+    assert_ne!(setup.trainer.parameters(), started);
+    assert_eq!(device.read_vec(frozen[0].weights.storage), started[of_vision.clone()]);
+    assert_eq!(device.read_vec(frozen[1].weights.storage), boosted[of_vision]);
 }

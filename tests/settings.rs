@@ -7,7 +7,10 @@ use std::fs;
 use std::path::Path;
 
 use perennial::experiment::{Config, Evaluation, Prediction, RunDirectory, Setup};
+use perennial::memory::{Memory, ReplayRule, replay_counts};
+use perennial::method::{Method, Stage};
 use perennial::model::checkpoint::TensorFile;
+use perennial::train::Order;
 use program::{TINY_RUN, TINY_TIC, result, succeed};
 use serde_json::Value;
 
@@ -63,6 +66,28 @@ fn the_class_order_is_the_seeds_or_a_files_but_never_the_runs() {
 }
 
 #[test]
+fn settings_of_methods_can_be_set_and_tuned() {
+    let mut config = Config::default();
+    for setting in ["objective.lwf.mu=2", "objective.der.align=false", "objective.cassle.hidden=64"] {
+        config.set(setting).unwrap();
+    }
+    let objective = &config.objective;
+    assert_eq!((objective.lwf.mu, objective.der.align, objective.cassle.hidden), (2.0, false, 64));
+
+    let text = "[objective.lwf]\nmu = 0.5\n[tuned.lwf.objective.lwf]\nmu = 2\n[tuned.lwf.train]\nbatch = 16\n";
+    let config = Config::parse(text).unwrap();
+    let mu = |method: &str| config.for_method(method).unwrap().objective.lwf.mu;
+    assert_eq!((mu("lwf"), mu("ewc")), (2.0, 0.5));
+    let tuned = config.for_method("lwf").unwrap();
+    assert_eq!((tuned.train.batch, tuned.objective.ewc.lambda), (16, 1000.0), "the rest stays as it is");
+    assert_eq!(Config::parse(&tuned.to_toml()).unwrap(), tuned);
+    let wrong = Config::parse("[tuned.lwf.objective.lwf]\nnu = 2\n").unwrap_err().to_string();
+    assert_eq!(wrong, "line 2: unknown key 'objective.lwf.nu'; did you mean 'objective.lwf.mu'?");
+    let wrong = Config::parse("[tuned.lvf.objective.lwf]\nmu = 2\n").unwrap_err().to_string();
+    assert!(wrong.contains("unknown method 'lvf'") && wrong.contains("did you mean 'lwf'?"), "{wrong}");
+}
+
+#[test]
 fn a_steps_budget_is_epochs_or_samples() {
     let budgets = |method: &str, settings: &[&str]| -> Vec<usize> {
         let setup = setup(TINY_TIC, method, settings);
@@ -78,6 +103,134 @@ fn a_steps_budget_is_epochs_or_samples() {
     // The oracle has t C at step t: t (t + 1) / 2 in all.
     assert_eq!(budgets("joint", &[]), [96, 192, 288]);
     assert_eq!(budgets("joint", &["train.samples=0"]), [1126, 1126 + 157, 1126 + 157 + 367]);
+}
+
+/// The time-continual stream of the preset, for a model that needs no file. Methods and seeds are changed in place: neither decides
+/// what the stream is, and opening the data anew takes longer than all that is looked at here.
+fn over_time() -> Setup {
+    setup("emoji-tic", "sequential", &["model.pretrained="])
+}
+
+/// How many of `samples`, which ascend, are in `others`, which ascend too.
+fn shared(samples: &[u32], others: &[u32]) -> usize {
+    samples.iter().filter(|sample| others.binary_search(sample).is_ok()).count()
+}
+
+#[test]
+fn replay_over_time_is_what_its_rule_counts_at_every_step() {
+    let (nothing, mut setup) = (Memory::new(0, 0), over_time());
+    let steps = setup.stream.steps.clone();
+    let sizes: Vec<usize> = steps.iter().map(|step| step.train.len()).collect();
+    assert!(sizes.len() == 6 && sizes.iter().all(|size| *size > 100), "{sizes:?}");
+    let mut pools = |method: &str, seed: u64| -> Vec<Vec<u32>> {
+        (setup.method, setup.config.seed) = (*Method::find(method).unwrap(), seed);
+        (0..steps.len()).map(|step| setup.pool(step, Stage::Main, &nothing)).collect()
+    };
+    for (method, rule) in [
+        ("cumulative-all", ReplayRule::All),
+        ("cumulative-exp", ReplayRule::Exp),
+        ("cumulative-equal", ReplayRule::Equal),
+    ] {
+        let chosen = pools(method, 0);
+        for (step, pool) in chosen.iter().enumerate() {
+            assert!(pool.is_sorted_by(|a, b| a < b), "{method}: no sample twice");
+            let found: Vec<usize> = steps.iter().map(|other| shared(pool, &other.train)).collect();
+            let mut expected = replay_counts(rule, sizes[step], &sizes[..step]);
+            expected.push(sizes[step]);
+            expected.resize(steps.len(), 0);
+            assert_eq!(found, expected, "{method}, step {}", step + 1);
+            assert_eq!(pool.len(), found.iter().sum::<usize>(), "{method}: nothing from elsewhere");
+        }
+        let others = pools(method, 1);
+        assert_eq!(pools(method, 0), chosen, "{method}: the same whenever the seed is");
+        for (step, (pool, other)) in chosen.iter().zip(&others).enumerate() {
+            let all: usize = sizes[..=step].iter().sum();
+            assert_eq!(pool == other, pool.len() == all, "{method}, step {}: a choice is the seed's", step + 1);
+        }
+        // A later step makes a choice of its own among the samples of the same earlier one.
+        if rule != ReplayRule::All {
+            let of_the_first = |step: usize| -> Vec<u32> {
+                chosen[step].iter().copied().filter(|sample| steps[0].train.binary_search(sample).is_ok()).collect()
+            };
+            let (earlier, later) = (of_the_first(4), of_the_first(5));
+            assert!(shared(&later, &earlier) < later.len().min(earlier.len()), "{method}");
+        }
+    }
+}
+
+#[test]
+fn patching_never_trains_on_what_it_holds_back() {
+    let (nothing, mut setup) = (Memory::new(0, 0), over_time());
+    let steps = setup.stream.steps.len();
+    let held_back = |setup: &Setup| -> Vec<Vec<u32>> { (0..steps).map(|step| setup.validation(step)).collect() };
+    // What the others see is whole.
+    assert_eq!(setup.pool(0, Stage::Main, &nothing), setup.stream.steps[0].train);
+    setup.method = *Method::find("patching").unwrap();
+    let held = held_back(&setup);
+    for (step, held) in held.iter().enumerate() {
+        let train = &setup.stream.steps[step].train;
+        assert_eq!(held.len(), (train.len() as f64 * 0.1).round() as usize);
+        assert_eq!(shared(held, train), held.len(), "validation samples are of the step");
+        for other in 0..steps {
+            assert_eq!(shared(held, &setup.pool(other, Stage::Main, &nothing)), 0, "steps {step} and {other}");
+        }
+        assert_eq!(setup.pool(step, Stage::Main, &nothing).len() + held.len(), train.len());
+    }
+    setup.config.seed = 1;
+    assert_ne!(held_back(&setup), held);
+    // Training and model settings do not move them: every run of a seed has the same.
+    setup.config.seed = 0;
+    setup.config.train.samples = 100;
+    assert_eq!(held_back(&setup), held);
+}
+
+/// The samples in the batches of a step's stages, closing and probe apart.
+fn drawn(setup: &Setup, step: usize, memory: &Memory) -> usize {
+    let stages = setup.method.stages(step);
+    let trains = stages.iter().filter(|stage| matches!(stage, Stage::Main | Stage::Compression));
+    let spent = trains.map(|stage| {
+        let pool = setup.pool(step, *stage, memory);
+        let budget = setup.budget(step, *stage, pool.len());
+        let mut order = Order::new(pool, budget, setup.config.train.batch, 0, step);
+        (0..order.iterations()).map(|iteration| order.batch(iteration).len()).sum::<usize>()
+    });
+    spent.sum()
+}
+
+#[test]
+fn steps_draw_their_budgets_to_within_a_batch() {
+    let (nothing, mut over_time) = (Memory::new(0, 0), over_time());
+    for (method, multiple) in [
+        ("sequential", (|_| 1) as fn(usize) -> usize),
+        ("cumulative-equal", |_| 1),
+        ("patching", |_| 1),
+        ("restart", |_| 1),
+        ("oracle", |step| step + 1),
+        ("joint", |step| step + 1),
+    ] {
+        over_time.method = *Method::find(method).unwrap();
+        for step in 0..over_time.stream.steps.len() {
+            let (found, expected) = (drawn(&over_time, step, &nothing), 5600 * multiple(step));
+            assert!(found.abs_diff(expected) <= 64, "{method}, step {}: {found} of {expected}", step + 1);
+        }
+    }
+    let mut setup = setup(TINY_RUN, "foster", &[]);
+    for settings in [&[][..], &["objective.foster.boosting=0.3", "train.epochs=1"], &["train.samples=500"]] {
+        settings.iter().for_each(|setting| setup.config.set(setting).unwrap());
+        let mut memory = Memory::new(setup.config.memory.size, 0);
+        for (step, own) in setup.stream.steps.iter().enumerate() {
+            let (found, expected) = (drawn(&setup, step, &memory), setup.step_budget(step));
+            assert!(found.abs_diff(expected) <= 32, "{settings:?}, step {}: {found} of {expected}", step + 1);
+            let pool = setup.pool(step, Stage::Main, &memory).len();
+            let parts = [Stage::Main, Stage::Compression].map(|stage| setup.budget(step, stage, pool));
+            match step {
+                0 => assert_eq!(parts[0], expected, "there is nothing to compress"),
+                _ => assert_eq!(parts[0] + parts[1], expected),
+            }
+            let class = |sample: &u32| (*sample, setup.dataset.samples[*sample as usize].class);
+            memory.update(&own.train.iter().map(class).collect::<Vec<_>>());
+        }
+    }
 }
 
 /// The learning rates of each step.

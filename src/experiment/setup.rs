@@ -194,11 +194,12 @@ impl Setup {
     pub fn budget(&self, step: usize, stage: Stage, pool: usize) -> usize {
         let share = self.config.objective.foster.boosting;
         let parts = self.method.stages(step);
-        let all = self.step_budget(step) as f64;
+        let all = self.step_budget(step);
+        let boosting = (all as f64 * share).round() as usize;
         match stage {
-            Stage::Main if parts.contains(&Stage::Compression) => (all * share).round() as usize,
-            Stage::Compression => (all * (1.0 - share)).round() as usize,
-            Stage::Main => all as usize,
+            Stage::Main if parts.contains(&Stage::Compression) => boosting,
+            Stage::Compression => all - boosting,
+            Stage::Main => all,
             Stage::Probe => (pool as f64 * self.config.probe.epochs).round() as usize,
             Stage::Closing => pool,
         }
