@@ -9,7 +9,8 @@ use std::process::{Child, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use perennial::rng::{rng, unit};
+use perennial::method::METHODS;
+use perennial::rng::{below, rng, unit};
 use program::{TINY_RUN, TINY_TIC, assert_same_result, command, files, succeed};
 use serde_json::Value;
 
@@ -29,6 +30,16 @@ fn kill(mut child: Child) -> bool {
     child.kill().unwrap();
     child.wait().unwrap();
     running
+}
+
+/// Decides when runs are killed: the clock's, or what `KILL_SEED` says.
+fn kill_seed() -> u64 {
+    let seed = match std::env::var("KILL_SEED") {
+        Ok(seed) => seed.parse().expect("KILL_SEED is a number"),
+        Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64,
+    };
+    println!("KILL_SEED={seed}");
+    seed
 }
 
 fn time<R>(work: impl FnOnce() -> R) -> Duration {
@@ -55,11 +66,7 @@ fn kills_leave_no_trace_in_budgets_other_matrices_static_sets_and_predictions() 
 /// Kills a run `times` times and fails unless it ends as an undisturbed one does, whose files it returns.
 fn kill_and_compare(preset: &str, times: usize) -> BTreeMap<PathBuf, Vec<u8>> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let seed = match std::env::var("KILL_SEED") {
-        Ok(seed) => seed.parse().expect("KILL_SEED is a number"),
-        Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64,
-    };
-    println!("KILL_SEED={seed}");
+    let seed = kill_seed();
     let folder = tempfile::tempdir().unwrap();
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let arguments = |out: &Path| ["run", preset, "--out", out.to_str().unwrap()].map(String::from);
@@ -106,12 +113,17 @@ fn every_fraction_survives_being_written_and_read() {
     }
 }
 
-/// The last (step, iteration) in a run's log.
-fn position(run: &Path) -> (u64, u64) {
+/// (step, stage, iteration) of every line of a run's log.
+fn positions(run: &Path) -> Vec<[u64; 3]> {
     let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     // The last line may be half-written.
-    let last = log.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
-    last.map_or((0, 0), |line| (line["step"].as_u64().unwrap(), line["iteration"].as_u64().unwrap()))
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.map(|line| ["step", "stage", "iteration"].map(|key| line[key].as_u64().unwrap())).collect()
+}
+
+/// The last (step, iteration) in a run's log.
+fn position(run: &Path) -> (u64, u64) {
+    positions(run).last().map_or((0, 0), |[step, _, iteration]| (*step, *iteration))
 }
 
 #[test]
@@ -139,4 +151,67 @@ fn a_kill_in_each_step_keeps_moments_and_moving_averages() {
     }
     succeed(&words);
     assert_same_result("gcl", &whole, &killed);
+}
+
+/// What makes every method's run short, and saves often enough that most kills find a state within their stage. Four tasks, so that
+/// der goes on with up to three frozen extractors.
+const SHORT: [&str; 6] = [
+    "stream.tasks=4",
+    "train.epochs=0.6",
+    "train.batch=24",
+    "train.save_every=2",
+    "probe.epochs=1",
+    "objective.cassle.hidden=64",
+];
+
+/// One kill for each kind of stage that a method trains, after a random line of the log from the second step on, where teachers,
+/// earlier extractors, memory and penalties are at work.
+#[test]
+fn every_method_goes_on_from_a_kill() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let seed = kill_seed();
+    for method in METHODS {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+        let arguments = |out: &Path| -> Vec<String> {
+            let fixed = ["run", TINY_RUN, "--method", method.name, "--out", out.to_str().unwrap()];
+            fixed.into_iter().chain(SHORT.iter().flat_map(|setting| ["--set", setting])).map(String::from).collect()
+        };
+        let words = arguments(&whole);
+        let undisturbed = time(|| succeed(&words.iter().map(String::as_str).collect::<Vec<_>>()));
+        let log = positions(&whole);
+        let mut random = rng(seed, method.name, &[]);
+        let mut targets = Vec::new();
+        for stage in 1..=4 {
+            let lines: Vec<usize> = (0..log.len()).filter(|line| log[*line][0] > 1 && log[*line][1] == stage).collect();
+            if !lines.is_empty() {
+                targets.push(lines[below(&mut random, lines.len() as u64) as usize]);
+            }
+        }
+        targets.sort_unstable();
+
+        let words = arguments(&killed);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut kills = Vec::new();
+        for target in &targets {
+            let mut child = start(&words);
+            while positions(&killed).len() <= *target && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Somewhere on the way to the next line: what is not trained takes about as long as what is.
+            std::thread::sleep(undisturbed.mul_f64(0.5 * unit(&mut random) / log.len() as f64));
+            if kill(child) {
+                kills.push(positions(&killed).last().copied().unwrap_or_default());
+            }
+        }
+        if targets.is_empty() {
+            // Nothing is trained: any moment will do.
+            let child = start(&words);
+            std::thread::sleep(undisturbed.mul_f64(unit(&mut random)));
+            kill(child);
+        }
+        succeed(&words);
+        println!("{}: {undisturbed:.1?} undisturbed, {} lines, killed after {kills:?}", method.name, log.len());
+        assert_same_result(&format!("{}, KILL_SEED={seed}", method.name), &whole, &killed);
+    }
 }

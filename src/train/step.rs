@@ -178,6 +178,8 @@ impl<D: Device> Trainer<D> {
     /// Trains `phase` from now on, with an objective whose stage may be another one.
     pub fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
+        // What the phase has no gradient for would else move, and count in the norm, by what an earlier one left there.
+        self.device.fill(self.clip.weights.gradients, 0.0);
         if !matches!(self.objective, Objective::Texts { .. }) {
             self.optimizer.train_only(trained(&self.clip.parameters, phase));
         }

@@ -165,10 +165,10 @@ pub trait Driver: Sized {
 
     fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap>;
 
-    /// What is launched from here on is kept instead of run, until [`Driver::end_capture`].
+    /// What is launched and copied from here on is kept instead of run, until [`Driver::end_capture`].
     fn begin_capture(&mut self) -> Result<()>;
 
-    /// The launches since [`Driver::begin_capture`], to be run by [`Driver::replay`] under the number returned.
+    /// The launches and copies since [`Driver::begin_capture`], to be run by [`Driver::replay`] under the number returned.
     fn end_capture(&mut self) -> Result<usize>;
 
     fn replay(&mut self, graph: usize) -> Result<()>;

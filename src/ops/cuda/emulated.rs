@@ -155,13 +155,10 @@ pub struct Emulated {
     lost: Cell<bool>,
 }
 
-/// A launch that is kept.
-struct Captured {
-    kernel: &'static str,
-    grid: [u32; 3],
-    block: u32,
-    shared: u32,
-    arguments: Vec<Argument>,
+/// Work that is kept.
+enum Captured {
+    Launch { kernel: &'static str, grid: [u32; 3], block: u32, shared: u32, arguments: Vec<Argument> },
+    Copy { from: Address, to: Address, bytes: usize },
 }
 
 // SAFETY: the memory belongs to the device alone.
@@ -281,7 +278,10 @@ impl Driver for Emulated {
 
     fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<()> {
         self.alive()?;
-        assert!(self.capturing.is_none(), "no op of a step copies");
+        if let Some(captured) = &mut self.capturing {
+            captured.push(Captured::Copy { from, to, bytes });
+            return Ok(());
+        }
         // SAFETY: both ranges are parts of the device's memory.
         unsafe { std::ptr::copy(from.0 as *const u8, to.0 as *mut u8, bytes) };
         Ok(())
@@ -291,7 +291,7 @@ impl Driver for Emulated {
         self.alive()?;
         if let Some(captured) = &mut self.capturing {
             let Launch { kernel, grid, block, shared, arguments } = launch;
-            captured.push(Captured { kernel, grid, block, shared, arguments: arguments.to_vec() });
+            captured.push(Captured::Launch { kernel, grid, block, shared, arguments: arguments.to_vec() });
             return Ok(());
         }
         if self.emulator.faults.lost_at_launch == Some(self.launches) {
@@ -335,12 +335,14 @@ impl Driver for Emulated {
     }
 
     fn replay(&mut self, graph: usize) -> Result<()> {
-        let launches = std::mem::take(&mut self.graphs[graph]);
-        let done = launches.iter().try_for_each(|launch| {
-            let Captured { kernel, grid, block, shared, ref arguments } = *launch;
-            self.launch(Launch { kernel, grid, block, shared, arguments })
+        let kept = std::mem::take(&mut self.graphs[graph]);
+        let done = kept.iter().try_for_each(|work| match *work {
+            Captured::Launch { kernel, grid, block, shared, ref arguments } => {
+                self.launch(Launch { kernel, grid, block, shared, arguments })
+            }
+            Captured::Copy { from, to, bytes } => self.copy(from, to, bytes),
         });
-        self.graphs[graph] = launches;
+        self.graphs[graph] = kept;
         done
     }
 
