@@ -130,3 +130,18 @@ fn a_page_is_made_of_whatever_can_be_read() {
     assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("config.toml"), "{}", outcome.stderr);
 }
+
+#[cfg(feature = "tensorboard")]
+#[test]
+fn events_of_a_run_stand_in_one_file_however_often_it_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    for _ in 0..2 {
+        succeed(&["run", TINY_RUN, "--method", "zero-shot", "--tensorboard", "--out", run.to_str().unwrap()]);
+        let files = program::files(&run.join("tensorboard"));
+        assert_eq!(files.len(), 1, "{:?}", files.keys());
+        let bytes = files.values().next().unwrap();
+        let count = |tag: &[u8]| bytes.windows(tag.len()).filter(|bytes| *bytes == tag).count();
+        assert_eq!((count(b"accuracy/all_seen"), count(b"accuracy/task_3")), (3, 3));
+    }
+}

@@ -29,7 +29,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 let spec = ModelSpec::find(name)?;
                 let (vision, text) = (&spec.vision_cfg, &spec.text_cfg);
                 println!(
-                    "{name:14}  {:.1} M parameters; images of {} px in patches of {}: {} layers of width {}; \
+                    "{name:16}  {:.1} M parameters; images of {} px in patches of {}: {} layers of width {}; \
                      texts of {} tokens: {} layers of width {}",
                     ParameterList::of(&spec).count() as f64 / 1e6,
                     vision.image_size,
@@ -67,6 +67,6 @@ fn kernels() {
 
 fn lines<'a>(entries: impl Iterator<Item = (&'a str, String)>) {
     for (name, text) in entries {
-        println!("{name:14}  {text}");
+        println!("{name:16}  {text}");
     }
 }

@@ -228,7 +228,11 @@ impl Setup {
         let batch = self.config.train.batch;
         TrainerSpec {
             model: self.model.clone(),
-            capacity: Capacity { images: batch * self.method.views(), texts: batch.min(self.texts.len()) },
+            // Methods that know no texts plan no memory for them.
+            capacity: Capacity {
+                images: batch * self.method.views(),
+                texts: if self.method.reads_texts() { batch.min(self.texts.len()) } else { 0 },
+            },
             objective: self.method.minimises,
             objective_settings: self.config.objective.clone(),
             optimizer: self.config.optimizer.clone(),

@@ -259,6 +259,11 @@ impl Method {
         matches!(self.sees, Sees::StepAndMemory(_))
     }
 
+    /// Whether it trains on texts; otherwise on classes.
+    pub fn reads_texts(&self) -> bool {
+        matches!(self.minimises, ObjectiveKind::Texts(_))
+    }
+
     /// Whether it means nothing without at least one kept sample of every class.
     pub fn needs_memory(&self) -> bool {
         self.uses_memory() && self.classifies != Classifies::ByText

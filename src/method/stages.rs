@@ -54,7 +54,7 @@ pub fn begin<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage,
 /// Says what a stage is.
 pub fn set<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage, view: StepView) {
     let phase = if stage == Stage::Probe { Phase::Head } else { Phase::Whole };
-    trainer.set_phase(phase, 4 * view.step + stage as usize);
+    trainer.set_phase(phase);
     let later = view.step > 0;
     let Trainer { device, clip, frozen, frozen_in_use, objective, fisher, .. } = trainer;
     if let Some(fisher) = fisher {
@@ -95,20 +95,18 @@ pub fn set<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage, v
     }
 }
 
-/// Freezes the model as extractor `place`, whose features its head reads from now on as a block of its own, and gives the model a
-/// fresh head, and a fresh auxiliary one.
+/// Freezes the model as extractor `place`, whose features its head reads from now on as a block of its own. The model's own block
+/// starts at 0, so that the whole begins as the old model, and the auxiliary head anew.
 fn expand<D: Device>(trainer: &mut Trainer<D>, place: usize, view: StepView) {
     trainer.freeze(place);
     edit(trainer, |list, values| {
-        let [head, block] =
-            ["head.weight".to_string(), format!("head.block.{place}.weight")].map(|name| range(list, &name));
-        values.copy_within(head, block.start);
-        for name in ["head.weight", "auxiliary.weight", "auxiliary.bias"] {
-            let parameter = list.get(name);
-            let inputs = list.get("head.weight").shape[1];
-            let bound = (inputs as f64).powf(-0.5);
+        let (head, block) = (list.get("head.weight"), list.get(&format!("head.block.{place}.weight")));
+        values.copy_within(head.range(), block.offset);
+        values[head.range()].fill(0.0);
+        let bound = (head.shape[1] as f64).powf(-0.5);
+        for name in ["auxiliary.weight", "auxiliary.bias"] {
             let mut generator = rng(view.seed, name, &[view.step as u64]);
-            values[parameter.range()].fill_with(|| (bound * (2.0 * unit(&mut generator) - 1.0)) as f32);
+            values[list.get(name).range()].fill_with(|| (bound * (2.0 * unit(&mut generator) - 1.0)) as f32);
         }
     });
 }
@@ -119,7 +117,7 @@ pub fn align<D: Device>(trainer: &mut Trainer<D>, view: StepView) {
     edit(trainer, |list, values| {
         let mut names = vec!["head.weight".to_string()];
         names.extend((0..blocks).map(|block| format!("head.block.{block}.weight")));
-        let ranges: Vec<Range<usize>> = names.iter().map(|name| range(list, name)).collect();
+        let ranges: Vec<Range<usize>> = names.iter().map(|name| list.get(name).range()).collect();
         let width = list.get("head.weight").shape[1];
         let rows: Vec<&[f32]> = ranges.iter().map(|range| &values[range.clone()]).collect();
         let factor = alignment(&rows, width, view.before, view.seen);
@@ -128,10 +126,6 @@ pub fn align<D: Device>(trainer: &mut Trainer<D>, view: StepView) {
             values[new].iter_mut().for_each(|w| *w = (f64::from(*w) * factor) as f32);
         }
     });
-}
-
-fn range(list: &ParameterList, name: &str) -> Range<usize> {
-    list.get(name).range()
 }
 
 /// Changes the parameters on the host.

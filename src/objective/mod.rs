@@ -18,7 +18,8 @@ pub use views::{ViewObjective, predictor_parameters};
 
 use crate::ops::Device;
 
-/// An objective with its memory on a device.
+/// An objective with its memory on a device. There is one of it, so that its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum Objective {
     Texts {
         contrast: ContrastiveObjective,

@@ -277,10 +277,37 @@ pub trait Memory: Sized {
         work(self);
     }
 
+    /// Forgets what was recorded: from now on the same keys stand for other lists of ops.
+    fn forget(&mut self) {}
+
     /// The span's values as a new vector.
     fn read_vec<K: Kind>(&self, from: Span<K>) -> Vec<K::Host> {
         let mut to = vec![bytemuck::Zeroable::zeroed(); from.len()];
         self.read(from, &mut to);
         to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::Cpu;
+
+    #[test]
+    fn what_is_planned_over_something_takes_its_place_and_no_more_than_the_larger() {
+        let mut plan = Plan::new::<Cpu<f32>>();
+        let first = plan.stats(100);
+        let mark = plan.mark();
+        let under = [plan.stats(70), plan.stats(10)];
+        let ids = plan.ids(5);
+        let over = plan.over(mark, |plan| plan.stats(300));
+        let smaller = plan.over(mark, |plan| (plan.stats(1), plan.ids(1)));
+        let last = plan.stats(10);
+        assert_eq!(first.range(), 0..100);
+        assert_eq!((under[0].range().start, over.range().start, smaller.0.range().start), (128, 128, 128));
+        assert_eq!(last.range().start, 128 + 320, "behind the larger");
+        assert_eq!((ids.range().start, smaller.1.range().start), (0, 0));
+        // Between spans nothing may be touched, but what is a gap of one is a span of the other here.
+        assert_eq!(plan.gaps()[Pool::Wide as usize], [100..128, 458..512]);
     }
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::summary::Cell;
 use crate::error::{Error, Result};
 use crate::experiment::{Config, Evaluation, Prediction, RunDirectory};
+use crate::stream::StreamKind;
 
 /// A run as its directory tells of it.
 #[derive(Clone, Debug)]
@@ -69,6 +70,21 @@ impl Run {
         let manifest = fs::read_to_string(path.join("manifest.json")).unwrap_or_default();
         let manifest = serde_json::from_str(&manifest).unwrap_or_default();
         Ok(Run { path: path.to_path_buf(), config, evaluation, log, predictions, manifest, notes })
+    }
+
+    /// What was learnt, as a heading.
+    pub fn title(&self) -> String {
+        let Run { config, evaluation, .. } = self;
+        let (data, steps) = (&config.data.name, evaluation.steps.len());
+        match config.stream.kind {
+            StreamKind::Single => format!("{data}, learnt in one step"),
+            StreamKind::ClassIncremental => {
+                let classes: usize = evaluation.steps.iter().map(|step| step.classes).sum();
+                format!("{classes} classes of {data} in {steps} tasks")
+            }
+            StreamKind::DomainIncremental => format!("{steps} domains of {data}, one after the other"),
+            StreamKind::TimeIncremental => format!("{data} through time, in {steps} periods"),
+        }
     }
 }
 

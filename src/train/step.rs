@@ -2,75 +2,20 @@
 
 use std::ops::Range;
 
-use super::optimizer::{Optimizer, OptimizerSettings};
+use super::optimizer::Optimizer;
+use super::spec::TrainerSpec;
 use super::texts::BatchTexts;
 use crate::error::{Error, Result};
 use crate::model::clip::{Capacity, Clip};
-use crate::model::frozen::{Frozen, Part};
+use crate::model::frozen::Frozen;
 use crate::model::parameters::ParameterList;
-use crate::model::spec::ModelSpec;
 use crate::model::text::LoadedTexts;
 use crate::model::transformer::Purpose;
 use crate::objective::{
-    BatchIndex, ClassLoss, ContrastiveObjective, HeadObjective, Objective, ObjectiveKind, ObjectiveSettings,
-    SimilarityDistillation, TextLoss, ViewLoss, ViewObjective, head_parameters, predictor_parameters,
+    BatchIndex, ClassLoss, ContrastiveObjective, HeadObjective, Objective, ObjectiveKind, SimilarityDistillation,
+    TextLoss, ViewObjective,
 };
 use crate::ops::{Device, Plan, Stats};
-
-/// What a trainer is planned for.
-#[derive(Clone, Debug)]
-pub struct TrainerSpec {
-    pub model: ModelSpec,
-    /// Images of a batch, every view counted, and distinct texts.
-    pub capacity: Capacity,
-    pub objective: ObjectiveKind,
-    pub objective_settings: ObjectiveSettings,
-    pub optimizer: OptimizerSettings,
-    /// Whether the logit scale is trained; a pretrained model's is usually left alone.
-    pub learn_logit_scale: bool,
-    /// Samples in the data set, for the moving averages.
-    pub samples: usize,
-    pub classes: usize,
-    /// Texts are class prompts.
-    pub by_class: bool,
-    /// Steps of the run: der keeps an extractor of each.
-    pub steps: usize,
-    /// Whether the parameters that a step starts from are kept beside those in training.
-    pub keeps_start: bool,
-}
-
-impl TrainerSpec {
-    /// How many frozen models the objective needs, and how much of them.
-    fn frozen(&self) -> (usize, Part) {
-        match self.objective {
-            ObjectiveKind::Texts(TextLoss::Lwf) => (1, Part::Whole),
-            ObjectiveKind::Texts(_) => (0, Part::Whole),
-            ObjectiveKind::Classes(ClassLoss::CrossEntropy | ClassLoss::Ewc) => (0, Part::Vision),
-            ObjectiveKind::Classes(ClassLoss::Icarl) | ObjectiveKind::Views(_) => (1, Part::Vision),
-            ObjectiveKind::Classes(ClassLoss::Der) => (self.steps - 1, Part::Vision),
-            // The old model and the boosted one.
-            ObjectiveKind::Classes(ClassLoss::Foster) => (2, Part::Vision),
-        }
-    }
-
-    /// The model's parameters and the objective's own.
-    pub fn parameters(&self) -> ParameterList {
-        let width = self.model.embed_dim;
-        let head = |blocks: usize, auxiliary: bool| head_parameters(self.classes, width, blocks, auxiliary);
-        let extras = match self.objective {
-            ObjectiveKind::Texts(_) => Vec::new(),
-            ObjectiveKind::Classes(ClassLoss::Der) => head(self.steps - 1, true),
-            ObjectiveKind::Classes(ClassLoss::Foster) => head(1, true),
-            ObjectiveKind::Classes(_) | ObjectiveKind::Views(ViewLoss::Co2l) => head(0, false),
-            ObjectiveKind::Views(ViewLoss::Cassle) => {
-                let mut extras = head(0, false);
-                extras.extend(predictor_parameters(width, self.objective_settings.cassle.hidden));
-                extras
-            }
-        };
-        ParameterList::with_extras(&self.model, &extras)
-    }
-}
 
 /// A model in training on a device.
 pub struct Trainer<D> {
@@ -88,8 +33,7 @@ pub struct Trainer<D> {
     pub fisher: Option<Fisher>,
     learn_logit_scale: bool,
     full_context: bool,
-    /// What a step trains, and a number that tells lists of ops apart which differ in more than the batch.
-    phase: (Phase, usize),
+    phase: Phase,
     loaded: Loaded,
 }
 
@@ -213,7 +157,7 @@ impl<D: Device> Trainer<D> {
                 fisher,
                 learn_logit_scale,
                 full_context: false,
-                phase: (Phase::Whole, 0),
+                phase: Phase::Whole,
                 loaded: Loaded::default(),
             }
         };
@@ -231,13 +175,17 @@ impl<D: Device> Trainer<D> {
         self.full_context = full_context;
     }
 
-    /// Trains `phase` from now on. `number` is another one for every phase of every step of a run.
-    pub fn set_phase(&mut self, phase: Phase, number: usize) {
-        self.phase = (phase, number);
+    /// Trains `phase` from now on, with an objective whose stage may be another one.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
         // What the phase has no gradient for would else move, and count in the norm, by what an earlier one left there.
         self.device.fill(self.clip.weights.gradients, 0.0);
         if !matches!(self.objective, Objective::Texts { .. }) {
             self.optimizer.train_only(trained(&self.clip.parameters, phase));
+        }
+        // Ops of the next stage may have other shapes, teachers and constants.
+        if !matches!(self.objective, Objective::Texts { distillation: None, .. }) {
+            self.device.forget();
         }
     }
 
@@ -274,7 +222,7 @@ impl<D: Device> Trainer<D> {
     /// moving averages.
     pub fn load(&mut self, batch: TrainBatch, learning_rate: f64, gamma: f64) {
         let Trainer { device, clip, objective, .. } = self;
-        let images = match (&objective, self.phase.0) {
+        let images = match (&objective, self.phase) {
             (Objective::Views { .. }, Phase::Whole) => 2 * batch.slot.len(),
             _ => batch.slot.len(),
         };
@@ -296,7 +244,7 @@ impl<D: Device> Trainer<D> {
                 }
             }
             Objective::Classes(head) => head.load(device, batch.labels),
-            Objective::Views { contrast, head } => match self.phase.0 {
+            Objective::Views { contrast, head } => match self.phase {
                 Phase::Whole => contrast.load(device, batch.labels, batch.own),
                 Phase::Head => head.load(device, batch.labels),
             },
@@ -309,17 +257,15 @@ impl<D: Device> Trainer<D> {
     pub fn gradients(&mut self, batch: TrainBatch, gamma: f64) {
         self.load(batch, 0.0, gamma);
         let Trainer { device, clip, frozen, objective, phase, learn_logit_scale, loaded, .. } = self;
-        forward_backward(device, clip, frozen, objective, phase.0, *learn_logit_scale, *loaded);
+        forward_backward(device, clip, frozen, objective, *phase, *learn_logit_scale, *loaded);
     }
 
     /// Starts the step on the loaded batch. A device that works on its own may return before it is done.
     pub fn launch(&mut self) {
         let Trainer { device, clip, frozen, objective, optimizer, start, fisher, .. } = self;
         let Loaded { images, texts: LoadedTexts { texts, tokens } } = self.loaded;
-        let (phase, number) = self.phase;
-        let (loaded, learn_logit_scale) = (self.loaded, self.learn_logit_scale);
-        // A device that replays lists of ops must tell those of one phase from those of another.
-        device.record([images, texts, tokens + (number << 16)], |device| {
+        let (phase, loaded, learn_logit_scale) = (self.phase, self.loaded, self.learn_logit_scale);
+        device.record([images, texts, tokens], |device| {
             forward_backward(device, clip, frozen, objective, phase, learn_logit_scale, loaded);
             if let Some(fisher) = fisher {
                 device.fill(fisher.penalty, 0.0);
@@ -351,7 +297,7 @@ impl<D: Device> Trainer<D> {
     /// The loss of the batch that was last computed, penalties included.
     pub fn loss(&self) -> f32 {
         let device = &self.device;
-        let objective = match (&self.objective, self.phase.0) {
+        let objective = match (&self.objective, self.phase) {
             (Objective::Texts { contrast, distillation }, _) => {
                 contrast.loss(device) + distillation.as_ref().map_or(0.0, |distillation| distillation.loss(device))
             }

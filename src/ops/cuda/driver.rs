@@ -173,6 +173,9 @@ pub trait Driver: Sized {
 
     fn replay(&mut self, graph: usize) -> Result<()>;
 
+    /// Drops all captured graphs; one at work comes to its end.
+    fn drop_graphs(&mut self);
+
     /// Waits for all work given before, and says what became of it.
     fn synchronize(&self) -> Result<()>;
 

@@ -330,6 +330,10 @@ impl Driver for Emulated {
         Ok(self.graphs.len() - 1)
     }
 
+    fn drop_graphs(&mut self) {
+        self.graphs.clear();
+    }
+
     fn replay(&mut self, graph: usize) -> Result<()> {
         let kept = std::mem::take(&mut self.graphs[graph]);
         let done = kept.iter().try_for_each(|work| match *work {

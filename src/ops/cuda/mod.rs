@@ -316,6 +316,11 @@ impl<R: Driver> Memory for Cuda<R> {
             }
         }
     }
+
+    fn forget(&mut self) {
+        self.recordings.clear();
+        self.driver.drop_graphs();
+    }
 }
 
 impl<R: Driver> Measure for Cuda<R> {

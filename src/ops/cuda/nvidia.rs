@@ -368,6 +368,13 @@ impl Driver for Nvidia {
         Ok(self.graphs.len() - 1)
     }
 
+    fn drop_graphs(&mut self) {
+        for graph in self.graphs.drain(..) {
+            // SAFETY: the graph is this driver's, and nothing names it any more. The driver lets one in flight finish.
+            unsafe { sys::cuGraphExecDestroy(graph) };
+        }
+    }
+
     fn replay(&mut self, graph: usize) -> Result<()> {
         call!(cuGraphLaunch(self.graphs[graph], self.stream))
     }

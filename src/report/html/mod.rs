@@ -103,17 +103,7 @@ impl Group {
     }
 
     fn title(&self) -> String {
-        let Run { config, evaluation, .. } = self.first();
-        let (data, steps) = (&config.data.name, self.steps());
-        match self.kind() {
-            StreamKind::Single => format!("{data}, learnt in one step"),
-            StreamKind::ClassIncremental => {
-                let classes: usize = evaluation.steps.iter().map(|step| step.classes).sum();
-                format!("{classes} classes of {data} in {steps} tasks")
-            }
-            StreamKind::DomainIncremental => format!("{steps} domains of {data}, one after the other"),
-            StreamKind::TimeIncremental => format!("{data} through time, in {steps} periods"),
-        }
+        self.first().title()
     }
 
     /// What came out, in a sentence or two.

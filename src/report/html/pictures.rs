@@ -1,5 +1,6 @@
 //! Test images that were taken for the right thing, and for another, by the last models.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
@@ -20,7 +21,7 @@ const EDGE: u32 = 96;
 
 /// A few test images with every method's answer.
 pub struct Gallery {
-    /// Those that most of the methods took for what they are.
+    /// Those that most of the methods that have answered took for what they are.
     pub right: Vec<Card>,
     pub wrong: Vec<Card>,
     /// Why there are no pictures.
@@ -57,12 +58,9 @@ impl Gallery {
                 answers.entry(prediction.sample).or_default().push((series, prediction));
             }
         }
-        // Images that all have looked at are the ones to compare by.
-        let most = answers.values().map(Vec::len).max()?;
-        answers.retain(|_, given| given.len() == most);
         let (right, wrong): (Vec<_>, Vec<_>) = answers
             .into_iter()
-            .partition(|(_, given)| 2 * given.iter().filter(|(_, given)| is_right(given)).count() >= most);
+            .partition(|(_, given)| 2 * given.iter().filter(|(_, given)| is_right(given)).count() >= given.len());
         let (dataset, note) = match open(first) {
             Ok(dataset) => (Some(dataset), None),
             Err(error) => (None, Some(error.to_string())),
@@ -80,13 +78,13 @@ fn is_right(prediction: &Prediction) -> bool {
 
 type Given<'a> = Vec<(&'a Series, &'a Prediction)>;
 
-/// A few of the samples, from as many tasks as may be, and those first about which the methods differ.
+/// A few of the samples, from as many tasks as may be; those first that most runs have kept, and about which they differ.
 fn choose(mut samples: Vec<(u32, Given)>) -> Vec<(u32, Given)> {
     let disagreement = |given: &Given| {
         let right = given.iter().filter(|(_, given)| is_right(given)).count();
         right.min(given.len() - right)
     };
-    samples.sort_by_key(|(sample, given)| (std::cmp::Reverse(disagreement(given)), *sample));
+    samples.sort_by_key(|(sample, given)| (Reverse(given.len()), Reverse(disagreement(given)), *sample));
     let mut of_task: BTreeMap<usize, usize> = BTreeMap::new();
     let mut ranked: Vec<(usize, (u32, Given))> = samples
         .into_iter()
@@ -112,7 +110,7 @@ fn card(dataset: Option<&Dataset>, sample: u32, given: Given) -> Card {
             }
         }
     }
-    answers.sort_by_key(|answer| (!answer.right, std::cmp::Reverse(answer.by.len())));
+    answers.sort_by_key(|answer| (!answer.right, Reverse(answer.by.len())));
     Card { picture, truth: given[0].1.truth.clone(), task: given[0].1.task, answers }
 }
 

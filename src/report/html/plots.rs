@@ -107,8 +107,10 @@ impl Axis {
     /// Any numbers.
     pub fn number(title: &str, values: &[f64]) -> Axis {
         Axis::round(title, values, false, |value, step| {
-            if value != 0.0 && step < 1e-3 {
-                format!("{value:.1e}")
+            if value == 0.0 {
+                "0".to_string()
+            } else if step < 1e-3 {
+                format!("{value:.0e}")
             } else {
                 format!("{value:.*}", (-step.log10().floor()).clamp(0.0, 6.0) as usize)
             }
@@ -207,109 +209,140 @@ pub struct Plot {
     pub marks: Vec<f64>,
 }
 
+/// More bands than these would hide one another.
+const BANDS: usize = 6;
+
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
+
 impl Plot {
     pub fn draw(&self) -> Markup {
-        let labels: Vec<&Line> =
-            self.lines.iter().filter(|line| !line.label.is_empty() && !line.points.is_empty()).collect();
-        let longest = labels.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
-        let right = if longest > 0 { 22.0 + LETTER * longest as f64 } else { 14.0 };
-        let height = (0.62 * self.width).max(labels.len() as f64 * LABEL_GAP + 50.0);
-        let widest = self.y.ticks.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0);
+        let named = self.named();
+        let longest = named.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
+        let margin = if longest > 0 { 22.0 + LETTER * longest as f64 } else { 14.0 };
+        let height = (0.62 * self.width).max(named.len() as f64 * LABEL_GAP + 50.0);
         svg(self.width, height, &self.about, |area| {
-            let mut chart = ChartBuilder::on(area)
-                .margin_top(units(10.0))
-                .margin_right(units(right))
-                .x_label_area_size(units(if self.x.title.is_empty() { 22.0 } else { 38.0 }))
-                .y_label_area_size(units(12.0 + LETTER * widest as f64))
-                .build_cartesian_2d(self.x.clone(), self.y.clone())?;
-            let label = style(MUTED, HPos::Left);
-            chart
-                .configure_mesh()
-                .disable_x_mesh()
-                .bold_line_style(GRID.stroke_width(units(1.0) as u32))
-                .light_line_style(TRANSPARENT)
-                .axis_style(AXIS.stroke_width(units(1.0) as u32))
-                .set_all_tick_mark_size(units(3.0))
-                .label_style(label.clone())
-                .axis_desc_style(label)
-                .x_desc(self.x.title.as_str())
-                .draw()?;
+            let mut chart = self.draw_axes(area, margin)?;
             for place in &self.marks {
-                let ends = [(*place, self.y.range.0), (*place, self.y.range.1)];
-                chart.draw_series(std::iter::once(PathElement::new(
-                    ends.to_vec(),
-                    GRID.stroke_width(units(1.0) as u32),
-                )))?;
+                let ends = vec![(*place, self.y.range.0), (*place, self.y.range.1)];
+                chart.draw_series([PathElement::new(ends, GRID.stroke_width(units(1.0) as u32))])?;
             }
-            let clip = |value: f64| value.clamp(self.y.range.0, self.y.range.1);
-            let mut order: Vec<&Line> = self.lines.iter().collect();
-            order.sort_by_key(|line| line.look != Look::Context);
-            for line in order {
-                let color = if line.look == Look::Context { CONTEXT } else { line.color };
-                let width = match line.look {
-                    Look::Marked => 2.2,
-                    Look::Thin | Look::Dashed => 1.3,
-                    Look::Context => 1.1,
-                };
-                let stroke = color.stroke_width(units(width) as u32);
-                let places: Vec<(f64, f64)> = line.points.iter().map(|point| (point.x, clip(point.y))).collect();
-                if line.look == Look::Marked && line.points.iter().any(|point| point.spread > 0.0) {
-                    if let [point] = line.points[..] {
-                        let ends = [point.spread, -point.spread].map(|spread| (point.x, clip(point.y + spread)));
-                        chart.draw_series(std::iter::once(PathElement::new(
-                            ends.to_vec(),
-                            color.stroke_width(units(1.3) as u32),
-                        )))?;
-                    }
-                    let above = line.points.iter().map(|point| (point.x, clip(point.y + point.spread)));
-                    let below = line.points.iter().rev().map(|point| (point.x, clip(point.y - point.spread)));
-                    let band: Vec<(f64, f64)> = above.chain(below).collect();
-                    chart.draw_series(std::iter::once(Polygon::new(band, color.mix(0.18).filled())))?;
-                }
-                if line.look == Look::Dashed {
-                    chart.draw_series(DashedLineSeries::new(places, units(5.0), units(4.0), stroke))?;
-                    continue;
-                }
-                if places.len() > 1 {
-                    chart.draw_series(std::iter::once(PathElement::new(places.clone(), stroke)))?;
-                }
-                let radius = match (line.look, places.len()) {
-                    (Look::Marked, 1) => 4.5,
-                    (Look::Marked, _) => 2.6,
-                    (_, 1) => 1.5,
-                    _ => continue,
-                };
-                let dot = |place: (f64, f64)| Circle::new(place, units(radius), color.filled());
-                chart.draw_series(places.into_iter().map(dot))?;
+            let with_spread = |line: &&Line| line.look == Look::Marked && line.points.len() > 1;
+            let bands = self.lines.iter().filter(with_spread).count() <= BANDS;
+            let (behind, before): (Vec<&Line>, Vec<&Line>) =
+                self.lines.iter().partition(|line| line.look == Look::Context);
+            for line in behind.into_iter().chain(before) {
+                self.draw_line(&mut chart, line, bands)?;
             }
-            let end = |line: &Line| {
-                let last = line.points.last().expect("a line with a label has points");
-                let (x, y) = chart.backend_coord(&(last.x, clip(last.y)));
-                (x as f64 / FINE, y as f64 / FINE)
-            };
-            // A single point far from the edge has its name beside it if nothing stands there; all other names stand in a
-            // column at the right.
-            let edge = self.width - right;
-            let beside = |line: &&Line| {
-                let (x, y) = end(line);
-                let last = x + 18.0 + LETTER * line.label.chars().count() as f64;
-                let is_free =
-                    |other: (f64, f64)| other.0 <= x + 1.0 || other.0 > last || (other.1 - y).abs() > LABEL_GAP;
-                line.points.len() == 1 && x < 0.6 * edge && labels.iter().all(|other| is_free(end(other)))
-            };
-            let (beside, column): (Vec<&Line>, Vec<&Line>) = labels.iter().partition(|line| beside(line));
-            for (lines, is_column) in [(beside, false), (column, true)] {
-                let wanted: Vec<f64> = lines.iter().map(|line| end(line).1).collect();
-                for (line, place) in lines.iter().zip(apart(&wanted, LABEL_GAP, 8.0, height - 46.0)) {
-                    let (x, y) = end(line);
-                    let left = if is_column { edge + 16.0 } else { x + 16.0 };
-                    let leads = [(x + 5.0, y), (left - 8.0, place), (left - 3.0, place)];
-                    path(area, &leads, line.color.mix(0.55).stroke_width(units(0.8) as u32))?;
-                    text(area, &line.label, &style(line.color, HPos::Left), left, place)?;
-                }
-            }
-            Ok(())
+            self.draw_names(area, &chart, height, self.width - margin)
         })
+    }
+
+    /// The lines that have names at their ends.
+    fn named(&self) -> Vec<&Line> {
+        self.lines.iter().filter(|line| !line.label.is_empty() && !line.points.is_empty()).collect()
+    }
+
+    /// Axes and grid, with `margin` pixels at the right.
+    fn draw_axes<'a, 'b>(
+        &self,
+        area: &'a Area<'b>,
+        margin: f64,
+    ) -> Result<Chart<'a, 'b>, DrawingAreaErrorKind<std::io::Error>> {
+        let widest = self.y.ticks.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0);
+        let mut chart = ChartBuilder::on(area)
+            .margin_top(units(10.0))
+            .margin_right(units(margin))
+            .x_label_area_size(units(if self.x.title.is_empty() { 22.0 } else { 38.0 }))
+            .y_label_area_size(units(12.0 + LETTER * widest as f64))
+            .build_cartesian_2d(self.x.clone(), self.y.clone())?;
+        let label = style(MUTED, HPos::Left);
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .bold_line_style(GRID.stroke_width(units(1.0) as u32))
+            .light_line_style(TRANSPARENT)
+            .axis_style(AXIS.stroke_width(units(1.0) as u32))
+            .set_all_tick_mark_size(units(3.0))
+            .label_style(label.clone())
+            .axis_desc_style(label)
+            .x_desc(self.x.title.as_str())
+            .draw()?;
+        Ok(chart)
+    }
+
+    /// What leaves the plot stays at its edge.
+    fn clip(&self, value: f64) -> f64 {
+        value.clamp(self.y.range.0, self.y.range.1)
+    }
+
+    fn draw_line(&self, chart: &mut Chart, line: &Line, bands: bool) -> Drawn {
+        let color = if line.look == Look::Context { CONTEXT } else { line.color };
+        let width = match line.look {
+            Look::Marked => 2.2,
+            Look::Thin | Look::Dashed => 1.3,
+            Look::Context => 1.1,
+        };
+        let stroke = |width: f64| color.stroke_width(units(width) as u32);
+        let moved = |by: f64| move |point: &Point| (point.x, self.clip(point.y + by * point.spread));
+        if line.look == Look::Marked && line.points.iter().any(|point| point.spread > 0.0) {
+            if let [point] = &line.points[..] {
+                chart.draw_series([PathElement::new(vec![moved(1.0)(point), moved(-1.0)(point)], stroke(1.3))])?;
+            } else if bands {
+                let around = line.points.iter().map(moved(1.0)).chain(line.points.iter().rev().map(moved(-1.0)));
+                chart.draw_series([Polygon::new(around.collect::<Vec<_>>(), color.mix(0.18).filled())])?;
+            }
+        }
+        let places: Vec<(f64, f64)> = line.points.iter().map(moved(0.0)).collect();
+        if line.look == Look::Dashed {
+            chart.draw_series(DashedLineSeries::new(places, units(5.0), units(4.0), stroke(width)))?;
+            return Ok(());
+        }
+        if places.len() > 1 {
+            chart.draw_series([PathElement::new(places.clone(), stroke(width))])?;
+        }
+        let radius = match (line.look, places.len()) {
+            (Look::Marked, 1) => 4.5,
+            (Look::Marked, _) => 2.6,
+            (_, 1) => 1.5,
+            _ => return Ok(()),
+        };
+        chart.draw_series(places.into_iter().map(|place| Circle::new(place, units(radius), color.filled())))?;
+        Ok(())
+    }
+
+    /// Names at the lines' ends; the plot itself ends at `edge`.
+    fn draw_names(&self, area: &Area, chart: &Chart, height: f64, edge: f64) -> Drawn {
+        /// Points nearer to one another are a heap, with one column of names.
+        const HEAP: f64 = 20.0;
+        let named = self.named();
+        let end = |line: &Line| {
+            let last = line.points.last().expect("a line with a name has points");
+            let (x, y) = chart.backend_coord(&(last.x, self.clip(last.y)));
+            (x as f64 / FINE, y as f64 / FINE)
+        };
+        // Single points far from the edge have their names beside their heap if nothing stands there; all other names
+        // stand in a column at the right.
+        let is_beside = |line: &&Line| {
+            let (x, _) = end(line);
+            let reach = x + HEAP + LETTER * line.label.chars().count() as f64;
+            let is_free = |other: f64| other < x + HEAP || other > reach;
+            line.points.len() == 1 && x < 0.6 * edge && named.iter().all(|other| is_free(end(other).0))
+        };
+        let (mut beside, at_the_right): (Vec<&Line>, Vec<&Line>) = named.iter().partition(|line| is_beside(line));
+        beside.sort_by(|one, other| end(one).0.total_cmp(&end(other).0));
+        let heaps = beside.chunk_by(|one, other| end(other).0 - end(one).0 < HEAP);
+        let heaps = heaps.map(|lines| (end(lines[lines.len() - 1]).0, lines));
+        for (x, lines) in heaps.chain([(edge, &at_the_right[..])]) {
+            let left = x + 16.0;
+            let wanted: Vec<f64> = lines.iter().map(|line| end(line).1).collect();
+            for (line, place) in lines.iter().zip(apart(&wanted, LABEL_GAP, 8.0, height - 46.0)) {
+                let (x, y) = end(line);
+                let leads = [(x + 5.0, y), (left - 8.0, place), (left - 3.0, place)];
+                path(area, &leads, line.color.mix(0.55).stroke_width(units(0.8) as u32))?;
+                text(area, &line.label, &style(line.color, HPos::Left), left, place)?;
+            }
+        }
+        Ok(())
     }
 }
 

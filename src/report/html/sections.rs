@@ -362,7 +362,11 @@ fn readable(name: &str) -> String {
 /// The other matrices of time-continual runs: a table of their means, and the matrices.
 fn other_measures(group: &Group) -> Option<Section> {
     let mut names: Vec<&String> = group.runs().flat_map(|run| run.evaluation.dynamic.keys()).collect();
-    names.sort();
+    // recall@5 before recall@10.
+    names.sort_by_cached_key(|name| {
+        let (what, at) = name.split_once('@').unwrap_or((name, ""));
+        (what, at.parse::<u32>().unwrap_or(0), *name)
+    });
     names.dedup();
     if names.is_empty() {
         return None;
@@ -481,7 +485,12 @@ fn training(group: &Group) -> Option<Section> {
         return None;
     }
     let body = html! {
-        p { "The loss over the samples trained on, a line for each seed; upright lines part the steps. The methods minimise different things, so that their losses cannot be compared with one another." }
+        p {
+            "The loss over the samples trained on, a line for each seed; upright lines part the steps. "
+            @if group.by_method().len() > 1 {
+                "The methods minimise different things, so that their losses cannot be compared with one another."
+            }
+        }
         div.panels { @for plot in losses { (plot) } }
         details {
             summary { "Learning rate" }
@@ -549,7 +558,7 @@ fn predictions(group: &Group) -> Option<Section> {
                 p.over { (names.get(card.task).copied().unwrap_or_default()) }
                 p { strong { (card.truth) } }
                 ul { @for answer in &card.answers { li class=(if answer.right { "yes" } else { "no" }) {
-                    (answer.predicted) @if !one { span { (answer.by.join(", ")) } }
+                    (answer.predicted) @if !one { span title=(answer.by.join(", ")) { (some(&answer.by)) } }
                 } } }
             }
         }
@@ -559,13 +568,25 @@ fn predictions(group: &Group) -> Option<Section> {
         (if one { "Wrong" } else { "Wrong by most" }, &gallery.wrong),
     ];
     let body = html! {
-        p { "Test images after the last step: the step that they are from, what they are, and what they were taken for." }
+        p {
+            "Test images after the last step: the step that they are from, what they are, and what they were taken for. "
+            @if !one { "Every run keeps a few images; the answers are of those that kept this one." }
+        }
         @if let Some(note) = &gallery.note { p.note { "There are no pictures: " (note) } }
         @for (title, cards) in kinds {
             @if !cards.is_empty() { h4 { (title) } div.cards { @for shown in cards { (card(shown)) } } }
         }
     };
     Some(Section { id: "predictions", title: "Right and wrong", body })
+}
+
+/// The first few names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const FEW: usize = 6;
+    match names.len() {
+        0..=FEW => names.join(", "),
+        all => format!("{} and {} more", names[..FEW - 1].join(", "), all - FEW + 1),
+    }
 }
 
 /// The runs and their settings, to run them again.
@@ -583,6 +604,7 @@ fn runs(group: &Group) -> Section {
             .collect()
     };
     let body = html! {
+        p { "Where the runs are, and what " code { "--set" } " would have to change in the first's settings to make them again." }
         div.scroll tabindex="0" { table {
             thead { tr { th.name { "method" } th { "seed" } th.name { "directory" } th.name { "differs from the first in" } } }
             tbody { @for series in &group.series { @for run in &series.cell.runs { tr {
