@@ -55,8 +55,8 @@ impl TrainerSpec {
             ObjectiveKind::Classes(ClassLoss::Foster) => head(1, true),
             ObjectiveKind::Classes(_) | ObjectiveKind::Views(ViewLoss::Co2l) => head(0, false),
             ObjectiveKind::Views(ViewLoss::Cassle) => {
-                let mut extras = head(0, false);
-                extras.extend(predictor_parameters(width, self.objective_settings.cassle.hidden));
+                let mut extras = predictor_parameters(width, self.objective_settings.cassle.hidden);
+                extras.extend(head(0, false));
                 extras
             }
         };

@@ -121,9 +121,7 @@ impl<D: Device> Trainer<D> {
             }
         };
         let mut optimizer = Optimizer::plan(&mut plan, &spec.optimizer, &clip);
-        if !matches!(spec.objective, ObjectiveKind::Texts(_)) {
-            optimizer.train_only(trained(&clip.parameters, Phase::Whole));
-        }
+        optimizer.train_only(trained(&clip.parameters, &objective, Phase::Whole));
         let arena = clip.weights.master.len();
         let ewc = spec.objective == ObjectiveKind::Classes(ClassLoss::Ewc);
         let start = plan.section("optimiser", |plan| plan.stats(if spec.keeps_start { arena } else { 0 }));
@@ -180,9 +178,7 @@ impl<D: Device> Trainer<D> {
         self.phase = phase;
         // What the phase has no gradient for would else move, and count in the norm, by what an earlier one left there.
         self.device.fill(self.clip.weights.gradients, 0.0);
-        if !matches!(self.objective, Objective::Texts { .. }) {
-            self.optimizer.train_only(trained(&self.clip.parameters, phase));
-        }
+        self.optimizer.train_only(trained(&self.clip.parameters, &self.objective, phase));
         // Ops of the next stage may have other shapes, teachers and constants.
         if !matches!(self.objective, Objective::Texts { distillation: None, .. }) {
             self.device.forget();
@@ -336,11 +332,14 @@ impl<D: Device> Trainer<D> {
     }
 }
 
-/// The stretch of the arena that a method with images alone trains.
-fn trained(list: &ParameterList, phase: Phase) -> Range<usize> {
-    match phase {
-        Phase::Whole => list.vision().start..list.extras().end,
-        Phase::Head => list.get("head.weight").offset..list.get("head.bias").range().end,
+/// The stretch of the arena that is trained: what lies outside it has no gradient, and must not decay either.
+fn trained(list: &ParameterList, objective: &Objective, phase: Phase) -> Range<usize> {
+    match (objective, phase) {
+        (Objective::Texts { .. }, _) => 0..list.arena_len(),
+        (_, Phase::Head) => list.get("head.weight").offset..list.get("head.bias").range().end,
+        (Objective::Classes(_), Phase::Whole) => list.vision().start..list.extras().end,
+        // The head is the last of a method's own.
+        (Objective::Views { .. }, Phase::Whole) => list.vision().start..list.get("head.weight").offset,
     }
 }
 
