@@ -2,7 +2,7 @@
 //!
 //! None of it is saved on the way: a run that is killed here goes on from the last saved iteration and does it again.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use serde_json::json;
 
@@ -20,7 +20,10 @@ impl<D: Device> Run<D> {
     pub(super) fn close(&mut self) -> Result<()> {
         match self.setup.method.minimises {
             ObjectiveKind::Classes(ClassLoss::Ewc) => self.measure_fisher()?,
-            ObjectiveKind::Classes(ClassLoss::Der) if self.setup.config.objective.der.align => self.align(),
+            ObjectiveKind::Classes(ClassLoss::Der) if self.setup.config.objective.der.align => {
+                let (before, seen) = self.setup.class_counts(self.position.step);
+                stages::align(&mut self.trainer, before, seen);
+            }
             _ => {}
         }
         if self.setup.method.starts == Start::LastPatched && self.position.step > 0 {
@@ -49,12 +52,6 @@ impl<D: Device> Run<D> {
         }
         self.trainer.finish_fisher(batches);
         Ok(())
-    }
-
-    fn align(&mut self) {
-        let (counts, shares) = (Vec::new(), Vec::new());
-        let view = self.view(&counts, &shares);
-        stages::align(&mut self.trainer, view);
     }
 
     /// patching: the weights between those before the step and those after it that do best on earlier steps' validation samples.
@@ -93,8 +90,7 @@ impl<D: Device> Run<D> {
                 let trainer = &mut self.trainer;
                 let embedded = Embedded::of(&mut trainer.device, &trainer.evaluation, &self.setup, &samples)?;
                 self.position.macs += samples.len() as u64 * self.setup.model.image_macs();
-                let capacity = self.memory.capacity();
-                self.memory.update_by(&new, |_, samples| herded(&embedded, samples, capacity))
+                self.memory.update_by(&new, |samples, share| herded(&embedded, samples, share))
             }
         };
         self.trainer.objective.release(&mut self.trainer.device, &released);
@@ -102,13 +98,13 @@ impl<D: Device> Run<D> {
     }
 }
 
-/// A class's samples in the order of herding; at most `count` of them can ever be kept. Broken ones are never chosen.
+/// A class's samples, the first `count` in the order of herding. Broken ones come last.
 fn herded(embedded: &Embedded, samples: Vec<u32>, count: usize) -> Vec<u32> {
     let known: Vec<u32> = samples.iter().copied().filter(|sample| embedded.rows.contains_key(sample)).collect();
     let features: Vec<f32> = known.iter().flat_map(|sample| embedded.row(*sample)).copied().collect();
-    let chosen: Vec<u32> = herd(&features, embedded.width, count).into_iter().map(|row| known[row]).collect();
-    let places: HashMap<u32, usize> = chosen.iter().enumerate().map(|(place, sample)| (*sample, place)).collect();
+    let mut order: Vec<u32> = herd(&features, embedded.width, count).into_iter().map(|row| known[row]).collect();
     // The rest follows, to be released.
-    let rest = samples.into_iter().filter(|sample| !places.contains_key(sample));
-    chosen.iter().copied().chain(rest).collect()
+    let chosen: HashSet<u32> = order.iter().copied().collect();
+    order.extend(samples.into_iter().filter(|sample| !chosen.contains(sample)));
+    order
 }

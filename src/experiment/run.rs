@@ -229,8 +229,11 @@ impl<D: Device> Run<D> {
     /// Prepares the trainer for a stage that draws from `pool`.
     fn begin(&mut self, stage: Stage, pool: &[u32]) {
         let Run { setup, trainer, position, .. } = self;
-        let (counts, shares) = (counts(pool, setup), shares(pool, setup));
-        let view = view_of(setup, position.step, &counts, &shares);
+        let counts = counts(pool, setup);
+        let shares = shares(&counts, setup);
+        let (before, seen) = setup.class_counts(position.step);
+        let view =
+            StepView { step: position.step, before, seen, counts: &counts, shares: &shares, seed: setup.config.seed };
         if position.iteration == 0 {
             if stage == Stage::Main && setup.method.starts == Start::First {
                 trainer.clip.load(&mut trainer.device, &initial(setup, &trainer.clip.parameters));
@@ -242,11 +245,6 @@ impl<D: Device> Run<D> {
             }
         }
         stages::set(trainer, &setup.method, stage, view);
-    }
-
-    /// The current step as methods see it.
-    pub(super) fn view<'a>(&self, counts: &'a [usize], shares: &'a [f32]) -> StepView<'a> {
-        view_of(&self.setup, self.position.step, counts, shares)
     }
 
     /// Sends the batch of a training step.
@@ -382,12 +380,6 @@ fn initial(setup: &Setup, list: &ParameterList) -> Vec<f32> {
     values
 }
 
-fn view_of<'a>(setup: &Setup, step: usize, counts: &'a [usize], shares: &'a [f32]) -> StepView<'a> {
-    let before = if step == 0 { 0 } else { setup.stream.classes_seen(step - 1).len() };
-    let seen = setup.stream.classes_seen(step).len();
-    StepView { step, before, seen, counts, shares, seed: setup.config.seed }
-}
-
 /// How many samples of each class a pool holds, in the order of the stream.
 fn counts(pool: &[u32], setup: &Setup) -> Vec<usize> {
     let mut counts = vec![0; setup.dataset.classes.len()];
@@ -396,10 +388,11 @@ fn counts(pool: &[u32], setup: &Setup) -> Vec<usize> {
 }
 
 /// pi: each class's fraction of the pool, in the data set's order.
-fn shares(pool: &[u32], setup: &Setup) -> Vec<f32> {
-    let mut counts = vec![0u32; setup.dataset.classes.len()];
-    for sample in pool {
-        counts[setup.dataset.samples[*sample as usize].class as usize] += 1;
+fn shares(counts: &[usize], setup: &Setup) -> Vec<f32> {
+    let pool: usize = counts.iter().sum();
+    let mut shares = vec![0.0; counts.len()];
+    for (class, count) in setup.stream.class_order.iter().zip(counts) {
+        shares[*class as usize] = *count as f32 / pool as f32;
     }
-    counts.iter().map(|count| *count as f32 / pool.len() as f32).collect()
+    shares
 }

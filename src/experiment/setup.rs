@@ -219,6 +219,12 @@ impl Setup {
         }
     }
 
+    /// How many classes have been seen before step `step`, and with it.
+    pub fn class_counts(&self, step: usize) -> (usize, usize) {
+        let seen = |step: usize| self.stream.classes_seen(step).len();
+        (step.checked_sub(1).map_or(0, seen), seen(step))
+    }
+
     /// A sample's class in the order of the stream: the column of a head.
     pub fn column(&self, sample: u32) -> u32 {
         self.column_of_class[self.dataset.samples[sample as usize].class as usize]

@@ -65,15 +65,15 @@ impl Memory {
     /// already kept may be among `new`.
     pub fn update(&mut self, new: &[(u32, u32)]) -> Vec<u32> {
         let seed = self.seed;
-        self.update_by(new, |_, mut samples| {
+        self.update_by(new, |mut samples, _| {
             samples.sort_by_cached_key(|index| (priority(seed, *index), *index));
             samples
         })
     }
 
     /// The same with another choice: `rank` brings the samples of a class, those kept and those new, ascending, into the order in
-    /// which they are to be kept.
-    pub fn update_by(&mut self, new: &[(u32, u32)], mut rank: impl FnMut(u32, Vec<u32>) -> Vec<u32>) -> Vec<u32> {
+    /// which they are to be kept; of this many first ones it matters.
+    pub fn update_by(&mut self, new: &[(u32, u32)], rank: impl Fn(Vec<u32>, usize) -> Vec<u32>) -> Vec<u32> {
         for (_, class) in new {
             self.kept.entry(*class).or_default();
         }
@@ -86,7 +86,7 @@ impl Memory {
         for (class, kept) in &mut self.kept {
             if let Some(new) = candidates.remove(class) {
                 let all: BTreeSet<u32> = kept.drain(..).chain(new).collect();
-                *kept = rank(*class, all.into_iter().collect());
+                *kept = rank(all.into_iter().collect(), share);
             }
             released.extend(kept.drain(share.min(kept.len())..));
         }
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn another_choice_keeps_the_first_of_its_order() {
         let mut memory = Memory::new(6, 0);
-        let largest_first = |_: u32, mut samples: Vec<u32>| {
+        let largest_first = |mut samples: Vec<u32>, _: usize| {
             samples.reverse();
             samples
         };

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::alignment::alignment;
 use super::{Method, Stage, Start};
 use crate::model::parameters::ParameterList;
-use crate::objective::{ClassLoss, HeadLoss, HeadStage, Objective, ObjectiveKind, TextLoss};
+use crate::objective::{ClassLoss, HeadLoss, HeadStage, Objective, ObjectiveKind, TextLoss, block_name};
 use crate::ops::Device;
 use crate::rng::{rng, unit};
 use crate::train::{Phase, Trainer};
@@ -100,7 +100,7 @@ pub fn set<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage, v
 fn expand<D: Device>(trainer: &mut Trainer<D>, place: usize, view: StepView) {
     trainer.freeze(place);
     edit(trainer, |list, values| {
-        let (head, block) = (list.get("head.weight"), list.get(&format!("head.block.{place}.weight")));
+        let (head, block) = (list.get("head.weight"), list.get(&format!("{}.weight", block_name(place))));
         values.copy_within(head.range(), block.offset);
         values[head.range()].fill(0.0);
         let bound = (head.shape[1] as f64).powf(-0.5);
@@ -111,18 +111,18 @@ fn expand<D: Device>(trainer: &mut Trainer<D>, place: usize, view: StepView) {
     });
 }
 
-/// der's weight alignment, over the head's rows on every extractor.
-pub fn align<D: Device>(trainer: &mut Trainer<D>, view: StepView) {
+/// der's weight alignment, over the head's rows on every extractor: those of the classes from `before` to `seen` are the new ones.
+pub fn align<D: Device>(trainer: &mut Trainer<D>, before: usize, seen: usize) {
     let blocks = trainer.frozen_in_use;
     edit(trainer, |list, values| {
         let mut names = vec!["head.weight".to_string()];
-        names.extend((0..blocks).map(|block| format!("head.block.{block}.weight")));
+        names.extend((0..blocks).map(|block| format!("{}.weight", block_name(block))));
         let ranges: Vec<Range<usize>> = names.iter().map(|name| list.get(name).range()).collect();
         let width = list.get("head.weight").shape[1];
         let rows: Vec<&[f32]> = ranges.iter().map(|range| &values[range.clone()]).collect();
-        let factor = alignment(&rows, width, view.before, view.seen);
+        let factor = alignment(&rows, width, before, seen);
         for range in &ranges {
-            let new = range.start + view.before * width..range.start + view.seen * width;
+            let new = range.start + before * width..range.start + seen * width;
             values[new].iter_mut().for_each(|w| *w = (f64::from(*w) * factor) as f32);
         }
     });

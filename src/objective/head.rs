@@ -40,7 +40,8 @@ impl Heads {
     }
 }
 
-fn block_name(block: usize) -> String {
+/// The name of a head's rows on the features of frozen extractor `block`.
+pub fn block_name(block: usize) -> String {
     format!("head.block.{block}")
 }
 

@@ -8,7 +8,7 @@ mod similarity;
 mod views;
 
 pub use contrastive::{BatchIndex, ContrastiveObjective, ObjectiveState};
-pub use head::{HeadObjective, HeadStage, balanced_weights, head_parameters};
+pub use head::{HeadObjective, HeadStage, balanced_weights, block_name, head_parameters};
 pub use settings::{
     CassleSettings, Co2lSettings, DerSettings, EwcSettings, FosterSettings, IcarlSettings, LwfSettings,
     ObjectiveSettings,
