@@ -159,6 +159,20 @@ fn replay_over_time_is_what_its_rule_counts_at_every_step() {
 }
 
 #[test]
+fn what_is_held_out_is_tested_and_not_trained_on() {
+    let whole = setup(TINY_RUN, "gcl", &[]);
+    let held_out = setup(TINY_RUN, "gcl", &["evaluation.held_out=0.2"]);
+    let other_seed = setup(TINY_RUN, "gcl", &["evaluation.held_out=0.2", "seed=7"]);
+    for ((step, part), other) in whole.stream.steps.iter().zip(&held_out.stream.steps).zip(&other_seed.stream.steps) {
+        assert_eq!(part.test.len(), (step.train.len() as f64 * 0.2).round() as usize);
+        let mut both = [part.train.as_slice(), &part.test].concat();
+        both.sort_unstable();
+        assert_eq!(both, step.train, "{}", step.name);
+        assert_eq!(part.test, other.test, "every seed is judged by the same");
+    }
+}
+
+#[test]
 fn patching_never_trains_on_what_it_holds_back() {
     let (nothing, mut setup) = (Memory::new(0, 0), over_time());
     let steps = setup.stream.steps.len();

@@ -217,6 +217,9 @@ pub struct EvaluationConfig {
     pub also_classify: bool,
     /// Domains beside the stream: after each step the model is also tested on their test samples.
     pub static_domains: Vec<String>,
+    /// The part of each step's training samples that is not trained on and stands in for its tests, for choosing settings; 0 for
+    /// the tests themselves.
+    pub held_out: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,6 +240,7 @@ impl Default for EvaluationConfig {
             batch: 256,
             also_classify: false,
             static_domains: Vec::new(),
+            held_out: 0.0,
         }
     }
 }
@@ -369,6 +373,7 @@ impl Config {
             ("data.crop[0]", self.data.crop.0, 1e-3, 1.0),
             ("data.crop[1]", self.data.crop.1, self.data.crop.0, 1.0),
             ("patching.validation", self.patching.validation, 0.0, 0.9),
+            ("evaluation.held_out", self.evaluation.held_out, 0.0, 0.9),
             ("probe.epochs", self.probe.epochs, 0.0, 1e6),
             ("probe.learning_rate", self.probe.learning_rate, 0.0, 10.0),
             ("optimizer.beta1", self.optimizer.beta1, 0.0, 0.999_999_9),

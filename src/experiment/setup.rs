@@ -336,7 +336,21 @@ fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
             *index = places[*index as usize];
         }
     }
+    hold_out(&mut stream, config.evaluation.held_out);
     Ok(stream)
+}
+
+/// Puts a part of each step's training samples in the place of its tests. Which ones does not depend on the run's seed, so that
+/// every run of a search for settings is judged by the same.
+fn hold_out(stream: &mut Stream, part: f64) {
+    if part == 0.0 {
+        return;
+    }
+    for (number, step) in stream.steps.iter_mut().enumerate() {
+        let count = (step.train.len() as f64 * part).round() as usize;
+        step.test = subsample(&step.train, count, 0, &[u64::MAX - 1, number as u64]);
+        step.train.retain(|sample| step.test.binary_search(sample).is_err());
+    }
 }
 
 /// The order in which classes arrive: a file's, or the seed's.
