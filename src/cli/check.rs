@@ -54,7 +54,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         failed += outcome.failure.is_some() as usize;
         let verdict = outcome.failure.clone().unwrap_or_else(|| "ok".to_string());
         let Outcome { op, shape, worst, seconds, .. } = outcome;
-        println!("{op:<16} {shape:<40} {seconds:>8.2} {:>7.0}%  {verdict}", 100.0 * worst);
+        let error = if worst.is_finite() { format!("{:.0}%", 100.0 * worst) } else { worst.to_string() };
+        println!("{op:<16} {shape:<40} {seconds:>8.2} {error:>8}  {verdict}");
     };
     let only = arguments.only.clone();
     if only.as_ref().is_none_or(|only| only == conformance::OP) {

@@ -349,9 +349,41 @@ fn budget(group: &Group) -> Option<Section> {
     };
     let body = html! {
         p { "What was spent on training in all, and what it bought, in per cent. Up and to the left is better: more for less." }
-        div.panels.wide { @for metric in [AVERAGE, IN_DOMAIN, BACKWARD] { @if let Some(drawn) = plot(&metric) { (drawn) } } }
+        div.panels.wide {
+            @for metric in [AVERAGE, IN_DOMAIN, BACKWARD] { @if let Some(drawn) = plot(&metric) { (drawn) } }
+            @if let Some(drawn) = budget_by_step(group, unit) { (drawn) }
+        }
     };
     Some(Section { id: "budget", title: "Budget", body })
+}
+
+/// The accuracy after each step against what had been spent by its end, where runs wrote that down.
+fn budget_by_step(group: &Group, unit: &str) -> Option<Markup> {
+    let by_macs = group.runs().any(|run| run.evaluation.macs_spent > 0);
+    let line = |series: &Series| {
+        let after = |step: usize| {
+            let spent = series.cell.evaluations().map(|run| run.spent.get(step).copied());
+            let spent = spent.map(|spent| spent.map(|spent| if by_macs { spent.macs } else { spent.samples } as f64));
+            let costs: Vec<f64> = spent.collect::<Option<_>>()?;
+            Some(point(Spread::of(&costs)?.mean, series.cell.spread(|run| run.accuracy.get(step).copied())?))
+        };
+        let points: Vec<Point> = (0..group.steps()).filter_map(after).collect();
+        // What never trains stands still: it is a point of the plots beside this one.
+        let moves = points.last().is_some_and(|last| last.x > 0.0);
+        moves.then(|| Line { label: series.label.clone(), color: series.color, points, look: Look::Marked })
+    };
+    let lines: Vec<Line> = group.series.iter().filter_map(line).collect();
+    if lines.is_empty() {
+        return None;
+    }
+    let costs: Vec<f64> = lines.iter().flat_map(|line| line.points.iter().map(|point| point.x)).collect();
+    let (x, y) = (Axis::count(unit, &costs), Axis::percent_near("", &heights(&lines)));
+    let about = "accuracy after each step against the budget spent by then".to_string();
+    Some(figure(
+        "Step by step",
+        "accuracy on all seen so far, a mark for each step, over what had been spent by its end",
+        Plot { about, width: LARGE, x, y, lines, marks: Vec::new() }.draw(),
+    ))
 }
 
 /// `image_to_text_recall@5` as `image to text recall@5`.
