@@ -3,7 +3,7 @@
 # each step's), two epochs a step, seed 0.
 #
 #     benches/tune.sh PRESET OUT rates    every method at three learning rates
-#     benches/tune.sh PRESET OUT own      at the preset's rate, two further values of what matters most to each method
+#     benches/tune.sh PRESET OUT own      at the preset's rate, two further values of what is a method's own
 #
 # JOBS runs at a time (default: one for each core), each on one thread. Finished runs are kept. What a stream has no meaning for is
 # refused and told. Prints a table for each setting. zero-shot has nothing to tune, and oracle is joint on these presets.
@@ -19,10 +19,6 @@ rates() {
 }
 
 own() {
-    for method in sequential finetune-ce joint cumulative-all cumulative-exp cumulative-equal restart; do
-        echo "train.warmup_every_step=true $method"
-        echo "train.learning_rate_decay=0.8 $method"
-    done
     cat <<'END'
 objective.tau=0.07 gcl
 objective.tau=0.3 gcl
