@@ -9,6 +9,7 @@ use perennial::error::{Error, Result, unknown};
 use perennial::eval::metrics::{Retrieval, top_1_accuracy};
 use perennial::eval::pretrained::Pretrained;
 use perennial::eval::zero_shot::{class_embeddings, similarities};
+use perennial::experiment::{Config, DataConfig};
 use perennial::ops::Device;
 
 use super::compute::on_device;
@@ -18,12 +19,15 @@ use super::embed::{Counter, Inference, Model};
 pub struct Arguments {
     #[command(flatten)]
     model: Model,
-    /// A data set by name: emoji
+    /// A format of data: emoji, folder, cifar10, cifar100, domainnet, csv, webdataset
     #[arg(long, value_name = "SPEC")]
     data: String,
-    /// Its folder [default: the one inside the program]
+    /// Where its files are [default: the data set inside the program]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// A setting of the data as a run has it, such as --set data.csv.caption=title; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// The domains, separated by commas [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     domains: Vec<String>,
@@ -55,7 +59,8 @@ enum Task {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
-    let dataset = data::open(&arguments.data, arguments.folder.as_deref())?;
+    let config = data_config(arguments)?;
+    let dataset = data::open(&config.source())?;
     let samples = choose(arguments, &dataset)?;
     match arguments.task {
         Task::Classification => {
@@ -63,6 +68,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         Task::Retrieval => on_device!(&place, D, at => retrieval::<D>(at, arguments, &dataset, &samples)),
     }
+}
+
+/// The settings of the data. Others have no meaning here.
+fn data_config(arguments: &Arguments) -> Result<DataConfig> {
+    let mut config = Config::default();
+    for setting in &arguments.settings {
+        if !setting.trim_start().starts_with("data.") {
+            return Err(Error::input(format!("--set {setting}: eval has the settings data.* alone")));
+        }
+        config.set(setting)?;
+    }
+    let folder = arguments.folder.as_ref().map(|folder| folder.display().to_string());
+    Ok(DataConfig { name: arguments.data.clone(), folder: folder.unwrap_or_default(), ..config.data })
 }
 
 /// The samples of the wanted domains and split, by their places in the data set.

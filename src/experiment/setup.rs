@@ -52,8 +52,7 @@ impl Setup {
     /// Opens and checks everything that `config` names.
     pub fn open(config: &Config) -> Result<Setup> {
         let method = config.validate()?;
-        let folder = (!config.data.folder.is_empty()).then(|| Path::new(&config.data.folder));
-        let dataset = data::open(&config.data.name, folder)?;
+        let dataset = data::open(&config.data.source())?;
         let stream = open_stream(config, &dataset)?;
         check_sizes(config, &method, dataset.classes.len(), &stream)?;
         let static_sets = static_sets(config, &dataset, &stream)?;
