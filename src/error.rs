@@ -18,17 +18,18 @@ pub enum Fault {
 pub struct Error {
     fault: Fault,
     message: String,
+    reason: Option<&'static str>,
 }
 
 impl Error {
     /// The command or its input was wrong.
     pub fn input(message: impl Into<String>) -> Error {
-        Error { fault: Fault::Input, message: message.into() }
+        Error { fault: Fault::Input, message: message.into(), reason: None }
     }
 
     /// The run failed though its input was right.
     pub fn run(message: impl Into<String>) -> Error {
-        Error { fault: Fault::Run, message: message.into() }
+        Error { fault: Fault::Run, message: message.into(), reason: None }
     }
 
     /// A file of the user's that cannot be read: an error of input.
@@ -44,6 +45,16 @@ impl Error {
     /// The same error with the place where it happened in front.
     pub fn at(self, place: impl fmt::Display) -> Error {
         Error { message: format!("{place}: {}", self.message), ..self }
+    }
+
+    /// The same error of a kind by which errors are counted: `truncated`, `missing file`.
+    pub fn because(self, reason: &'static str) -> Error {
+        Error { reason: Some(reason), ..self }
+    }
+
+    /// The kind that the error was given, if any.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.reason
     }
 
     pub fn fault(&self) -> Fault {

@@ -278,7 +278,7 @@ fn static_sets_lie_beside_the_stream() {
 #[test]
 fn a_wrong_class_order_is_told_with_its_file_and_line() {
     let folder = tempfile::tempdir().unwrap();
-    let dataset = perennial::data::open("emoji", None).unwrap();
+    let dataset = perennial::data::open(&perennial::data::Source::new("emoji", None)).unwrap();
     let domain = |sample: &Sample| dataset.domains[sample.domain as usize].as_str();
     let samples = dataset.samples.iter().filter(|sample| ["fxemoji", "emojione-v1"].contains(&domain(sample)));
     let present: BTreeSet<u32> = samples.map(|sample| sample.class).collect();

@@ -28,7 +28,7 @@ fn compare(folder: &Path) -> Vec<String> {
 
 /// A right and a wrong prediction of the first two test images; the wrong one is what nobody should write into a page.
 fn predict(run: &str) {
-    let dataset = data::open("emoji", None).unwrap();
+    let dataset = data::open(&data::Source::new("emoji", None)).unwrap();
     let tests = dataset.samples.iter().enumerate().filter(|(_, sample)| sample.split == data::Split::Test);
     let predictions: Vec<Value> = tests
         .take(2)

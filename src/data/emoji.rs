@@ -418,7 +418,7 @@ mod tests {
     fn folder_is_read() {
         let (sun, moon) = (encode(&atlas(2), image::ImageFormat::WebP), encode(&atlas(1), image::ImageFormat::Png));
         let folder = folder(SMALL, &sun, &moon);
-        let dataset = crate::data::open("emoji", Some(folder.path())).unwrap();
+        let dataset = crate::data::open(&crate::data::Source::new("emoji", Some(folder.path()))).unwrap();
         assert_eq!(dataset.samples.len(), 3);
         let tile = dataset.image(2).unwrap();
         assert_eq!(tile.dimensions(), (TILE, TILE));

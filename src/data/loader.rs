@@ -14,7 +14,7 @@
 //! | consumer, on `ready` | the oldest batch is whole, or no request is left | the worker who finished a batch or saw the last request |
 
 use std::any::Any;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -65,7 +65,8 @@ pub struct LoaderOptions {
     pub threads: usize,
     /// Batches that are being loaded or wait to be taken, at most (at least 1): the bound of the loader's memory.
     pub prefetch: usize,
-    /// Samples that may be broken before the loader gives up: the setting `data.max_broken`.
+    /// Samples of the data set that may be broken before the loader gives up: the setting `data.max_broken`. All loaders of a data
+    /// set count together.
     pub max_broken: usize,
 }
 
@@ -74,9 +75,6 @@ pub struct Loader {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     max_broken: usize,
-    broken: Vec<String>,
-    /// Samples in `broken`: one that is met again counts once.
-    known_broken: HashSet<u32>,
 }
 
 impl Loader {
@@ -102,13 +100,7 @@ impl Loader {
             room: Condvar::new(),
             ready: Condvar::new(),
         });
-        let mut loader = Loader {
-            shared,
-            threads: Vec::new(),
-            max_broken: options.max_broken,
-            broken: Vec::new(),
-            known_broken: HashSet::new(),
-        };
+        let mut loader = Loader { shared, threads: Vec::new(), max_broken: options.max_broken };
         for number in 0..options.threads {
             let shared = Arc::clone(&loader.shared);
             let thread = std::thread::Builder::new().name(format!("loader {number}")).spawn(move || shared.work());
@@ -118,37 +110,12 @@ impl Loader {
         Ok(loader)
     }
 
-    /// The broken samples of the batches so far: which, and why.
-    pub fn broken(&self) -> &[String] {
-        &self.broken
-    }
-
     /// Gives a batch's memory back for a later batch.
     pub fn recycle(&mut self, batch: Batch) {
         let mut state = self.shared.lock();
         if state.spare.len() < self.shared.prefetch {
             state.spare.push(batch.pixels);
         }
-    }
-
-    fn count_broken(&mut self, broken: Vec<(u32, String)>) -> Result<()> {
-        for (sample, reason) in broken {
-            if self.known_broken.insert(sample) {
-                self.broken.push(reason);
-            }
-        }
-        if self.broken.len() <= self.max_broken {
-            return Ok(());
-        }
-        const SHOWN: usize = 5;
-        let more = if self.broken.len() > SHOWN { "; ..." } else { "" };
-        Err(Error::input(format!(
-            "{} broken samples in {}, more than data.max_broken = {} allows: {}{more}",
-            self.broken.len(),
-            self.shared.dataset.name,
-            self.max_broken,
-            self.broken[..self.broken.len().min(SHOWN)].join("; ")
-        )))
     }
 }
 
@@ -158,7 +125,7 @@ impl Iterator for Loader {
     fn next(&mut self) -> Option<Result<Batch>> {
         let loaded = if self.threads.is_empty() { self.shared.load_next() } else { self.shared.await_next() }?;
         let batch = loaded.and_then(|loaded| {
-            self.count_broken(loaded.broken)?;
+            self.shared.dataset.count_broken(loaded.broken, self.max_broken)?;
             Ok(loaded.batch)
         });
         if batch.is_err() {
@@ -223,7 +190,7 @@ struct Job {
 /// A batch, or a piece of one, with its broken samples and why they are.
 struct Loaded {
     batch: Batch,
-    broken: Vec<(u32, String)>,
+    broken: Vec<(u32, Error)>,
 }
 
 impl OpenBatch {
@@ -422,7 +389,7 @@ impl Shared {
                         loaded.batch.samples.push(sample);
                     }
                 }
-                Ok(Err(error)) => loaded.broken.push((sample, error.to_string())),
+                Ok(Err(error)) => loaded.broken.push((sample, error)),
                 Err(panic) => {
                     return Err(Error::run(format!("loading sample {sample} panicked: {}", panic_message(&*panic))));
                 }
@@ -536,6 +503,11 @@ mod tests {
         })
     }
 
+    /// What is known to be broken.
+    fn named(dataset: &Dataset) -> Vec<String> {
+        dataset.broken().iter().flat_map(|(_, kind)| kind.first.clone()).collect()
+    }
+
     fn options(threads: usize) -> LoaderOptions {
         LoaderOptions { threads, prefetch: 3, max_broken: 0 }
     }
@@ -593,16 +565,16 @@ mod tests {
             let request = BatchRequest { samples: (0..20).collect(), augment: None };
             let requests = vec![request.clone(), BatchRequest { samples: vec![7, 7], ..request.clone() }, request];
             let fake = Fake { broken: vec![7, 13], slow: true, ..Fake::default() };
-            let options = LoaderOptions { max_broken: 2, ..options(threads) };
-            let mut loader = Loader::new(dataset(fake), requests.into_iter(), SIZE, options).unwrap();
+            let (dataset, options) = (dataset(fake), LoaderOptions { max_broken: 2, ..options(threads) });
+            let mut loader = Loader::new(Arc::clone(&dataset), requests.into_iter(), SIZE, options).unwrap();
             let first = loader.next().unwrap().unwrap();
             let whole: Vec<u32> = (0..20).filter(|sample| ![7, 13].contains(sample)).collect();
             assert_eq!(first.samples, whole);
             assert_eq!(first.pixels.len(), 18 * transform::bytes(SIZE));
-            assert_eq!(loader.broken(), ["sample 7 (id 1007): torn in two", "sample 13 (id 1013): torn in two"]);
+            assert_eq!(named(&dataset), ["sample 7 (id 1007): torn in two", "sample 13 (id 1013): torn in two"]);
             assert_eq!(loader.next().unwrap().unwrap(), Batch { samples: vec![], pixels: vec![] });
             assert_eq!(loader.next().unwrap().unwrap(), first);
-            assert_eq!(loader.broken().len(), 2);
+            assert_eq!((dataset.broken().count(), dataset.broken_samples()), (2, vec![7, 13]));
             assert!(loader.next().is_none());
         }
     }
@@ -618,8 +590,8 @@ mod tests {
             let message = loader.next().unwrap().unwrap_err().to_string();
             assert_eq!(
                 message,
-                "3 broken samples in fake, more than data.max_broken = 2 allows: sample 100 (id 1100): torn in two; \
-                 sample 101 (id 1101): torn in two; sample 2 (id 1002): torn in two"
+                "3 broken samples in fake (3 unreadable), more than data.max_broken = 2 allows: sample 2 (id 1002): torn in \
+                 two; sample 100 (id 1100): torn in two; sample 101 (id 1101): torn in two"
             );
             assert!(loader.next().is_none() && loader.next().is_none());
         }

@@ -1,10 +1,13 @@
 //! A run's settings: presets, files, and `--set key=value`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::Source;
+use crate::data::csv::CsvSettings;
+use crate::data::webdataset::WebDatasetSettings;
 use crate::error::{Error, Result, nearest, unknown};
 use crate::method::patching::PatchingSettings;
 use crate::method::{Classifies, Method};
@@ -39,10 +42,12 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// A data set by name: `emoji`.
+    /// A format of data by name: `emoji`, `folder`, `csv`, ...
     pub name: String,
-    /// Its folder; empty for the one inside the program.
+    /// Where its files are; empty for the data set inside the program.
     pub folder: String,
+    /// Readable names of the classes: a bundled list, or a file; empty for the data set's own.
+    pub class_names: String,
     /// Domains to use; empty for all.
     pub domains: Vec<String>,
     /// What an image is paired with in training.
@@ -53,8 +58,25 @@ pub struct DataConfig {
     pub crop: (f64, f64),
     /// Threads that decode and crop; results do not depend on it.
     pub loader_threads: usize,
-    /// Samples that may be unreadable before the run stops.
+    /// Samples that may be broken before the run stops.
     pub max_broken: usize,
+    /// Where `name` is `csv`: the tables, and what their columns are.
+    pub csv: CsvSettings,
+    /// Where `name` is `webdataset`: the shards.
+    pub webdataset: WebDatasetSettings,
+}
+
+impl DataConfig {
+    /// What [`crate::data::open`] wants to know.
+    pub fn source(&self) -> Source {
+        Source {
+            name: self.name.clone(),
+            folder: (!self.folder.is_empty()).then(|| PathBuf::from(&self.folder)),
+            class_names: self.class_names.clone(),
+            csv: self.csv.clone(),
+            webdataset: self.webdataset.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,12 +96,15 @@ impl Default for DataConfig {
         DataConfig {
             name: "emoji".to_string(),
             folder: String::new(),
+            class_names: String::new(),
             domains: Vec::new(),
             text: TrainText::Caption,
             prompt: "a photo of a {}.".to_string(),
             crop: (0.9, 1.0),
             loader_threads: 1,
             max_broken: 0,
+            csv: CsvSettings::default(),
+            webdataset: WebDatasetSettings::default(),
         }
     }
 }

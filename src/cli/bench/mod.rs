@@ -5,8 +5,8 @@ mod step;
 
 use std::path::PathBuf;
 
-use perennial::data;
 use perennial::data::tokenizer::Tokenizer;
+use perennial::data::{self, Source};
 use perennial::error::{Error, Result};
 use perennial::files::write_atomically;
 use perennial::model::spec::ModelSpec;
@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// The captions of `count` emoji, taken evenly over the data set, tokenised.
 fn captions(spec: &ModelSpec, count: usize) -> Result<TextBank> {
-    let emoji = data::open("emoji", None)?;
+    let emoji = data::open(&Source::new("emoji", None))?;
     let tokenizer = Tokenizer::clip();
     let mut bank = TextBank::default();
     for i in 0..count {

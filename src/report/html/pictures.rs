@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Cursor;
-use std::path::Path;
 
 use base64::Engine;
 use image::{ImageFormat, RgbImage, imageops};
@@ -117,8 +116,7 @@ fn card(dataset: Option<&Dataset>, sample: u32, given: Given) -> Card {
 /// The run's data set; an error where it is gone, or no longer the one that the run has seen.
 fn open(run: &Run) -> Result<Dataset> {
     let settings = &run.config.data;
-    let folder = (!settings.folder.is_empty()).then(|| Path::new(&settings.folder));
-    let dataset = data::open(&settings.name, folder)?;
+    let dataset = data::open(&settings.source())?;
     let fingerprint = run.manifest["sha256"]["data"].as_str();
     if fingerprint.is_some_and(|known| known != dataset.fingerprint) {
         return Err(Error::input(format!("the data set {} has changed since the run", settings.name)));
