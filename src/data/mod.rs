@@ -4,13 +4,17 @@
 //! |---|---|
 //! | `mod.rs` | what every format yields, and the table of formats |
 //! | `emoji.rs` | the bundled data set and folders of its layout |
+//! | `picture.rs` | from a picture file to RGB, as Pillow |
 //! | `transform.rs` | from a picture to the model's pixels |
+//! | `clean.rs` | what becomes of a text before it is cut into tokens |
 //! | `tokenizer.rs` | from a text to token ids |
 //! | `prompts.rs` | from a class name to the texts that stand for it |
 //! | `loader.rs` | batches ahead of time, in an order that no thread can change |
 
+mod clean;
 pub mod emoji;
 pub mod loader;
+pub mod picture;
 pub mod prompts;
 pub mod tokenizer;
 pub mod transform;

@@ -2,9 +2,9 @@
 //!
 //! Resizing is Pillow's BICUBIC: Catmull-Rom (a = -0.5), stretched to the scale when it shrinks (antialiasing), first
 //! along the rows, then along the columns, rounded and clipped to 8 bits after each. `fast_image_resize` has the same
-//! filter but starts with the columns, which clips elsewhere; so each direction is a call of its own. (Pillow from
-//! version 13 starts with the columns too where the height loses far more pixels than the width, as in very tall
-//! pictures; up to 12 it never does, nor do we.) A value differs from Pillow's by 1 at times: its filter weights have
+//! filter but starts with the columns, which clips elsewhere; so each direction is a call of its own. As in Pillow from
+//! version 13 on, the columns come first where the height loses more than twice the pixels that the width loses, as in
+//! very tall pictures (up to version 12 they never do). A value differs from Pillow's by 1 at times: its filter weights have
 //! more bits.
 
 use std::cell::RefCell;
@@ -35,9 +35,12 @@ pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
         let resized = size * edge / shorter;
         let margin = ((resized - size) as f64 / 2.0).round_ties_even();
         let scale = edge as f64 / resized as f64;
-        if resized == size { Axis::whole(edge) } else { Axis { start: margin * scale, len: size as f64 * scale } }
+        match resized == size {
+            true => Axis::whole(edge, size),
+            false => Axis { edge, resized, start: margin * scale, len: size as f64 * scale },
+        }
     };
-    resize(image.as_raw(), width, height, axis(width), axis(height), size, out)
+    resize(image.as_raw(), axis(width), axis(height), size, out)
 }
 
 /// The transform of training, torchvision's RandomResizedCrop without a flip: a box whose area is `scale.0` to
@@ -98,7 +101,7 @@ fn crop_and_resize(image: &RgbImage, cut: CropBox, size: usize, out: &mut [u8]) 
     // Rows of the image's whole width need no copy.
     if width == image.width() as usize {
         let rows = &pixels[top * stride..(top + height) * stride];
-        return resize(rows, width, height, Axis::whole(width), Axis::whole(height), size, out);
+        return resize(rows, Axis::whole(width, size), Axis::whole(height, size), size, out);
     }
     SCRATCH.with_borrow_mut(|scratch| {
         let mut inside = std::mem::take(&mut scratch.cut);
@@ -106,7 +109,7 @@ fn crop_and_resize(image: &RgbImage, cut: CropBox, size: usize, out: &mut [u8]) 
         for row in pixels.chunks_exact(stride).skip(top).take(height) {
             inside.extend_from_slice(&row[3 * left..3 * (left + width)]);
         }
-        let done = resize_with(scratch, &inside, width, height, Axis::whole(width), Axis::whole(height), size, out);
+        let done = resize_with(scratch, &inside, Axis::whole(width, size), Axis::whole(height, size), size, out);
         scratch.cut = inside;
         done
     })
@@ -124,13 +127,21 @@ fn dimensions(image: &RgbImage) -> Result<(usize, usize)> {
 /// image.
 #[derive(Clone, Copy)]
 struct Axis {
+    /// All of the source edge, and what it would become if all of it were shown.
+    edge: usize,
+    resized: usize,
     start: f64,
     len: f64,
 }
 
 impl Axis {
-    fn whole(edge: usize) -> Axis {
-        Axis { start: 0.0, len: edge as f64 }
+    fn whole(edge: usize, size: usize) -> Axis {
+        Axis { edge, resized: size, start: 0.0, len: edge as f64 }
+    }
+
+    /// Pixels that the edge loses.
+    fn lost(&self) -> isize {
+        self.edge as isize - self.resized as isize
     }
 }
 
@@ -140,7 +151,7 @@ struct Scratch {
     resizer: Resizer,
     /// The inside of a crop box.
     cut: Vec<u8>,
-    /// The image after the pass along its rows.
+    /// The image after the first pass.
     narrowed: Vec<u8>,
 }
 
@@ -148,23 +159,21 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-fn resize(pixels: &[u8], width: usize, height: usize, x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
-    SCRATCH.with_borrow_mut(|scratch| resize_with(scratch, pixels, width, height, x, y, size, out))
+fn resize(pixels: &[u8], x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
+    SCRATCH.with_borrow_mut(|scratch| resize_with(scratch, pixels, x, y, size, out))
 }
 
-/// Bicubic, along the rows and then along the columns: `pixels` [height, width, 3] to `out` [size, size, 3].
-#[expect(clippy::too_many_arguments, reason = "a picture is a slice and two edges")]
-fn resize_with(
-    scratch: &mut Scratch,
-    pixels: &[u8],
-    width: usize,
-    height: usize,
-    x: Axis,
-    y: Axis,
-    size: usize,
-    out: &mut [u8],
-) -> Result<()> {
+/// Bicubic, one direction after the other: `pixels` [y.edge, x.edge, 3] to `out` [size, size, 3].
+fn resize_with(scratch: &mut Scratch, pixels: &[u8], x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
     assert_eq!(out.len(), bytes(size), "the output holds {size} x {size} pixels of 3 bytes");
+    let (width, height) = (x.edge, y.edge);
+    if y.lost() > 0 && y.lost() > 2 * x.lost() {
+        scratch.narrowed.resize(3 * width * size, 0);
+        let along_columns = [0.0, y.start, width as f64, y.len];
+        pass(&mut scratch.resizer, (pixels, width, height), along_columns, (&mut scratch.narrowed, width, size))?;
+        let along_rows = [x.start, 0.0, x.len, size as f64];
+        return pass(&mut scratch.resizer, (&scratch.narrowed, width, size), along_rows, (out, size, size));
+    }
     // The rows that some output row reads: the filter reaches two pixels of the coarser grid to each side. One more for
     // rounding.
     let reach = 2.0 * (y.len / size as f64).max(1.0) + 1.0;
