@@ -650,7 +650,8 @@ proptest! {
         for (place, change) in changes {
             let mut places = Vec::new();
             pointers(&value, String::new(), &mut places);
-            *value.pointer_mut(place.get(&places)).unwrap() = change;
+            let place: &String = place.get(&places);
+            *value.pointer_mut(place).unwrap() = change;
         }
         let mut bytes = value.to_string().into_bytes();
         if let Some((place, byte)) = noise {

@@ -4,14 +4,17 @@
 //! along the rows, then along the columns, rounded and clipped to 8 bits after each. `fast_image_resize` has the same
 //! filter but starts with the columns, which clips elsewhere; so each direction is a call of its own. As in Pillow from
 //! version 13 on, the columns come first where the height loses more than twice the pixels that the width loses, as in
-//! very tall pictures (up to version 12 they never do). A value differs from Pillow's by 1 at times: its filter weights have
-//! more bits.
+//! very tall pictures (up to version 12 they never do).
+//!
+//! A value differs from Pillow's by 1 at times and never by more: the second direction's filter weights have 16 bits where
+//! Pillow's have 32. The first direction goes by way of 16-bit pixels, for which the weights have 32 too; otherwise what it
+//! rounds differently could add up with what the second does.
 
 use std::cell::RefCell;
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::pixels::{U8x3, U16x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
 use crate::error::{Error, Result};
@@ -151,6 +154,8 @@ struct Scratch {
     resizer: Resizer,
     /// The inside of a crop box.
     cut: Vec<u8>,
+    /// Before and after the first pass.
+    wide: [Vec<u16>; 2],
     /// The image after the first pass.
     narrowed: Vec<u8>,
 }
@@ -168,11 +173,10 @@ fn resize_with(scratch: &mut Scratch, pixels: &[u8], x: Axis, y: Axis, size: usi
     assert_eq!(out.len(), bytes(size), "the output holds {size} x {size} pixels of 3 bytes");
     let (width, height) = (x.edge, y.edge);
     if y.lost() > 0 && y.lost() > 2 * x.lost() {
-        scratch.narrowed.resize(3 * width * size, 0);
         let along_columns = [0.0, y.start, width as f64, y.len];
-        pass(&mut scratch.resizer, (pixels, width, height), along_columns, (&mut scratch.narrowed, width, size))?;
+        first_pass(scratch, (pixels, width, height), along_columns, (width, size))?;
         let along_rows = [x.start, 0.0, x.len, size as f64];
-        return pass(&mut scratch.resizer, (&scratch.narrowed, width, size), along_rows, (out, size, size));
+        return pass::<U8x3>(&mut scratch.resizer, (&scratch.narrowed, width, size), along_rows, (out, size, size));
     }
     // The rows that some output row reads: the filter reaches two pixels of the coarser grid to each side. One more for
     // rounding.
@@ -181,26 +185,47 @@ fn resize_with(scratch: &mut Scratch, pixels: &[u8], x: Axis, y: Axis, size: usi
     let last = ((y.start + y.len + reach).ceil() as usize).min(height);
     let rows = last - first;
 
-    scratch.narrowed.resize(3 * size * rows, 0);
     let source = &pixels[3 * width * first..3 * width * last];
     let along_rows = [x.start, 0.0, x.len, rows as f64];
-    pass(&mut scratch.resizer, (source, width, rows), along_rows, (&mut scratch.narrowed, size, rows))?;
+    first_pass(scratch, (source, width, rows), along_rows, (size, rows))?;
     let along_columns = [0.0, y.start - first as f64, size as f64, y.len];
-    pass(&mut scratch.resizer, (&scratch.narrowed, size, rows), along_columns, (out, size, size))
+    pass::<U8x3>(&mut scratch.resizer, (&scratch.narrowed, size, rows), along_columns, (out, size, size))
+}
+
+/// The first direction, with 32 bits a weight, from a picture to `scratch.narrowed` of that width and height.
+fn first_pass(
+    scratch: &mut Scratch,
+    source: (&[u8], usize, usize),
+    cut: [f64; 4],
+    (width, height): (usize, usize),
+) -> Result<()> {
+    let Scratch { resizer, wide: [wide, result], narrowed, .. } = scratch;
+    narrowed.clear();
+    if cut == [0.0, 0.0, width as f64, height as f64] && source.1 == width && source.2 == height {
+        narrowed.extend_from_slice(source.0);
+        return Ok(());
+    }
+    wide.clear();
+    wide.extend(source.0.iter().map(|value| u16::from(*value)));
+    result.resize(3 * width * height, 0);
+    let (from, to) = (bytemuck::cast_slice(wide), bytemuck::cast_slice_mut(result));
+    pass::<U16x3>(resizer, (from, source.1, source.2), cut, (to, width, height))?;
+    narrowed.extend(result.iter().map(|value| (*value).min(255) as u8));
+    Ok(())
 }
 
 /// One direction: the box (left, top, width, height) of a source picture fills the target. Pictures: pixels, width,
 /// height.
-fn pass(
+fn pass<P: PixelTrait>(
     resizer: &mut Resizer,
     source: (&[u8], usize, usize),
     [left, top, width, height]: [f64; 4],
     target: (&mut [u8], usize, usize),
 ) -> Result<()> {
     let failed = |cause: String| Error::run(format!("cannot resize the image: {cause}"));
-    let from = TypedImageRef::<U8x3>::from_buffer(source.1 as u32, source.2 as u32, source.0)
+    let from = TypedImageRef::<P>::from_buffer(source.1 as u32, source.2 as u32, source.0)
         .map_err(|cause| failed(cause.to_string()))?;
-    let mut to = TypedImage::<U8x3>::from_buffer(target.1 as u32, target.2 as u32, target.0)
+    let mut to = TypedImage::<P>::from_buffer(target.1 as u32, target.2 as u32, target.0)
         .map_err(|cause| failed(cause.to_string()))?;
     let options =
         ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(left, top, width, height);

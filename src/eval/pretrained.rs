@@ -30,7 +30,8 @@ pub fn find_spec(
 ) -> Result<ModelSpec> {
     let stored = checkpoint::read_spec(path)?;
     let given = arch.map(ModelSpec::find).transpose()?;
-    let quick_gelu = known_activation(path, stored.as_ref(), activation);
+    let said = stored.as_ref().or(given.as_ref().filter(|_| arch.is_some_and(ModelSpec::says_activation)));
+    let quick_gelu = known_activation(path, said, activation);
     let mut spec = match (stored, given) {
         (Some(stored), Some(given)) => {
             let mut comparable = ModelSpec { quick_gelu: stored.quick_gelu, ..given.clone() };
@@ -213,6 +214,11 @@ mod tests {
         assert!(
             find_spec(&path, Some("ViT-B-16"), Some(Activation::QuickGelu), Positions::AsStored).unwrap().quick_gelu
         );
+
+        // open_clip's own file of a model may say it.
+        let arch = folder.path().join("model.json");
+        fs::write(&arch, small().to_json()).unwrap();
+        assert!(find_spec(&path, arch.to_str(), None, Positions::AsStored).unwrap().quick_gelu);
     }
 
     #[test]

@@ -431,7 +431,9 @@ fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str
             path.display()
         )));
     }
-    model.quick_gelu = known_activation(path, checkpoint::read_spec(path)?.as_ref(), activation)?;
+    let stored = checkpoint::read_spec(path)?;
+    let said = stored.as_ref().or(Some(&model).filter(|_| ModelSpec::says_activation(&config.model.name)));
+    model.quick_gelu = known_activation(path, said, activation)?;
     let positions = if config.model.interpolate_positions { Positions::Interpolated } else { Positions::AsStored };
     let weights = checkpoint::load_with(path, &model, positions)?;
     let bytes = std::fs::read(&weights.path).map_err(|cause| Error::reading(&weights.path, cause))?;

@@ -8,7 +8,9 @@ Needs open_clip_torch, transformers, scikit-image (for its photographs). Downloa
 """
 
 import argparse
+import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,7 +48,7 @@ class Program:
         done = subprocess.run([self.path, *map(str, arguments)], capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}")
-        return done.stderr
+        return done.stdout
 
     def embed(self, model, *arguments):
         out = self.folder / "embeddings.safetensors"
@@ -199,10 +201,39 @@ def weights(program, folder, arch, quick_gelu, images):
     check("the exported folder as open_clip's local-dir: images", again, their_images)
     del network
 
+    evaluation(program, folder, given, theirs, arch, quick_gelu, name)
     # Another resolution, only when asked for.
     interpolated(program, folder, arch, quick_gelu, theirs, name)
     for kind in (torch.float16, torch.bfloat16):
         halves(program, folder, arch, given, theirs, text_file, kind, name)
+
+
+def evaluation(program, folder, given, theirs, arch, quick_gelu, name):
+    """`perennial eval` against zero-shot classification as one writes it with open_clip, on the drawings of one vendor."""
+    data, domain, template = Path(__file__).parents[2] / "data" / "emoji", "fxemoji", "a drawing of {}, an emoji."
+    with open(data / "index.tsv") as file:
+        every = list(csv.DictReader(file, delimiter="\t"))
+    samples = [one for one in every if one["domain"] == domain and one["split"] == "test"]
+    classes = sorted({one["class"] for one in every})
+    (folder / "template.txt").write_text(f"{template}\n")
+    said = program.run("eval", "--model", theirs, *given, "--data", "emoji", "--domains", domain, "--templates", folder / "template.txt")
+    ours = float(re.search(r"top_1_accuracy +([\d.]+)", said)[1])
+
+    network, _, preprocess = open_clip.create_model_and_transforms(arch, pretrained=str(theirs), force_quick_gelu=quick_gelu)
+    network.eval()
+    prompts = open_clip.tokenizer.SimpleTokenizer()([template.format(name.replace("-", " ")) for name in classes])
+    atlas = Image.open(data / f"{domain}.webp").convert("RGB")
+    places = [(32 * (int(one["tile"]) % 48), 32 * (int(one["tile"]) // 48)) for one in samples]
+    pixels = torch.stack([preprocess(atlas.crop((x, y, x + 32, y + 32))) for x, y in places])
+    with torch.no_grad():
+        texts = torch.cat([network.encode_text(part, normalize=True) for part in prompts.split(16)])
+        images = torch.cat([network.encode_image(part, normalize=True) for part in pixels.split(16)])
+    answers = (images @ texts.T).argmax(1)
+    right = sum(classes[int(answer)] == one["class"] for answer, one in zip(answers, samples))
+    theirs = 100 * right / len(samples)
+    # One answer between two equal classes may fall to the other side.
+    good = abs(ours - theirs) <= 100 / len(samples) + 0.01
+    row(f"{name}: eval of {len(samples)} drawings, per cent right, here and in open_clip", f"{ours:.2f} / {theirs:.2f}", "equal", good)
 
 
 def interpolated(program, folder, arch, quick_gelu, theirs, name):
