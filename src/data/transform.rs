@@ -6,15 +6,15 @@
 //! version 13 on, the columns come first where the height loses more than twice the pixels that the width loses, as in
 //! very tall pictures (up to version 12 they never do).
 //!
-//! A value differs from Pillow's by 1 at times and never by more: the second direction's filter weights have 16 bits where
-//! Pillow's have 32. The first direction goes by way of 16-bit pixels, for which the weights have 32 too; otherwise what it
-//! rounds differently could add up with what the second does.
+//! The pixels go through `fast_image_resize` as 16-bit numbers: its weights for those have 32 bits, more than Pillow's,
+//! where those for bytes have 16, which rounds otherwise in each direction and adds up. What is left are values so near
+//! to a half that Pillow's own weights decide: they differ by 1.
 
 use std::cell::RefCell;
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::{U8x3, U16x3};
-use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::pixels::U16x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
 use crate::error::{Error, Result};
@@ -154,10 +154,9 @@ struct Scratch {
     resizer: Resizer,
     /// The inside of a crop box.
     cut: Vec<u8>,
-    /// Before and after the first pass.
-    wide: [Vec<u16>; 2],
-    /// The image after the first pass.
-    narrowed: Vec<u8>,
+    /// The image, from one pass to the next, and what the next makes of it.
+    picture: Vec<u16>,
+    result: Vec<u16>,
 }
 
 thread_local! {
@@ -173,63 +172,51 @@ fn resize_with(scratch: &mut Scratch, pixels: &[u8], x: Axis, y: Axis, size: usi
     assert_eq!(out.len(), bytes(size), "the output holds {size} x {size} pixels of 3 bytes");
     let (width, height) = (x.edge, y.edge);
     if y.lost() > 0 && y.lost() > 2 * x.lost() {
-        let along_columns = [0.0, y.start, width as f64, y.len];
-        first_pass(scratch, (pixels, width, height), along_columns, (width, size))?;
-        let along_rows = [x.start, 0.0, x.len, size as f64];
-        return pass::<U8x3>(&mut scratch.resizer, (&scratch.narrowed, width, size), along_rows, (out, size, size));
+        scratch.load(pixels);
+        scratch.pass((width, height), [0.0, y.start, width as f64, y.len], (width, size))?;
+        scratch.pass((width, size), [x.start, 0.0, x.len, size as f64], (size, size))?;
+    } else {
+        // The rows that some output row reads: the filter reaches two pixels of the coarser grid to each side. One more
+        // for rounding.
+        let reach = 2.0 * (y.len / size as f64).max(1.0) + 1.0;
+        let first = (y.start - reach).floor().max(0.0) as usize;
+        let last = ((y.start + y.len + reach).ceil() as usize).min(height);
+        let rows = last - first;
+        scratch.load(&pixels[3 * width * first..3 * width * last]);
+        scratch.pass((width, rows), [x.start, 0.0, x.len, rows as f64], (size, rows))?;
+        scratch.pass((size, rows), [0.0, y.start - first as f64, size as f64, y.len], (size, size))?;
     }
-    // The rows that some output row reads: the filter reaches two pixels of the coarser grid to each side. One more for
-    // rounding.
-    let reach = 2.0 * (y.len / size as f64).max(1.0) + 1.0;
-    let first = (y.start - reach).floor().max(0.0) as usize;
-    let last = ((y.start + y.len + reach).ceil() as usize).min(height);
-    let rows = last - first;
-
-    let source = &pixels[3 * width * first..3 * width * last];
-    let along_rows = [x.start, 0.0, x.len, rows as f64];
-    first_pass(scratch, (source, width, rows), along_rows, (size, rows))?;
-    let along_columns = [0.0, y.start - first as f64, size as f64, y.len];
-    pass::<U8x3>(&mut scratch.resizer, (&scratch.narrowed, size, rows), along_columns, (out, size, size))
-}
-
-/// The first direction, with 32 bits a weight, from a picture to `scratch.narrowed` of that width and height.
-fn first_pass(
-    scratch: &mut Scratch,
-    source: (&[u8], usize, usize),
-    cut: [f64; 4],
-    (width, height): (usize, usize),
-) -> Result<()> {
-    let Scratch { resizer, wide: [wide, result], narrowed, .. } = scratch;
-    narrowed.clear();
-    if cut == [0.0, 0.0, width as f64, height as f64] && source.1 == width && source.2 == height {
-        narrowed.extend_from_slice(source.0);
-        return Ok(());
-    }
-    wide.clear();
-    wide.extend(source.0.iter().map(|value| u16::from(*value)));
-    result.resize(3 * width * height, 0);
-    let (from, to) = (bytemuck::cast_slice(wide), bytemuck::cast_slice_mut(result));
-    pass::<U16x3>(resizer, (from, source.1, source.2), cut, (to, width, height))?;
-    narrowed.extend(result.iter().map(|value| (*value).min(255) as u8));
+    out.iter_mut().zip(&scratch.picture).for_each(|(out, value)| *out = *value as u8);
     Ok(())
 }
 
-/// One direction: the box (left, top, width, height) of a source picture fills the target. Pictures: pixels, width,
-/// height.
-fn pass<P: PixelTrait>(
-    resizer: &mut Resizer,
-    source: (&[u8], usize, usize),
-    [left, top, width, height]: [f64; 4],
-    target: (&mut [u8], usize, usize),
-) -> Result<()> {
-    let failed = |cause: String| Error::run(format!("cannot resize the image: {cause}"));
-    let from = TypedImageRef::<P>::from_buffer(source.1 as u32, source.2 as u32, source.0)
-        .map_err(|cause| failed(cause.to_string()))?;
-    let mut to = TypedImage::<P>::from_buffer(target.1 as u32, target.2 as u32, target.0)
-        .map_err(|cause| failed(cause.to_string()))?;
-    let options =
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(left, top, width, height);
-    resizer.resize_typed(&from, &mut to, &options).map_err(|cause| failed(cause.to_string()))
+impl Scratch {
+    fn load(&mut self, pixels: &[u8]) {
+        self.picture.clear();
+        self.picture.extend(pixels.iter().map(|value| u16::from(*value)));
+    }
+
+    /// One direction: the box (left, top, width, height) of the picture, whose width and height are `from`, becomes the
+    /// picture, of the size `to`, clipped to 8 bits.
+    fn pass(&mut self, from: (usize, usize), [left, top, width, height]: [f64; 4], to: (usize, usize)) -> Result<()> {
+        if from == to && [left, top] == [0.0, 0.0] && [width, height] == [to.0 as f64, to.1 as f64] {
+            return Ok(());
+        }
+        let failed = |cause: String| Error::run(format!("cannot resize the image: {cause}"));
+        self.result.resize(3 * to.0 * to.1, 0);
+        let source = bytemuck::cast_slice(&self.picture);
+        let source = TypedImageRef::<U16x3>::from_buffer(from.0 as u32, from.1 as u32, source)
+            .map_err(|cause| failed(cause.to_string()))?;
+        let target = bytemuck::cast_slice_mut(&mut self.result);
+        let mut target = TypedImage::<U16x3>::from_buffer(to.0 as u32, to.1 as u32, target)
+            .map_err(|cause| failed(cause.to_string()))?;
+        let algorithm = ResizeAlg::Convolution(FilterType::CatmullRom);
+        let options = ResizeOptions::new().resize_alg(algorithm).crop(left, top, width, height);
+        self.resizer.resize_typed(&source, &mut target, &options).map_err(|cause| failed(cause.to_string()))?;
+        self.result.iter_mut().for_each(|value| *value = (*value).min(255));
+        std::mem::swap(&mut self.picture, &mut self.result);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
