@@ -725,8 +725,17 @@ fn exports_embed_alike() {
         assert!(found == expected, "{format}");
     }
     let names = |format: &str| files(&folder.path().join(format)).into_keys().collect::<Vec<_>>();
-    let expected = ["config.json", "model.safetensors", "preprocessor_config.json"].map(PathBuf::from);
-    assert_eq!(names("hf"), expected);
+    let expected = [
+        "config.json",
+        "merges.txt",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+    ];
+    assert_eq!(names("hf"), expected.map(PathBuf::from));
     assert_eq!(names("open_clip"), ["open_clip_config.json", "open_clip_model.safetensors"].map(PathBuf::from));
     let config = folder.path().join("open_clip/open_clip_config.json");
     assert_eq!(ModelSpec::find(config.to_str().unwrap()).unwrap(), micro());

@@ -8,7 +8,7 @@
 //!
 //! The pixels go through `fast_image_resize` as 16-bit numbers: its weights for those have 32 bits, more than Pillow's,
 //! where those for bytes have 16, which rounds otherwise in each direction and adds up. What is left are values so near
-//! to a half that Pillow's own weights decide: they differ by 1.
+//! to a half that Pillow's own weights decide: they differ by 1, and by 2 where that happens in both directions.
 
 use std::cell::RefCell;
 
