@@ -96,7 +96,7 @@ fn from_inks(stored: &[u8]) -> [u8; 3] {
     std::array::from_fn(|ink| {
         // A product of bytes divided by 255, rounded.
         let product = (255 - u32::from(stored[ink])) * white + 128;
-        (white - (product + (product >> 8) >> 8)) as u8
+        (white - ((product + (product >> 8)) >> 8)) as u8
     })
 }
 
