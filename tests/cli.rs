@@ -415,7 +415,9 @@ fn tensors_that_are_not_the_models_are_named() {
         (&misshapen, ["'visual.proj': expected [32, 16]", "[16, 32]"]),
     ] {
         let parts = [path.as_str(), parts[0], parts[1]];
-        run_refused(&["--set", &format!("model.pretrained={path}")], &parts);
+        let pretrained = format!("model.pretrained={path}");
+        run_refused(&["--set", &pretrained], &["does not say which activation", "model.activation"]);
+        run_refused(&["--set", &pretrained, "--set", "model.activation=gelu"], &parts);
         let embed = ["embed", "--model", path, "--arch", MICRO, "--activation", "gelu", "--texts", &texts];
         refused(&[&embed[..], &["--out", out.to_str().unwrap()]].concat(), &parts);
         assert!(!out.exists());
@@ -598,6 +600,59 @@ fn images_are_embedded_in_the_order_of_their_names() {
 }
 
 #[test]
+fn inputs_are_what_the_model_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let out = folder.path().join("inputs.safetensors");
+    let embed = |arguments: &[&str]| {
+        let fixed = ["embed", "--inputs", "--model", &model, "--out", out.to_str().unwrap()];
+        assert_eq!(perennial(&[&fixed[..], arguments].concat()).status, Some(0));
+        TensorFile::load(&out).unwrap()
+    };
+    let texts = written(&folder, "texts.txt", "a photo of a cat\n\n");
+    let file = embed(&["--texts", &texts]);
+    let tokens = file.u32("tokens", file.shape("tokens").unwrap()).unwrap();
+    let context = micro().text_cfg.context_length;
+    assert_eq!(file.shape("tokens").unwrap(), [2, context]);
+    assert_eq!(tokens[..3], [49406, 320, 1125]);
+    assert_eq!(tokens[context..][..3], [49406, 49407, 0]);
+
+    // A picture of the model's size is read as it is.
+    let size = micro().vision_cfg.image_size as u32;
+    let picture = RgbImage::from_fn(size, size, |x, y| image::Rgb([x as u8, y as u8, 7]));
+    picture.save(folder.path().join("p.png")).unwrap();
+    let file = embed(&["--images", folder.path().join("p.png").to_str().unwrap()]);
+    let shape = [1, size as usize, size as usize, 3];
+    assert_eq!(file.u8("pixels", &shape).unwrap(), picture.as_raw().as_slice());
+}
+
+#[test]
+fn another_resolution_is_fitted_only_when_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let mut larger = micro();
+    larger.vision_cfg.image_size *= 2;
+    let arch = written(&folder, "larger.json", larger.to_json());
+    let texts = written(&folder, "texts.txt", "a cat\n");
+    let out = folder.path().join("embeddings.safetensors");
+    let given = ["embed", "--model", &model, "--texts", &texts, "--arch", &arch, "--out", out.to_str().unwrap()];
+    refused(&given, &["is not --arch", "larger.json"]);
+    let done = perennial(&[&given[..], &["--interpolate-positions"]].concat());
+    assert_eq!(done.status, Some(0), "{}", done.stderr);
+    assert!(done.stderr.contains("the positional embedding is interpolated from"), "{}", done.stderr);
+
+    let export = ["export", "--model", &model, "--format", "hf", "--out"];
+    let target = folder.path().join("hf");
+    assert_eq!(perennial(&[&export[..], &[target.to_str().unwrap()]].concat()).status, Some(0));
+    for name in ["config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt"] {
+        assert!(target.join(name).is_file(), "{name}");
+    }
+    // The folder is a checkpoint too.
+    let from_folder = ["embed", "--model", target.to_str().unwrap(), "--texts", &texts, "--out", out.to_str().unwrap()];
+    assert_eq!(perennial(&from_folder).status, Some(0));
+}
+
+#[test]
 fn embed_refuses_what_it_cannot_embed() {
     let folder = tempfile::tempdir().unwrap();
     let model = checkpoint(folder.path(), |_, _| {});
@@ -670,8 +725,17 @@ fn exports_embed_alike() {
         assert!(found == expected, "{format}");
     }
     let names = |format: &str| files(&folder.path().join(format)).into_keys().collect::<Vec<_>>();
-    let expected = ["config.json", "model.safetensors", "preprocessor_config.json"].map(PathBuf::from);
-    assert_eq!(names("hf"), expected);
+    let expected = [
+        "config.json",
+        "merges.txt",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+    ];
+    assert_eq!(names("hf"), expected.map(PathBuf::from));
     assert_eq!(names("open_clip"), ["open_clip_config.json", "open_clip_model.safetensors"].map(PathBuf::from));
     let config = folder.path().join("open_clip/open_clip_config.json");
     assert_eq!(ModelSpec::find(config.to_str().unwrap()).unwrap(), micro());

@@ -13,8 +13,9 @@
 //! | `time.rs` | from a date or a timestamp to a year |
 //! | `index.rs` | indexes of data sets that are slow to list, kept |
 //! | `broken.rs` | samples that cannot be used: which, how many, and why |
-//! | `picture.rs` | from a file's bytes to a picture |
+//! | `picture.rs` | from a picture file to RGB, as Pillow |
 //! | `transform.rs` | from a picture to the model's pixels |
+//! | `clean.rs` | what becomes of a text before it is cut into tokens |
 //! | `tokenizer.rs` | from a text to token ids |
 //! | `prompts.rs` | from a class name to the texts that stand for it |
 //! | `loader.rs` | batches ahead of time, in an order that no thread can change |
@@ -22,6 +23,7 @@
 pub mod broken;
 pub mod cifar;
 pub mod class_names;
+mod clean;
 pub mod csv;
 pub mod domainnet;
 pub mod emoji;
@@ -181,7 +183,9 @@ impl Dataset {
     /// Counts samples as broken, each once. Fails when more are than `most` allows (the setting `data.max_broken`).
     pub fn count_broken(&self, broken: impl IntoIterator<Item = (u32, Error)>, most: usize) -> Result<()> {
         let mut known = self.unloadable();
-        broken.into_iter().for_each(|(sample, error)| drop(known.entry(sample).or_insert(error)));
+        for (sample, error) in broken {
+            known.entry(sample).or_insert(error);
+        }
         let count = self.skipped.count() + known.len();
         drop(known);
         if count > most { self.broken().check(&self.name, most) } else { Ok(()) }

@@ -2,15 +2,18 @@
 //!
 //! Resizing is Pillow's BICUBIC: Catmull-Rom (a = -0.5), stretched to the scale when it shrinks (antialiasing), first
 //! along the rows, then along the columns, rounded and clipped to 8 bits after each. `fast_image_resize` has the same
-//! filter but starts with the columns, which clips elsewhere; so each direction is a call of its own. (Pillow from
-//! version 13 starts with the columns too where the height loses far more pixels than the width, as in very tall
-//! pictures; up to 12 it never does, nor do we.) A value differs from Pillow's by 1 at times: its filter weights have
-//! more bits.
+//! filter but starts with the columns, which clips elsewhere; so each direction is a call of its own. As in Pillow from
+//! version 13 on, the columns come first where the height loses more than twice the pixels that the width loses, as in
+//! very tall pictures (up to version 12 they never do).
+//!
+//! The pixels go through `fast_image_resize` as 16-bit numbers: its weights for those have 32 bits, more than Pillow's,
+//! where those for bytes have 16, which rounds otherwise in each direction and adds up. What is left are values so near
+//! to a half that Pillow's own weights decide: they differ by 1, and by 2 where that happens in both directions.
 
 use std::cell::RefCell;
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
+use fast_image_resize::pixels::U16x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
@@ -35,9 +38,12 @@ pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
         let resized = size * edge / shorter;
         let margin = ((resized - size) as f64 / 2.0).round_ties_even();
         let scale = edge as f64 / resized as f64;
-        if resized == size { Axis::whole(edge) } else { Axis { start: margin * scale, len: size as f64 * scale } }
+        match resized == size {
+            true => Axis::whole(edge, size),
+            false => Axis { edge, resized, start: margin * scale, len: size as f64 * scale },
+        }
     };
-    resize(image.as_raw(), width, height, axis(width), axis(height), size, out)
+    resize(image.as_raw(), axis(width), axis(height), size, out)
 }
 
 /// The transform of training, torchvision's RandomResizedCrop without a flip: a box whose area is `scale.0` to
@@ -98,7 +104,7 @@ fn crop_and_resize(image: &RgbImage, cut: CropBox, size: usize, out: &mut [u8]) 
     // Rows of the image's whole width need no copy.
     if width == image.width() as usize {
         let rows = &pixels[top * stride..(top + height) * stride];
-        return resize(rows, width, height, Axis::whole(width), Axis::whole(height), size, out);
+        return resize(rows, Axis::whole(width, size), Axis::whole(height, size), size, out);
     }
     SCRATCH.with_borrow_mut(|scratch| {
         let mut inside = std::mem::take(&mut scratch.cut);
@@ -106,7 +112,7 @@ fn crop_and_resize(image: &RgbImage, cut: CropBox, size: usize, out: &mut [u8]) 
         for row in pixels.chunks_exact(stride).skip(top).take(height) {
             inside.extend_from_slice(&row[3 * left..3 * (left + width)]);
         }
-        let done = resize_with(scratch, &inside, width, height, Axis::whole(width), Axis::whole(height), size, out);
+        let done = resize_with(scratch, &inside, Axis::whole(width, size), Axis::whole(height, size), size, out);
         scratch.cut = inside;
         done
     })
@@ -124,13 +130,21 @@ fn dimensions(image: &RgbImage) -> Result<(usize, usize)> {
 /// image.
 #[derive(Clone, Copy)]
 struct Axis {
+    /// All of the source edge, and what it would become if all of it were shown.
+    edge: usize,
+    resized: usize,
     start: f64,
     len: f64,
 }
 
 impl Axis {
-    fn whole(edge: usize) -> Axis {
-        Axis { start: 0.0, len: edge as f64 }
+    fn whole(edge: usize, size: usize) -> Axis {
+        Axis { edge, resized: size, start: 0.0, len: edge as f64 }
+    }
+
+    /// Pixels that the edge loses.
+    fn lost(&self) -> isize {
+        self.edge as isize - self.resized as isize
     }
 }
 
@@ -140,62 +154,69 @@ struct Scratch {
     resizer: Resizer,
     /// The inside of a crop box.
     cut: Vec<u8>,
-    /// The image after the pass along its rows.
-    narrowed: Vec<u8>,
+    /// The image, from one pass to the next, and what the next makes of it.
+    picture: Vec<u16>,
+    result: Vec<u16>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-fn resize(pixels: &[u8], width: usize, height: usize, x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
-    SCRATCH.with_borrow_mut(|scratch| resize_with(scratch, pixels, width, height, x, y, size, out))
+fn resize(pixels: &[u8], x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
+    SCRATCH.with_borrow_mut(|scratch| resize_with(scratch, pixels, x, y, size, out))
 }
 
-/// Bicubic, along the rows and then along the columns: `pixels` [height, width, 3] to `out` [size, size, 3].
-#[expect(clippy::too_many_arguments, reason = "a picture is a slice and two edges")]
-fn resize_with(
-    scratch: &mut Scratch,
-    pixels: &[u8],
-    width: usize,
-    height: usize,
-    x: Axis,
-    y: Axis,
-    size: usize,
-    out: &mut [u8],
-) -> Result<()> {
+/// Bicubic, one direction after the other: `pixels` [y.edge, x.edge, 3] to `out` [size, size, 3].
+fn resize_with(scratch: &mut Scratch, pixels: &[u8], x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
     assert_eq!(out.len(), bytes(size), "the output holds {size} x {size} pixels of 3 bytes");
-    // The rows that some output row reads: the filter reaches two pixels of the coarser grid to each side. One more for
-    // rounding.
-    let reach = 2.0 * (y.len / size as f64).max(1.0) + 1.0;
-    let first = (y.start - reach).floor().max(0.0) as usize;
-    let last = ((y.start + y.len + reach).ceil() as usize).min(height);
-    let rows = last - first;
-
-    scratch.narrowed.resize(3 * size * rows, 0);
-    let source = &pixels[3 * width * first..3 * width * last];
-    let along_rows = [x.start, 0.0, x.len, rows as f64];
-    pass(&mut scratch.resizer, (source, width, rows), along_rows, (&mut scratch.narrowed, size, rows))?;
-    let along_columns = [0.0, y.start - first as f64, size as f64, y.len];
-    pass(&mut scratch.resizer, (&scratch.narrowed, size, rows), along_columns, (out, size, size))
+    let (width, height) = (x.edge, y.edge);
+    if y.lost() > 0 && y.lost() > 2 * x.lost() {
+        scratch.load(pixels);
+        scratch.pass((width, height), [0.0, y.start, width as f64, y.len], (width, size))?;
+        scratch.pass((width, size), [x.start, 0.0, x.len, size as f64], (size, size))?;
+    } else {
+        // The rows that some output row reads: the filter reaches two pixels of the coarser grid to each side. One more
+        // for rounding.
+        let reach = 2.0 * (y.len / size as f64).max(1.0) + 1.0;
+        let first = (y.start - reach).floor().max(0.0) as usize;
+        let last = ((y.start + y.len + reach).ceil() as usize).min(height);
+        let rows = last - first;
+        scratch.load(&pixels[3 * width * first..3 * width * last]);
+        scratch.pass((width, rows), [x.start, 0.0, x.len, rows as f64], (size, rows))?;
+        scratch.pass((size, rows), [0.0, y.start - first as f64, size as f64, y.len], (size, size))?;
+    }
+    out.iter_mut().zip(&scratch.picture).for_each(|(out, value)| *out = *value as u8);
+    Ok(())
 }
 
-/// One direction: the box (left, top, width, height) of a source picture fills the target. Pictures: pixels, width,
-/// height.
-fn pass(
-    resizer: &mut Resizer,
-    source: (&[u8], usize, usize),
-    [left, top, width, height]: [f64; 4],
-    target: (&mut [u8], usize, usize),
-) -> Result<()> {
-    let failed = |cause: String| Error::run(format!("cannot resize the image: {cause}"));
-    let from = TypedImageRef::<U8x3>::from_buffer(source.1 as u32, source.2 as u32, source.0)
-        .map_err(|cause| failed(cause.to_string()))?;
-    let mut to = TypedImage::<U8x3>::from_buffer(target.1 as u32, target.2 as u32, target.0)
-        .map_err(|cause| failed(cause.to_string()))?;
-    let options =
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(left, top, width, height);
-    resizer.resize_typed(&from, &mut to, &options).map_err(|cause| failed(cause.to_string()))
+impl Scratch {
+    fn load(&mut self, pixels: &[u8]) {
+        self.picture.clear();
+        self.picture.extend(pixels.iter().map(|value| u16::from(*value)));
+    }
+
+    /// One direction: the box (left, top, width, height) of the picture, whose width and height are `from`, becomes the
+    /// picture, of the size `to`, clipped to 8 bits.
+    fn pass(&mut self, from: (usize, usize), [left, top, width, height]: [f64; 4], to: (usize, usize)) -> Result<()> {
+        if from == to && [left, top] == [0.0, 0.0] && [width, height] == [to.0 as f64, to.1 as f64] {
+            return Ok(());
+        }
+        let failed = |cause: String| Error::run(format!("cannot resize the image: {cause}"));
+        self.result.resize(3 * to.0 * to.1, 0);
+        let source = bytemuck::cast_slice(&self.picture);
+        let source = TypedImageRef::<U16x3>::from_buffer(from.0 as u32, from.1 as u32, source)
+            .map_err(|cause| failed(cause.to_string()))?;
+        let target = bytemuck::cast_slice_mut(&mut self.result);
+        let mut target = TypedImage::<U16x3>::from_buffer(to.0 as u32, to.1 as u32, target)
+            .map_err(|cause| failed(cause.to_string()))?;
+        let algorithm = ResizeAlg::Convolution(FilterType::CatmullRom);
+        let options = ResizeOptions::new().resize_alg(algorithm).crop(left, top, width, height);
+        self.resizer.resize_typed(&source, &mut target, &options).map_err(|cause| failed(cause.to_string()))?;
+        self.result.iter_mut().for_each(|value| *value = (*value).min(255));
+        std::mem::swap(&mut self.picture, &mut self.result);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

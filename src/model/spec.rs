@@ -96,6 +96,14 @@ impl ModelSpec {
         ModelSpec::from_json(&json).map_err(|error| error.at(name))
     }
 
+    /// Whether [`ModelSpec::find`]'s file says in words which activation its model uses; of a bundled model only the sizes
+    /// are meant.
+    pub fn says_activation(name: &str) -> bool {
+        let value = std::fs::read_to_string(name).ok().and_then(|json| serde_json::from_str(&json).ok());
+        let value: serde_json::Value = value.unwrap_or_default();
+        value.get("model_cfg").unwrap_or(&value).get("quick_gelu").is_some()
+    }
+
     /// Reads open_clip's JSON, also inside the `model_cfg` of an `open_clip_config.json`.
     pub fn from_json(json: &str) -> Result<ModelSpec> {
         let wrong = |cause: serde_json::Error| Error::input(format!("not a model configuration: {cause}"));
