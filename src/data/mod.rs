@@ -10,6 +10,8 @@
 //! | `webdataset.rs` | tar shards |
 //! | `csv.rs` | a table with a line for each sample |
 //! | `class_names.rs` | from a data set's own names of classes to readable ones |
+//! | `time.rs` | from a date or a timestamp to a year |
+//! | `index.rs` | indexes of data sets that are slow to list, kept |
 //! | `broken.rs` | samples that cannot be used: which, how many, and why |
 //! | `picture.rs` | from a file's bytes to a picture |
 //! | `transform.rs` | from a picture to the model's pixels |
@@ -18,11 +20,17 @@
 //! | `loader.rs` | batches ahead of time, in an order that no thread can change |
 
 pub mod broken;
+pub mod cifar;
+pub mod class_names;
 pub mod csv;
+pub mod domainnet;
 pub mod emoji;
+pub mod folder;
+pub mod index;
 pub mod loader;
 pub mod picture;
 pub mod prompts;
+pub mod time;
 pub mod tokenizer;
 pub mod transform;
 pub mod webdataset;
@@ -236,8 +244,13 @@ struct Format {
 }
 
 /// All formats. A new one is a file of its own and a row here.
-const FORMATS: [Format; 2] = [
+const FORMATS: [Format; 7] = [
     Format { name: "emoji", open: |source| emoji::open(source.folder.as_deref()) },
+    Format { name: "folder", open: folder::open },
+    Format { name: "cifar10", open: cifar::open_10 },
+    Format { name: "cifar100", open: cifar::open_100 },
+    Format { name: "domainnet", open: domainnet::open },
+    Format { name: "csv", open: csv::open },
     Format { name: "webdataset", open: webdataset::open },
 ];
 
@@ -252,6 +265,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
         return Err(unknown("data set", &source.name, names()));
     };
     let dataset = (format.open)(source)?;
+    check_ids(&dataset)?;
     if dataset.samples.len() > u32::MAX as usize {
         return Err(Error::input(format!(
             "{} has {} samples; 2^32 - 1 are the most",
@@ -260,6 +274,19 @@ pub fn open(source: &Source) -> Result<Dataset> {
         )));
     }
     Ok(dataset)
+}
+
+/// Fails when two samples have the same id.
+fn check_ids(dataset: &Dataset) -> Result<()> {
+    let mut ids: Vec<(u64, usize)> = dataset.samples.iter().map(|sample| sample.id).zip(0..).collect();
+    ids.sort_unstable();
+    match ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(Error::input(format!(
+            "{}: the samples {} and {} (from 0) have the same id, {}",
+            dataset.name, pair[0].1, pair[1].1, pair[0].0
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A number that stands for a sample in every run, made of what its data set calls it: 64 bits of its SHA-256. Of a million
