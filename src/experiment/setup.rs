@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::config::{Config, EvaluationTask, TrainConfig, TrainText};
+use super::config::{Config, EvaluationTask, ModelConfig, TrainConfig, TrainText};
 use crate::data::prompts::{Templates, fill};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Dataset, Split};
@@ -358,10 +358,10 @@ fn class_order(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<Cla
     if file.is_empty() {
         return Ok(ClassOrder::Seed(config.stream.class_order_seed));
     }
-    let text = std::fs::read_to_string(file).map_err(|cause| Error::reading(Path::new(file), cause))?;
+    let text = stream::class_list(file).map_err(|error| error.at("stream.class_order"))?;
     let mut present = vec![false; dataset.classes.len()];
     items.iter().for_each(|item| present[item.class as usize] = true);
-    Ok(ClassOrder::Given(stream::parse_class_order(file, &text, &dataset.classes, &present)?))
+    Ok(ClassOrder::Given(stream::parse_class_order(file, &text, &dataset.classes, &dataset.class_keys, &present)?))
 }
 
 fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream) -> Result<()> {
@@ -372,6 +372,12 @@ fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream
         return Ok(());
     }
     let smallest = stream.steps.iter().min_by_key(|step| step.train.len()).expect("a stream has steps");
+    if smallest.train.is_empty() {
+        return Err(Error::input(format!(
+            "{}: there are no training samples, and {} trains; zero-shot does not",
+            smallest.name, method.name
+        )));
+    }
     if config.train.batch > smallest.train.len() {
         return Err(Error::input(format!(
             "train.batch is {}, but {} has {} training samples; it can be {} at most",
@@ -416,6 +422,13 @@ fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str
     if config.model.pretrained.is_empty() {
         let initial = ParameterList::of(&model).initial_values(config.seed);
         return Ok((model, initial, Vec::new(), Vec::new()));
+    }
+    if config.model.pretrained == ModelConfig::NEEDED {
+        return Err(Error::input(format!(
+            "the preset starts from pretrained weights, which do not come with the program: give those of a {} with --set \
+             model.pretrained=FILE.safetensors, or --set model.pretrained= for random values",
+            config.model.name
+        )));
     }
     let path = Path::new(&config.model.pretrained);
     if !path.exists() && config.model.pretrained.starts_with("runs/emoji-pretrain/") {
