@@ -9,7 +9,7 @@ use perennial::error::{Error, Result, unknown};
 use perennial::eval::metrics::{Retrieval, top_1_accuracy};
 use perennial::eval::pretrained::Pretrained;
 use perennial::eval::zero_shot::{class_embeddings, similarities};
-use perennial::experiment::{Config, DataConfig};
+use perennial::experiment::{Config, EvaluationTask, PRESETS};
 use perennial::ops::Device;
 
 use super::compute::on_device;
@@ -19,7 +19,8 @@ use super::embed::{Counter, Inference, Model};
 pub struct Arguments {
     #[command(flatten)]
     model: Model,
-    /// A format of data: emoji, folder, cifar10, cifar100, domainnet, csv, webdataset
+    /// A preset, such as imagenet-r, for its data, templates and task; or a format of data: emoji, folder, cifar10, cifar100,
+    /// domainnet, csv, webdataset
     #[arg(long, value_name = "SPEC")]
     data: String,
     /// Where its files are [default: the data set inside the program]
@@ -34,12 +35,13 @@ pub struct Arguments {
     /// Which samples
     #[arg(long, value_enum, default_value = "test")]
     split: SplitName,
-    /// Prompt templates of the classes: a bundled list (emoji, cifar) or a .txt file, one a line
-    #[arg(long, default_value = "emoji", value_name = "NAME|FILE")]
-    templates: String,
-    /// Zero-shot classification among all classes, or retrieval by captions
-    #[arg(long, value_enum, default_value = "classification")]
-    task: Task,
+    /// Prompt templates of the classes: a bundled list (emoji, cifar, imagenet, photo) or a .txt file, one a line [default: the
+    /// preset's; of a format photo, of emoji its own]
+    #[arg(long, value_name = "NAME|FILE")]
+    templates: Option<String>,
+    /// Zero-shot classification among all classes, or retrieval by captions [default: the preset's, or classification]
+    #[arg(long, value_enum)]
+    task: Option<Task>,
     #[command(flatten)]
     inference: Inference,
 }
@@ -59,37 +61,70 @@ enum Task {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
-    let config = data_config(arguments)?;
-    let dataset = data::open(&config.source())?;
-    let samples = choose(arguments, &dataset)?;
-    match arguments.task {
-        Task::Classification => {
-            on_device!(&place, D, at => classification::<D>(at, arguments, &dataset, &samples))
+    let Config { data, evaluation, .. } = config(arguments)?;
+    let dataset = data::open(&data.source())?;
+    let samples = choose(arguments, &data.domains, &dataset)?;
+    match evaluation.task {
+        EvaluationTask::Classification => {
+            let templates = Templates::find(&evaluation.templates)?;
+            on_device!(&place, D, at => classification::<D>(at, arguments, &templates, &dataset, &samples))?;
+            println!("templates       {}", evaluation.templates);
+            Ok(())
         }
-        Task::Retrieval => on_device!(&place, D, at => retrieval::<D>(at, arguments, &dataset, &samples)),
+        EvaluationTask::Retrieval => on_device!(&place, D, at => retrieval::<D>(at, arguments, &dataset, &samples)),
     }
 }
 
-/// The settings of the data. Others have no meaning here.
-fn data_config(arguments: &Arguments) -> Result<DataConfig> {
-    let mut config = Config::default();
+/// The settings of a preset, or of a format by its name, with what the command line changes. Those of training have no meaning here.
+fn config(arguments: &Arguments) -> Result<Config> {
+    let name = &arguments.data;
+    let is_preset = PRESETS.iter().any(|preset| preset.name == name) || name.ends_with(".toml");
+    let mut config = match is_preset {
+        true => Config::find(name)?,
+        false if data::names().any(|format| format == name) => {
+            let mut config = Config::default();
+            config.data.name = name.clone();
+            if name != "emoji" {
+                config.evaluation.templates = "photo".to_string();
+            }
+            config
+        }
+        false => {
+            let known = data::names().chain(PRESETS.iter().map(|preset| preset.name));
+            return Err(unknown("data set", name, known));
+        }
+    };
     for setting in &arguments.settings {
         if !setting.trim_start().starts_with("data.") {
             return Err(Error::input(format!("--set {setting}: eval has the settings data.* alone")));
         }
         config.set(setting)?;
     }
-    let folder = arguments.folder.as_ref().map(|folder| folder.display().to_string());
-    Ok(DataConfig { name: arguments.data.clone(), folder: folder.unwrap_or_default(), ..config.data })
+    if let Some(folder) = &arguments.folder {
+        config.data.folder = folder.display().to_string();
+    }
+    if !arguments.domains.is_empty() {
+        config.data.domains = arguments.domains.clone();
+    }
+    if let Some(templates) = &arguments.templates {
+        config.evaluation.templates = templates.clone();
+    }
+    if let Some(task) = arguments.task {
+        config.evaluation.task = match task {
+            Task::Classification => EvaluationTask::Classification,
+            Task::Retrieval => EvaluationTask::Retrieval,
+        };
+    }
+    Ok(config)
 }
 
 /// The samples of the wanted domains and split, by their places in the data set.
-fn choose(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<usize>> {
+fn choose(arguments: &Arguments, domains: &[String], dataset: &Dataset) -> Result<Vec<usize>> {
     let domain = |name: &String| {
         let place = dataset.domains.iter().position(|domain| domain == name);
         place.ok_or_else(|| unknown("domain", name, dataset.domains.iter().map(String::as_str)))
     };
-    let domains = arguments.domains.iter().map(domain).collect::<Result<Vec<usize>>>()?;
+    let domains = domains.iter().map(domain).collect::<Result<Vec<usize>>>()?;
     let wanted = match arguments.split {
         SplitName::Test => Some(Split::Test),
         SplitName::Train => Some(Split::Train),
@@ -109,10 +144,10 @@ fn choose(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<usize>> {
 fn classification<D: Device>(
     place: &D::Place,
     arguments: &Arguments,
+    templates: &Templates,
     dataset: &Dataset,
     samples: &[usize],
 ) -> Result<()> {
-    let templates = Templates::find(&arguments.templates)?;
     let prompts: Vec<String> = dataset.classes.iter().flat_map(|class| templates.prompts(class)).collect();
     let mut model = open::<D>(place, arguments, samples.len(), prompts.len())?;
     let tokens = model.tokenize(&prompts)?;

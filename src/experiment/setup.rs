@@ -417,7 +417,7 @@ fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream
 
 /// The model, its first parameters, the checkpoint's hash, and notes.
 #[allow(clippy::type_complexity)]
-fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str, String)>, Vec<String>)> {
+pub(super) fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str, String)>, Vec<String>)> {
     let model = ModelSpec::find(&config.model.name)?;
     if config.model.pretrained.is_empty() {
         let initial = ParameterList::of(&model).initial_values(config.seed);
