@@ -30,6 +30,22 @@ pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> i
     sync_folder(folder).map_err(wrong)
 }
 
+/// Fails unless a file can be written at `path`: to be asked before hours of work. Leaves nothing behind.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let wrong = |cause: io::Error| Error::input(format!("cannot write {}: {cause}", path.display()));
+    let (folder, refuse) =
+        (folder_of(path), |why: String| Err(Error::input(format!("cannot write {}: {why}", path.display()))));
+    if path.is_dir() {
+        return refuse("it is a folder".to_string());
+    }
+    if !folder.is_dir() {
+        return refuse(format!("there is no folder {}", folder.display()));
+    }
+    let (beside, file) = create_beside(folder).map_err(wrong)?;
+    drop(file);
+    fs::remove_file(&beside).map_err(wrong)
+}
+
 /// Removes what an interrupted process left half-written in `folder`, and says how many files that were. To be
 /// called at start, by the one process that writes there. A folder that does not exist holds nothing.
 pub fn remove_stale(folder: &Path) -> Result<usize> {
@@ -120,6 +136,16 @@ mod tests {
         assert!(write_atomically(&taken, b"x").is_err());
         assert!(write_atomically(&folder.path().join("nowhere/b.json"), b"x").is_err());
         assert_eq!(names(folder.path()), ["a.json", "taken"]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_known_before() {
+        let folder = tempfile::tempdir().unwrap();
+        check_writable(&folder.path().join("new.json")).unwrap();
+        assert!(names(folder.path()).is_empty());
+        let message = check_writable(&folder.path().join("nowhere/new.json")).unwrap_err().to_string();
+        assert!(message.contains("nowhere/new.json: there is no folder"), "{message}");
+        assert!(check_writable(folder.path()).unwrap_err().to_string().ends_with("it is a folder"));
     }
 
     #[test]

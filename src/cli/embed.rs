@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use perennial::error::{Error, Result};
 use perennial::eval::pretrained::{Pretrained, find_spec, read_image};
+use perennial::files::check_writable;
 use perennial::model::checkpoint::TensorFile;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
@@ -100,10 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn run_on<D: Device>(place: &D::Place, arguments: &Arguments) -> Result<()> {
     let (out, batch) = (&arguments.out, arguments.inference.batch);
     // Before any work, which may take hours.
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(Error::input(format!("cannot write {}: there is no folder {}", out.display(), folder.display())));
-    }
+    check_writable(out)?;
     let (count, width, embeddings) = match (&arguments.images, &arguments.texts) {
         (Some(pattern), _) => {
             let paths = find_files(pattern)?;

@@ -1,11 +1,14 @@
 //! `perennial eval`: zero-shot accuracy or retrieval of any checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use perennial::data::loader::{BatchRequest, Loader, LoaderOptions};
 use perennial::data::prompts::Templates;
 use perennial::data::{self, Dataset, Split};
 use perennial::error::{Error, Result, unknown};
+use perennial::eval::embed::embed_images;
 use perennial::eval::metrics::{Retrieval, top_1_accuracy};
 use perennial::eval::pretrained::Pretrained;
 use perennial::eval::zero_shot::{class_embeddings, similarities};
@@ -14,6 +17,7 @@ use perennial::ops::Device;
 
 use super::compute::on_device;
 use super::embed::{Counter, Inference, Model};
+use super::run::print_broken;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -63,15 +67,61 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
     let Config { data, evaluation, .. } = config(arguments)?;
     let dataset = data::open(&data.source())?;
+    dataset.broken().check(&dataset.name, data.max_broken)?;
     let samples = choose(arguments, &data.domains, &dataset)?;
-    match evaluation.task {
-        EvaluationTask::Classification => {
-            let templates = Templates::find(&evaluation.templates)?;
-            on_device!(&place, D, at => classification::<D>(at, arguments, &templates, &dataset, &samples))?;
-            println!("templates       {}", evaluation.templates);
-            Ok(())
+    let classifies = evaluation.task == EvaluationTask::Classification;
+    if classifies && !dataset.has_classes() {
+        return Err(Error::input(format!("{} has no classes; --task retrieval needs none", dataset.name)));
+    }
+    if let (false, Some(sample)) =
+        (classifies, samples.iter().find(|sample| dataset.samples[**sample as usize].caption.is_empty()))
+    {
+        return Err(Error::input(format!(
+            "{} has no caption for sample {sample}; --task classification needs none",
+            dataset.name
+        )));
+    }
+    let tests = Tests { dataset: Arc::new(dataset), samples, max_broken: data.max_broken };
+    if classifies {
+        let templates = Templates::find(&evaluation.templates)?;
+        on_device!(&place, D, at => classification::<D>(at, arguments, &templates, &tests))?;
+        println!("templates       {}", evaluation.templates);
+    } else {
+        on_device!(&place, D, at => retrieval::<D>(at, arguments, &tests))?;
+    }
+    print_broken(&tests.dataset.broken());
+    Ok(())
+}
+
+/// What a model is tested on.
+struct Tests {
+    dataset: Arc<Dataset>,
+    /// Places in the data set.
+    samples: Vec<u32>,
+    max_broken: usize,
+}
+
+impl Tests {
+    /// Embeddings of the samples' pictures, each once: the first sample of each picture, without the broken ones, and a row each.
+    fn embed<D: Device>(&self, model: &mut Pretrained<D>) -> Result<(Vec<u32>, Vec<f32>)> {
+        let mut known = HashSet::new();
+        let firsts = self.samples.iter().map(|sample| self.dataset.first_of_picture(*sample));
+        let pictures: Vec<u32> = firsts.filter(|picture| known.insert(*picture)).collect();
+        let mut counter = Counter::new("images", pictures.len());
+        let requests: Vec<BatchRequest> = (pictures.chunks(model.clip.capacity.images))
+            .map(|samples| BatchRequest { samples: samples.to_vec(), augment: None })
+            .collect();
+        let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let options = LoaderOptions { threads, prefetch: 4, max_broken: self.max_broken };
+        let size = model.clip.spec.vision_cfg.image_size;
+        let mut loader = Loader::new(Arc::clone(&self.dataset), requests.into_iter(), size, options)?;
+        let Pretrained { device, clip, .. } = model;
+        let embedded = embed_images(device, clip, &mut loader, &mut |done| counter.set(done))?;
+        device.health()?;
+        if embedded.0.is_empty() {
+            return Err(Error::input(format!("every sample of {} is broken", self.dataset.name)));
         }
-        EvaluationTask::Retrieval => on_device!(&place, D, at => retrieval::<D>(at, arguments, &dataset, &samples)),
+        Ok(embedded)
     }
 }
 
@@ -119,7 +169,7 @@ fn config(arguments: &Arguments) -> Result<Config> {
 }
 
 /// The samples of the wanted domains and split, by their places in the data set.
-fn choose(arguments: &Arguments, domains: &[String], dataset: &Dataset) -> Result<Vec<usize>> {
+fn choose(arguments: &Arguments, domains: &[String], dataset: &Dataset) -> Result<Vec<u32>> {
     let domain = |name: &String| {
         let place = dataset.domains.iter().position(|domain| domain == name);
         place.ok_or_else(|| unknown("domain", name, dataset.domains.iter().map(String::as_str)))
@@ -130,7 +180,8 @@ fn choose(arguments: &Arguments, domains: &[String], dataset: &Dataset) -> Resul
         SplitName::Train => Some(Split::Train),
         SplitName::All => None,
     };
-    let samples: Vec<usize> = (dataset.samples.iter().enumerate())
+    let samples: Vec<u32> = (0..)
+        .zip(&dataset.samples)
         .filter(|(_, sample)| domains.is_empty() || domains.contains(&(sample.domain as usize)))
         .filter(|(_, sample)| wanted.is_none_or(|split| sample.split == split))
         .map(|(place, _)| place)
@@ -145,9 +196,9 @@ fn classification<D: Device>(
     place: &D::Place,
     arguments: &Arguments,
     templates: &Templates,
-    dataset: &Dataset,
-    samples: &[usize],
+    tests: &Tests,
 ) -> Result<()> {
+    let Tests { dataset, samples, .. } = tests;
     let prompts: Vec<String> = dataset.classes.iter().flat_map(|class| templates.prompts(class)).collect();
     let mut model = open::<D>(place, arguments, samples.len(), prompts.len())?;
     let tokens = model.tokenize(&prompts)?;
@@ -155,35 +206,40 @@ fn classification<D: Device>(
     let (width, classes) = (model.clip.spec.embed_dim, dataset.classes.len());
     let texts = class_embeddings(&mut model.device, &model.clip, &tokens, classes);
     model.device.health()?;
-    let mut counter = Counter::new("images", samples.len());
-    let images = model.embed_images(samples.len(), |i| dataset.image(samples[i]), &mut |done| counter.set(done))?;
-    let labels: Vec<u32> = samples.iter().map(|sample| dataset.samples[*sample].class).collect();
+    let (pictures, images) = tests.embed(&mut model)?;
+    let labels: Vec<u32> = pictures.iter().map(|sample| dataset.samples[*sample as usize].class).collect();
     let accuracy = top_1_accuracy(&similarities(&images, &texts, width), classes, &labels).unwrap_or_default();
-    println!("samples         {}", samples.len());
+    println!("samples         {}", pictures.len());
     println!("classes         {classes}");
     println!("top_1_accuracy  {:.2} %", 100.0 * accuracy);
     Ok(())
 }
 
-fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, dataset: &Dataset, samples: &[usize]) -> Result<()> {
+fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, tests: &Tests) -> Result<()> {
+    let Tests { dataset, samples, .. } = tests;
     let mut captions: Vec<&str> = Vec::new();
     let mut known = HashMap::new();
-    let mut caption_of = |caption| {
-        *known.entry(caption).or_insert_with(|| {
+    // Of each picture, by its first sample, the places of its captions.
+    let mut of_picture: HashMap<u32, Vec<u32>> = HashMap::new();
+    for sample in samples {
+        let caption = dataset.samples[*sample as usize].caption.as_str();
+        let column = *known.entry(caption).or_insert_with(|| {
             captions.push(caption);
             captions.len() as u32 - 1
-        })
-    };
-    let groups: Vec<u32> = samples.iter().map(|sample| caption_of(dataset.samples[*sample].caption.as_str())).collect();
+        });
+        let own = of_picture.entry(dataset.first_of_picture(*sample)).or_default();
+        if !own.contains(&column) {
+            own.push(column);
+        }
+    }
     let mut model = open::<D>(place, arguments, samples.len(), captions.len())?;
     let mut counter = Counter::new("texts", captions.len());
     let texts = model.embed_texts(&captions, &mut |done| counter.set(done))?;
-    let mut counter = Counter::new("images", samples.len());
-    let images = model.embed_images(samples.len(), |i| dataset.image(samples[i]), &mut |done| counter.set(done))?;
-    let text_groups: Vec<u32> = (0..captions.len() as u32).collect();
+    let (pictures, images) = tests.embed(&mut model)?;
+    let texts_of_image: Vec<Vec<u32>> = pictures.iter().map(|picture| of_picture[picture].clone()).collect();
     let scores = similarities(&images, &texts, model.clip.spec.embed_dim);
-    let result = Retrieval::of(&scores, &groups, &text_groups).expect("every image has its caption among the texts");
-    println!("samples           {}", samples.len());
+    let result = Retrieval::of(&scores, &texts_of_image, captions.len()).expect("every picture has a caption");
+    println!("samples           {}", pictures.len());
     println!("captions          {}", captions.len());
     println!("                  recall@1  recall@5  recall@10");
     for (name, recall) in [("image_to_text", result.image_to_text), ("text_to_image", result.text_to_image)] {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use perennial::data::broken::Broken;
 use perennial::error::Result;
 use perennial::experiment::{self, Config, Evaluation, EvaluationTask, Observer};
 #[cfg(feature = "tensorboard")]
@@ -114,6 +115,23 @@ fn print(evaluation: &Evaluation, out: &Path) -> Result<()> {
         println!("tests beside the stream, per cent:\n\n{}", table.to_text());
     }
     println!("{}", summary_table(&Cell::group([evaluation.clone()])).to_text());
+    print_broken(&evaluation.broken);
     println!("run directory: {}", out.display());
     Ok(())
+}
+
+/// Says which samples were left out, and why; nothing where none was.
+pub fn print_broken(broken: &Broken) {
+    if broken.is_empty() {
+        return;
+    }
+    println!("broken samples left out: {}", broken.summary());
+    for (reason, kind) in broken.iter() {
+        kind.first.iter().for_each(|what| println!("  {reason}: {what}"));
+        let more = kind.count - kind.first.len();
+        if more > 0 {
+            println!("  {reason}: and {more} more");
+        }
+    }
+    println!();
 }

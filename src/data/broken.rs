@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, ErrorKind};
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use image::{ImageReader, RgbImage};
@@ -101,7 +102,9 @@ pub fn decode_picture(bytes: &[u8]) -> Result<RgbImage> {
     if jpeg_is_cut_short(bytes) {
         return Err(cut_short());
     }
-    picture::decode(bytes).map_err(|error| {
+    // Decoders are others' work, and one picture of a million must not end a run.
+    let decoded = catch_unwind(|| picture::decode(bytes)).unwrap_or_else(|_| Err(Error::input("its decoder panicked")));
+    decoded.map_err(|error| {
         let size = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map(ImageReader::into_dimensions);
         match size {
             Ok(Ok((width, height))) if u64::from(width) * u64::from(height) > picture::MOST_PIXELS => {

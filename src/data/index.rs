@@ -11,11 +11,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::fingerprint;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
 /// Goes up when the form of any index changes: an old file is then made anew.
 const VERSION: u32 = 1;
+
+/// Bytes of the hash in front of an index, in hexadecimal: what is no longer as it was written is made anew.
+const HASH: usize = 64;
 
 /// A change so young may be followed by another that looks as old: nothing is kept of it.
 const YOUNG: Duration = Duration::from_secs(2);
@@ -75,7 +79,8 @@ pub fn kept<T: Serialize + DeserializeOwned>(
         return Ok(content);
     }
     let kept = Kept { version: VERSION, question: question.to_string(), stamps, content };
-    let bytes = serde_json::to_vec(&kept).expect("an index is plain values");
+    let json = serde_json::to_vec(&kept).expect("an index is plain values");
+    let bytes = [fingerprint([("", json.as_slice())]).as_bytes(), b"\n", &json].concat();
     for place in &places {
         let parent = place.parent().expect("an index lies in a folder");
         // Where it cannot be kept it is made again the next time.
@@ -88,7 +93,12 @@ pub fn kept<T: Serialize + DeserializeOwned>(
 
 fn read<T: DeserializeOwned>(place: &Path, folder: &Path, question: &str) -> Option<T> {
     let bytes = fs::read(place).ok()?;
-    let kept: Kept<T> = serde_json::from_slice(&bytes).ok()?;
+    let (hash, json) = bytes.split_at_checked(HASH)?;
+    let json = json.strip_prefix(b"\n")?;
+    if hash != fingerprint([("", json)]).as_bytes() {
+        return None;
+    }
+    let kept: Kept<T> = serde_json::from_slice(json).ok()?;
     let same = kept.version == VERSION && kept.question == question;
     (same && kept.stamps.iter().all(|stamp| stamp.still_holds(folder))).then_some(kept.content)
 }
@@ -148,7 +158,10 @@ mod tests {
         ask("b");
         ask("b");
         assert_eq!(made.get(), 5);
-        fs::write(parent.path().join("data.test.perennial-index"), "{\"version\":1").unwrap();
+        let place = parent.path().join("data.test.perennial-index");
+        let mut bytes = fs::read(&place).unwrap();
+        *bytes.iter_mut().rfind(|byte| **byte == b'b').unwrap() = b'c';
+        fs::write(&place, bytes).unwrap();
         assert_eq!((ask("b"), made.get()), (vec!["b".to_string()], 6));
     }
 }

@@ -5,8 +5,14 @@ use crate::error::Result;
 use crate::model::clip::Clip;
 use crate::ops::Device;
 
-/// L2-normalised image embeddings `[images, D]` of everything the loader yields, with the data set's index of each.
-pub fn embed_images<D: Device>(device: &mut D, clip: &Clip, loader: &mut Loader) -> Result<(Vec<u32>, Vec<f32>)> {
+/// L2-normalised image embeddings `[images, D]` of everything the loader yields, with the data set's index of each. `progress`
+/// hears how many are done.
+pub fn embed_images<D: Device>(
+    device: &mut D,
+    clip: &Clip,
+    loader: &mut Loader,
+    progress: &mut dyn FnMut(usize),
+) -> Result<(Vec<u32>, Vec<f32>)> {
     let width = clip.spec.embed_dim;
     let (mut samples, mut embeddings) = (Vec::new(), Vec::new());
     while let Some(batch) = loader.next() {
@@ -19,6 +25,7 @@ pub fn embed_images<D: Device>(device: &mut D, clip: &Clip, loader: &mut Loader)
             samples.extend_from_slice(&batch.samples);
         }
         loader.recycle(batch);
+        progress(samples.len());
     }
     Ok((samples, embeddings))
 }

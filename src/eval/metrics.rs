@@ -171,19 +171,20 @@ pub struct Retrieval {
 }
 
 impl Retrieval {
-    /// `similarity` is [images, texts], a row an image. An image and a text belong together when their groups are
-    /// equal; there may be several texts to an image and several images to a text. A query of whose group the other
-    /// side has none is left out. None where a direction has no query left. Panics when the sizes do not fit: a bug
-    /// of the caller.
-    pub fn of(similarity: &[f32], image_groups: &[u32], text_groups: &[u32]) -> Option<Retrieval> {
-        let (images, texts) = (image_groups.len(), text_groups.len());
+    /// `similarity` is [images, `texts`], a row an image. `texts_of_image` has the texts that belong to each image, each once;
+    /// there may be several to an image, and a text may belong to several images. A query to which nothing belongs is left
+    /// out. None where a direction has no query left. Panics when the sizes do not fit: a bug of the caller.
+    pub fn of(similarity: &[f32], texts_of_image: &[Vec<u32>], texts: usize) -> Option<Retrieval> {
+        let images = texts_of_image.len();
         assert_eq!(similarity.len(), images * texts, "similarities are [images, texts]");
-        let image_ranks = image_groups.iter().enumerate().filter_map(|(image, group)| {
-            rank((0..texts).map(|text| (similarity[image * texts + text], text_groups[text] == *group)))
-        });
-        let text_ranks = text_groups.iter().enumerate().filter_map(|(text, group)| {
-            rank((0..images).map(|image| (similarity[image * texts + text], image_groups[image] == *group)))
-        });
+        let mut images_of_text = vec![Vec::new(); texts];
+        for (image, of_image) in (0..).zip(texts_of_image) {
+            of_image.iter().for_each(|text| images_of_text[*text as usize].push(image));
+        }
+        let image_ranks = (texts_of_image.iter().enumerate())
+            .filter_map(|(image, own)| rank(texts, |text| similarity[image * texts + text], own));
+        let text_ranks = (images_of_text.iter().enumerate())
+            .filter_map(|(text, own)| rank(images, |image| similarity[image * texts + text], own));
         Some(Retrieval { image_to_text: recall(image_ranks)?, text_to_image: recall(text_ranks)? })
     }
 
@@ -193,15 +194,16 @@ impl Retrieval {
     }
 }
 
-/// How many irrelevant items (score, relevant) come before the best relevant one; None if none is relevant.
-fn rank(items: impl Iterator<Item = (f32, bool)> + Clone) -> Option<usize> {
-    let mut relevant = items.clone().filter(|(_, relevant)| *relevant).map(|(score, _)| score).peekable();
-    relevant.peek()?;
+/// How many of `count` items come before the best of the `relevant` ones and are none themselves; None if there is none.
+fn rank(count: usize, score: impl Fn(usize) -> f32, relevant: &[u32]) -> Option<usize> {
+    let own = || relevant.iter().map(|item| score(*item as usize));
+    own().next()?;
     // NaN scores are no better than none at all.
-    let Some(best) = relevant.filter(|score| !score.is_nan()).reduce(f32::max) else {
+    let Some(best) = own().filter(|score| !score.is_nan()).reduce(f32::max) else {
         return Some(usize::MAX);
     };
-    Some(items.filter(|(score, relevant)| !relevant && (*score >= best || score.is_nan())).count())
+    let ahead = |score: &f32| *score >= best || score.is_nan();
+    Some((0..count).map(&score).filter(ahead).count() - own().filter(ahead).count())
 }
 
 fn recall(ranks: impl Iterator<Item = usize>) -> Option<Recall> {
@@ -329,6 +331,24 @@ mod tests {
         assert_eq!(top_1_accuracy(&[nan], 1, &[0]), Some(0.0));
     }
 
+    /// Where an image and a text belong together when their groups are equal.
+    fn of_groups(similarity: &[f32], image_groups: &[u32], text_groups: &[u32]) -> Option<Retrieval> {
+        let own =
+            |group: &u32| (0..).zip(text_groups).filter(|(_, other)| *other == group).map(|(text, _)| text).collect();
+        let texts_of_image: Vec<Vec<u32>> = image_groups.iter().map(own).collect();
+        Retrieval::of(similarity, &texts_of_image, text_groups.len())
+    }
+
+    #[test]
+    fn a_text_of_two_images_is_right_for_both() {
+        // Text 0 belongs to both images, text 1 to the second alone.
+        let r = Retrieval::of(&[0.1, 0.9, 0.8, 0.2], &[vec![0], vec![0, 1]], 2).unwrap();
+        // The first image finds text 1 first, which is not its own; the second finds text 0.
+        assert_eq!(r.image_to_text, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });
+        // Text 0 finds image 1; text 1 finds image 0.
+        assert_eq!(r.text_to_image, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });
+    }
+
     #[test]
     fn retrieval_with_several_texts_an_image() {
         // Images of groups 0, 1, 2; texts of groups 0, 0, 1, 2.
@@ -337,7 +357,7 @@ mod tests {
             0.8, 0.1, 0.7, 0.2, // its text is second
             0.4, 0.4, 0.4, 0.4, // three wrong ones tie with it
         ];
-        let r = Retrieval::of(&similarity, &[0, 1, 2], &[0, 0, 1, 2]).unwrap();
+        let r = of_groups(&similarity, &[0, 1, 2], &[0, 0, 1, 2]).unwrap();
         close(Some(r.image_to_text.at_1), 1.0 / 3.0);
         assert_eq!((r.image_to_text.at_5, r.image_to_text.at_10), (1.0, 1.0));
         // Text 0: image 1 (0.8) is before image 0; texts 1, 2, 3 have theirs first.
@@ -356,25 +376,25 @@ mod tests {
             similarity.push(12.5 - rank as f32);
             let mut groups = vec![7; 13];
             groups[12] = 3;
-            let r = Retrieval::of(&similarity, &[3], &groups).unwrap().image_to_text;
+            let r = of_groups(&similarity, &[3], &groups).unwrap().image_to_text;
             assert_eq!((r.at_1, r.at_5, r.at_10), expected, "rank {rank}");
         }
     }
 
     #[test]
     fn queries_without_a_partner_are_left_out() {
-        let r = Retrieval::of(&[0.9, 0.1, 0.2, 0.3], &[0, 5], &[0, 6]).unwrap();
+        let r = of_groups(&[0.9, 0.1, 0.2, 0.3], &[0, 5], &[0, 6]).unwrap();
         assert_eq!((r.image_to_text.at_1, r.text_to_image.at_1), (1.0, 1.0));
-        assert_eq!(Retrieval::of(&[0.9], &[0], &[1]), None);
-        assert_eq!(Retrieval::of(&[], &[], &[]), None);
+        assert_eq!(of_groups(&[0.9], &[0], &[1]), None);
+        assert_eq!(of_groups(&[], &[], &[]), None);
     }
 
     #[test]
     fn nan_is_never_a_hit() {
         let nan = f32::NAN;
-        let r = Retrieval::of(&[nan, nan, nan, nan], &[0, 1], &[0, 1]).unwrap();
+        let r = of_groups(&[nan, nan, nan, nan], &[0, 1], &[0, 1]).unwrap();
         assert_eq!((r.image_to_text.at_10, r.text_to_image.at_10), (0.0, 0.0));
-        let r = Retrieval::of(&[0.5, nan], &[0], &[0, 1]).unwrap();
+        let r = of_groups(&[0.5, nan], &[0], &[0, 1]).unwrap();
         assert_eq!((r.image_to_text.at_1, r.image_to_text.at_5), (0.0, 1.0));
     }
 }

@@ -1,11 +1,12 @@
 //! The matrix E and what follows from it: `evaluation.json`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::config::EvaluationTask;
 use super::setup::Setup;
+use crate::data::broken::Broken;
 use crate::data::loader::{BatchRequest, Loader, LoaderOptions};
 use crate::error::Result;
 use crate::eval::embed::{embed_images, embed_texts};
@@ -44,6 +45,9 @@ pub struct Evaluation {
     /// Test sets beside the stream, as `noto-v1 accuracy`: a number after each step.
     #[serde(default)]
     pub static_sets: BTreeMap<String, Vec<Option<f64>>>,
+    /// Samples left out so far since they were broken, by reason.
+    #[serde(default, skip_serializing_if = "Broken::is_empty")]
+    pub broken: Broken,
 }
 
 /// A budget in samples trained on and in multiply-accumulates of forward passes, since the run began.
@@ -96,6 +100,7 @@ impl Evaluation {
             spent: Vec::new(),
             dynamic: BTreeMap::new(),
             static_sets: BTreeMap::new(),
+            broken: Broken::default(),
         }
     }
 
@@ -356,10 +361,15 @@ pub struct Embedded {
 }
 
 impl Embedded {
+    /// Samples that share a picture share a row.
     pub fn of<D: Device>(device: &mut D, clip: &Clip, setup: &Setup, samples: &[u32]) -> Result<Embedded> {
-        let mut loader = test_loader(setup, samples, clip.capacity.images)?;
-        let (samples, embeddings) = embed_images(device, clip, &mut loader)?;
-        let rows = samples.iter().enumerate().map(|(row, sample)| (*sample, row)).collect();
+        let first = |sample: &u32| setup.dataset.first_of_picture(*sample);
+        let mut known = HashSet::new();
+        let pictures: Vec<u32> = samples.iter().map(first).filter(|picture| known.insert(*picture)).collect();
+        let mut loader = test_loader(setup, &pictures, clip.capacity.images)?;
+        let (pictures, embeddings) = embed_images(device, clip, &mut loader, &mut |_| ())?;
+        let row_of: HashMap<u32, usize> = pictures.into_iter().zip(0..).collect();
+        let rows = samples.iter().filter_map(|sample| Some((*sample, *row_of.get(&first(sample))?))).collect();
         Ok(Embedded { rows, embeddings, width: clip.spec.embed_dim })
     }
 
@@ -377,23 +387,47 @@ impl Embedded {
         samples: &[u32],
     ) -> (Vec<Answer>, Option<Retrieval>) {
         let tests: Vec<u32> = samples.iter().filter(|sample| self.rows.contains_key(sample)).copied().collect();
-        let groups: Vec<u32> = tests.iter().map(|test| setup.caption_of_sample[*test as usize]).collect();
-        let mut captions = groups.clone();
+        let caption = |test: &u32| setup.caption_of_sample[*test as usize];
+        let mut captions: Vec<u32> = tests.iter().map(caption).collect();
         captions.sort_unstable();
         captions.dedup();
+        // A picture of several samples has the captions of all of them.
+        let (mut pictures, mut columns_of_picture) = (Vec::new(), Vec::<Vec<u32>>::new());
+        let mut place_of_picture = HashMap::new();
+        for test in &tests {
+            let place = *place_of_picture.entry(setup.dataset.first_of_picture(*test)).or_insert_with(|| {
+                pictures.push(*test);
+                columns_of_picture.push(Vec::new());
+                pictures.len() - 1
+            });
+            let column = captions.binary_search(&caption(test)).expect("every caption is among them") as u32;
+            if !columns_of_picture[place].contains(&column) {
+                columns_of_picture[place].push(column);
+            }
+        }
         let tokens: Vec<&[u32]> = captions.iter().map(|caption| setup.captions[*caption as usize].as_slice()).collect();
-        let images: Vec<f32> = tests.iter().flat_map(|test| self.row(*test)).copied().collect();
+        let images: Vec<f32> = pictures.iter().flat_map(|test| self.row(*test)).copied().collect();
         let scores = similarities(&images, &embed_texts(device, clip, &tokens), self.width);
         let columns: Vec<u32> = (0..captions.len() as u32).collect();
-        let answer = |((sample, truth), scores): ((&u32, &u32), &[f32])| {
-            let column = captions.binary_search(truth).expect("every image's caption is among them") as u32;
-            let chosen = captions[choose(scores, &columns, column) as usize];
-            Answer { sample: *sample, truth: *truth, chosen }
-        };
         let rows = scores.chunks_exact(captions.len().max(1));
-        let answers = tests.iter().zip(&groups).zip(rows).map(answer).collect();
-        (answers, Retrieval::of(&scores, &groups, &captions))
+        let answers = (pictures.iter().zip(&columns_of_picture).zip(rows))
+            .map(|((sample, own), scores)| {
+                let (truth, chosen) = choose_among(scores, &columns, own);
+                Answer { sample: *sample, truth: captions[truth as usize], chosen: captions[chosen as usize] }
+            })
+            .collect();
+        (answers, Retrieval::of(&scores, &columns_of_picture, captions.len()))
     }
+}
+
+/// Which of its `own` columns a row of scores is held against, and which of all `columns` it is taken for: the same where it is
+/// taken for one of its own.
+fn choose_among(scores: &[f32], columns: &[u32], own: &[u32]) -> (u32, u32) {
+    let score = |column: u32| scores[column as usize];
+    let better = |a: u32, b: u32| if score(b) > score(a) || score(a).is_nan() { b } else { a };
+    let truth = own.iter().copied().reduce(better).expect("every picture has a caption");
+    let chosen = choose(scores, columns, truth);
+    (if own.contains(&chosen) { chosen } else { truth }, chosen)
 }
 
 /// Every recall under the name of its matrix.
@@ -492,6 +526,7 @@ mod tests {
             spent: Vec::new(),
             dynamic: BTreeMap::new(),
             static_sets: BTreeMap::new(),
+            broken: Broken::default(),
         }
     }
 
@@ -527,6 +562,19 @@ mod tests {
         let answers = scores.answers(&[6, 7], &[0, 1], |_| 0);
         assert_eq!(answers, [Answer { sample: 7, truth: 0, chosen: 0 }]);
         assert_eq!(accuracy(&scores.answers(&[6], &[0, 1], |_| 0)), None);
+    }
+
+    #[test]
+    fn any_of_a_pictures_captions_is_right() {
+        let columns = [0, 1, 2, 3];
+        assert_eq!(choose_among(&[0.1, 0.9, 0.5, 0.7], &columns, &[2, 1]), (1, 1));
+        assert_eq!(choose_among(&[0.1, 0.9, 0.5, 0.7], &columns, &[0, 2]), (2, 1));
+        let (truth, chosen) = choose_among(&[0.1, 0.9, 0.9, 0.7], &columns, &[2, 1]);
+        assert_eq!(truth, chosen, "its own may tie");
+        let (truth, chosen) = choose_among(&[0.9, 0.9, 0.2, 0.7], &columns, &[2, 1]);
+        assert_eq!((truth, chosen), (1, 0), "another may not");
+        let (truth, chosen) = choose_among(&[0.9, f32::NAN, 0.2, 0.7], &columns, &[1, 2]);
+        assert_eq!((truth, chosen), (2, 0));
     }
 
     #[test]

@@ -111,7 +111,8 @@ impl<D: Device> Run<D> {
         let state = directory.state();
         let mut evaluation = Evaluation::new(&setup);
         let (position, memory) = if state.exists() {
-            let (position, memory) = state::restore(&state, &mut trainer, size, seed)?;
+            let (position, memory, broken) = state::restore(&state, &mut trainer, size, seed)?;
+            setup.meet_broken(&broken)?;
             if position.step > 0 {
                 evaluation = RunDirectory::read_evaluation(directory.path())?;
                 evaluation.truncate(position.step)?;
@@ -142,6 +143,7 @@ impl<D: Device> Run<D> {
             self.trainer.device.health()?;
             let predictions = (step + 1 == self.setup.stream.steps.len()).then(|| pick(&self.setup, &found.answers));
             self.evaluation.push(found, Spent { samples: self.position.samples, macs: self.position.macs })?;
+            self.evaluation.broken = self.setup.dataset.broken();
             // The order matters: whatever a kill cuts off here is done again from the state, with the same result, and an
             // evaluation that is complete is the last of a run's results to appear.
             self.save_checkpoint(step)?;
@@ -353,7 +355,8 @@ impl<D: Device> Run<D> {
     }
 
     fn save_state(&self) -> Result<()> {
-        state::save(&self.directory.state(), self.position, &self.trainer, &self.memory)
+        let broken = self.setup.dataset.broken_samples();
+        state::save(&self.directory.state(), self.position, &self.trainer, &self.memory, broken)
     }
 }
 

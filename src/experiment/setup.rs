@@ -53,10 +53,16 @@ impl Setup {
     pub fn open(config: &Config) -> Result<Setup> {
         let method = config.validate()?;
         let dataset = data::open(&config.data.source())?;
+        dataset.broken().check(&dataset.name, config.data.max_broken)?;
         let stream = open_stream(config, &dataset)?;
         check_sizes(config, &method, dataset.classes.len(), &stream)?;
         let static_sets = static_sets(config, &dataset, &stream)?;
+        check_texts(config, &method, &dataset, &stream, &static_sets)?;
         let (model, initial, mut hashes, mut notes) = open_model(config)?;
+        let skipped = dataset.broken();
+        if !skipped.is_empty() {
+            notes.push(format!("{}: left out before training: {}", dataset.name, skipped.summary()));
+        }
         let TrainConfig { samples, epochs, .. } = config.train;
         if samples > 0 && epochs != TrainConfig::default().epochs {
             notes.push(format!(
@@ -134,6 +140,16 @@ impl Setup {
             hashes,
             dataset: Arc::new(dataset),
         })
+    }
+
+    /// Counts samples again that an earlier part of the run has found broken.
+    pub fn meet_broken(&self, samples: &[u32]) -> Result<()> {
+        for sample in samples {
+            if let Err(error) = self.dataset.image(*sample as usize) {
+                self.dataset.count_broken([(*sample, &error)], self.config.data.max_broken)?;
+            }
+        }
+        Ok(())
     }
 
     /// The training prompt of a sample in an epoch: where there are several kinds, each in its turn.
@@ -362,6 +378,45 @@ fn class_order(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<Cla
     let mut present = vec![false; dataset.classes.len()];
     items.iter().for_each(|item| present[item.class as usize] = true);
     Ok(ClassOrder::Given(stream::parse_class_order(file, &text, &dataset.classes, &dataset.class_keys, &present)?))
+}
+
+/// Fails when the run needs captions or classes that the data set does not have.
+fn check_texts(
+    config: &Config,
+    method: &Method,
+    dataset: &Dataset,
+    stream: &Stream,
+    static_sets: &[(String, Vec<u32>)],
+) -> Result<()> {
+    let retrieves = config.evaluation.task == EvaluationTask::Retrieval;
+    let learns_captions =
+        config.data.text != TrainText::Class && method.reads_texts() && method.spends != Spends::Nothing;
+    let without_caption =
+        |samples: &[u32]| samples.iter().copied().find(|sample| dataset.samples[*sample as usize].caption.is_empty());
+    let refuse = |sample: u32, why: &str| {
+        Err(Error::input(format!("{} has no caption for sample {sample}, but {why}", dataset.name)))
+    };
+    if learns_captions && let Some(sample) = stream.steps.iter().find_map(|step| without_caption(&step.train)) {
+        return refuse(sample, "data.text trains on captions; \"class\" needs none");
+    }
+    let mut tests = stream.steps.iter().map(|step| &step.test).chain(static_sets.iter().map(|(_, tests)| tests));
+    if retrieves && let Some(sample) = tests.find_map(|tests| without_caption(tests)) {
+        return refuse(sample, "evaluation.task asks for captions; \"classification\" needs none");
+    }
+    if dataset.has_classes() {
+        return Ok(());
+    }
+    let needs = [
+        (config.data.text != TrainText::Caption, "data.text trains on classes; \"caption\" needs none"),
+        (!retrieves, "evaluation.task classifies; \"retrieval\" needs no classes"),
+        (config.evaluation.also_classify, "evaluation.also_classify asks for classes"),
+        (!static_sets.is_empty(), "evaluation.static_domains are classified"),
+        (config.stream.kind == StreamKind::ClassIncremental, "stream.kind = \"class_incremental\" asks for classes"),
+    ];
+    match needs.into_iter().find(|(needed, _)| *needed) {
+        Some((_, why)) => Err(Error::input(format!("{} has no classes, but {why}", dataset.name))),
+        None => Ok(()),
+    }
 }
 
 fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream) -> Result<()> {

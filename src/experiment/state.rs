@@ -22,8 +22,14 @@ pub struct Position {
     pub macs: u64,
 }
 
-/// Writes everything at once.
-pub fn save<D: Device>(path: &Path, position: Position, trainer: &Trainer<D>, memory: &Memory) -> Result<()> {
+/// Writes everything at once. `broken`: the samples found broken so far, ascending.
+pub fn save<D: Device>(
+    path: &Path,
+    position: Position,
+    trainer: &Trainer<D>,
+    memory: &Memory,
+    broken: Vec<u32>,
+) -> Result<()> {
     let mut file = TensorFile::new();
     let mut floats = |name: &str, values: Vec<f32>| file.insert_f32(name, &[values.len()], values);
     let optimizer = trainer.optimizer.state(&trainer.device);
@@ -49,6 +55,7 @@ pub fn save<D: Device>(path: &Path, position: Position, trainer: &Trainer<D>, me
     whole("memory.classes", classes);
     whole("memory.counts", counts);
     whole("memory.indices", indices);
+    whole("broken", broken);
     let Position { step, stage, iteration, samples, macs } = position;
     let position = vec![step as u64, iteration as u64, samples, macs, optimizer.steps, stage as u64];
     file.insert_u64("position", &[6], position);
@@ -69,13 +76,13 @@ fn frozen_name(number: usize) -> String {
     format!("frozen.{number}")
 }
 
-/// Puts a saved state back into a trainer planned alike.
+/// Puts a saved state back into a trainer planned alike. Returns also the samples that were found broken.
 pub fn restore<D: Device>(
     path: &Path,
     trainer: &mut Trainer<D>,
     memory_size: usize,
     seed: u64,
-) -> Result<(Position, Memory)> {
+) -> Result<(Position, Memory, Vec<u32>)> {
     let file = TensorFile::load(path)?;
     let kept = kept(trainer);
     let Trainer { device, clip, objective, optimizer, frozen, frozen_in_use, .. } = trainer;
@@ -123,5 +130,7 @@ pub fn restore<D: Device>(
         samples: position[2],
         macs: position[3],
     };
-    Ok((position, Memory::restore(memory_size, seed, &memory)?))
+    // States of earlier versions have none.
+    let broken = whole("broken").unwrap_or_default();
+    Ok((position, Memory::restore(memory_size, seed, &memory)?, broken))
 }

@@ -185,6 +185,7 @@ mod tests {
             spent: Vec::new(),
             dynamic: BTreeMap::new(),
             static_sets: BTreeMap::new(),
+            broken: Default::default(),
         };
         let path = PathBuf::from(format!("runs/{method}-{seed}-{tasks}"));
         let (log, predictions, notes) = (Vec::new(), Vec::new(), Vec::new());

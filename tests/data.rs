@@ -1,0 +1,210 @@
+//! Data sets of users through the program: what is read, what is left out, and what is refused.
+
+#[path = "common/program.rs"]
+mod program;
+
+use std::fs;
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
+use perennial::model::checkpoint::{TensorFile, save};
+use perennial::model::parameters::ParameterList;
+use perennial::model::spec::ModelSpec;
+use program::{perennial, succeed};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const MICRO: &str = "tests/fixtures/micro.json";
+
+/// A checkpoint of the micro model with random weights.
+fn checkpoint(folder: &Path) -> String {
+    let spec = ModelSpec::find(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro.json")).unwrap();
+    let path = folder.join("micro.safetensors");
+    let list = ParameterList::of(&spec);
+    save(&path, &spec, &list, &list.initial_values(3), &[]).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+/// A picture that its number tells from others.
+fn picture(number: u32) -> RgbImage {
+    RgbImage::from_fn(40, 36, |x, y| {
+        let wave = |k: u32| (((x * (1 + number % 5) + y * (1 + number / 5) + 40 * k) * 7) % 256) as u8;
+        Rgb([wave(0), wave(1), (number * 37 % 256) as u8])
+    })
+}
+
+/// Two classes of pictures, eight each for training and four for the tests; the first test picture is cut short.
+fn animals() -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let mut number = 0;
+    for (split, count) in [("train", 8), ("val", 4)] {
+        for class in ["sea_lion", "tabby_cat"] {
+            let folder = root.path().join("animals").join(split).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            for file in 0..count {
+                number += 1;
+                picture(number).save(folder.join(format!("{file}.png"))).unwrap();
+            }
+        }
+    }
+    let broken = root.path().join("animals/val/sea_lion/0.png");
+    let bytes = fs::read(&broken).unwrap();
+    fs::write(&broken, &bytes[..bytes.len() / 2]).unwrap();
+    root
+}
+
+/// `run` on the pictures of [`animals`].
+fn run(root: &TempDir, settings: &[&str]) -> program::Outcome {
+    let (data, out) = (root.path().join("animals"), root.path().join("run"));
+    let preset = root.path().join("animals.toml");
+    let text = format!(
+        "method = \"sequential\"\n[data]\nname = \"folder\"\ntext = \"class\"\n[model]\nname = \"{MICRO}\"\n[train]\nbatch = 8\n"
+    );
+    fs::write(&preset, text).unwrap();
+    let (data, out, preset) = (data.to_str().unwrap(), out.to_str().unwrap(), preset.to_str().unwrap());
+    let fixed = ["run", preset, "--data", data, "--out", out];
+    let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
+    perennial(&fixed.into_iter().chain(settings).collect::<Vec<_>>())
+}
+
+#[test]
+fn broken_samples_are_counted_and_named() {
+    let root = animals();
+    let outcome = run(&root, &["data.max_broken=1"]);
+    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains("broken samples left out: 1 truncated\n  truncated: sample 16"),
+        "{}",
+        outcome.stdout
+    );
+    let text = fs::read_to_string(root.path().join("run/evaluation.json")).unwrap();
+    let evaluation: Value = serde_json::from_str(&text).unwrap();
+    let truncated = &evaluation["broken"]["truncated"];
+    assert_eq!(truncated["count"], 1);
+    assert!(truncated["first"][0].as_str().unwrap().contains("val/sea_lion/0.png"), "{truncated}");
+    // Seven of eight test pictures are left: the accuracy is a number of sevenths.
+    let sevenths = 7.0 * evaluation["matrix"][0][0].as_f64().unwrap();
+    assert!((sevenths - sevenths.round()).abs() < 1e-9, "{sevenths}");
+}
+
+#[test]
+fn more_broken_samples_than_allowed_end_the_run() {
+    let outcome = run(&animals(), &[]);
+    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
+    let parts = ["1 broken sample in folder (1 truncated), more than data.max_broken = 0 allows", "val/sea_lion/0.png"];
+    assert!(parts.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
+}
+
+#[test]
+fn what_the_data_cannot_give_is_refused_before_training() {
+    let root = animals();
+    for (setting, part) in [
+        (
+            "data.text=caption",
+            "folder has no caption for sample 0, but data.text trains on captions; \"class\" needs none",
+        ),
+        ("evaluation.task=retrieval", "folder has no caption for sample 16, but evaluation.task asks for captions"),
+        ("data.class_names=cifar10", "cifar10: found 10 names, one a line, but the data set has 2 classes"),
+        ("data.folder=/nowhere", "cannot read /nowhere"),
+        ("data.name=csv", "data.csv.caption and data.csv.label are empty"),
+    ] {
+        let outcome = run(&root, &[setting, "data.max_broken=1"]);
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(2), ""), "{setting}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(part), "'{part}' is not in: {}", outcome.stderr);
+        assert!(!root.path().join("run").exists(), "{setting}");
+    }
+    let table = root.path().join("animals/t.csv");
+    fs::write(table, "filepath,title\nval/sea_lion/1.png,a sea lion\n").unwrap();
+    let captions = ["data.name=csv", "data.csv.caption=title", "data.csv.test=['t.csv']", "data.csv.train=['t.csv']"];
+    let outcome = run(&root, &captions);
+    assert!(outcome.stderr.contains("csv has no classes, but data.text trains on classes"), "{}", outcome.stderr);
+}
+
+/// The rows of a tensor `embeddings`, each of 16.
+fn rows(path: &Path) -> Vec<Vec<f32>> {
+    let file = TensorFile::load(path).unwrap();
+    let shape = file.shape("embeddings").unwrap().to_vec();
+    file.f32("embeddings", &shape).unwrap().chunks(16).map(<[f32]>::to_vec).collect()
+}
+
+#[test]
+fn retrieval_counts_any_of_a_pictures_captions() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, model) = (root.path(), checkpoint(root.path()));
+    // Nine pictures with three captions each; one caption is the same for two of them.
+    let caption = |image: usize, turn: usize| match (image, turn) {
+        (8, 2) => "caption 0 of thing 3".to_string(),
+        _ => format!("caption {turn} of thing {image}"),
+    };
+    let mut table = "filepath\ttitle\n".to_string();
+    for turn in 0..3 {
+        for image in 0..9 {
+            table += &format!("{image}.png\t{}\n", caption(image, turn));
+        }
+    }
+    (0..9).for_each(|image| picture(image).save(folder.join(format!("{image}.png"))).unwrap());
+    fs::write(folder.join("t.tsv"), table).unwrap();
+    let place = folder.to_str().unwrap();
+    let found = succeed(&[
+        "eval",
+        "--model",
+        &model,
+        "--data",
+        "csv",
+        "--folder",
+        place,
+        "--task",
+        "retrieval",
+        "--set",
+        "data.csv.caption=title",
+        "--set",
+        "data.csv.test=['t.tsv']",
+    ]);
+
+    // The same by hand from the embeddings.
+    let mut texts: Vec<String> = (0..27).map(|row| caption(row % 9, row / 9)).collect();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), 26);
+    fs::write(folder.join("texts.txt"), texts.join("\n")).unwrap();
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_string();
+    succeed(&["embed", "--model", &model, "--images", &file("*.png"), "--out", &file("images.safetensors")]);
+    succeed(&["embed", "--model", &model, "--texts", &file("texts.txt"), "--out", &file("texts.safetensors")]);
+    let (images, words) = (rows(&folder.join("images.safetensors")), rows(&folder.join("texts.safetensors")));
+    let score = |image: usize, text: usize| -> f32 { images[image].iter().zip(&words[text]).map(|(a, b)| a * b).sum() };
+    let belongs = |image: usize, text: usize| (0..3).any(|turn| caption(image, turn) == texts[text]);
+    let recall = |k: usize, of_images: bool| {
+        let (queries, items) = if of_images { (9, 26) } else { (26, 9) };
+        let pair = |query, item| if of_images { (query, item) } else { (item, query) };
+        let hit = |query: usize| {
+            let mut ranked: Vec<usize> = (0..items).collect();
+            ranked.sort_by(|a, b| {
+                let of = |item: usize| score(pair(query, item).0, pair(query, item).1);
+                of(*b).total_cmp(&of(*a))
+            });
+            ranked[..k.min(items)].iter().any(|item| belongs(pair(query, *item).0, pair(query, *item).1))
+        };
+        format!("{:.2} %", 100.0 * (0..queries).filter(|query| hit(*query)).count() as f64 / queries as f64)
+    };
+    assert!(found.contains("samples           9\n") && found.contains("captions          26\n"), "{found}");
+    for (name, of_images) in [("image_to_text", true), ("text_to_image", false)] {
+        let line = found.lines().find(|line| line.starts_with(name)).unwrap();
+        let expected = [1, 5, 10].map(|k| recall(k, of_images)).join(" ");
+        assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "), expected, "{found}");
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_refused_first() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, blocked) = (checkpoint(root.path()), root.path().join("file"));
+    fs::write(&blocked, "").unwrap();
+    let out = blocked.join("run");
+    let outcome = perennial(&["run", program::TINY_RUN, "--out", out.to_str().unwrap()]);
+    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.starts_with("error: cannot make "), "{}", outcome.stderr);
+    let texts = ["embed", "--model", &model, "--texts", "README.md", "--out", root.path().to_str().unwrap()];
+    let outcome = perennial(&texts);
+    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("it is a folder"), "{}", outcome.stderr);
+}
