@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
+use perennial::experiment::{Config, Setup};
 use perennial::model::checkpoint::{TensorFile, save};
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
@@ -82,6 +83,15 @@ fn broken_samples_are_counted_and_named() {
     let truncated = &evaluation["broken"]["truncated"];
     assert_eq!(truncated["count"], 1);
     assert!(truncated["first"][0].as_str().unwrap().contains("val/sea_lion/0.png"), "{truncated}");
+    // A run that goes on finds the same again.
+    let state = TensorFile::load(&root.path().join("run/checkpoints/state.safetensors")).unwrap();
+    assert_eq!(state.u32("broken", &[1]).unwrap(), [16]);
+    let mut config = Config::find(root.path().join("animals.toml").to_str().unwrap()).unwrap();
+    config.data.folder = root.path().join("animals").display().to_string();
+    config.data.max_broken = 1;
+    let setup = Setup::open(&config).unwrap();
+    setup.meet_broken(&[16]).unwrap();
+    assert_eq!(serde_json::to_value(setup.dataset.broken()).unwrap(), evaluation["broken"]);
     // Seven of eight test pictures are left: the accuracy is a number of sevenths.
     let sevenths = 7.0 * evaluation["matrix"][0][0].as_f64().unwrap();
     assert!((sevenths - sevenths.round()).abs() < 1e-9, "{sevenths}");
@@ -114,7 +124,8 @@ fn what_the_data_cannot_give_is_refused_before_training() {
         assert!(!root.path().join("run").exists(), "{setting}");
     }
     let table = root.path().join("animals/t.csv");
-    fs::write(table, "filepath,title\nval/sea_lion/1.png,a sea lion\n").unwrap();
+    let rows: String = (0..8).map(|row| format!("val/sea_lion/1.png,a sea lion {row}\n")).collect();
+    fs::write(table, format!("filepath,title\n{rows}")).unwrap();
     let captions = ["data.name=csv", "data.csv.caption=title", "data.csv.test=['t.csv']", "data.csv.train=['t.csv']"];
     let outcome = run(&root, &captions);
     assert!(outcome.stderr.contains("csv has no classes, but data.text trains on classes"), "{}", outcome.stderr);

@@ -125,8 +125,7 @@ impl Iterator for Loader {
     fn next(&mut self) -> Option<Result<Batch>> {
         let loaded = if self.threads.is_empty() { self.shared.load_next() } else { self.shared.await_next() }?;
         let batch = loaded.and_then(|loaded| {
-            let broken = loaded.broken.iter().map(|(sample, error)| (*sample, error));
-            self.shared.dataset.count_broken(broken, self.max_broken)?;
+            self.shared.dataset.count_broken(loaded.broken, self.max_broken)?;
             Ok(loaded.batch)
         });
         if batch.is_err() {
@@ -591,8 +590,8 @@ mod tests {
             let message = loader.next().unwrap().unwrap_err().to_string();
             assert_eq!(
                 message,
-                "3 broken samples in fake (3 unreadable), more than data.max_broken = 2 allows: sample 100 (id 1100): torn in two; \
-                 sample 101 (id 1101): torn in two; sample 2 (id 1002): torn in two"
+                "3 broken samples in fake (3 unreadable), more than data.max_broken = 2 allows: sample 2 (id 1002): torn in \
+                 two; sample 100 (id 1100): torn in two; sample 101 (id 1101): torn in two"
             );
             assert!(loader.next().is_none() && loader.next().is_none());
         }

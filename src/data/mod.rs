@@ -35,10 +35,10 @@ pub mod tokenizer;
 pub mod transform;
 pub mod webdataset;
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use image::RgbImage;
 use sha2::{Digest, Sha256};
@@ -92,15 +92,10 @@ pub struct Dataset {
     images: Box<dyn Images>,
     /// The first sample of the same picture, by sample; empty where every sample has a picture of its own.
     first_of_picture: Vec<u32>,
-    ledger: Mutex<Ledger>,
-}
-
-/// What is known to be broken so far.
-#[derive(Default)]
-struct Ledger {
-    broken: Broken,
-    /// Samples in `broken`: one that is met again counts once.
-    samples: HashSet<u32>,
+    /// What the format has left out of `samples`.
+    skipped: Broken,
+    /// The samples whose picture could not be loaded so far, and why.
+    unloadable: Mutex<BTreeMap<u32, Error>>,
 }
 
 impl Dataset {
@@ -127,7 +122,8 @@ impl Dataset {
             fingerprint,
             images,
             first_of_picture: Vec::new(),
-            ledger: Mutex::default(),
+            skipped: Broken::default(),
+            unloadable: Mutex::default(),
         }
     }
 
@@ -145,7 +141,7 @@ impl Dataset {
 
     /// Says what the format has left out of `samples`, and why.
     pub fn with_skipped(self, broken: Broken) -> Dataset {
-        Dataset { ledger: Mutex::new(Ledger { broken, samples: HashSet::new() }), ..self }
+        Dataset { skipped: broken, ..self }
     }
 
     /// The first sample that has the same picture as this one; mostly itself.
@@ -167,28 +163,33 @@ impl Dataset {
         self.images.load(index).map_err(|error| error.at(format!("sample {index} (id {})", sample.id)))
     }
 
-    /// All that is known to be broken so far: what the format has left out, and the samples whose picture could not be loaded.
+    /// All that is known to be broken so far: what the format has left out, and the samples whose picture could not be loaded, in
+    /// the order of the samples, whenever they were met.
     pub fn broken(&self) -> Broken {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).broken.clone()
+        let mut broken = self.skipped.clone();
+        for error in self.unloadable().values() {
+            broken.add(error.reason().unwrap_or(broken::UNREADABLE), error.to_string());
+        }
+        broken
     }
 
     /// The samples whose picture could not be loaded so far, ascending.
     pub fn broken_samples(&self) -> Vec<u32> {
-        let mut samples: Vec<u32> =
-            self.ledger.lock().unwrap_or_else(PoisonError::into_inner).samples.iter().copied().collect();
-        samples.sort_unstable();
-        samples
+        self.unloadable().keys().copied().collect()
     }
 
     /// Counts samples as broken, each once. Fails when more are than `most` allows (the setting `data.max_broken`).
-    pub fn count_broken<'a>(&self, broken: impl IntoIterator<Item = (u32, &'a Error)>, most: usize) -> Result<()> {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        for (sample, error) in broken {
-            if ledger.samples.insert(sample) {
-                ledger.broken.add(error.reason().unwrap_or(broken::UNREADABLE), error.to_string());
-            }
-        }
-        ledger.broken.check(&self.name, most)
+    pub fn count_broken(&self, broken: impl IntoIterator<Item = (u32, Error)>, most: usize) -> Result<()> {
+        let mut known = self.unloadable();
+        broken.into_iter().for_each(|(sample, error)| drop(known.entry(sample).or_insert(error)));
+        let count = self.skipped.count() + known.len();
+        drop(known);
+        if count > most { self.broken().check(&self.name, most) } else { Ok(()) }
+    }
+
+    fn unloadable(&self) -> MutexGuard<'_, BTreeMap<u32, Error>> {
+        // Nothing panics under the lock.
+        self.unloadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

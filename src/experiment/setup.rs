@@ -146,7 +146,7 @@ impl Setup {
     pub fn meet_broken(&self, samples: &[u32]) -> Result<()> {
         for sample in samples {
             if let Err(error) = self.dataset.image(*sample as usize) {
-                self.dataset.count_broken([(*sample, &error)], self.config.data.max_broken)?;
+                self.dataset.count_broken([(*sample, error)], self.config.data.max_broken)?;
             }
         }
         Ok(())
