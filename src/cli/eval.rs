@@ -12,7 +12,7 @@ use perennial::eval::embed::embed_images;
 use perennial::eval::metrics::{Retrieval, top_1_accuracy};
 use perennial::eval::pretrained::Pretrained;
 use perennial::eval::zero_shot::{class_embeddings, similarities};
-use perennial::experiment::{Config, DataConfig};
+use perennial::experiment::{Config, EvaluationTask, PRESETS};
 use perennial::ops::Device;
 
 use super::compute::on_device;
@@ -23,7 +23,8 @@ use super::run::print_broken;
 pub struct Arguments {
     #[command(flatten)]
     model: Model,
-    /// A format of data: emoji, folder, cifar10, cifar100, domainnet, csv, webdataset
+    /// A preset, such as imagenet-r, for its data, templates and task; or a format of data: emoji, folder, cifar10, cifar100,
+    /// domainnet, csv, webdataset
     #[arg(long, value_name = "SPEC")]
     data: String,
     /// Where its files are [default: the data set inside the program]
@@ -38,12 +39,13 @@ pub struct Arguments {
     /// Which samples
     #[arg(long, value_enum, default_value = "test")]
     split: SplitName,
-    /// Prompt templates of the classes: a bundled list (emoji, cifar) or a .txt file, one a line
-    #[arg(long, default_value = "emoji", value_name = "NAME|FILE")]
-    templates: String,
-    /// Zero-shot classification among all classes, or retrieval by captions
-    #[arg(long, value_enum, default_value = "classification")]
-    task: Task,
+    /// Prompt templates of the classes: a bundled list (emoji, cifar, imagenet, photo) or a .txt file, one a line [default: the
+    /// preset's; of a format photo, of emoji its own]
+    #[arg(long, value_name = "NAME|FILE")]
+    templates: Option<String>,
+    /// Zero-shot classification among all classes, or retrieval by captions [default: the preset's, or classification]
+    #[arg(long, value_enum)]
+    task: Option<Task>,
     #[command(flatten)]
     inference: Inference,
 }
@@ -63,11 +65,11 @@ enum Task {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
-    let config = data_config(arguments)?;
-    let dataset = data::open(&config.source())?;
-    dataset.broken().check(&dataset.name, config.max_broken)?;
-    let samples = choose(arguments, &dataset)?;
-    let classifies = matches!(arguments.task, Task::Classification);
+    let Config { data, evaluation, .. } = config(arguments)?;
+    let dataset = data::open(&data.source())?;
+    dataset.broken().check(&dataset.name, data.max_broken)?;
+    let samples = choose(arguments, &data.domains, &dataset)?;
+    let classifies = evaluation.task == EvaluationTask::Classification;
     if classifies && !dataset.has_classes() {
         return Err(Error::input(format!("{} has no classes; --task retrieval needs none", dataset.name)));
     }
@@ -79,9 +81,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             dataset.name
         )));
     }
-    let tests = Tests { dataset: Arc::new(dataset), samples, max_broken: config.max_broken };
+    let tests = Tests { dataset: Arc::new(dataset), samples, max_broken: data.max_broken };
     if classifies {
-        on_device!(&place, D, at => classification::<D>(at, arguments, &tests))?;
+        let templates = Templates::find(&evaluation.templates)?;
+        on_device!(&place, D, at => classification::<D>(at, arguments, &templates, &tests))?;
+        println!("templates       {}", evaluation.templates);
     } else {
         on_device!(&place, D, at => retrieval::<D>(at, arguments, &tests))?;
     }
@@ -121,26 +125,56 @@ impl Tests {
     }
 }
 
-/// The settings of the data. Others have no meaning here.
-fn data_config(arguments: &Arguments) -> Result<DataConfig> {
-    let mut config = Config::default();
+/// The settings of a preset, or of a format by its name, with what the command line changes. Those of training have no meaning here.
+fn config(arguments: &Arguments) -> Result<Config> {
+    let name = &arguments.data;
+    let is_preset = PRESETS.iter().any(|preset| preset.name == name) || name.ends_with(".toml");
+    let mut config = match is_preset {
+        true => Config::find(name)?,
+        false if data::names().any(|format| format == name) => {
+            let mut config = Config::default();
+            config.data.name = name.clone();
+            if name != "emoji" {
+                config.evaluation.templates = "photo".to_string();
+            }
+            config
+        }
+        false => {
+            let known = data::names().chain(PRESETS.iter().map(|preset| preset.name));
+            return Err(unknown("data set", name, known));
+        }
+    };
     for setting in &arguments.settings {
         if !setting.trim_start().starts_with("data.") {
             return Err(Error::input(format!("--set {setting}: eval has the settings data.* alone")));
         }
         config.set(setting)?;
     }
-    let folder = arguments.folder.as_ref().map(|folder| folder.display().to_string());
-    Ok(DataConfig { name: arguments.data.clone(), folder: folder.unwrap_or_default(), ..config.data })
+    if let Some(folder) = &arguments.folder {
+        config.data.folder = folder.display().to_string();
+    }
+    if !arguments.domains.is_empty() {
+        config.data.domains = arguments.domains.clone();
+    }
+    if let Some(templates) = &arguments.templates {
+        config.evaluation.templates = templates.clone();
+    }
+    if let Some(task) = arguments.task {
+        config.evaluation.task = match task {
+            Task::Classification => EvaluationTask::Classification,
+            Task::Retrieval => EvaluationTask::Retrieval,
+        };
+    }
+    Ok(config)
 }
 
 /// The samples of the wanted domains and split, by their places in the data set.
-fn choose(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<u32>> {
+fn choose(arguments: &Arguments, domains: &[String], dataset: &Dataset) -> Result<Vec<u32>> {
     let domain = |name: &String| {
         let place = dataset.domains.iter().position(|domain| domain == name);
         place.ok_or_else(|| unknown("domain", name, dataset.domains.iter().map(String::as_str)))
     };
-    let domains = arguments.domains.iter().map(domain).collect::<Result<Vec<usize>>>()?;
+    let domains = domains.iter().map(domain).collect::<Result<Vec<usize>>>()?;
     let wanted = match arguments.split {
         SplitName::Test => Some(Split::Test),
         SplitName::Train => Some(Split::Train),
@@ -158,9 +192,13 @@ fn choose(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<u32>> {
     Ok(samples)
 }
 
-fn classification<D: Device>(place: &D::Place, arguments: &Arguments, tests: &Tests) -> Result<()> {
+fn classification<D: Device>(
+    place: &D::Place,
+    arguments: &Arguments,
+    templates: &Templates,
+    tests: &Tests,
+) -> Result<()> {
     let Tests { dataset, samples, .. } = tests;
-    let templates = Templates::find(&arguments.templates)?;
     let prompts: Vec<String> = dataset.classes.iter().flat_map(|class| templates.prompts(class)).collect();
     let mut model = open::<D>(place, arguments, samples.len(), prompts.len())?;
     let tokens = model.tokenize(&prompts)?;

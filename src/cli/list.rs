@@ -1,7 +1,7 @@
 //! `perennial list`: what there is, one name first on each line.
 
 use perennial::error::Result;
-use perennial::experiment;
+use perennial::experiment::PRESETS;
 use perennial::method::METHODS;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
@@ -23,7 +23,9 @@ enum What {
 pub fn run(arguments: &Arguments) -> Result<()> {
     match arguments.what {
         What::Methods => lines(METHODS.iter().map(|method| (method.name, method.summary.to_string()))),
-        What::Presets => lines(experiment::presets().map(|(name, summary)| (name, summary.to_string()))),
+        What::Presets => {
+            lines(PRESETS.iter().map(|preset| (preset.name, format!("{:<19} {}", preset.group, preset.summary))))
+        }
         What::Models => {
             for name in ModelSpec::names() {
                 let spec = ModelSpec::find(name)?;
@@ -67,6 +69,6 @@ fn kernels() {
 
 fn lines<'a>(entries: impl Iterator<Item = (&'a str, String)>) {
     for (name, text) in entries {
-        println!("{name:16}  {text}");
+        println!("{name:20} {text}");
     }
 }

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod compare;
 mod compute;
+mod doctor;
 mod embed;
 mod eval;
 mod export;
@@ -41,6 +42,8 @@ enum Command {
     Report(report::Arguments),
     /// List methods, presets, models or kernels
     List(list::Arguments),
+    /// Look at data and machine before a long run: what is missing, broken or too small, and how long it takes
+    Doctor(doctor::Arguments),
     /// Hold every kernel of a GPU against the CPU reference
     Check(check::Arguments),
     /// Measure a training step, or each op, on this machine
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };

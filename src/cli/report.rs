@@ -4,25 +4,29 @@ use std::path::PathBuf;
 
 use perennial::error::{Error, Result};
 use perennial::files::write_atomically;
-use perennial::report::{Run, Table, group, page, summary_table};
+use perennial::report::{Comparison, Reference, Run, Table, group, page, summary_table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Run directories; runs that differ in the seed alone share a row, and runs on one stream a table
     #[arg(required = true, value_name = "RUN_DIR")]
     runs: Vec<PathBuf>,
+    /// Published figures beside the runs' own: reference, for those that come with the program, or a .toml file of its form
+    #[arg(long, value_name = "NAME|FILE")]
+    against: Option<String>,
     /// Also write a page with plots, in one file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Also write the table as Markdown
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
-    /// Also write the table as CSV
+    /// Also write the table as CSV; with --against, the one that holds the runs against published figures
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let reference = arguments.against.as_deref().map(Reference::find).transpose()?;
     let (mut finished, mut notes) = (Vec::new(), Vec::new());
     for path in &arguments.runs {
         let run = Run::read(path)?;
@@ -38,31 +42,62 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::input("none of the runs is finished: there is nothing to report"));
     }
     let groups = group(finished)?;
-    let tables: Vec<(String, Table)> =
-        groups.iter().map(|cells| (cells[0].runs[0].title(), summary_table(cells))).collect();
+    let parts: Vec<Part> = groups
+        .iter()
+        .map(|cells| Part {
+            title: cells[0].runs[0].title(),
+            summary: summary_table(cells),
+            against: reference.as_ref().map(|reference| reference.compare(cells)),
+        })
+        .collect();
     // Where there are several, each has its heading.
-    let all = |heading: &str, print: fn(&Table) -> String| match tables.as_slice() {
-        [(_, table)] => print(table),
-        tables => {
-            let parts = tables.iter().map(|(title, table)| format!("{heading}{title}\n\n{}", print(table)));
-            parts.collect::<Vec<_>>().join("\n")
+    let all = |heading: &str, list: &str, print: fn(&Table) -> String| {
+        let body = |part: &Part| part.print(list, print);
+        match parts.as_slice() {
+            [part] => body(part),
+            parts => {
+                let parts = parts.iter().map(|part| format!("{heading}{}\n\n{}", part.title, body(part)));
+                parts.collect::<Vec<_>>().join("\n")
+            }
         }
     };
-    print!("{}", all("", Table::to_text));
+    print!("{}", all("", "", Table::to_text));
     if let Some(path) = &arguments.markdown {
-        write_atomically(path, all("## ", Table::to_markdown).as_bytes())?;
+        write_atomically(path, all("## ", "- ", Table::to_markdown).as_bytes())?;
     }
     if let Some(path) = &arguments.csv {
-        let [(_, table)] = tables.as_slice() else {
+        let [Part { summary, against, .. }] = parts.as_slice() else {
             return Err(Error::input(format!(
                 "the runs are of {} streams, and a CSV file holds one table: report each with its own --csv",
-                tables.len()
+                parts.len()
             )));
         };
+        let table = against.as_ref().map_or(summary, |against| &against.table);
         write_atomically(path, table.to_csv().as_bytes())?;
     }
     if let Some(path) = &arguments.html {
-        write_atomically(path, page(groups, &notes).as_bytes())?;
+        write_atomically(path, page(groups, &notes, reference.as_ref()).as_bytes())?;
     }
     Ok(())
+}
+
+/// The runs on one stream.
+struct Part {
+    title: String,
+    summary: Table,
+    against: Option<Comparison>,
+}
+
+impl Part {
+    /// The table, and that of published figures with its notes, `list` before each.
+    fn print(&self, list: &str, print: fn(&Table) -> String) -> String {
+        let mut text = print(&self.summary);
+        if let Some(Comparison { table, notes }) = &self.against {
+            text += &format!("\nBeside published figures, per cent:\n\n{}", print(table));
+            if !notes.is_empty() {
+                text += &format!("\n{list}{}\n", notes.join(&format!("\n{list}")));
+            }
+        }
+        text
+    }
 }

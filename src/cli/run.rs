@@ -95,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// `runs/emoji-cil-gdro-m500-s0`.
-fn default_out(preset: &str, config: &Config) -> PathBuf {
+pub fn default_out(preset: &str, config: &Config) -> PathBuf {
     let preset = Path::new(preset).file_stem().unwrap_or_default().to_string_lossy();
     PathBuf::from(format!("runs/{preset}-{}-m{}-s{}", config.method, config.memory.size, config.seed))
 }

@@ -10,9 +10,11 @@ use std::path::Path;
 use crate::error::{Error, Result, nearest, unknown};
 
 /// The lists that come with the program.
-const BUNDLED: [(&str, &str); 2] = [
+const BUNDLED: [(&str, &str); 4] = [
     ("cifar10", include_str!("../../presets/class_names/cifar10.txt")),
     ("cifar100", include_str!("../../presets/class_names/cifar100.txt")),
+    ("imagenet", include_str!("../../presets/class_names/imagenet.tsv")),
+    ("imagenet-v2", include_str!("../../presets/class_names/imagenet-v2.tsv")),
 ];
 
 /// A list of readable names.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::presets::{Expected, PRESETS};
 use crate::data::Source;
 use crate::data::csv::CsvSettings;
 use crate::data::webdataset::WebDatasetSettings;
@@ -20,6 +21,8 @@ use crate::train::OptimizerSettings;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// The bundled preset that the settings began as, for published figures; empty for none.
+    pub preset: String,
     /// A row of the table of methods.
     pub method: String,
     /// Decides class order apart, everything that is random: starting values, order of samples, crops, memory.
@@ -38,6 +41,9 @@ pub struct Config {
     /// By method, the settings that were found best for it where they differ: `[tuned.joint.train]`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tuned: BTreeMap<String, toml::Table>,
+    /// What a preset's data are like when they are whole, for `perennial doctor`; a run does not look at it.
+    #[serde(skip_serializing_if = "Expected::is_empty")]
+    pub expected: Expected,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,7 +126,8 @@ pub struct StreamConfig {
     pub first_task: usize,
     /// Class-incremental: the seed of the class order; it is not the run's, so that seeds of a run share it.
     pub class_order_seed: u64,
-    /// Class-incremental: a file of class names, one a line, in the order in which they arrive; empty for the seed's.
+    /// Class-incremental: a bundled list of classes or a file, one a line, in the order in which they arrive, by their readable
+    /// names or the data set's own; empty for the seed's.
     pub class_order: String,
     /// Domain-incremental: the domains in order; empty for the data set's order.
     pub domain_order: Vec<String>,
@@ -147,7 +154,8 @@ impl Default for StreamConfig {
 pub struct ModelConfig {
     /// A bundled model or an open_clip JSON file.
     pub name: String,
-    /// A checkpoint to start from, or the folder that open_clip or Hugging Face wrote; empty for random values.
+    /// A checkpoint to start from, or the folder that open_clip or Hugging Face wrote; empty for random values; `needed` in a preset
+    /// whose user must name one.
     pub pretrained: String,
     /// `gelu` or `quick_gelu`, where the checkpoint does not say it; empty for what the checkpoint, or the model, says.
     pub activation: String,
@@ -156,6 +164,9 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// In place of a checkpoint that the user must name.
+    pub const NEEDED: &str = "needed";
+
     /// The activation that the user gives.
     pub fn given_activation(&self) -> Result<Option<Activation>> {
         match self.activation.as_str() {
@@ -292,43 +303,15 @@ impl Default for EvaluationConfig {
     }
 }
 
-/// The bundled presets: name, what it is, and its TOML.
-const PRESETS: [(&str, &str, &str); 4] = [
-    (
-        "emoji-pretrain",
-        "train a small CLIP from scratch on the captions of three older vendors",
-        include_str!("../../presets/emoji-pretrain.toml"),
-    ),
-    (
-        "emoji-cil",
-        "five newer vendors in 10 tasks of classes (class-incremental)",
-        include_str!("../../presets/emoji-cil.toml"),
-    ),
-    (
-        "emoji-dil",
-        "five newer vendors, one after the other (domain-incremental)",
-        include_str!("../../presets/emoji-dil.toml"),
-    ),
-    (
-        "emoji-tic",
-        "five newer vendors by the years in which emoji appeared (time-continual)",
-        include_str!("../../presets/emoji-tic.toml"),
-    ),
-];
-
-/// Names and one-line descriptions of the bundled presets.
-pub fn presets() -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
-    PRESETS.iter().map(|(name, summary, _)| (*name, *summary))
-}
-
 impl Config {
     /// A bundled preset by name, or a file whose name ends in `.toml`.
     pub fn find(name: &str) -> Result<Config> {
-        if let Some((_, _, text)) = PRESETS.iter().find(|(known, _, _)| *known == name) {
-            return Config::parse(text).map_err(|error| error.at(name));
+        if let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) {
+            let config = Config::parse(preset.toml).map_err(|error| error.at(name))?;
+            return Ok(Config { preset: name.to_string(), ..config });
         }
         if !name.ends_with(".toml") {
-            return Err(unknown("preset", name, presets().map(|(name, _)| name)));
+            return Err(unknown("preset", name, PRESETS.iter().map(|preset| preset.name)));
         }
         let path = Path::new(name);
         let text = std::fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
@@ -345,7 +328,12 @@ impl Config {
     /// The settings for a method: its own, where the preset has some.
     pub fn for_method(&self, name: &str) -> Result<Config> {
         let method = Method::find(name)?;
-        let mut config = Config { method: method.name.to_string(), tuned: BTreeMap::new(), ..self.clone() };
+        let mut config = Config {
+            method: method.name.to_string(),
+            tuned: BTreeMap::new(),
+            expected: Expected::default(),
+            ..self.clone()
+        };
         let Some(tuned) = self.tuned.get(name) else { return Ok(config) };
         let mut table = config.to_table();
         overlay(&mut table, tuned);
@@ -508,6 +496,8 @@ fn check_keys(table: &toml::Table, text: &str) -> Result<()> {
             check_keys(settings, text)?;
         }
     }
+    // Its keys are checked where it is read.
+    table.remove("expected");
     let known = known_keys();
     let Some(key) = dotted_keys(&table).into_iter().find(|key| !known.contains(key)) else { return Ok(()) };
     let name = key.rsplit('.').next().unwrap_or(&key);
@@ -527,10 +517,17 @@ mod tests {
 
     #[test]
     fn presets_are_valid_and_survive_their_own_toml() {
-        for (name, _) in presets() {
-            let config = Config::find(name).unwrap();
+        for preset in &PRESETS {
+            let config = Config::find(preset.name).unwrap();
+            assert_eq!(config.preset, preset.name);
             config.validate().unwrap();
             assert_eq!(Config::parse(&config.to_toml()).unwrap(), config);
+            // What is tuned for a method is sound too, and a run's settings know nothing of what is expected.
+            for method in std::iter::once(&config.method).chain(config.tuned.keys()) {
+                let config = config.for_method(method).unwrap();
+                config.validate().unwrap();
+                assert!(config.expected.is_empty());
+            }
         }
     }
 

@@ -196,6 +196,7 @@ impl std::iter::Sum for Pace {
 fn check_same(text: &str, config: &Config, path: &Path) -> Result<()> {
     let neutral = |config: &Config| {
         let mut config = config.clone();
+        config.preset.clear();
         config.data.loader_threads = 0;
         config.train.save_every = 1;
         config.train.log_every = 1;

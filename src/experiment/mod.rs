@@ -3,17 +3,21 @@
 mod closing;
 mod config;
 mod directory;
+mod doctor;
 mod evaluation;
 mod predictions;
+mod presets;
 mod run;
 mod setup;
 mod state;
 
 pub use config::{
     Config, DataConfig, EvaluationConfig, EvaluationTask, MemoryConfig, ModelConfig, StreamConfig, TrainConfig,
-    TrainText, presets,
+    TrainText,
 };
 pub use directory::{Pace, RunDirectory};
+pub use doctor::{Finding, Verdict, examine};
 pub use evaluation::{Evaluation, Prediction, Spent, StepRecord};
+pub use presets::{Expected, PRESETS, Preset};
 pub use run::{Iteration, Observer, run};
 pub use setup::Setup;

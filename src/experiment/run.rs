@@ -67,7 +67,7 @@ pub fn run<D: Device>(
 }
 
 /// The largest batch whose plan needs at most half of `bytes`, halving from the one that does not fit.
-fn largest_batch<D: Device>(place: &D::Place, setup: &Setup, bytes: usize) -> Option<usize> {
+pub(super) fn largest_batch<D: Device>(place: &D::Place, setup: &Setup, bytes: usize) -> Option<usize> {
     let mut spec = setup.trainer_spec();
     while spec.capacity.images > 2 {
         spec.capacity.images /= 2;

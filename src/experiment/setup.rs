@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::config::{Config, EvaluationTask, TrainConfig, TrainText};
+use super::config::{Config, EvaluationTask, ModelConfig, TrainConfig, TrainText};
 use crate::data::prompts::{Templates, fill};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Dataset, Split};
@@ -376,13 +376,10 @@ fn class_order(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<Cla
     if file.is_empty() {
         return Ok(ClassOrder::Seed(config.stream.class_order_seed));
     }
-    let text = std::fs::read_to_string(file).map_err(|cause| Error::reading(Path::new(file), cause))?;
+    let text = stream::class_list(file).map_err(|error| error.at("stream.class_order"))?;
     let mut present = vec![false; dataset.classes.len()];
     items.iter().for_each(|item| present[item.class as usize] = true);
-    // Readable names may not tell classes apart; the data set's own do.
-    let by_key = text.lines().any(|line| dataset.class_keys.iter().any(|key| key == line.trim()));
-    let names = if by_key { &dataset.class_keys } else { &dataset.classes };
-    Ok(ClassOrder::Given(stream::parse_class_order(file, &text, names, &present)?))
+    Ok(ClassOrder::Given(stream::parse_class_order(file, &text, &dataset.classes, &dataset.class_keys, &present)?))
 }
 
 /// Fails when the run needs captions or classes that the data set does not have.
@@ -432,6 +429,12 @@ fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream
         return Ok(());
     }
     let smallest = stream.steps.iter().min_by_key(|step| step.train.len()).expect("a stream has steps");
+    if smallest.train.is_empty() {
+        return Err(Error::input(format!(
+            "{}: there are no training samples, and {} trains; zero-shot does not",
+            smallest.name, method.name
+        )));
+    }
     if config.train.batch > smallest.train.len() {
         return Err(Error::input(format!(
             "train.batch is {}, but {} has {} training samples; it can be {} at most",
@@ -471,7 +474,7 @@ fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream
 
 /// The model, its first parameters, the checkpoint's hash, and notes.
 #[allow(clippy::type_complexity)]
-fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str, String)>, Vec<String>)> {
+pub(super) fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str, String)>, Vec<String>)> {
     let mut model = ModelSpec::find(&config.model.name)?;
     let activation = config.model.given_activation()?;
     if let Some(activation) = activation {
@@ -480,6 +483,13 @@ fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str
     if config.model.pretrained.is_empty() {
         let initial = ParameterList::of(&model).initial_values(config.seed);
         return Ok((model, initial, Vec::new(), Vec::new()));
+    }
+    if config.model.pretrained == ModelConfig::NEEDED {
+        return Err(Error::input(format!(
+            "the preset starts from pretrained weights, which do not come with the program: give those of a {} with --set \
+             model.pretrained=FILE.safetensors, or --set model.pretrained= for random values",
+            config.model.name
+        )));
     }
     let path = Path::new(&config.model.pretrained);
     if !path.exists() && config.model.pretrained.starts_with("runs/emoji-pretrain/") {

@@ -2,6 +2,7 @@
 
 mod html;
 mod matrices;
+mod reference;
 mod run;
 mod summary;
 mod table;
@@ -10,6 +11,7 @@ mod tensorboard;
 
 pub use html::page;
 pub use matrices::{static_table, transfer_table};
+pub use reference::{Comparison, Reference};
 pub use run::{LogLine, Run, group};
 pub use summary::{Cell, matrix_table, summary_table};
 pub use table::Table;

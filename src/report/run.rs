@@ -134,6 +134,7 @@ fn check_seeds(cell: &Cell<Run>) -> Result<()> {
     let settings = |run: &Run| {
         let mut config = run.config.clone();
         config.seed = 0;
+        config.preset.clear();
         config.model.pretrained.clear();
         config.data.folder.clear();
         config.data.loader_threads = 0;

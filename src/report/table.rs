@@ -26,13 +26,22 @@ impl Table {
         self.rows.iter_mut().for_each(|row| row.push(cells.next().unwrap_or_default()));
     }
 
+    pub fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     fn lines(&self) -> impl Iterator<Item = &Vec<String>> {
         std::iter::once(&self.header).chain(&self.rows)
     }
 
     /// Whether a column holds numbers, and so aligns to the right.
-    fn is_numeric(&self, column: usize) -> bool {
-        let numeric = |cell: &String| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    pub fn is_numeric(&self, column: usize) -> bool {
+        let numeric =
+            |cell: &String| cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit() || "+-".contains(c));
         self.rows.iter().all(|row| numeric(&row[column]))
     }
 

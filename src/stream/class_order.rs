@@ -1,14 +1,44 @@
-//! The order of classes from a file: one name a line.
+//! The order of classes from a list: one name a line.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result, nearest, unknown};
 
-/// The classes that `text` names, a line each, as places in `names`; lines without a word are left out. `present` says which
-/// classes the stream has: each of them must be named, once, and no other. `file` is the text's name in errors, which also
-/// tell the line.
-pub fn parse_class_order(file: &str, text: &str, names: &[String], present: &[bool]) -> Result<Vec<u32>> {
-    let class_of: HashMap<&str, usize> = names.iter().enumerate().map(|(class, name)| (name.as_str(), class)).collect();
+/// The lists that come with the program: orders of classes, and which classes a data set has.
+const BUNDLED: [(&str, &str); 4] = [
+    ("cifar100", include_str!("../../presets/class_orders/cifar100.txt")),
+    ("imagenet", include_str!("../../presets/class_orders/imagenet.txt")),
+    ("imagenet-r", include_str!("../../presets/class_orders/imagenet-r.txt")),
+    ("imagenet-a", include_str!("../../presets/class_orders/imagenet-a.txt")),
+];
+
+/// The text of a list of classes: a bundled one by its name, or a file. Fails when there is neither.
+pub fn class_list(name: &str) -> Result<Cow<'static, str>> {
+    if let Some((_, text)) = BUNDLED.iter().find(|(known, _)| *known == name) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let path = Path::new(name);
+    if !path.exists() && path.extension().is_none() && path.components().count() == 1 {
+        return Err(unknown("list of classes", name, BUNDLED.iter().map(|(name, _)| *name)));
+    }
+    std::fs::read_to_string(path).map(Cow::Owned).map_err(|cause| Error::reading(path, cause))
+}
+
+/// The classes that `text` names, a line each, as places in `names`; lines without a word are left out. A line may also be what
+/// the data set itself calls the class, one of `keys`, which are in the order of `names`. `present` says which classes the stream
+/// has: each of them must be named, once, and no other. `file` is the text's name in errors, which also tell the line.
+pub fn parse_class_order(
+    file: &str,
+    text: &str,
+    names: &[String],
+    keys: &[String],
+    present: &[bool],
+) -> Result<Vec<u32>> {
+    // Of one word that is both, the data set's own counts: readable names need not differ.
+    let known = names.iter().enumerate().chain(keys.iter().enumerate());
+    let class_of: HashMap<&str, usize> = known.map(|(class, name)| (name.as_str(), class)).collect();
     let mut line_of_class = HashMap::new();
     let mut order = Vec::new();
     for (line, name) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {
@@ -17,7 +47,7 @@ pub fn parse_class_order(file: &str, text: &str, names: &[String], present: &[bo
             continue;
         }
         let Some(class) = class_of.get(name) else {
-            let near = nearest(name, names.iter().map(String::as_str));
+            let near = nearest(name, names.iter().chain(keys).map(String::as_str));
             let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
             return wrong(format!("unknown class '{}'{hint}", name.escape_debug().take(60).collect::<String>()));
         };
@@ -54,7 +84,7 @@ mod tests {
 
     fn wrong(text: &str) -> String {
         let names = ["face smiling", "face hand", "sky and weather", "flags"].map(String::from);
-        parse_class_order("order.txt", text, &names, &[true, true, true, false]).unwrap_err().to_string()
+        parse_class_order("order.txt", text, &names, &[], &[true, true, true, false]).unwrap_err().to_string()
     }
 
     #[test]
@@ -77,6 +107,37 @@ mod tests {
         assert!(wrong("face\tsmiling").contains(r"'face\tsmiling'"));
     }
 
+    #[test]
+    fn a_line_is_a_readable_name_or_what_the_data_set_calls_the_class() {
+        let (names, keys) = (["crane", "crane", "palm tree"], ["n02", "n03", "palm_tree"]);
+        let [names, keys] = [names, keys].map(|words| words.map(String::from));
+        let order = |text: &str| parse_class_order("order.txt", text, &names, &keys, &[true; 3]);
+        assert_eq!(order("n03\npalm tree\nn02\n").unwrap(), [1, 2, 0]);
+        assert_eq!(order("palm_tree\nn02\nn03\n").unwrap(), [2, 0, 1]);
+        assert!(order("n02\nn04\n").unwrap_err().to_string().contains("did you mean 'n02'?"));
+    }
+
+    #[test]
+    fn bundled_lists_are_the_permutations_of_seed_1993() {
+        // The numbers that numpy draws; are places in CIFAR-100's own order.
+        let names: Vec<&str> = include_str!("../../presets/class_names/cifar100.txt").lines().collect();
+        let order = class_list("cifar100").unwrap();
+        let first: Vec<usize> =
+            order.lines().take(10).map(|name| names.iter().position(|known| *known == name).unwrap()).collect();
+        assert_eq!(first, [68, 56, 78, 8, 23, 84, 90, 65, 74, 76]);
+        for (name, count) in [("cifar100", 100), ("imagenet", 1000), ("imagenet-r", 200), ("imagenet-a", 200)] {
+            let list = class_list(name).unwrap();
+            let distinct: std::collections::BTreeSet<&str> = list.lines().collect();
+            assert_eq!((list.lines().count(), distinct.len()), (count, count), "{name}");
+        }
+        let synsets = class_list("imagenet").unwrap();
+        for variant in ["imagenet-r", "imagenet-a"] {
+            assert!(class_list(variant).unwrap().lines().all(|key| synsets.lines().any(|known| known == key)));
+        }
+        assert!(class_list("imagnet").unwrap_err().to_string().contains("did you mean 'imagenet'?"));
+        assert!(class_list("no/such.txt").unwrap_err().to_string().starts_with("cannot read no/such.txt"));
+    }
+
     proptest! {
         #[test]
         fn every_permutation_is_read_as_it_was_written(count in 1usize..40, seed: u64, absent in 0usize..5, ends in 0usize..3) {
@@ -86,9 +147,9 @@ mod tests {
             shuffle(&mut order, &mut rng(seed, "test", &[]));
             let end = ["\n", "\r\n", " \n\n\t"][ends];
             let text: String = order.iter().map(|class| names[*class as usize].clone() + end).collect();
-            prop_assert_eq!(&parse_class_order("order.txt", &text, &names, &present).unwrap(), &order);
+            prop_assert_eq!(&parse_class_order("order.txt", &text, &names, &[], &present).unwrap(), &order);
             // The last line needs no end.
-            prop_assert_eq!(&parse_class_order("order.txt", text.trim_end(), &names, &present).unwrap(), &order);
+            prop_assert_eq!(&parse_class_order("order.txt", text.trim_end(), &names, &[], &present).unwrap(), &order);
         }
 
         #[test]
@@ -112,13 +173,13 @@ mod tests {
                     format!("order.txt, line {}: it ends here, and lacks classes: class", count - 1)
                 }
             };
-            let error = parse_class_order("order.txt", &lines.join("\n"), &names, &vec![true; count]).unwrap_err();
+            let error = parse_class_order("order.txt", &lines.join("\n"), &names, &[], &vec![true; count]).unwrap_err();
             prop_assert!(error.to_string().contains(&expected), "'{expected}' is not in: {error}");
         }
 
         #[test]
         fn any_text_is_a_permutation_or_an_error_of_input(text in "(class [0-3] & café|\\PC|\\s){0,30}", present: [bool; 4]) {
-            match parse_class_order("order.txt", &text, &names(4), &present) {
+            match parse_class_order("order.txt", &text, &names(4), &[], &present) {
                 Ok(order) => {
                     let mut sorted = order.clone();
                     sorted.sort_unstable();

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use class_incremental::{ClassOrder, class_incremental};
-pub use class_order::parse_class_order;
+pub use class_order::{class_list, parse_class_order};
 pub use domain_incremental::domain_incremental;
 pub use single::single;
 pub use time_incremental::time_incremental;

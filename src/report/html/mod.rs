@@ -16,6 +16,7 @@ mod sections;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::reference::{Comparison, Reference};
 use super::run::Run;
 use super::summary::{self, Cell, Metric, Spread};
 use crate::experiment::EvaluationTask;
@@ -40,12 +41,15 @@ impl Series {
 /// What can be compared: runs on one stream of one data set.
 struct Group {
     series: Vec<Series>,
+    /// Beside published figures, where those are wanted.
+    against: Option<Comparison>,
     /// Stands before the sections' anchors, so that they differ from another group's.
     prefix: String,
 }
 
 impl Group {
-    fn new(cells: Vec<Cell<Run>>, prefix: String) -> Group {
+    fn new(cells: Vec<Cell<Run>>, prefix: String, reference: Option<&Reference>) -> Group {
+        let against = reference.map(|reference| reference.compare(&cells));
         let sizes = |method: &str| cells.iter().filter(|cell| cell.method == method).count();
         let mut methods: Vec<String> = cells.iter().map(|cell| cell.method.clone()).collect();
         methods.dedup();
@@ -60,7 +64,7 @@ impl Group {
             let color = palette::line(number(&cell));
             Series { label, size, color, cell }
         });
-        Group { series: series.collect(), prefix }
+        Group { series: series.collect(), against, prefix }
     }
 
     fn runs(&self) -> impl Iterator<Item = &Run> {
@@ -213,12 +217,12 @@ struct Section {
 }
 
 /// The whole page, for groups as [`super::run::group`] makes them. `notes` are what the reader should know of runs that
-/// are not there.
-pub fn page(groups: Vec<Vec<Cell<Run>>>, notes: &[String]) -> String {
+/// are not there; `reference` has published figures to hold the runs against.
+pub fn page(groups: Vec<Vec<Cell<Run>>>, notes: &[String], reference: Option<&Reference>) -> String {
     let several = groups.len() > 1;
     let prefix = |place: usize| if several { format!("{}-", place + 1) } else { String::new() };
-    let groups: Vec<Group> =
-        groups.into_iter().enumerate().map(|(place, cells)| Group::new(cells, prefix(place))).collect();
+    let group = |(place, cells)| Group::new(cells, prefix(place), reference);
+    let groups: Vec<Group> = groups.into_iter().enumerate().map(group).collect();
     let title = match groups.as_slice() {
         [group] => group.title(),
         groups => format!("{} experiments", groups.len()),

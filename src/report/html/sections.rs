@@ -6,6 +6,7 @@ use super::pictures::{Card, Gallery};
 use super::plots::{Axis, Bar, LARGE, Line, Look, Plot, Point, SMALL, bars, heat_map, heat_scale, short_count};
 use super::{Group, Section, Series, palette};
 use crate::method::Method;
+use crate::report::reference::Comparison;
 use crate::report::run::{LogLine, Run};
 use crate::report::summary::{AVERAGE, BACKWARD, FORGETTING, IN_DOMAIN, METRICS, Matrix, Metric, Spread};
 
@@ -15,6 +16,7 @@ const CURVE_POINTS: u64 = 200;
 pub fn all(group: &Group) -> Vec<Section> {
     let sections = [
         Some(result(group)),
+        against(group),
         accuracy(group),
         matrices(group),
         forgetting(group),
@@ -109,6 +111,26 @@ fn result(group: &Group) -> Section {
         @if group.steps() > 1 { (steps(group)) }
     };
     Section { id: "result", title: "Result", body }
+}
+
+/// The runs beside published figures.
+fn against(group: &Group) -> Option<Section> {
+    let Comparison { table, notes } = group.against.as_ref()?;
+    let body = html! {
+        p { "Per cent; the difference in points. A published figure is of its own model and settings." }
+        div.scroll tabindex="0" {
+            table {
+                thead { tr {
+                    @for (column, name) in table.header().iter().enumerate() { th.name[!table.is_numeric(column)] { (name) } }
+                } }
+                tbody { @for row in table.rows() { tr {
+                    @for (column, cell) in row.iter().enumerate() { td.name[!table.is_numeric(column)] { (cell) } }
+                } } }
+            }
+        }
+        @if !notes.is_empty() { ul { @for note in notes { li { (note) } } } }
+    };
+    Some(Section { id: "published", title: "Beside published figures", body })
 }
 
 /// What the steps are.
