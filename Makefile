@@ -11,7 +11,7 @@ ifneq ($(PERENNIAL_NVRTC)$(CUDA_HOME)$(CUDA_PATH)$(wildcard /usr/local/cuda/lib6
 NVRTC =
 endif
 
-.PHONY: build tools chromium pretrain demo compare test bench dist emoji clean
+.PHONY: build tools chromium pretrain demo compare test bench interop dist emoji clean
 
 build: $(NVRTC)
 	cargo build --release --locked
@@ -69,6 +69,15 @@ dist: $(NVRTC)
 # The same training step in PyTorch and here, on this machine in turn; prints the ratio.
 bench: build $(VENV)
 	$(VENV)/bin/python benches/torch_clip.py --perennial $(PERENNIAL) --model presets/models/emoji-small.json --batch 64
+
+# Weights, pictures and tokens against open_clip, transformers and Pillow, both ways; prints a table. Half an hour on two cores.
+interop: build $(VENV)
+	$(VENV)/bin/pip install --quiet transformers scikit-image
+	$(VENV)/bin/python tests/interop/interop.py --perennial $(PERENNIAL)
+
+# The same JPEGs by open_clip's loader and here, from files and packed, in turn; prints the ratios.
+bench-loader: build $(VENV)
+	$(VENV)/bin/python benches/loader.py --perennial $(PERENNIAL) --folder target/loader
 
 $(VENV):
 	python3 -m venv $(VENV)

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use perennial::data::{picture, tokenizer::Tokenizer, transform};
 use perennial::error::{Error, Result};
-use perennial::eval::pretrained::{Pretrained, find_spec, read_image};
-use perennial::model::checkpoint::TensorFile;
+use perennial::eval::pretrained::{Pretrained, find_spec, prepare};
+use perennial::model::checkpoint::{Positions, TensorFile};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::Device;
@@ -30,6 +31,9 @@ pub struct Arguments {
     /// Where the tensor `embeddings` goes: [N, D], f32, rows of length 1 (safetensors)
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Write what the model reads in place of its embeddings: `pixels` [N, S, S, 3], u8, or `tokens` [N, context], u32
+    #[arg(long)]
+    inputs: bool,
     #[command(flatten)]
     inference: Inference,
 }
@@ -37,7 +41,7 @@ pub struct Arguments {
 /// Which checkpoint, and what it does not say of itself.
 #[derive(clap::Args)]
 pub struct Model {
-    /// Weights in open_clip's or Hugging Face's names (safetensors)
+    /// Weights in open_clip's or Hugging Face's names (safetensors), or the folder that one of the two wrote
     #[arg(long, value_name = "CKPT")]
     pub model: PathBuf,
     /// The model, where the file does not say it: a bundled one (see 'perennial list models') or an open_clip JSON file
@@ -46,6 +50,9 @@ pub struct Model {
     /// Its activation, where the file does not say it: quick_gelu for OpenAI's weights, gelu for LAION's
     #[arg(long, value_enum, value_name = "NAME")]
     pub activation: Option<ActivationName>,
+    /// Fit a positional embedding of another resolution to the model's, by bicubic interpolation as open_clip
+    #[arg(long)]
+    pub interpolate_positions: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -62,13 +69,17 @@ impl Model {
             ActivationName::Gelu => Activation::Gelu,
             ActivationName::QuickGelu => Activation::QuickGelu,
         });
-        find_spec(&self.model, self.arch.as_deref(), activation)
+        find_spec(&self.model, self.arch.as_deref(), activation, self.positions())
+    }
+
+    pub fn positions(&self) -> Positions {
+        if self.interpolate_positions { Positions::Interpolated } else { Positions::AsStored }
     }
 
     /// The model, ready for at most `images` images and `texts` texts at once; notes go to standard error.
     pub fn open<D: Device>(&self, place: &D::Place, images: usize, texts: usize) -> Result<Pretrained<D>> {
         let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
-        let (model, notes) = Pretrained::open(place, &self.model, &self.spec()?, capacity)?;
+        let (model, notes) = Pretrained::open(place, &self.model, &self.spec()?, self.positions(), capacity)?;
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(model)
     }
@@ -94,37 +105,80 @@ impl Inference {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    on_device!(&arguments.inference.prepare()?, D, place => run_on::<D>(place, arguments))
-}
-
-fn run_on<D: Device>(place: &D::Place, arguments: &Arguments) -> Result<()> {
-    let (out, batch) = (&arguments.out, arguments.inference.batch);
+    let out = &arguments.out;
+    let place = arguments.inference.prepare()?;
     // Before any work, which may take hours.
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         return Err(Error::input(format!("cannot write {}: there is no folder {}", out.display(), folder.display())));
     }
-    let (count, width, embeddings) = match (&arguments.images, &arguments.texts) {
-        (Some(pattern), _) => {
-            let paths = find_files(pattern)?;
+    let source = match (&arguments.images, &arguments.texts) {
+        (Some(pattern), _) => Source::Images(find_files(pattern)?),
+        (None, Some(path)) => Source::Texts(read_texts(path)?),
+        (None, None) => unreachable!("clap asks for one of the two"),
+    };
+    if arguments.inputs {
+        return write_inputs(&arguments.model.spec()?, &source, out);
+    }
+    on_device!(&place, D, place => embed::<D>(place, arguments, &source))
+}
+
+enum Source {
+    Images(Vec<PathBuf>),
+    /// The lines of a file.
+    Texts(Vec<String>),
+}
+
+fn read_texts(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
+    let texts: Vec<String> = text.lines().map(str::to_string).collect();
+    if texts.is_empty() {
+        return Err(Error::input(format!("{} holds no texts, expected one a line", path.display())));
+    }
+    Ok(texts)
+}
+
+/// What the model would read, for a look at preprocessing alone.
+fn write_inputs(spec: &ModelSpec, source: &Source, out: &Path) -> Result<()> {
+    let mut file = TensorFile::new();
+    match source {
+        Source::Images(paths) => {
+            let size = spec.vision_cfg.image_size;
+            let mut pixels = vec![0; paths.len() * transform::bytes(size)];
+            prepare(&mut pixels, size, |image| picture::read(&paths[image]))?;
+            file.insert_u8("pixels", &[paths.len(), size, size, 3], pixels);
+            println!("{}: {} images of {size} x {size} pixels", out.display(), paths.len());
+        }
+        Source::Texts(texts) => {
+            let (tokenizer, context) = (Tokenizer::clip(), spec.text_cfg.context_length);
+            let mut tokens = Vec::with_capacity(texts.len() * context);
+            for text in texts {
+                tokens.extend(tokenizer.encode(text, context));
+                tokens.resize(tokens.len().next_multiple_of(context), 0);
+            }
+            file.insert_u32("tokens", &[texts.len(), context], tokens);
+            println!("{}: {} texts of {context} tokens", out.display(), texts.len());
+        }
+    }
+    file.save(out)
+}
+
+fn embed<D: Device>(place: &D::Place, arguments: &Arguments, source: &Source) -> Result<()> {
+    let (out, batch) = (&arguments.out, arguments.inference.batch);
+    let (count, width, embeddings) = match source {
+        Source::Images(paths) => {
             let mut model = arguments.model.open::<D>(place, batch.min(paths.len()), 1)?;
             let mut counter = Counter::new("images", paths.len());
             let embeddings =
-                model.embed_images(paths.len(), |image| read_image(&paths[image]), &mut |done| counter.set(done))?;
+                model.embed_images(paths.len(), |image| picture::read(&paths[image]), &mut |done| counter.set(done))?;
             (paths.len(), model.clip.spec.embed_dim, embeddings)
         }
-        (None, Some(path)) => {
-            let text = fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
-            let texts: Vec<&str> = text.lines().collect();
-            if texts.is_empty() {
-                return Err(Error::input(format!("{} holds no texts, expected one a line", path.display())));
-            }
+        Source::Texts(texts) => {
             let mut model = arguments.model.open::<D>(place, 1, batch.min(texts.len()))?;
             let mut counter = Counter::new("texts", texts.len());
-            let embeddings = model.embed_texts(&texts, &mut |done| counter.set(done))?;
+            let embeddings = model.embed_texts(texts, &mut |done| counter.set(done))?;
             (texts.len(), model.clip.spec.embed_dim, embeddings)
         }
-        (None, None) => unreachable!("clap asks for one of the two"),
     };
     let mut file = TensorFile::new();
     file.insert_f32("embeddings", &[count, width], embeddings);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use perennial::data::tokenizer::{self, Tokenizer};
 use perennial::error::Result;
 use perennial::model::checkpoint;
 use perennial::model::parameters::ParameterList;
@@ -25,18 +26,26 @@ enum Format {
     /// open_clip_model.safetensors and open_clip_config.json
     #[value(name = "open_clip")]
     OpenClip,
-    /// Hugging Face's model.safetensors, config.json and preprocessor_config.json
+    /// What Hugging Face's CLIPModel and CLIPProcessor load: model.safetensors, configurations, the tokenizer's files
     Hf,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let spec = arguments.model.spec()?;
-    let weights = checkpoint::load(&arguments.model.model, &spec)?;
+    let weights = checkpoint::load_with(&arguments.model.model, &spec, arguments.model.positions())?;
     weights.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let (list, out) = (ParameterList::of(&spec), &arguments.out);
     match arguments.format {
         Format::OpenClip => checkpoint::export_open_clip(out, &spec, &list, &weights.values)?,
-        Format::Hf => checkpoint::export_hugging_face(out, &spec, &list, &weights.values)?,
+        Format::Hf => {
+            checkpoint::export_hugging_face(out, &spec, &list, &weights.values)?;
+            let text = &spec.text_cfg;
+            if text.vocab_size == Tokenizer::END as usize + 1 {
+                tokenizer::save_hugging_face(out, text.context_length)?;
+            } else {
+                eprintln!("note: no tokenizer is written: the vocabulary of {} is not CLIP's", text.vocab_size);
+            }
+        }
     }
     println!("{}: {} tensors, {} parameters", out.display(), list.len(), list.count());
     Ok(())

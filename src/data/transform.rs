@@ -2,9 +2,9 @@
 //!
 //! Resizing is Pillow's BICUBIC: Catmull-Rom (a = -0.5), stretched to the scale when it shrinks (antialiasing), first
 //! along the rows, then along the columns, rounded and clipped to 8 bits after each. `fast_image_resize` has the same
-//! filter but starts with the columns, which clips elsewhere; so each direction is a call of its own. (Pillow from
-//! version 13 starts with the columns too where the height loses far more pixels than the width, as in very tall
-//! pictures; up to 12 it never does, nor do we.) A value differs from Pillow's by 1 at times: its filter weights have
+//! filter but starts with the columns, which clips elsewhere; so each direction is a call of its own. As in Pillow from
+//! version 13 on, the columns come first where the height loses more than twice the pixels that the width loses, as in
+//! very tall pictures (up to version 12 they never do). A value differs from Pillow's by 1 at times: its filter weights have
 //! more bits.
 
 use std::cell::RefCell;
@@ -28,16 +28,26 @@ pub fn bytes(size: usize) -> usize {
 /// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
 /// length.
 pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
+    evaluation_of(image, image.dimensions(), size, out)
+}
+
+/// The same for an image that was squeezed from a picture of another `shape` (width, height): what it would give of the picture,
+/// but for what squeezing has lost.
+pub fn evaluation_of(image: &RgbImage, shape: (u32, u32), size: usize, out: &mut [u8]) -> Result<()> {
     let (width, height) = dimensions(image)?;
-    let shorter = width.min(height);
+    let (of_width, of_height) = (shape.0 as usize, shape.1 as usize);
+    let shorter = of_width.min(of_height);
     // torchvision's integers: the longer edge is rounded down, half a pixel of margin to the even side.
-    let axis = |edge: usize| {
-        let resized = size * edge / shorter;
+    let axis = |edge: usize, of_edge: usize| {
+        let resized = size * of_edge / shorter;
         let margin = ((resized - size) as f64 / 2.0).round_ties_even();
         let scale = edge as f64 / resized as f64;
-        if resized == size { Axis::whole(edge) } else { Axis { start: margin * scale, len: size as f64 * scale } }
+        match resized == size {
+            true => Axis::whole(edge, size),
+            false => Axis { edge, resized, start: margin * scale, len: size as f64 * scale },
+        }
     };
-    resize(image.as_raw(), width, height, axis(width), axis(height), size, out)
+    resize(image.as_raw(), axis(width, of_width), axis(height, of_height), size, out)
 }
 
 /// The transform of training, torchvision's RandomResizedCrop without a flip: a box whose area is `scale.0` to
@@ -49,6 +59,63 @@ pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
 pub fn training(image: &RgbImage, size: usize, scale: (f64, f64), rng: &mut Rng, out: &mut [u8]) -> Result<()> {
     let (width, height) = dimensions(image)?;
     crop_and_resize(image, crop_box(width, height, scale, rng), size, out)
+}
+
+/// The same for an image that was squeezed from a picture of another `shape` (width, height): the box that the generator would draw
+/// in the picture.
+pub fn training_of(
+    image: &RgbImage,
+    shape: (u32, u32),
+    size: usize,
+    scale: (f64, f64),
+    rng: &mut Rng,
+    out: &mut [u8],
+) -> Result<()> {
+    if shape == image.dimensions() {
+        return training(image, size, scale, rng, out);
+    }
+    let (width, height) = dimensions(image)?;
+    let (of_width, of_height) = (shape.0 as usize, shape.1 as usize);
+    let cut = crop_box(of_width, of_height, scale, rng);
+    let axis = |edge: usize, of_edge: usize, start: usize, len: usize| {
+        let scale = edge as f64 / of_edge as f64;
+        let start = start as f64 * scale;
+        let resized = (size * of_edge).div_ceil(len);
+        Axis { edge, resized, start, len: (len as f64 * scale).min(edge as f64 - start) }
+    };
+    let x = axis(width, of_width, cut.left, cut.width);
+    let y = axis(height, of_height, cut.top, cut.height);
+    resize(image.as_raw(), x, y, size, out)
+}
+
+/// The whole image, squeezed to a square of `size` x `size` pixels.
+///
+/// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
+/// length.
+pub fn squeeze(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
+    let (width, height) = dimensions(image)?;
+    resize(image.as_raw(), Axis::whole(width, size), Axis::whole(height, size), size, out)
+}
+
+/// A squeezed image in its former `shape` (width, height), with about as many pixels as it has.
+pub fn unsqueeze(image: RgbImage, shape: (u32, u32)) -> Result<RgbImage> {
+    let (width, height) = dimensions(&image)?;
+    let (of_width, of_height) = (f64::from(shape.0), f64::from(shape.1));
+    if shape.0 == shape.1 {
+        return Ok(image);
+    }
+    let pixels = (width * height) as f64;
+    let edge = |ratio: f64| ((pixels * ratio).sqrt().round() as usize).max(1);
+    let (to_width, to_height) = (edge(of_width / of_height), edge(of_height / of_width));
+    let (mut narrowed, mut out) = (vec![0; 3 * to_width * height], RgbImage::new(to_width as u32, to_height as u32));
+    SCRATCH.with_borrow_mut(|scratch| {
+        let resizer = &mut scratch.resizer;
+        let (along_rows, along_columns) = ([width as f64, height as f64], [to_width as f64, height as f64]);
+        let whole = |[width, height]: [f64; 2]| [0.0, 0.0, width, height];
+        pass(resizer, (image.as_raw(), width, height), whole(along_rows), (&mut narrowed, to_width, height))?;
+        pass(resizer, (&narrowed, to_width, height), whole(along_columns), (&mut out, to_width, to_height))
+    })?;
+    Ok(out)
 }
 
 /// A box of whole pixels inside an image.
@@ -98,7 +165,7 @@ fn crop_and_resize(image: &RgbImage, cut: CropBox, size: usize, out: &mut [u8]) 
     // Rows of the image's whole width need no copy.
     if width == image.width() as usize {
         let rows = &pixels[top * stride..(top + height) * stride];
-        return resize(rows, width, height, Axis::whole(width), Axis::whole(height), size, out);
+        return resize(rows, Axis::whole(width, size), Axis::whole(height, size), size, out);
     }
     SCRATCH.with_borrow_mut(|scratch| {
         let mut inside = std::mem::take(&mut scratch.cut);
@@ -106,7 +173,7 @@ fn crop_and_resize(image: &RgbImage, cut: CropBox, size: usize, out: &mut [u8]) 
         for row in pixels.chunks_exact(stride).skip(top).take(height) {
             inside.extend_from_slice(&row[3 * left..3 * (left + width)]);
         }
-        let done = resize_with(scratch, &inside, width, height, Axis::whole(width), Axis::whole(height), size, out);
+        let done = resize_with(scratch, &inside, Axis::whole(width, size), Axis::whole(height, size), size, out);
         scratch.cut = inside;
         done
     })
@@ -124,13 +191,21 @@ fn dimensions(image: &RgbImage) -> Result<(usize, usize)> {
 /// image.
 #[derive(Clone, Copy)]
 struct Axis {
+    /// All of the source edge, and what it would become if all of it were shown.
+    edge: usize,
+    resized: usize,
     start: f64,
     len: f64,
 }
 
 impl Axis {
-    fn whole(edge: usize) -> Axis {
-        Axis { start: 0.0, len: edge as f64 }
+    fn whole(edge: usize, size: usize) -> Axis {
+        Axis { edge, resized: size, start: 0.0, len: edge as f64 }
+    }
+
+    /// Pixels that the edge loses.
+    fn lost(&self) -> isize {
+        self.edge as isize - self.resized as isize
     }
 }
 
@@ -140,7 +215,7 @@ struct Scratch {
     resizer: Resizer,
     /// The inside of a crop box.
     cut: Vec<u8>,
-    /// The image after the pass along its rows.
+    /// The image after the first pass.
     narrowed: Vec<u8>,
 }
 
@@ -148,23 +223,21 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-fn resize(pixels: &[u8], width: usize, height: usize, x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
-    SCRATCH.with_borrow_mut(|scratch| resize_with(scratch, pixels, width, height, x, y, size, out))
+fn resize(pixels: &[u8], x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
+    SCRATCH.with_borrow_mut(|scratch| resize_with(scratch, pixels, x, y, size, out))
 }
 
-/// Bicubic, along the rows and then along the columns: `pixels` [height, width, 3] to `out` [size, size, 3].
-#[expect(clippy::too_many_arguments, reason = "a picture is a slice and two edges")]
-fn resize_with(
-    scratch: &mut Scratch,
-    pixels: &[u8],
-    width: usize,
-    height: usize,
-    x: Axis,
-    y: Axis,
-    size: usize,
-    out: &mut [u8],
-) -> Result<()> {
+/// Bicubic, one direction after the other: `pixels` [y.edge, x.edge, 3] to `out` [size, size, 3].
+fn resize_with(scratch: &mut Scratch, pixels: &[u8], x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
     assert_eq!(out.len(), bytes(size), "the output holds {size} x {size} pixels of 3 bytes");
+    let (width, height) = (x.edge, y.edge);
+    if y.lost() > 0 && y.lost() > 2 * x.lost() {
+        scratch.narrowed.resize(3 * width * size, 0);
+        let along_columns = [0.0, y.start, width as f64, y.len];
+        pass(&mut scratch.resizer, (pixels, width, height), along_columns, (&mut scratch.narrowed, width, size))?;
+        let along_rows = [x.start, 0.0, x.len, size as f64];
+        return pass(&mut scratch.resizer, (&scratch.narrowed, width, size), along_rows, (out, size, size));
+    }
     // The rows that some output row reads: the filter reaches two pixels of the coarser grid to each side. One more for
     // rounding.
     let reach = 2.0 * (y.len / size as f64).max(1.0) + 1.0;

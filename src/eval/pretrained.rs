@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use image::{ImageReader, RgbImage};
+use image::RgbImage;
 use rayon::prelude::*;
 
 use super::embed;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::transform;
 use crate::error::{Error, Result};
-use crate::model::checkpoint;
+use crate::model::checkpoint::{self, Positions};
 use crate::model::clip::{Capacity, Clip};
 use crate::model::spec::ModelSpec;
 use crate::model::transformer::Purpose;
@@ -20,15 +20,24 @@ use crate::ops::{Device, Plan};
 /// open_clip JSON file. `activation` goes before what the file says.
 ///
 /// Weights of other programs do not say which activation they were trained with, and a wrong guess costs several points
-/// silently; so it is an error of input where neither the file nor `activation` says it. An `arch` other than what the
-/// file says is an error too.
-pub fn find_spec(path: &Path, arch: Option<&str>, activation: Option<Activation>) -> Result<ModelSpec> {
+/// silently; so it is an error of input where neither the file nor `activation` says it. An `arch` other than what the file
+/// says is an error too, but for its `image_size` where positions are interpolated.
+pub fn find_spec(
+    path: &Path,
+    arch: Option<&str>,
+    activation: Option<Activation>,
+    positions: Positions,
+) -> Result<ModelSpec> {
     let stored = checkpoint::read_spec(path)?;
     let given = arch.map(ModelSpec::find).transpose()?;
-    let known = stored.is_some();
+    let quick_gelu = known_activation(path, stored.as_ref(), activation);
     let mut spec = match (stored, given) {
         (Some(stored), Some(given)) => {
-            if (ModelSpec { quick_gelu: stored.quick_gelu, ..given }) != stored {
+            let mut comparable = ModelSpec { quick_gelu: stored.quick_gelu, ..given.clone() };
+            if positions == Positions::Interpolated {
+                comparable.vision_cfg.image_size = stored.vision_cfg.image_size;
+            }
+            if comparable != stored {
                 return Err(Error::input(format!(
                     "{}: the file says that its model is {}, which is not --arch {}; leave --arch out",
                     path.display(),
@@ -36,7 +45,7 @@ pub fn find_spec(path: &Path, arch: Option<&str>, activation: Option<Activation>
                     arch.unwrap_or_default()
                 )));
             }
-            stored
+            given
         }
         (Some(spec), None) | (None, Some(spec)) => spec,
         (None, None) => {
@@ -47,19 +56,23 @@ pub fn find_spec(path: &Path, arch: Option<&str>, activation: Option<Activation>
             )));
         }
     };
-    match activation {
-        Some(activation) => spec.quick_gelu = activation == Activation::QuickGelu,
-        None if known => {}
-        None => {
-            return Err(Error::input(format!(
-                "{}: the file does not say which activation its model uses, and a wrong guess costs accuracy without \
-                 a sign: give --activation (quick_gelu for OpenAI's, MetaCLIP's and DFN's weights, gelu for LAION's \
-                 and DataComp's)",
-                path.display()
-            )));
-        }
-    }
+    spec.quick_gelu = quick_gelu?;
     Ok(spec)
+}
+
+/// Whether the model is used with QuickGELU: what the user says, or else the checkpoint's `stored` specification. It is
+/// an error of input where neither says it.
+pub fn known_activation(path: &Path, stored: Option<&ModelSpec>, given: Option<Activation>) -> Result<bool> {
+    match (given, stored) {
+        (Some(activation), _) => Ok(activation == Activation::QuickGelu),
+        (None, Some(spec)) => Ok(spec.quick_gelu),
+        (None, None) => Err(Error::input(format!(
+            "{}: the file does not say which activation its model uses, and a wrong guess costs accuracy without a \
+             sign: give --activation (quick_gelu for OpenAI's, MetaCLIP's and DFN's weights, gelu for LAION's and \
+             DataComp's; in a run the setting is model.activation)",
+            path.display()
+        ))),
+    }
 }
 
 /// A model on a device, with memory for inference alone.
@@ -76,9 +89,10 @@ impl<D: Device> Pretrained<D> {
         place: &D::Place,
         path: &Path,
         spec: &ModelSpec,
+        positions: Positions,
         capacity: Capacity,
     ) -> Result<(Pretrained<D>, Vec<String>)> {
-        let weights = checkpoint::load(path, spec)?;
+        let weights = checkpoint::load_with(path, spec, positions)?;
         let mut plan = Plan::new::<D>();
         let clip = Clip::plan(&mut plan, spec, capacity, Purpose::Inference);
         let mut device = D::with_plan(place, &plan).map_err(|error| {
@@ -103,13 +117,7 @@ impl<D: Device> Pretrained<D> {
         for first in (0..count).step_by(clip.capacity.images) {
             let images = clip.capacity.images.min(count - first);
             let pixels = &mut pixels[..images * transform::bytes(size)];
-            let tried: Vec<Result<()>> = pixels
-                .par_chunks_exact_mut(transform::bytes(size))
-                .enumerate()
-                .map(|(image, out)| transform::evaluation(&load(first + image)?, size, out))
-                .collect();
-            // The first in order, whichever thread was first.
-            tried.into_iter().collect::<Result<()>>()?;
+            prepare(pixels, size, |image| load(first + image))?;
             device.write(clip.vision.pixels(), pixels);
             clip.vision.forward(device, images);
             embeddings.extend(device.read_vec(clip.vision.embeddings().first(images * width)));
@@ -149,13 +157,16 @@ impl<D: Device> Pretrained<D> {
     }
 }
 
-/// An image file of any format that this program decodes; transparency is dropped, as Pillow's `convert("RGB")` does. An
-/// error names the file.
-pub fn read_image(path: &Path) -> Result<RgbImage> {
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
-    let reader = reader.map_err(|cause| Error::reading(path, cause))?;
-    let image = reader.decode().map_err(|cause| Error::reading(path, format!("not a whole image: {cause}")))?;
-    Ok(image.into_rgb8())
+/// The pixels that a model of `size` x `size` pixels sees of the images that `load` yields, [images, size, size, 3];
+/// threads ask for several at the same time.
+pub fn prepare(pixels: &mut [u8], size: usize, load: impl Fn(usize) -> Result<RgbImage> + Sync) -> Result<()> {
+    let tried: Vec<Result<()>> = pixels
+        .par_chunks_exact_mut(transform::bytes(size))
+        .enumerate()
+        .map(|(image, out)| transform::evaluation(&load(image)?, size, out))
+        .collect();
+    // The first error in order, whichever thread was first.
+    tried.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -181,10 +192,10 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let (spec, list) = (small(), ParameterList::of(&small()));
         checkpoint::save(&path, &spec, &list, &list.initial_values(0), &[]).unwrap();
-        assert_eq!(find_spec(&path, None, None).unwrap(), spec);
-        let other = find_spec(&path, None, Some(Activation::Gelu)).unwrap();
+        assert_eq!(find_spec(&path, None, None, Positions::AsStored).unwrap(), spec);
+        let other = find_spec(&path, None, Some(Activation::Gelu), Positions::AsStored).unwrap();
         assert_eq!(other, ModelSpec { quick_gelu: false, ..spec });
-        let message = find_spec(&path, Some("emoji-tiny"), None).unwrap_err().to_string();
+        let message = find_spec(&path, Some("emoji-tiny"), None, Positions::AsStored).unwrap_err().to_string();
         assert!(message.contains("is not --arch emoji-tiny"), "{message}");
     }
 
@@ -195,11 +206,13 @@ mod tests {
         let mut file = TensorFile::new();
         file.insert_f32("logit_scale", &[1], vec![1.0]);
         file.save(&path).unwrap();
-        let message = find_spec(&path, None, Some(Activation::Gelu)).unwrap_err().to_string();
+        let message = find_spec(&path, None, Some(Activation::Gelu), Positions::AsStored).unwrap_err().to_string();
         assert!(message.contains("give --arch (ViT-B-32"), "{message}");
-        let message = find_spec(&path, Some("ViT-B-16"), None).unwrap_err().to_string();
+        let message = find_spec(&path, Some("ViT-B-16"), None, Positions::AsStored).unwrap_err().to_string();
         assert!(message.contains("give --activation (quick_gelu for"), "{message}");
-        assert!(find_spec(&path, Some("ViT-B-16"), Some(Activation::QuickGelu)).unwrap().quick_gelu);
+        assert!(
+            find_spec(&path, Some("ViT-B-16"), Some(Activation::QuickGelu), Positions::AsStored).unwrap().quick_gelu
+        );
     }
 
     #[test]

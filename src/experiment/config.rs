@@ -12,6 +12,7 @@ use crate::error::{Error, Result, nearest, unknown};
 use crate::method::patching::PatchingSettings;
 use crate::method::{Classifies, Method};
 use crate::objective::ObjectiveSettings;
+use crate::ops::linear::Activation;
 use crate::stream::StreamKind;
 use crate::train::OptimizerSettings;
 
@@ -146,13 +147,34 @@ impl Default for StreamConfig {
 pub struct ModelConfig {
     /// A bundled model or an open_clip JSON file.
     pub name: String,
-    /// A checkpoint to start from; empty for random values.
+    /// A checkpoint to start from, or the folder that open_clip or Hugging Face wrote; empty for random values.
     pub pretrained: String,
+    /// `gelu` or `quick_gelu`, where the checkpoint does not say it; empty for what the checkpoint, or the model, says.
+    pub activation: String,
+    /// Fit the checkpoint's positional embedding to the model's resolution.
+    pub interpolate_positions: bool,
+}
+
+impl ModelConfig {
+    /// The activation that the user gives.
+    pub fn given_activation(&self) -> Result<Option<Activation>> {
+        match self.activation.as_str() {
+            "" => Ok(None),
+            "gelu" => Ok(Some(Activation::Gelu)),
+            "quick_gelu" => Ok(Some(Activation::QuickGelu)),
+            other => Err(unknown("activation", other, ["gelu", "quick_gelu"]).at("model.activation")),
+        }
+    }
 }
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        ModelConfig { name: "emoji-tiny".to_string(), pretrained: String::new() }
+        ModelConfig {
+            name: "emoji-tiny".to_string(),
+            pretrained: String::new(),
+            activation: String::new(),
+            interpolate_positions: false,
+        }
     }
 }
 

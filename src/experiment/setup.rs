@@ -11,12 +11,14 @@ use crate::data::prompts::{Templates, fill};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Dataset, Split};
 use crate::error::{Error, Result, unknown};
+use crate::eval::pretrained::known_activation;
 use crate::memory::{Memory, ReplayRule, replay_counts, subsample};
 use crate::method::{Method, Sees, Spends, Stage, Start};
-use crate::model::checkpoint;
+use crate::model::checkpoint::{self, Positions};
 use crate::model::clip::Capacity;
 use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
+use crate::ops::linear::Activation;
 use crate::stream::{self, ClassOrder, Item, Stream, StreamKind};
 use crate::train::{TextBank, TrainerSpec};
 
@@ -412,7 +414,11 @@ fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream
 /// The model, its first parameters, the checkpoint's hash, and notes.
 #[allow(clippy::type_complexity)]
 fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str, String)>, Vec<String>)> {
-    let model = ModelSpec::find(&config.model.name)?;
+    let mut model = ModelSpec::find(&config.model.name)?;
+    let activation = config.model.given_activation()?;
+    if let Some(activation) = activation {
+        model.quick_gelu = activation == Activation::QuickGelu;
+    }
     if config.model.pretrained.is_empty() {
         let initial = ParameterList::of(&model).initial_values(config.seed);
         return Ok((model, initial, Vec::new(), Vec::new()));
@@ -424,8 +430,10 @@ fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str
             path.display()
         )));
     }
-    let weights = checkpoint::load(path, &model)?;
-    let bytes = std::fs::read(path).map_err(|cause| Error::reading(path, cause))?;
+    model.quick_gelu = known_activation(path, checkpoint::read_spec(path)?.as_ref(), activation)?;
+    let positions = if config.model.interpolate_positions { Positions::Interpolated } else { Positions::AsStored };
+    let weights = checkpoint::load_with(path, &model, positions)?;
+    let bytes = std::fs::read(&weights.path).map_err(|cause| Error::reading(&weights.path, cause))?;
     Ok((model, weights.values, vec![("pretrained", hex(&Sha256::digest(bytes)))], weights.notes))
 }
 

@@ -1,7 +1,7 @@
 //! The safetensors container: an 8-byte length, a JSON header, then the tensors' bytes (little-endian, row-major).
 //!
 //! Types and names of the header come from the `safetensors` crate. Reading and writing are our own for three
-//! reasons: only the header and the tensors wanted are read, so that memory stays bounded by what the model needs
+//! reasons: the file is mapped and not read, so that memory stays bounded by what the model needs
 //! and not by what a file claims; duplicate names, which the crate merges, are an error; and the crate writes
 //! metadata in a random order, while the same input shall give the same bytes.
 
@@ -9,9 +9,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
@@ -24,35 +24,38 @@ use crate::files::write_atomically_with;
 /// The safetensors format's own limit, in bytes.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// An open safetensors file whose header has been read and found sound; tensors are read on demand.
+/// A safetensors file in the memory's address space whose header has been read and found sound. The system reads a tensor
+/// when it is looked at. (Another program that cuts the file short meanwhile ends this one.)
 pub struct Container {
-    path: PathBuf,
-    file: File,
+    pub path: PathBuf,
+    bytes: Mmap,
     /// Where the tensors' bytes begin.
-    data: u64,
+    data: usize,
     pub metadata: BTreeMap<String, String>,
     /// By place in the file.
     pub tensors: Vec<(String, TensorInfo)>,
 }
 
 impl Container {
-    /// Opens a file and reads its header. Whatever is wrong with it is an error of input that names the file.
+    /// Opens a file, or the one in a folder that Hugging Face or open_clip wrote, and reads its header. Whatever is wrong
+    /// with it is an error of input that names the file.
     pub fn open(path: &Path) -> Result<Container> {
+        let path = &find_file(path)?;
         let reading = |cause: std::io::Error| Error::reading(path, cause);
         let wrong = |what: String| Error::input(format!("{}: {what}", path.display()));
-        let mut file = File::open(path).map_err(reading)?;
+        let file = File::open(path).map_err(reading)?;
         let about = file.metadata().map_err(reading)?;
         if !about.is_file() {
             return Err(wrong("not a file".into()));
         }
         let size = about.len();
-        let mut length = [0; 8];
         if size < 8 {
             return Err(wrong(format!("not a safetensors file: {size} bytes are too few for one")));
         }
-        file.read_exact(&mut length).map_err(reading)?;
-        let pickle = length.starts_with(b"PK\x03\x04") || length.starts_with(&[0x80, 2]);
-        let length = u64::from_le_bytes(length);
+        // SAFETY: the bytes are only read; a change of the file meanwhile changes numbers, which were not trusted anyway.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(reading)?;
+        let pickle = bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]);
+        let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
         if length > LONGEST_HEADER {
             if pickle {
                 return Err(wrong("a PyTorch pickle, not a safetensors file; convert it to safetensors first".into()));
@@ -68,26 +71,42 @@ impl Container {
                 size - 8
             )));
         };
-        let mut header = vec![0; length as usize];
-        file.read_exact(&mut header).map_err(reading)?;
-        let header: Header = serde_json::from_slice(&header)
+        let data = 8 + length as usize;
+        let header: Header = serde_json::from_slice(&bytes[8..data])
             .map_err(|cause| wrong(format!("not a safetensors file: cannot understand the header: {cause}")))?;
         let Header { metadata, mut tensors } = header;
         tensors.sort_by(|(left_name, left), (right_name, right)| {
             left.data_offsets.cmp(&right.data_offsets).then_with(|| left_name.cmp(right_name))
         });
         check_places(&tensors, data_size).map_err(wrong)?;
-        Ok(Container { path: path.to_path_buf(), file, data: 8 + length, metadata, tensors })
+        Ok(Container { path: path.to_path_buf(), bytes, data, metadata, tensors })
     }
 
-    /// Reads tensor number `index` into `bytes`, which is as long as the tensor.
-    pub fn read(&mut self, index: usize, bytes: &mut [u8]) -> Result<()> {
-        let begin = self.tensors[index].1.data_offsets.0 as u64;
-        self.file
-            .seek(SeekFrom::Start(self.data + begin))
-            .and_then(|_| self.file.read_exact(bytes))
-            .map_err(|cause| Error::reading(&self.path, cause))
+    /// The bytes of tensor number `index`, at any alignment.
+    pub fn bytes(&self, index: usize) -> &[u8] {
+        let (begin, end) = self.tensors[index].1.data_offsets;
+        &self.bytes[self.data..][begin..end]
     }
+}
+
+/// The file with the weights: `path`, or the one that open_clip or Hugging Face put into the folder `path`.
+fn find_file(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    const NAMES: [&str; 2] = ["open_clip_model.safetensors", "model.safetensors"];
+    if let Some(found) = NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+        return Ok(found);
+    }
+    let has = |name: &str| path.join(name).is_file();
+    let what = if has("model.safetensors.index.json") {
+        "its model is in several files; save it in one (save_pretrained with max_shard_size='100GB')"
+    } else if has("pytorch_model.bin") || has("open_clip_pytorch_model.bin") {
+        "its model is a PyTorch pickle; convert it to safetensors first"
+    } else {
+        "a folder, and without open_clip_model.safetensors or model.safetensors in it"
+    };
+    Err(Error::input(format!("{}: {what}", path.display())))
 }
 
 /// Tensors must follow one another without gaps from the first byte to the last, each as long as its shape and type
@@ -186,6 +205,7 @@ pub struct Outgoing<'a> {
 
 /// Numbers of one type.
 pub enum Numbers<'a> {
+    U8(Cow<'a, [u8]>),
     F32(Cow<'a, [f32]>),
     U32(Cow<'a, [u32]>),
     U64(Cow<'a, [u64]>),
@@ -194,6 +214,7 @@ pub enum Numbers<'a> {
 impl Numbers<'_> {
     pub fn dtype(&self) -> Dtype {
         match self {
+            Numbers::U8(_) => Dtype::U8,
             Numbers::F32(_) => Dtype::F32,
             Numbers::U32(_) => Dtype::U32,
             Numbers::U64(_) => Dtype::U64,
@@ -202,6 +223,7 @@ impl Numbers<'_> {
 
     pub fn len(&self) -> usize {
         match self {
+            Numbers::U8(values) => values.len(),
             Numbers::F32(values) => values.len(),
             Numbers::U32(values) => values.len(),
             Numbers::U64(values) => values.len(),
@@ -212,6 +234,7 @@ impl Numbers<'_> {
     fn bytes(&self) -> &[u8] {
         const { assert!(cfg!(target_endian = "little")) };
         match self {
+            Numbers::U8(values) => values,
             Numbers::F32(values) => bytemuck::cast_slice(values),
             Numbers::U32(values) => bytemuck::cast_slice(values),
             Numbers::U64(values) => bytemuck::cast_slice(values),

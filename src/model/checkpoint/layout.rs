@@ -37,6 +37,14 @@ impl Layout {
         if names.any(|name| hugging_face(without_module(name))) { Layout::HuggingFace } else { Layout::OpenClip }
     }
 
+    /// The name of the image tower's positional embedding.
+    pub fn image_positions(self) -> &'static str {
+        match self {
+            Layout::OpenClip => "visual.positional_embedding",
+            Layout::HuggingFace => "vision_model.embeddings.position_embedding.weight",
+        }
+    }
+
     /// A file's name for a tensor without the prefixes that wrappers put in front.
     pub fn plain_name(self, name: &str) -> &str {
         let name = without_module(name);

@@ -3,12 +3,14 @@
 mod container;
 mod hugging_face;
 mod layout;
+mod positions;
 mod tensor_file;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -22,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::ops::patch_embed::Normalization;
 
+pub use positions::Positions;
 pub use tensor_file::TensorFile;
 
 /// The metadata key under which we store the model's configuration.
@@ -33,37 +36,56 @@ const NAMED: usize = 5;
 /// The weights of a file.
 #[derive(Debug)]
 pub struct Weights {
+    /// The file that was read: where a folder was given, the one in it.
+    pub path: PathBuf,
     /// The whole arena of the model's [`ParameterList`]; the gaps are 0.
     pub values: Vec<f32>,
-    /// The model that the file says it holds, from our metadata.
+    /// The model that the file says it holds, in our metadata or in the configuration beside it.
     pub spec: Option<ModelSpec>,
     /// What the user should hear though the file can be used.
     pub notes: Vec<String>,
 }
 
-/// Reads the weights of the model `spec`: open_clip's names, with or without `module.` or `text.` in front, or
+/// Reads the weights of the model `spec` from a file or the folder that Hugging Face or open_clip wrote: open_clip's names, with or without `module.` or `text.` in front, or
 /// Hugging Face's; f32, f16, bf16 or f64. It is an error of input if the file is broken, or if a tensor is unknown,
-/// missing, misshapen or not of floating point: the error names the first five. Reads no more memory than the model
-/// and one tensor need.
+/// missing, misshapen or not of floating point: the error names the first five. The file is mapped; the model's f32
+/// values are all the memory that is taken.
 pub fn load(path: &Path, spec: &ModelSpec) -> Result<Weights> {
-    let mut container = Container::open(path)?;
-    let stored = stored_spec(path, &container)?;
+    load_with(path, spec, Positions::AsStored)
+}
+
+/// [`load`], where the image tower's positional embedding may be that of another resolution.
+pub fn load_with(path: &Path, spec: &ModelSpec, positions: Positions) -> Result<Weights> {
+    let container = Container::open(path)?;
+    let path = container.path.as_path();
+    let mut notes = Vec::new();
+    let stored = stored_spec(&container, &mut notes)?;
     let list = ParameterList::of(spec);
     let layout = Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str()));
     let pieces = layout.pieces(&list);
-    let sources = match_tensors(&container, layout, &pieces).map_err(|error| error.at(path.display()))?;
+    let sources = match_tensors(&container, layout, &pieces, positions).map_err(|error| error.at(path.display()))?;
 
     let mut values = vec![0.0; list.arena_len()];
     for (piece, source) in pieces.iter().zip(sources) {
         let target = &mut values[piece.offset..][..piece.len()];
-        read_floats(&mut container, source, target)?;
+        let shape = &container.tensors[source].1.shape;
+        if let Some((old, new)) = regridded(layout, piece, shape) {
+            let mut stored = vec![0.0; shape.iter().product()];
+            read_floats(&container, source, &mut stored);
+            target.copy_from_slice(&positions::interpolate(&stored, old, new, piece.shape[1]));
+            notes.push(format!(
+                "{}: the positional embedding is interpolated from {old} x {old} to {new} x {new} patches",
+                path.display()
+            ));
+            continue;
+        }
+        read_floats(&container, source, target);
         if piece.transposed {
             let (rows, columns) = piece.sides();
             target.copy_from_slice(&transpose(target, rows, columns));
         }
     }
 
-    let mut notes = Vec::new();
     match &stored {
         None => notes.push(format!(
             "{}: the file does not say which activation its model uses; taken as {}",
@@ -79,27 +101,71 @@ pub fn load(path: &Path, spec: &ModelSpec) -> Result<Weights> {
         Some(_) => {}
     }
     notes.extend(not_finite(path, &list, &values));
-    Ok(Weights { values, spec: stored, notes })
+    Ok(Weights { path: container.path, values, spec: stored, notes })
 }
 
-/// The model that a file holds: the configuration in our metadata; for Hugging Face's layout, otherwise, the
-/// `config.json` beside it. None where neither is there.
+/// The model that a file, or the one in a folder, holds: the configuration in our metadata; otherwise the one beside the
+/// file, `config.json` for Hugging Face's layout, `open_clip_config.json` for open_clip's. None where neither is there.
 pub fn read_spec(path: &Path) -> Result<Option<ModelSpec>> {
-    stored_spec(path, &Container::open(path)?)
+    stored_spec(&Container::open(path)?, &mut Vec::new())
 }
 
-fn stored_spec(path: &Path, container: &Container) -> Result<Option<ModelSpec>> {
+fn stored_spec(container: &Container, notes: &mut Vec<String>) -> Result<Option<ModelSpec>> {
+    let path = &container.path;
     if let Some(json) = container.metadata.get(MODEL_KEY) {
         let spec = ModelSpec::from_json(json).map_err(|error| error.at(format!("{}: {MODEL_KEY}", path.display())))?;
         return Ok(Some(spec));
     }
-    let config = path.with_file_name("config.json");
-    let layout = Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str()));
-    if layout != Layout::HuggingFace || !config.exists() {
-        return Ok(None);
+    let read = |name: &str| {
+        let path = path.with_file_name(name);
+        match fs::read_to_string(&path) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(Error::reading(&path, cause)),
+            Ok(text) => Ok(Some((path, text))),
+        }
+    };
+    let (config, preprocessing) = match Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str())) {
+        Layout::HuggingFace => (read("config.json")?, read("preprocessor_config.json")?),
+        Layout::OpenClip => (read("open_clip_config.json")?, read("open_clip_config.json")?),
+    };
+    if let Some((path, json)) = preprocessing {
+        notes.extend(other_preprocessing(&json).map(|what| format!("{}: {what}", path.display())));
     }
-    let json = fs::read_to_string(&config).map_err(|cause| Error::reading(&config, cause))?;
-    hugging_face::read_config(&json).map(Some).map_err(|error| error.at(config.display()))
+    let Some((path, json)) = config else { return Ok(None) };
+    let spec = match path.ends_with("config.json") {
+        true => hugging_face::read_config(&json),
+        false => ModelSpec::from_json(&json),
+    };
+    spec.map(Some).map_err(|error| error.at(path.display()))
+}
+
+/// What a configuration says of pictures that this program does otherwise: it has CLIP's mean, deviation and resizing.
+fn other_preprocessing(json: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(json).ok()?;
+    let settings = value.get("preprocess_cfg").unwrap_or(&value);
+    let numbers = |value: &Value| value.as_array().map(|all| all.iter().filter_map(Value::as_f64).collect::<Vec<_>>());
+    let unlike = |key: &str, ours: &[f64]| {
+        let theirs = settings.get(key).and_then(numbers)?;
+        let same = theirs.len() == ours.len() && theirs.iter().zip(ours).all(|(a, b)| (a - b).abs() < 1e-4);
+        (!same).then(|| format!("{key} is {theirs:?}"))
+    };
+    let other = |key: &str, ours: Value| {
+        let theirs = settings.get(key).filter(|theirs| !theirs.is_null() && **theirs != ours)?;
+        Some(format!("{key} is {theirs}"))
+    };
+    let Normalization { mean, std } = Normalization::CLIP;
+    let differences = [
+        unlike("mean", &mean),
+        unlike("std", &std),
+        unlike("image_mean", &mean),
+        unlike("image_std", &std),
+        other("interpolation", json!("bicubic")),
+        other("resize_mode", json!("shortest")),
+        other("resample", json!(3)),
+    ];
+    let differences: Vec<String> = differences.into_iter().flatten().collect();
+    let clip = "pictures are prepared as CLIP's all the same: bicubic, the shortest edge, CLIP's mean and deviation";
+    (!differences.is_empty()).then(|| format!("{}; {clip}", differences.join(", ")))
 }
 
 /// Writes the weights in open_clip's names: f32, the logit scale 0-D, with the model's configuration in the
@@ -126,7 +192,7 @@ pub fn export_open_clip(folder: &Path, spec: &ModelSpec, list: &ParameterList, v
 }
 
 /// Writes `model.safetensors`, `config.json` and `preprocessor_config.json` into `folder`, which is created if need
-/// be, as Hugging Face's `CLIPModel.from_pretrained` reads them. The tokenizer's files are not written.
+/// be, as Hugging Face's `CLIPModel.from_pretrained` reads them. The tokenizer's files are another floor's.
 pub fn export_hugging_face(folder: &Path, spec: &ModelSpec, list: &ParameterList, values: &[f32]) -> Result<()> {
     fs::create_dir_all(folder).map_err(|cause| Error::writing(folder, cause))?;
     let logit_scale = values[list.get("logit_scale").offset];
@@ -165,7 +231,7 @@ fn write_weights(
 }
 
 /// For each piece the number of its tensor in the file, or an error that lists what does not fit.
-fn match_tensors(container: &Container, layout: Layout, pieces: &[Piece]) -> Result<Vec<usize>> {
+fn match_tensors(container: &Container, layout: Layout, pieces: &[Piece], positions: Positions) -> Result<Vec<usize>> {
     let (mut doubled, mut missing, mut unlike, mut unknown) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut found = HashMap::new();
     for (index, (name, _)) in container.tensors.iter().enumerate() {
@@ -186,7 +252,14 @@ fn match_tensors(container: &Container, layout: Layout, pieces: &[Piece]) -> Res
             continue;
         };
         let info = &container.tensors[index].1;
-        if info.shape != *expected && !(expected.is_empty() && info.shape == [1]) {
+        let regridded = regridded(layout, piece, &info.shape);
+        if let (Some((old, new)), Positions::AsStored) = (regridded, positions) {
+            unlike.push(format!(
+                "'{name}': expected {expected:?}, found {}: it is for {old} x {old} patches and the model has \
+                 {new} x {new}; --interpolate-positions (model.interpolate_positions = true) makes it fit",
+                describe(info)
+            ));
+        } else if regridded.is_none() && info.shape != *expected && !(expected.is_empty() && info.shape == [1]) {
             unlike.push(format!("'{name}': expected {expected:?}, found {}", describe(info)));
         } else if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
             unlike.push(format!("'{name}': expected F32, F16, BF16 or F64, found {}", describe(info)));
@@ -214,23 +287,29 @@ fn match_tensors(container: &Container, layout: Layout, pieces: &[Piece]) -> Res
     Err(Error::input(message))
 }
 
-/// Reads tensor number `index`, of a type of floating point, as f32.
-fn read_floats(container: &mut Container, index: usize, target: &mut [f32]) -> Result<()> {
-    let dtype = container.tensors[index].1.dtype;
-    if dtype == Dtype::F32 {
-        return container.read(index, bytemuck::cast_slice_mut(target));
+/// The sides of the grids, the file's and the model's, where a tensor of that shape is the image tower's positional
+/// embedding for another number of patches.
+fn regridded(layout: Layout, piece: &Piece, shape: &[usize]) -> Option<(usize, usize)> {
+    let (&[stored, width], &[rows, expected]) = (shape, piece.shape.as_slice()) else { return None };
+    if piece.name != layout.image_positions() || stored == rows || width != expected {
+        return None;
     }
-    let size = dtype.bitsize() / 8;
-    let mut bytes = vec![0; target.len() * size];
-    container.read(index, &mut bytes)?;
-    for (value, raw) in target.iter_mut().zip(bytes.chunks_exact(size)) {
+    Some((positions::side(stored)?, positions::side(rows)?))
+}
+
+/// Reads tensor number `index`, of a type of floating point, as f32.
+fn read_floats(container: &Container, index: usize, target: &mut [f32]) {
+    let (dtype, bytes) = (container.tensors[index].1.dtype, container.bytes(index));
+    if dtype == Dtype::F32 {
+        return bytemuck::cast_slice_mut(target).copy_from_slice(bytes);
+    }
+    for (value, raw) in target.iter_mut().zip(bytes.chunks_exact(dtype.bitsize() / 8)) {
         *value = match dtype {
             Dtype::F16 => f16::from_le_bytes([raw[0], raw[1]]).to_f32(),
             Dtype::BF16 => bf16::from_le_bytes([raw[0], raw[1]]).to_f32(),
             _ => f64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]]) as f32,
         };
     }
-    Ok(())
 }
 
 /// The transpose [columns, rows] of a matrix [rows, columns].

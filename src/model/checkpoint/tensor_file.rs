@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use super::container::{self, Container, Numbers, Outgoing, printable};
 use crate::error::{Error, Result};
 
-/// Named tensors of f32, u32 and u64, and strings beside them; a safetensors file on disk.
+/// Named tensors of u8, f32, u32 and u64, and strings beside them; a safetensors file on disk.
 #[derive(Default)]
 pub struct TensorFile {
     /// Where it came from, for errors.
@@ -24,33 +24,22 @@ impl TensorFile {
     }
 
     /// Reads a whole file. It is an error of input if it is no sound safetensors file, or holds a type other than
-    /// f32, u32, u64.
+    /// u8, f32, u32, u64.
     pub fn load(path: &Path) -> Result<TensorFile> {
-        let mut container = Container::open(path)?;
+        let container = Container::open(path)?;
         let origin = path.display().to_string();
         let mut tensors = BTreeMap::new();
         for index in 0..container.tensors.len() {
             let (name, info) = container.tensors[index].clone();
-            let count = info.shape.iter().product();
+            let bytes = container.bytes(index);
             let numbers = match info.dtype {
-                Dtype::F32 => {
-                    let mut values = vec![0f32; count];
-                    container.read(index, bytemuck::cast_slice_mut(&mut values))?;
-                    Numbers::F32(values.into())
-                }
-                Dtype::U32 => {
-                    let mut values = vec![0u32; count];
-                    container.read(index, bytemuck::cast_slice_mut(&mut values))?;
-                    Numbers::U32(values.into())
-                }
-                Dtype::U64 => {
-                    let mut values = vec![0u64; count];
-                    container.read(index, bytemuck::cast_slice_mut(&mut values))?;
-                    Numbers::U64(values.into())
-                }
+                Dtype::U8 => Numbers::U8(bytes.to_vec().into()),
+                Dtype::F32 => Numbers::F32(bytemuck::pod_collect_to_vec(bytes).into()),
+                Dtype::U32 => Numbers::U32(bytemuck::pod_collect_to_vec(bytes).into()),
+                Dtype::U64 => Numbers::U64(bytemuck::pod_collect_to_vec(bytes).into()),
                 other => {
                     let name = printable(&name);
-                    let message = format!("{origin}: tensor '{name}' is of type {other}; expected F32, U32 or U64");
+                    let message = format!("{origin}: tensor '{name}' is of type {other}; expected U8, F32, U32 or U64");
                     return Err(Error::input(message));
                 }
             };
@@ -65,6 +54,7 @@ impl TensorFile {
             name: name.clone(),
             shape: shape.clone(),
             data: match numbers {
+                Numbers::U8(values) => Numbers::U8(Cow::Borrowed(values)),
                 Numbers::F32(values) => Numbers::F32(Cow::Borrowed(values)),
                 Numbers::U32(values) => Numbers::U32(Cow::Borrowed(values)),
                 Numbers::U64(values) => Numbers::U64(Cow::Borrowed(values)),
@@ -76,6 +66,11 @@ impl TensorFile {
     /// Puts a tensor in, in place of one of the same name. Panics when the shape does not fit: a bug of the caller.
     pub fn insert_f32(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
         self.insert(name, shape, Numbers::F32(values.into()));
+    }
+
+    /// As [`TensorFile::insert_f32`].
+    pub fn insert_u8(&mut self, name: &str, shape: &[usize], values: Vec<u8>) {
+        self.insert(name, shape, Numbers::U8(values.into()));
     }
 
     /// As [`TensorFile::insert_f32`].
@@ -122,6 +117,14 @@ impl TensorFile {
         match self.find(name)? {
             (found, Numbers::F32(values)) if found == shape => Ok(values),
             found => Err(self.unlike(name, Dtype::F32, shape, found)),
+        }
+    }
+
+    /// As [`TensorFile::f32`].
+    pub fn u8(&self, name: &str, shape: &[usize]) -> Result<&[u8]> {
+        match self.find(name)? {
+            (found, Numbers::U8(values)) if found == shape => Ok(values),
+            found => Err(self.unlike(name, Dtype::U8, shape, found)),
         }
     }
 
