@@ -75,6 +75,10 @@ interop: build $(VENV)
 	$(VENV)/bin/pip install --quiet transformers scikit-image
 	$(VENV)/bin/python tests/interop/interop.py --perennial $(PERENNIAL)
 
+# The same JPEGs by open_clip's loader and here, from files and packed, in turn; prints the ratios.
+bench-loader: build $(VENV)
+	$(VENV)/bin/python benches/loader.py --perennial $(PERENNIAL) --folder target/loader
+
 $(VENV):
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet torch open_clip_torch safetensors numpy

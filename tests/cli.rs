@@ -513,7 +513,7 @@ fn help_of_every_command_fits_a_page() {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|command| *command != "help")
         .collect();
-    for known in ["run", "compare", "eval", "embed", "export", "report", "list"] {
+    for known in ["run", "compare", "eval", "embed", "export", "pack", "report", "list"] {
         assert!(commands.contains(&known), "{known} is not in {commands:?}");
     }
     for arguments in std::iter::once(vec!["--help"]).chain(commands.iter().map(|command| vec![*command, "--help"])) {
@@ -774,4 +774,25 @@ fn eval_agrees_with_the_run_that_made_the_checkpoint() {
     refused(&[&eval[..5], &["--domains", "fxemojy"]].concat(), &["unknown domain 'fxemojy'", "'fxemoji'?"]);
     refused(&[&eval[..], &["--templates", "emojis"]].concat(), &["unknown prompt templates 'emojis'"]);
     refused(&[&eval[..], &["--folder", "/nowhere"]].concat(), &["cannot read /nowhere"]);
+}
+
+#[test]
+fn a_run_on_a_packed_file_is_the_run_on_its_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("emoji.pack");
+    let size = micro().vision_cfg.image_size.to_string();
+    // Training pictures in their own size: their crops are then those of the data, bit for bit.
+    let packing = ["pack", TINY_RUN, "--size", &size, "--train-size", "32", "--out", pack.to_str().unwrap()];
+    let said = perennial(&packing);
+    assert_eq!(said.status, Some(0), "{}", said.stderr);
+    assert!(said.stderr.contains("32 x 32 for training") && said.stderr.contains(" MB"), "{}", said.stderr);
+    assert_eq!(perennial(&packing).status, Some(2), "the file is there already");
+
+    let evaluation = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        succeed(&[&["run", TINY_RUN, "--out", out.to_str().unwrap()], &SMALL[..], more].concat());
+        fs::read_to_string(out.join("evaluation.json")).unwrap()
+    };
+    let file = format!("data.folder={}", pack.display());
+    assert_eq!(evaluation("packed", &["--set", "data.name=packed", "--set", &file]), evaluation("data", &[]));
 }

@@ -9,6 +9,7 @@ mod embed;
 mod eval;
 mod export;
 mod list;
+mod pack;
 mod progress;
 mod report;
 mod run;
@@ -38,6 +39,8 @@ enum Command {
     Embed(embed::Arguments),
     /// Write a checkpoint in the layout of another program
     Export(export::Arguments),
+    /// Write a data set's pictures as pixels of one size to one file, for fast training
+    Pack(pack::Arguments),
     /// Make tables, and a page with plots, from run directories
     Report(report::Arguments),
     /// List methods, presets, models or kernels
@@ -46,7 +49,7 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Hold every kernel of a GPU against the CPU reference
     Check(check::Arguments),
-    /// Measure a training step, or each op, on this machine
+    /// Measure a training step, each op, or the loading of data on this machine
     Bench(bench::Arguments),
 }
 
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::Pack(arguments) => pack::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

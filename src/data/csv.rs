@@ -52,8 +52,8 @@ impl Default for CsvSettings {
 }
 
 /// What an empty cell makes a row count as.
-const MISSING_DOMAIN: &str = "missing domain";
-const MISSING_TIME: &str = "missing time";
+pub(super) const MISSING_DOMAIN: &str = "missing domain";
+pub(super) const MISSING_TIME: &str = "missing time";
 
 /// Opens the tables that `source.csv` names, in `source.folder`.
 ///
@@ -99,7 +99,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
 }
 
 /// The files that some names or patterns in a folder mean, each once: those of a pattern sorted by name.
-fn find(folder: &Path, patterns: &[String]) -> Result<Vec<PathBuf>> {
+pub(super) fn find(folder: &Path, patterns: &[String]) -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = Vec::new();
     for pattern in patterns {
         let mut of_pattern = Vec::new();

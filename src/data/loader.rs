@@ -401,14 +401,14 @@ impl Shared {
 
     fn load_sample(&self, sample: u32, augment: Option<Augment>, view: usize, out: &mut [u8]) -> Result<()> {
         let index = sample as usize;
-        let image = self.dataset.image(index)?;
+        let (image, shape) = self.dataset.stored_image(index)?;
         let transformed = match augment {
-            None => transform::evaluation(&image, self.image_size, out),
+            None => transform::evaluation_of(&image, shape, self.image_size, out),
             Some(Augment { seed, place: [step, epoch], scale, .. }) => {
                 let id = self.dataset.samples[index].id;
                 let place = [step, epoch, id, view as u64];
                 let place = if view == 0 { &place[..3] } else { &place[..] };
-                transform::training(&image, self.image_size, scale, &mut rng(seed, "crop", place), out)
+                transform::training_of(&image, shape, self.image_size, scale, &mut rng(seed, "crop", place), out)
             }
         };
         transformed.map_err(|error| error.at(format!("sample {sample}")))

@@ -8,6 +8,7 @@
 //! | `cifar.rs` | the binary files of CIFAR-10 and CIFAR-100 |
 //! | `domainnet.rs` | DomainNet's lists |
 //! | `webdataset.rs` | tar shards |
+//! | `packed.rs` | pixels in one mapped file |
 //! | `csv.rs` | a table with a line for each sample |
 //! | `class_names.rs` | from a data set's own names of classes to readable ones |
 //! | `time.rs` | from a date or a timestamp to a year |
@@ -30,6 +31,7 @@ pub mod emoji;
 pub mod folder;
 pub mod index;
 pub mod loader;
+pub mod packed;
 pub mod picture;
 pub mod prompts;
 pub mod time;
@@ -76,6 +78,13 @@ pub struct Sample {
 pub trait Images: Send + Sync {
     /// The picture of the sample at index `sample` of [`Dataset::samples`]. An error means that this sample is broken.
     fn load(&self, sample: usize) -> Result<RgbImage>;
+
+    /// The same as it is stored, with the width and the height of the picture that it was squeezed from.
+    fn load_stored(&self, sample: usize) -> Result<(RgbImage, (u32, u32))> {
+        let image = self.load(sample)?;
+        let shape = image.dimensions();
+        Ok((image, shape))
+    }
 }
 
 /// What every format yields. A sample's index is its place in `samples`; `u32` holds it everywhere.
@@ -159,10 +168,20 @@ impl Dataset {
     /// The picture of the sample at `index`, in its own size. An error names the sample and its cause: the sample is
     /// broken, or there is none of that index.
     pub fn image(&self, index: usize) -> Result<RgbImage> {
+        self.with_sample(index, || self.images.load(index))
+    }
+
+    /// The same as it is stored, and the width and the height of the picture that it was squeezed from: what
+    /// [`transform::evaluation_of`] and [`transform::training_of`] want.
+    pub fn stored_image(&self, index: usize) -> Result<(RgbImage, (u32, u32))> {
+        self.with_sample(index, || self.images.load_stored(index))
+    }
+
+    fn with_sample<T>(&self, index: usize, load: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(sample) = self.samples.get(index) else {
             return Err(Error::input(format!("{} has {} samples, none at {index}", self.name, self.samples.len())));
         };
-        self.images.load(index).map_err(|error| error.at(format!("sample {index} (id {})", sample.id)))
+        load().map_err(|error| error.at(format!("sample {index} (id {})", sample.id)))
     }
 
     /// All that is known to be broken so far: what the format has left out, and the samples whose picture could not be loaded, in
@@ -249,7 +268,7 @@ struct Format {
 }
 
 /// All formats. A new one is a file of its own and a row here.
-const FORMATS: [Format; 7] = [
+const FORMATS: [Format; 8] = [
     Format { name: "emoji", open: |source| emoji::open(source.folder.as_deref()) },
     Format { name: "folder", open: folder::open },
     Format { name: "cifar10", open: cifar::open_10 },
@@ -257,6 +276,7 @@ const FORMATS: [Format; 7] = [
     Format { name: "domainnet", open: domainnet::open },
     Format { name: "csv", open: csv::open },
     Format { name: "webdataset", open: webdataset::open },
+    Format { name: "packed", open: packed::open },
 ];
 
 /// The names that [`open`] knows.

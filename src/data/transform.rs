@@ -31,11 +31,18 @@ pub fn bytes(size: usize) -> usize {
 /// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
 /// length.
 pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
+    evaluation_of(image, image.dimensions(), size, out)
+}
+
+/// The same for an image that was squeezed from a picture of another `shape` (width, height): what it would give of the picture,
+/// but for what squeezing has lost.
+pub fn evaluation_of(image: &RgbImage, shape: (u32, u32), size: usize, out: &mut [u8]) -> Result<()> {
     let (width, height) = dimensions(image)?;
-    let shorter = width.min(height);
+    let (of_width, of_height) = (shape.0 as usize, shape.1 as usize);
+    let shorter = of_width.min(of_height);
     // torchvision's integers: the longer edge is rounded down, half a pixel of margin to the even side.
-    let axis = |edge: usize| {
-        let resized = size * edge / shorter;
+    let axis = |edge: usize, of_edge: usize| {
+        let resized = size * of_edge / shorter;
         let margin = ((resized - size) as f64 / 2.0).round_ties_even();
         let scale = edge as f64 / resized as f64;
         match resized == size {
@@ -43,7 +50,7 @@ pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
             false => Axis { edge, resized, start: margin * scale, len: size as f64 * scale },
         }
     };
-    resize(image.as_raw(), axis(width), axis(height), size, out)
+    resize(image.as_raw(), axis(width, of_width), axis(height, of_height), size, out)
 }
 
 /// The transform of training, torchvision's RandomResizedCrop without a flip: a box whose area is `scale.0` to
@@ -55,6 +62,63 @@ pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
 pub fn training(image: &RgbImage, size: usize, scale: (f64, f64), rng: &mut Rng, out: &mut [u8]) -> Result<()> {
     let (width, height) = dimensions(image)?;
     crop_and_resize(image, crop_box(width, height, scale, rng), size, out)
+}
+
+/// The same for an image that was squeezed from a picture of another `shape` (width, height): the box that the generator would draw
+/// in the picture.
+pub fn training_of(
+    image: &RgbImage,
+    shape: (u32, u32),
+    size: usize,
+    scale: (f64, f64),
+    rng: &mut Rng,
+    out: &mut [u8],
+) -> Result<()> {
+    if shape == image.dimensions() {
+        return training(image, size, scale, rng, out);
+    }
+    let (width, height) = dimensions(image)?;
+    let (of_width, of_height) = (shape.0 as usize, shape.1 as usize);
+    let cut = crop_box(of_width, of_height, scale, rng);
+    let axis = |edge: usize, of_edge: usize, start: usize, len: usize| {
+        let scale = edge as f64 / of_edge as f64;
+        let start = start as f64 * scale;
+        let resized = (size * of_edge).div_ceil(len);
+        Axis { edge, resized, start, len: (len as f64 * scale).min(edge as f64 - start) }
+    };
+    let x = axis(width, of_width, cut.left, cut.width);
+    let y = axis(height, of_height, cut.top, cut.height);
+    resize(image.as_raw(), x, y, size, out)
+}
+
+/// The whole image, squeezed to a square of `size` x `size` pixels.
+///
+/// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
+/// length.
+pub fn squeeze(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
+    let (width, height) = dimensions(image)?;
+    resize(image.as_raw(), Axis::whole(width, size), Axis::whole(height, size), size, out)
+}
+
+/// A squeezed image in its former `shape` (width, height), with about as many pixels as it has.
+pub fn unsqueeze(image: RgbImage, shape: (u32, u32)) -> Result<RgbImage> {
+    let (width, height) = dimensions(&image)?;
+    let (of_width, of_height) = (f64::from(shape.0), f64::from(shape.1));
+    if shape.0 == shape.1 {
+        return Ok(image);
+    }
+    let pixels = (width * height) as f64;
+    let edge = |ratio: f64| ((pixels * ratio).sqrt().round() as usize).max(1);
+    let (to_width, to_height) = (edge(of_width / of_height), edge(of_height / of_width));
+    let mut out = RgbImage::new(to_width as u32, to_height as u32);
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.load(image.as_raw());
+        scratch.pass((width, height), [0.0, 0.0, width as f64, height as f64], (to_width, height))?;
+        scratch.pass((to_width, height), [0.0, 0.0, to_width as f64, height as f64], (to_width, to_height))?;
+        scratch.save(&mut out);
+        Ok::<(), Error>(())
+    })?;
+    Ok(out)
 }
 
 /// A box of whole pixels inside an image.
@@ -186,7 +250,7 @@ fn resize_with(scratch: &mut Scratch, pixels: &[u8], x: Axis, y: Axis, size: usi
         scratch.pass((width, rows), [x.start, 0.0, x.len, rows as f64], (size, rows))?;
         scratch.pass((size, rows), [0.0, y.start - first as f64, size as f64, y.len], (size, size))?;
     }
-    out.iter_mut().zip(&scratch.picture).for_each(|(out, value)| *out = *value as u8);
+    scratch.save(out);
     Ok(())
 }
 
@@ -194,6 +258,10 @@ impl Scratch {
     fn load(&mut self, pixels: &[u8]) {
         self.picture.clear();
         self.picture.extend(pixels.iter().map(|value| u16::from(*value)));
+    }
+
+    fn save(&self, pixels: &mut [u8]) {
+        pixels.iter_mut().zip(&self.picture).for_each(|(pixel, value)| *pixel = *value as u8);
     }
 
     /// One direction: the box (left, top, width, height) of the picture, whose width and height are `from`, becomes the

@@ -1,6 +1,7 @@
-//! `perennial bench`: what a device does with a training step, and with each op.
+//! `perennial bench`: what a device does with a training step and with each op, and how fast pictures are loaded.
 
 mod kernels;
+mod loader;
 mod step;
 
 use std::path::PathBuf;
@@ -11,13 +12,13 @@ use perennial::error::{Error, Result};
 use perennial::files::write_atomically;
 use perennial::model::spec::ModelSpec;
 use perennial::train::TextBank;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::compute::{Compute, on_device};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A whole training step, or each op beside what the device could do
+    /// A whole training step, each op beside what the device could do, or the loading of a data set
     #[arg(value_enum, default_value = "step")]
     what: What,
     #[command(flatten)]
@@ -30,6 +31,8 @@ pub struct Arguments {
     /// Timed steps; the median counts
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
+    #[command(flatten)]
+    loader: loader::Arguments,
     /// Write what was measured to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -39,23 +42,30 @@ pub struct Arguments {
 enum What {
     Step,
     Kernels,
+    Loader,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let place = arguments.compute.prepare()?;
-    let spec = ModelSpec::find(&arguments.model)?;
-    let (batch, steps) = (arguments.batch as usize, arguments.steps as usize);
+    let batch = arguments.batch as usize;
     let mut report = match arguments.what {
-        What::Step => on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, steps))?,
-        What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch))?,
+        What::Loader => loader::bench(&arguments.loader, batch)?,
+        What::Step | What::Kernels => of_model(arguments, batch)?,
     };
     let Some(path) = &arguments.json else { return Ok(()) };
-    for (key, value) in
-        [("model", json!(arguments.model)), ("batch", json!(batch)), ("threads", json!(rayon::current_num_threads()))]
-    {
-        report[key] = value;
-    }
+    report["batch"] = json!(batch);
     write_atomically(path, format!("{report:#}\n").as_bytes())
+}
+
+fn of_model(arguments: &Arguments, batch: usize) -> Result<Value> {
+    let place = arguments.compute.prepare()?;
+    let spec = ModelSpec::find(&arguments.model)?;
+    let mut report = match arguments.what {
+        What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch))?,
+        _ => on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, arguments.steps as usize))?,
+    };
+    report["model"] = json!(arguments.model);
+    report["threads"] = json!(rayon::current_num_threads());
+    Ok(report)
 }
 
 /// The captions of `count` emoji, taken evenly over the data set, tokenised.
