@@ -513,7 +513,7 @@ fn help_of_every_command_fits_a_page() {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|command| *command != "help")
         .collect();
-    for known in ["run", "compare", "eval", "embed", "export", "pack", "report", "list"] {
+    for known in ["run", "compare", "eval", "embed", "export", "pack", "report", "list", "doctor"] {
         assert!(commands.contains(&known), "{known} is not in {commands:?}");
     }
     for arguments in std::iter::once(vec!["--help"]).chain(commands.iter().map(|command| vec![*command, "--help"])) {

@@ -45,7 +45,7 @@ enum Command {
     Report(report::Arguments),
     /// List methods, presets, models or kernels
     List(list::Arguments),
-    /// Look at data and machine before a long run: what is missing, broken or too small, and how long it takes
+    /// Look at data and machine before a long run: what is wrong, and how long it takes
     Doctor(doctor::Arguments),
     /// Hold every kernel of a GPU against the CPU reference
     Check(check::Arguments),
