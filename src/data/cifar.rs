@@ -127,7 +127,7 @@ fn parse_labels<'a>(
     classes: usize,
 ) -> Result<impl Iterator<Item = u32> + use<'a>> {
     let (record, before) = (layout.record(), layout.before);
-    if bytes.is_empty() || bytes.len() % record != 0 || bytes.len() > u32::MAX as usize {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(record) || bytes.len() > u32::MAX as usize {
         return Err(Error::input(format!(
             "{}: found {} bytes, expected a whole number of records of {record} bytes: the file is cut short, or no {} file",
             path.display(),
