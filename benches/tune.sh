@@ -1,9 +1,10 @@
 #!/bin/sh
-# The search behind [tuned.*] of the emoji presets: the same grid for every method, judged on held-out training samples (a fifth of
-# each step's), two epochs a step, seed 0.
+# The search behind [tuned] of the emoji presets: the same grid for every method, judged on held-out training samples (a fifth of
+# each step's), two epochs a step, seed 0. What stands under [tuned] does not count here, so that it can be found again.
 #
-#     benches/tune.sh PRESET OUT rates    every method at three learning rates
-#     benches/tune.sh PRESET OUT own      at the preset's rate, two further values of what is a method's own
+#     benches/tune.sh PRESET.toml OUT rates    every method at three learning rates
+#     benches/tune.sh PRESET.toml OUT own      at the best of them, two further values of what is a method's own
+#     benches/tune.sh PRESET.toml OUT edges    one step further where the best lay at an end of what had been tried
 #
 # JOBS runs at a time (default: one for each core), each on one thread. Finished runs are kept. What a stream has no meaning for is
 # refused and told. Prints a table for each setting. zero-shot has nothing to tune, and oracle is joint on these presets.
@@ -11,7 +12,7 @@ set -eu
 preset=$1 out=$2 part=$3
 perennial=${PERENNIAL:-target/release/perennial}
 
-# One line a run: a setting and a method.
+# One line a run: settings parted by commas, and a method.
 rates() {
     for method in $("$perennial" list methods | cut -d' ' -f1 | grep -v -x -e zero-shot -e oracle); do
         for rate in 1e-4 3e-4 1e-3; do echo "train.learning_rate=$rate $method"; done
@@ -24,29 +25,54 @@ objective.tau=0.07 gcl
 objective.tau=0.3 gcl
 objective.tau=0.3 gdro
 objective.lambda=3 gdro
-objective.lwf.mu=0.1 lwf
-objective.lwf.mu=10 lwf
+train.learning_rate=3e-4,objective.lwf.mu=0.1 lwf
+train.learning_rate=3e-4,objective.lwf.mu=10 lwf
 patching.own=true patching
 patching.validation=0.2 patching
 objective.ewc.lambda=1e5 ewc
 objective.ewc.lambda=1e7 ewc
 objective.icarl.weight=0.3 icarl
 objective.icarl.weight=3 icarl
-objective.der.auxiliary=0.3 der
-objective.der.auxiliary=3 der
-objective.foster.beta=0.7 foster
-objective.foster.beta=0.96 foster
-objective.co2l.weight=0.3 co2l
-objective.co2l.weight=3 co2l
-objective.cassle.weight=0.3 cassle
-objective.cassle.weight=3 cassle
+train.learning_rate=1e-3,objective.der.auxiliary=0.3 der
+train.learning_rate=1e-3,objective.der.auxiliary=3 der
+train.learning_rate=1e-3,objective.foster.beta=0.7,objective.foster.compression_beta=0.87 foster
+train.learning_rate=1e-3,objective.foster.beta=0.96,objective.foster.compression_beta=0.87 foster
+train.learning_rate=3e-4,objective.co2l.weight=0.3 co2l
+train.learning_rate=3e-4,objective.co2l.weight=3 co2l
+train.learning_rate=3e-4,objective.cassle.weight=0.3 cassle
+train.learning_rate=3e-4,objective.cassle.weight=3 cassle
+END
+}
+
+edges() {
+    for method in sequential finetune-ce cumulative-all patching gcl gdro ewc icarl; do
+        echo "train.learning_rate=3e-5 $method"
+    done
+    cat <<'END'
+objective.tau=0.6 gcl
+objective.lambda=10 gdro
+objective.lambda=3,objective.tau=0.3 gdro
+objective.lambda=3,objective.margin=0.3 gdro
+objective.ewc.lambda=1e6 ewc
+objective.icarl.weight=10 icarl
+train.learning_rate=3e-3,objective.der.auxiliary=0.3 der
+train.learning_rate=1e-3,objective.der.auxiliary=0.1 der
+train.learning_rate=3e-3,objective.foster.beta=0.85,objective.foster.compression_beta=0.87 foster
+train.learning_rate=1e-2,objective.foster.beta=0.85,objective.foster.compression_beta=0.87 foster
+train.learning_rate=3e-3,objective.foster.boosting=0.3,objective.foster.beta=0.85,objective.foster.compression_beta=0.87 foster
+train.learning_rate=3e-3,objective.foster.boosting=0.8,objective.foster.beta=0.85,objective.foster.compression_beta=0.87 foster
 END
 }
 
 one() {
-    "$perennial" compare "$preset" --methods "$2" --set "$1" --threads 1 --out "$out/$1" \
-        --set evaluation.held_out=0.2 --set train.epochs=2 --set train.samples=0 >/dev/null 2>>"$out/log" ||
-        echo "failed: $1 $2, see $out/log"
+    settings=$1 method=$2
+    place="$out/$settings"
+    set -- --set evaluation.held_out=0.2 --set train.epochs=2 --set train.samples=0
+    old_ifs=$IFS IFS=,
+    for setting in $settings; do set -- "$@" --set "$setting"; done
+    IFS=$old_ifs
+    "$perennial" compare "$out/preset.toml" --methods "$method" --threads 1 --out "$place" "$@" >/dev/null 2>>"$out/log" ||
+        echo "failed: $settings $method, see $out/log"
 }
 
 if [ "${4:-}" ]; then
@@ -54,8 +80,9 @@ if [ "${4:-}" ]; then
     exit
 fi
 mkdir -p "$out"
+sed '/^\[tuned\]/,$d' "$preset" >"$out/preset.toml"
 $part | xargs -P "${JOBS:-$(nproc)}" -L 1 "$0" "$preset" "$out" "$part"
-for setting in $($part | cut -d' ' -f1 | sort -u); do
-    echo "$setting"
-    "$perennial" report "$out/$setting"/*/
+for settings in $($part | cut -d' ' -f1 | sort -u); do
+    echo "$settings"
+    "$perennial" report "$out/$settings"/*/
 done

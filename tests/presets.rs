@@ -13,7 +13,7 @@ use perennial::experiment::{Evaluation, EvaluationTask, PRESETS, RunDirectory};
 use perennial::model::checkpoint::save;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
-use program::{Outcome, perennial, succeed};
+use program::{Outcome, files, perennial, succeed};
 use tempfile::TempDir;
 
 const MICRO: &str = "tests/fixtures/micro.json";
@@ -244,7 +244,42 @@ fn a_healthy_folder_passes_and_says_what_a_run_needs() {
         says(&lines, line);
     }
     let time = lines.last().unwrap();
-    assert!(time.contains("on cpu: 200 samples of training and 10 x 100 tests at "), "{time}");
+    assert!(time.contains("on cpu: 200 samples of training and 10 x 100 tests; an estimate by "), "{time}");
+    assert!(time.contains("decoding its pictures takes "), "{time}");
+
+    // A folder cannot lie in a file.
+    let (status, lines) =
+        examined(preset.to_str().unwrap(), data.path(), &["--out", preset.join("run").to_str().unwrap()]);
+    assert_eq!(status, Some(1));
+    says(&lines, "WRONG  the run's directory cannot be ");
+}
+
+#[test]
+fn a_run_goes_on_where_its_data_lie_now_and_on_no_others() {
+    let make = synthetic::domainnet;
+    let (data, folder) = (data(make), tempfile::tempdir().unwrap());
+    let out = folder.path().join("run");
+    let out = out.to_str().unwrap();
+    let run = |data: &Path, more: &[&str]| {
+        small("run", "domainnet-dil", data, &[&["--out", out, "--set", "data.max_broken=1"], more].concat())
+    };
+    assert_eq!(run(data.path(), &[]).status, Some(0));
+    let before = files(Path::new(out));
+
+    let moved = folder.path().join("moved");
+    fs::rename(data.path(), &moved).unwrap();
+    // More may be broken than when it began.
+    assert_eq!(run(&moved, &["--set", "data.max_broken=2"]).status, Some(0));
+    assert!(files(Path::new(out)) == before, "a finished run was not left as it was");
+
+    // One line fewer: every later sample has another number.
+    let list = moved.join("real_train.txt");
+    let text = fs::read_to_string(&list).unwrap();
+    fs::write(&list, text.split_once('\n').unwrap().1).unwrap();
+    let outcome = run(&moved, &[]);
+    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("began with other data (sha256 "), "{}", outcome.stderr);
+    assert!(files(Path::new(out)) == before);
 }
 
 #[test]

@@ -40,8 +40,10 @@ fn parse_count(text: &str) -> std::result::Result<Count, String> {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
-    let config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
-    config.validate()?;
+    let mut config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
+    if !config.validate()?.uses_memory() {
+        config.memory.size = 0;
+    }
     let expected = Config::find(&arguments.preset)?.expected;
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
     let mut wrong = 0;

@@ -1,4 +1,4 @@
-//! What a run is judged by (methods.md section 5). Fractions in [0, 1] throughout.
+//! What a run is judged by (methods.md section 5); retrieval has a file of its own. Fractions in [0, 1] throughout.
 //!
 //! A tie never counts in favour: a right answer must score higher than every wrong one, so that a model that gives
 //! everything the same score, or NaN, is not taken for a good one.
@@ -155,66 +155,6 @@ pub fn top_1_accuracy(scores: &[f32], columns: usize, labels: &[u32]) -> Option<
     Some(right.count() as f64 / labels.len() as f64)
 }
 
-/// The fraction of queries with a relevant item among the first 1, 5 and 10.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Recall {
-    pub at_1: f64,
-    pub at_5: f64,
-    pub at_10: f64,
-}
-
-/// Retrieval in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Retrieval {
-    pub image_to_text: Recall,
-    pub text_to_image: Recall,
-}
-
-impl Retrieval {
-    /// `similarity` is [images, `texts`], a row an image. `texts_of_image` has the texts that belong to each image, each once;
-    /// there may be several to an image, and a text may belong to several images. A query to which nothing belongs is left
-    /// out. None where a direction has no query left. Panics when the sizes do not fit: a bug of the caller.
-    pub fn of(similarity: &[f32], texts_of_image: &[Vec<u32>], texts: usize) -> Option<Retrieval> {
-        let images = texts_of_image.len();
-        assert_eq!(similarity.len(), images * texts, "similarities are [images, texts]");
-        let mut images_of_text = vec![Vec::new(); texts];
-        for (image, of_image) in (0..).zip(texts_of_image) {
-            of_image.iter().for_each(|text| images_of_text[*text as usize].push(image));
-        }
-        let image_ranks = (texts_of_image.iter().enumerate())
-            .filter_map(|(image, own)| rank(texts, |text| similarity[image * texts + text], own));
-        let text_ranks = (images_of_text.iter().enumerate())
-            .filter_map(|(text, own)| rank(images, |image| similarity[image * texts + text], own));
-        Some(Retrieval { image_to_text: recall(image_ranks)?, text_to_image: recall(text_ranks)? })
-    }
-
-    /// The mean of recall@1 in the two directions.
-    pub fn mean_recall_at_1(&self) -> f64 {
-        (self.image_to_text.at_1 + self.text_to_image.at_1) / 2.0
-    }
-}
-
-/// How many of `count` items come before the best of the `relevant` ones and are none themselves; None if there is none.
-fn rank(count: usize, score: impl Fn(usize) -> f32, relevant: &[u32]) -> Option<usize> {
-    let own = || relevant.iter().map(|item| score(*item as usize));
-    own().next()?;
-    // NaN scores are no better than none at all.
-    let Some(best) = own().filter(|score| !score.is_nan()).reduce(f32::max) else {
-        return Some(usize::MAX);
-    };
-    let ahead = |score: &f32| *score >= best || score.is_nan();
-    Some((0..count).map(&score).filter(ahead).count() - own().filter(ahead).count())
-}
-
-fn recall(ranks: impl Iterator<Item = usize>) -> Option<Recall> {
-    let ranks: Vec<usize> = ranks.collect();
-    if ranks.is_empty() {
-        return None;
-    }
-    let within = |first: usize| ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64;
-    Some(Recall { at_1: within(1), at_5: within(5), at_10: within(10) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,72 +269,5 @@ mod tests {
         let nan = f32::NAN;
         assert_eq!(top_1_accuracy(&[nan, 0.0, 1.0, nan, nan, nan], 2, &[0, 0, 0]), Some(0.0));
         assert_eq!(top_1_accuracy(&[nan], 1, &[0]), Some(0.0));
-    }
-
-    /// Where an image and a text belong together when their groups are equal.
-    fn of_groups(similarity: &[f32], image_groups: &[u32], text_groups: &[u32]) -> Option<Retrieval> {
-        let own =
-            |group: &u32| (0..).zip(text_groups).filter(|(_, other)| *other == group).map(|(text, _)| text).collect();
-        let texts_of_image: Vec<Vec<u32>> = image_groups.iter().map(own).collect();
-        Retrieval::of(similarity, &texts_of_image, text_groups.len())
-    }
-
-    #[test]
-    fn a_text_of_two_images_is_right_for_both() {
-        // Text 0 belongs to both images, text 1 to the second alone.
-        let r = Retrieval::of(&[0.1, 0.9, 0.8, 0.2], &[vec![0], vec![0, 1]], 2).unwrap();
-        // The first image finds text 1 first, which is not its own; the second finds text 0.
-        assert_eq!(r.image_to_text, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });
-        // Text 0 finds image 1; text 1 finds image 0.
-        assert_eq!(r.text_to_image, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });
-    }
-
-    #[test]
-    fn retrieval_with_several_texts_an_image() {
-        // Images of groups 0, 1, 2; texts of groups 0, 0, 1, 2.
-        let similarity = [
-            0.1, 0.9, 0.5, 0.2, // the second of its texts is first
-            0.8, 0.1, 0.7, 0.2, // its text is second
-            0.4, 0.4, 0.4, 0.4, // three wrong ones tie with it
-        ];
-        let r = of_groups(&similarity, &[0, 1, 2], &[0, 0, 1, 2]).unwrap();
-        close(Some(r.image_to_text.at_1), 1.0 / 3.0);
-        assert_eq!((r.image_to_text.at_5, r.image_to_text.at_10), (1.0, 1.0));
-        // Text 0: image 1 (0.8) is before image 0; texts 1, 2, 3 have theirs first.
-        close(Some(r.text_to_image.at_1), 3.0 / 4.0);
-        close(Some(r.mean_recall_at_1()), (1.0 / 3.0 + 3.0 / 4.0) / 2.0);
-    }
-
-    #[test]
-    fn recall_at_5_and_10_count_the_wrong_items_in_front() {
-        // One image; wrong texts score 1, 2, ..., 12, and its own one stands with `rank` of them above it.
-        for (rank, expected) in [(0, (1.0, 1.0, 1.0)), (1, (0.0, 1.0, 1.0)), (4, (0.0, 1.0, 1.0)), (5, (0.0, 0.0, 1.0))]
-            .into_iter()
-            .chain([(9, (0.0, 0.0, 1.0)), (10, (0.0, 0.0, 0.0))])
-        {
-            let mut similarity: Vec<f32> = (1..=12).map(|score| score as f32).collect();
-            similarity.push(12.5 - rank as f32);
-            let mut groups = vec![7; 13];
-            groups[12] = 3;
-            let r = of_groups(&similarity, &[3], &groups).unwrap().image_to_text;
-            assert_eq!((r.at_1, r.at_5, r.at_10), expected, "rank {rank}");
-        }
-    }
-
-    #[test]
-    fn queries_without_a_partner_are_left_out() {
-        let r = of_groups(&[0.9, 0.1, 0.2, 0.3], &[0, 5], &[0, 6]).unwrap();
-        assert_eq!((r.image_to_text.at_1, r.text_to_image.at_1), (1.0, 1.0));
-        assert_eq!(of_groups(&[0.9], &[0], &[1]), None);
-        assert_eq!(of_groups(&[], &[], &[]), None);
-    }
-
-    #[test]
-    fn nan_is_never_a_hit() {
-        let nan = f32::NAN;
-        let r = of_groups(&[nan, nan, nan, nan], &[0, 1], &[0, 1]).unwrap();
-        assert_eq!((r.image_to_text.at_10, r.text_to_image.at_10), (0.0, 0.0));
-        let r = of_groups(&[0.5, nan], &[0], &[0, 1]).unwrap();
-        assert_eq!((r.image_to_text.at_1, r.image_to_text.at_5), (0.0, 1.0));
     }
 }

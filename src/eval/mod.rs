@@ -3,4 +3,5 @@
 pub mod embed;
 pub mod metrics;
 pub mod pretrained;
+pub mod retrieval;
 pub mod zero_shot;

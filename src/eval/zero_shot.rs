@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::embed::embed_texts;
 use crate::model::clip::Clip;
 use crate::ops::Device;
+use crate::ops::cpu::vector::{dot, vectorized};
 
 /// Class embeddings `[classes, D]`: per class every prompt is encoded, normalised, averaged, and normalised again.
 /// `prompts` holds the token ids of all prompts, class by class, the same number for each of `classes`.
@@ -25,16 +26,50 @@ pub fn class_embeddings<D: Device>(device: &mut D, clip: &Clip, prompts: &[&[u32
     means
 }
 
+/// Rows of similarities that a thread has at work, so that `b` is read once for so many rows of `a`.
+const ROWS: usize = 16;
+
+/// What `each` makes of every row of cosine similarities `[columns]` of unit rows `a [rows, D]` and `b [columns, D]`, in the order of
+/// `a`; it is told the row's number and the similarities. A similarity depends on its two rows alone, not on where they stand, so that
+/// equal embeddings tie exactly.
+pub fn map_similarities<R: Send>(
+    a: &[f32],
+    b: &[f32],
+    width: usize,
+    each: impl Fn(usize, &[f32]) -> R + Sync,
+) -> Vec<R> {
+    let columns = b.len() / width;
+    let blocks = a.par_chunks(ROWS * width).enumerate();
+    let of_block = blocks.map_init(
+        || vec![0.0; ROWS * columns],
+        |scores, (block, a)| {
+            fill_similarities(scores, a, b, width);
+            let rows = a.len() / width;
+            let row = |row: usize| each(ROWS * block + row, &scores[row * columns..][..columns]);
+            (0..rows).map(row).collect::<Vec<R>>()
+        },
+    );
+    of_block.flatten_iter().collect()
+}
+
+/// Similarities of the rows of `a` at the head of `scores`.
+fn fill_similarities(scores: &mut [f32], a: &[f32], b: &[f32], width: usize) {
+    let columns = b.len() / width;
+    vectorized(
+        #[inline(always)]
+        || {
+            for (column, b) in b.chunks_exact(width).enumerate() {
+                for (row, a) in a.chunks_exact(width).enumerate() {
+                    scores[row * columns + column] = dot(a, b);
+                }
+            }
+        },
+    );
+}
+
 /// Cosine similarities `[rows, columns]` of unit rows `a [rows, D]` and `b [columns, D]`.
 pub fn similarities(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
-    let columns = b.len() / width;
-    let mut scores = vec![0.0; a.len() / width * columns];
-    scores.par_chunks_mut(columns.max(1)).zip(a.par_chunks_exact(width)).for_each(|(scores, a)| {
-        for (score, b) in scores.iter_mut().zip(b.chunks_exact(width)) {
-            *score = a.iter().zip(b).map(|(a, b)| a * b).sum();
-        }
-    });
-    scores
+    map_similarities(a, b, width, |_, scores| scores.to_vec()).concat()
 }
 
 /// What a row of `scores` is taken for: the candidate of the largest score. Of equals, and of NaN, it is not `truth`: a model

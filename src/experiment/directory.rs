@@ -1,7 +1,7 @@
 //! A run's directory, its only state: every file in it appears whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -37,8 +37,11 @@ impl RunDirectory {
         remove_stale(&checkpoints)?;
         let config_path = path.join("config.toml");
         match fs::read_to_string(&config_path) {
-            Ok(text) => check_same(&text, config, path)?,
-            Err(_) => write_atomically(&config_path, config.to_toml().as_bytes())?,
+            Ok(text) => check_same(&text, config, path).map(drop)?,
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                write_atomically(&config_path, config.to_toml().as_bytes())?;
+            }
+            Err(cause) => return Err(Error::reading(&config_path, cause)),
         }
         Ok(RunDirectory { path: path.to_path_buf(), metrics: None, _lock: lock })
     }
@@ -77,6 +80,24 @@ impl RunDirectory {
         write_atomically(&self.path.join("manifest.json"), (text + "\n").as_bytes())
     }
 
+    /// Fails unless a run that goes on has what it began with: the same data, prompts, class order and starting weights, wherever they
+    /// lie now. What it remembers are samples by their number.
+    pub fn check_manifest(&self, setup: &Setup) -> Result<()> {
+        let path = self.path.join("manifest.json");
+        let text = fs::read_to_string(&path).map_err(|cause| Error::reading(&path, cause))?;
+        let manifest: Value = serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause))?;
+        let changed = |(name, hash): &&(&str, String)| manifest["sha256"][*name].as_str() != Some(hash);
+        match setup.hashes.iter().find(changed) {
+            None => Ok(()),
+            Some((name, hash)) => Err(Error::input(format!(
+                "{} began with other {} (sha256 {}, now {hash}): put back what was there, or choose another --out",
+                self.path.display(),
+                name.replace('_', " "),
+                manifest["sha256"][*name].as_str().unwrap_or("not known"),
+            ))),
+        }
+    }
+
     pub fn write_evaluation(&self, evaluation: &Evaluation) -> Result<()> {
         let text = serde_json::to_string_pretty(evaluation).expect("an evaluation is plain values");
         write_atomically(&self.path.join("evaluation.json"), (text + "\n").as_bytes())
@@ -92,7 +113,7 @@ impl RunDirectory {
         let path = path.join("predictions.json");
         match fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause)),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             Err(cause) => Err(Error::reading(&path, cause)),
         }
     }
@@ -105,11 +126,12 @@ impl RunDirectory {
     }
 
     /// The evaluation of a run that is finished: nothing of it is left to do, and nothing of what it was made from is opened.
-    /// None where it has not come to its end, or not begun. Another run's directory is an error, as in [`RunDirectory::open`].
+    /// None where it has not come to its end, or not begun, or its data lay elsewhere, so that only opening them tells whether they are
+    /// the same. Another run's directory is an error, as in [`RunDirectory::open`].
     pub fn finished(path: &Path, config: &Config) -> Result<Option<Evaluation>> {
         let Ok(text) = fs::read_to_string(path.join("config.toml")) else { return Ok(None) };
-        check_same(&text, config, path)?;
-        if !path.join("evaluation.json").exists() {
+        let old = check_same(&text, config, path)?;
+        if old.data.folder != config.data.folder || !path.join("evaluation.json").exists() {
             return Ok(None);
         }
         let evaluation = RunDirectory::read_evaluation(path)?;
@@ -121,7 +143,7 @@ impl RunDirectory {
         let path = path.join("metrics.jsonl");
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Pace::of(&text)),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(Pace::default()),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Pace::default()),
             Err(cause) => Err(Error::reading(&path, cause)),
         }
     }
@@ -192,22 +214,25 @@ impl std::iter::Sum for Pace {
     }
 }
 
-/// Fails unless the directory's settings are those of this run, apart from such as change no result.
-fn check_same(text: &str, config: &Config, path: &Path) -> Result<()> {
+/// The directory's settings. Fails unless they are those of this run, apart from such as change no result of a run that comes to its
+/// end, and from the place of the data: whether those are the same is the manifest's to say.
+fn check_same(text: &str, config: &Config, path: &Path) -> Result<Config> {
     let neutral = |config: &Config| {
         let mut config = config.clone();
         config.preset.clear();
+        config.data.folder.clear();
+        config.data.max_broken = 0;
         config.data.loader_threads = 0;
         config.train.save_every = 1;
         config.train.log_every = 1;
         config
     };
     let old = Config::parse(text).map_err(|error| error.at(path.join("config.toml").display()))?;
-    let (old, new) = (neutral(&old).to_toml(), neutral(config).to_toml());
-    match old.lines().zip(new.lines()).find(|(old, new)| old != new) {
-        None => Ok(()),
-        Some((old, new)) => Err(Error::input(format!(
-            "{} holds a run with other settings ({old}, now {new}); choose another --out",
+    let (before, now) = (neutral(&old).to_toml(), neutral(config).to_toml());
+    match before.lines().zip(now.lines()).find(|(before, now)| before != now) {
+        None => Ok(old),
+        Some((before, now)) => Err(Error::input(format!(
+            "{} holds a run with other settings ({before}, now {now}); choose another --out",
             path.display()
         ))),
     }

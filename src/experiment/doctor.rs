@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::config::{Config, ModelConfig};
+use super::config::{Config, EvaluationTask, ModelConfig};
 use super::presets::Expected;
 use super::run::largest_batch;
 use super::setup::{Setup, open_model};
 use crate::data::broken::{Broken, UNREADABLE};
 use crate::data::{self, Dataset, Split};
 use crate::error::{Result, nearest};
-use crate::method::Spends;
+use crate::files::check_writable;
+use crate::method::Classifies;
 use crate::model::clip::Capacity;
 use crate::objective::{ObjectiveKind, TextLoss};
 use crate::ops::Device;
@@ -63,7 +64,7 @@ pub fn examine<D: Device>(
     doctor.classes(&dataset, expected);
     doctor.domains(&dataset, &config);
     doctor.broken(&dataset.broken(), config.data.max_broken, "left out of the data set");
-    doctor.pictures(&dataset, decode, config.data.max_broken);
+    let decoded = doctor.pictures(&dataset, decode, config.data.max_broken);
     drop(dataset);
     match Setup::open(&config) {
         Err(error) => doctor.wrong(format!("a run would refuse this: {error}")),
@@ -71,7 +72,7 @@ pub fn examine<D: Device>(
             doctor.steps(&setup);
             doctor.disk(&setup, out);
             if doctor.memory::<D>(place, &setup) {
-                doctor.time::<D>(place, &setup);
+                doctor.time::<D>(place, &setup, decoded);
             }
         }
     }
@@ -227,11 +228,12 @@ impl Doctor<'_> {
         }
     }
 
-    fn pictures(&mut self, dataset: &Dataset, decode: Option<usize>, most: usize) {
+    /// Decodes some pictures. Returns how many a second; none where none was asked for.
+    fn pictures(&mut self, dataset: &Dataset, decode: Option<usize>, most: usize) -> Option<f64> {
         let samples = dataset.samples.len();
         let count = decode.unwrap_or(samples).min(samples);
         if count == 0 {
-            return;
+            return None;
         }
         let start = Instant::now();
         // The last of each of `count` equal parts: the end of the data is among them.
@@ -242,12 +244,14 @@ impl Doctor<'_> {
         let of = if count == samples { String::new() } else { format!(" of {}", grouped(samples)) };
         let text = format!("{}{of} pictures decoded, {speed:.0} a second with {threads} threads", grouped(count));
         if failed.is_empty() {
-            return self.good(text);
+            self.good(text);
+            return Some(speed);
         }
         self.note(text);
         let mut broken = Broken::default();
         failed.iter().for_each(|error| broken.add(error.reason().unwrap_or(UNREADABLE), error.to_string()));
         self.broken(&broken, most, "of these pictures cannot be used");
+        Some(speed)
     }
 
     fn steps(&mut self, setup: &Setup) {
@@ -266,7 +270,12 @@ impl Doctor<'_> {
         let steps = setup.stream.steps.len() as u64;
         // A checkpoint has the parameters in f32; the state has them with two moments, and is written beside the last.
         let needed = 4 * parameters * steps + 2 * 12 * parameters;
-        let Some(folder) = out.ancestors().map(existing).find(|folder| folder.is_dir()) else { return };
+        let Some(folder) = out.ancestors().map(existing).find(|folder| folder.exists()) else { return };
+        // Asked of a file's name that nobody uses.
+        if let Err(error) = check_writable(&folder.join("perennial-doctor")) {
+            return self
+                .wrong(format!("the run's directory cannot be {}: {error}; choose another --out", out.display()));
+        }
         let what = format!("the run's directory needs about {}, {steps} checkpoints and the state", gigabytes(needed));
         match fs4::available_space(folder) {
             Ok(free) if free >= needed => {
@@ -302,33 +311,74 @@ impl Doctor<'_> {
         }
     }
 
-    fn time<D: Device>(&mut self, place: &D::Place, setup: &Setup) {
+    /// How long a run takes by a timed step, and by the pictures `decoded` a second.
+    fn time<D: Device>(&mut self, place: &D::Place, setup: &Setup, decoded: Option<f64>) {
         let steps = setup.stream.steps.len();
-        let trained: usize = match setup.method.spends {
-            Spends::Nothing => 0,
-            _ => (0..steps).map(|step| setup.step_budget(step)).sum(),
-        };
+        let trained: usize = (0..steps).map(|step| setup.step_budget(step)).sum();
         let tests = setup.test_samples().count();
-        match pace::<D>(place, setup) {
-            Err(error) => self.wrong(format!("a training step failed: {error}")),
-            Ok((rate, batch, device)) => {
-                // A forward pass is a third of a step.
-                let seconds = (trained as f64 + (steps * tests) as f64 / 3.0) / rate;
-                self.note(format!(
-                    "about {} on {device}: {} samples of training and {steps} x {} tests at {rate:.1} samples/s, as a step of the \
-                     clip loss with {batch} samples goes; an estimate, without the loading of pictures",
-                    duration(seconds),
-                    grouped(trained),
-                    grouped(tests),
-                ));
-            }
-        }
+        let timed = match pace::<D>(place, setup) {
+            Err(error) => return self.wrong(format!("a training step failed: {error}")),
+            Ok(timed) => timed,
+        };
+        let computing = run_macs(setup, trained, timed.text_macs) / timed.macs_per_second;
+        let decoding = decoded.map_or(0.0, |speed| (trained + steps * tests) as f64 / speed);
+        let pictures = match decoded {
+            Some(_) => format!("decoding its pictures takes {} of that, beside it", duration(decoding)),
+            None => "without the loading of pictures".to_string(),
+        };
+        self.note(format!(
+            "about {} on {}: {} samples of training and {steps} x {} tests; an estimate by a step of the clip loss with {} samples, \
+             {:.1} samples/s; {pictures}",
+            duration(computing.max(decoding)),
+            timed.device,
+            grouped(trained),
+            grouped(tests),
+            timed.batch,
+            timed.batch as f64 / timed.seconds,
+        ));
     }
 }
 
-/// Samples a second of a training step of the preset's model, the batch that was timed, and the device's name. The batch doubles until
-/// a step takes long enough to say something, or the run's own is reached.
-fn pace<D: Device>(place: &D::Place, setup: &Setup) -> Result<(f64, usize, String)> {
+/// Multiply-accumulates of a run that trains on `trained` samples, a backward pass counted as two forward passes. `text` is what the
+/// texts of a sample cost in a forward pass: samples share prompts.
+fn run_macs(setup: &Setup, trained: usize, text: f64) -> f64 {
+    let (model, method) = (&setup.model, &setup.method);
+    let (steps, views) = (setup.stream.steps.len() as f64, method.views() as f64);
+    let (image, text) = (model.image_macs() as f64, if method.reads_texts() { text } else { 0.0 });
+    let frozen = match setup.trainer_spec().frozen().0 as f64 {
+        // One more at every step.
+        last if method.needs_new_classes() => last / 2.0,
+        all => all,
+    };
+    let sample = (views * image + text) * (3.0 + frozen);
+    let tokens_macs = |tokens: &Vec<u32>| model.text_macs(tokens.len()) as f64;
+    let prompts: f64 = setup.class_prompts.iter().map(tokens_macs).sum();
+    let captions = || setup.test_samples().map(|test| &setup.captions[setup.caption_of_sample[test as usize] as usize]);
+    let evaluation = &setup.config.evaluation;
+    let texts = match (evaluation.task, method.classifies) {
+        (EvaluationTask::Retrieval, _) if !evaluation.also_classify => captions().map(tokens_macs).sum(),
+        (EvaluationTask::Retrieval, _) => captions().map(tokens_macs).sum::<f64>() + prompts,
+        (EvaluationTask::Classification, Classifies::ByText) => prompts,
+        (EvaluationTask::Classification, _) => 0.0,
+    };
+    let extractors = if method.needs_new_classes() { 1.0 + frozen } else { 1.0 };
+    trained as f64 * sample + steps * (setup.test_samples().count() as f64 * image * extractors + texts)
+}
+
+/// A timed training step of the clip loss.
+struct Timed {
+    device: String,
+    batch: usize,
+    seconds: f64,
+    /// A backward pass counted as two forward passes.
+    macs_per_second: f64,
+    /// Of the texts of a sample, in a forward pass.
+    text_macs: f64,
+}
+
+/// Times a training step of the preset's model. The batch doubles until a step takes long enough to say something, or the run's own is
+/// reached.
+fn pace<D: Device>(place: &D::Place, setup: &Setup) -> Result<Timed> {
     let samples: Vec<u32> = (0..setup.dataset.samples.len().min(setup.config.train.batch) as u32).collect();
     let values = samples.len() * setup.model.vision_cfg.image_size.pow(2) * 3;
     let mut generator = rng(0, "pixels", &[]);
@@ -358,7 +408,15 @@ fn pace<D: Device>(place: &D::Place, setup: &Setup) -> Result<(f64, usize, Strin
         trainer.step(batch_of, 0.0, 1.0)?;
         let seconds = start.elapsed().as_secs_f64().max(1e-9);
         if seconds >= LONG_ENOUGH || batch == samples.len() {
-            return Ok((batch as f64 / seconds, batch, trainer.device.name()));
+            let text_macs = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum::<u64>() as f64;
+            let forward = batch as f64 * setup.model.image_macs() as f64 + text_macs;
+            return Ok(Timed {
+                device: trainer.device.name(),
+                batch,
+                seconds,
+                macs_per_second: 3.0 * forward / seconds,
+                text_macs: text_macs / batch as f64,
+            });
         }
         batch = (2 * batch).min(samples.len());
     }

@@ -10,7 +10,8 @@ use crate::data::broken::Broken;
 use crate::data::loader::{BatchRequest, Loader, LoaderOptions};
 use crate::error::Result;
 use crate::eval::embed::{embed_images, embed_texts};
-use crate::eval::metrics::{Retrieval, Summary, TaskMatrix};
+use crate::eval::metrics::{Summary, TaskMatrix};
+use crate::eval::retrieval::{Retrieval, retrieve};
 use crate::eval::zero_shot::{choose, class_embeddings, similarities};
 use crate::memory::Memory;
 use crate::method::Classifies;
@@ -407,16 +408,12 @@ impl Embedded {
         }
         let tokens: Vec<&[u32]> = captions.iter().map(|caption| setup.captions[*caption as usize].as_slice()).collect();
         let images: Vec<f32> = pictures.iter().flat_map(|test| self.row(*test)).copied().collect();
-        let scores = similarities(&images, &embed_texts(device, clip, &tokens), self.width);
+        let texts = embed_texts(device, clip, &tokens);
         let columns: Vec<u32> = (0..captions.len() as u32).collect();
-        let rows = scores.chunks_exact(captions.len().max(1));
-        let answers = (pictures.iter().zip(&columns_of_picture).zip(rows))
-            .map(|((sample, own), scores)| {
-                let (truth, chosen) = choose_among(scores, &columns, own);
-                Answer { sample: *sample, truth: captions[truth as usize], chosen: captions[chosen as usize] }
-            })
-            .collect();
-        (answers, Retrieval::of(&scores, &columns_of_picture, captions.len()))
+        retrieve(&images, &texts, self.width, &columns_of_picture, |place, scores| {
+            let (truth, chosen) = choose_among(scores, &columns, &columns_of_picture[place]);
+            Answer { sample: pictures[place], truth: captions[truth as usize], chosen: captions[chosen as usize] }
+        })
     }
 }
 
@@ -579,7 +576,7 @@ mod tests {
 
     #[test]
     fn recalls_have_their_names() {
-        let recall = |first: f64| crate::eval::metrics::Recall { at_1: first, at_5: first + 0.1, at_10: first + 0.2 };
+        let recall = |first: f64| crate::eval::retrieval::Recall { at_1: first, at_5: first + 0.1, at_10: first + 0.2 };
         let named = recalls(Some(Retrieval { image_to_text: recall(0.1), text_to_image: recall(0.5) }));
         let named: Vec<(&str, f64)> = named.iter().map(|(name, value)| (name.as_str(), value.unwrap())).collect();
         let expected = [

@@ -111,7 +111,9 @@ impl<D: Device> Run<D> {
         let state = directory.state();
         let mut evaluation = Evaluation::new(&setup);
         let (position, memory) = if state.exists() {
-            let (position, memory, broken) = state::restore(&state, &mut trainer, size, seed)?;
+            directory.check_manifest(&setup)?;
+            let (position, memory, broken) =
+                state::restore(&state, &mut trainer, setup.dataset.samples.len(), size, seed)?;
             setup.meet_broken(&broken)?;
             if position.step > 0 {
                 evaluation = RunDirectory::read_evaluation(directory.path())?;

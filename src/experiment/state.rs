@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Memory, MemoryState};
 use crate::model::checkpoint::TensorFile;
 use crate::objective::ObjectiveState;
@@ -76,10 +76,11 @@ fn frozen_name(number: usize) -> String {
     format!("frozen.{number}")
 }
 
-/// Puts a saved state back into a trainer planned alike. Returns also the samples that were found broken.
+/// Puts a saved state back into a trainer planned alike, of a run on `samples` samples. Returns also those that were found broken.
 pub fn restore<D: Device>(
     path: &Path,
     trainer: &mut Trainer<D>,
+    samples: usize,
     memory_size: usize,
     seed: u64,
 ) -> Result<(Position, Memory, Vec<u32>)> {
@@ -132,5 +133,11 @@ pub fn restore<D: Device>(
     };
     // States of earlier versions have none.
     let broken = whole("broken").unwrap_or_default();
+    if let Some(sample) = memory.indices.iter().chain(&broken).find(|sample| **sample as usize >= samples) {
+        return Err(Error::input(format!(
+            "{}: it is damaged: it names sample {sample}, and there are {samples}; remove it to begin again",
+            path.display()
+        )));
+    }
     Ok((position, Memory::restore(memory_size, seed, &memory)?, broken))
 }

@@ -33,7 +33,7 @@ pub struct TrainerSpec {
 
 impl TrainerSpec {
     /// How many frozen models the objective needs, and how much of them.
-    pub(super) fn frozen(&self) -> (usize, Part) {
+    pub fn frozen(&self) -> (usize, Part) {
         match self.objective {
             ObjectiveKind::Texts(TextLoss::Lwf) => (1, Part::Whole),
             ObjectiveKind::Texts(_) => (0, Part::Whole),

@@ -24,7 +24,7 @@ mod supcon;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 mod token_embed;
-mod vector;
+pub(crate) mod vector;
 
 use std::sync::Mutex;
 
