@@ -5,6 +5,7 @@
 #     benches/tune.sh PRESET.toml OUT rates    every method at three learning rates
 #     benches/tune.sh PRESET.toml OUT own      at the best of them, two further values of what is a method's own
 #     benches/tune.sh PRESET.toml OUT edges    one step further where the best lay at an end of what had been tried
+#     benches/tune.sh PRESET.toml OUT texts    rates, of the methods that learn from texts and go on from step to step
 #
 # JOBS runs at a time (default: one for each core), each on one thread. Finished runs are kept. What a stream has no meaning for is
 # refused and told. Prints a table for each setting. zero-shot has nothing to tune, and oracle is joint on these presets.
@@ -15,6 +16,12 @@ perennial=${PERENNIAL:-target/release/perennial}
 # One line a run: settings parted by commas, and a method.
 rates() {
     for method in $("$perennial" list methods | cut -d' ' -f1 | grep -v -x -e zero-shot -e oracle); do
+        for rate in 1e-4 3e-4 1e-3; do echo "train.learning_rate=$rate $method"; done
+    done
+}
+
+texts() {
+    for method in sequential cumulative-all cumulative-exp cumulative-equal lwf patching gcl gdro; do
         for rate in 1e-4 3e-4 1e-3; do echo "train.learning_rate=$rate $method"; done
     done
 }
@@ -45,16 +52,23 @@ END
 }
 
 edges() {
-    for method in sequential finetune-ce cumulative-all patching gcl gdro ewc icarl; do
+    for method in sequential finetune-ce cumulative-all lwf patching gcl gdro ewc icarl; do
         echo "train.learning_rate=3e-5 $method"
+    done
+    for method in sequential lwf patching icarl; do
+        echo "train.learning_rate=1e-5 $method"
     done
     cat <<'END'
 objective.tau=0.6 gcl
 objective.lambda=10 gdro
 objective.lambda=3,objective.tau=0.3 gdro
+objective.lambda=3,objective.tau=0.6 gdro
+objective.lambda=10,objective.tau=0.3 gdro
+train.learning_rate=3e-5,objective.lambda=3,objective.tau=0.3 gdro
 objective.lambda=3,objective.margin=0.3 gdro
 objective.ewc.lambda=1e6 ewc
 objective.icarl.weight=10 icarl
+train.learning_rate=3e-5,objective.icarl.weight=3 icarl
 train.learning_rate=3e-3,objective.der.auxiliary=0.3 der
 train.learning_rate=1e-3,objective.der.auxiliary=0.1 der
 train.learning_rate=3e-3,objective.foster.beta=0.85,objective.foster.compression_beta=0.87 foster
