@@ -1,6 +1,6 @@
 """Loads the same JPEGs with open_clip's PyTorch loader and with Perennial, in turn, and prints the ratio.
 
-    python benches/loader.py --perennial target/release/perennial [--folder DIR] [--rounds 5]
+    python benches/loader.py --perennial target/release/perennial [--folder DIR] [--rounds 5] [--json FILE]
 
 Needs torch, torchvision, open_clip_torch and Pillow. Both do the same work with two workers each: read a JPEG of 640 x 480 in a
 random order, decode it, and make 224 x 224 pixels of it, by the transform of evaluation (shorter edge to 224, middle) and by that of
@@ -18,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import PIL
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+
+from torch_clip import commit, cpu_name
 
 SIZE, BATCH, WORKERS, PICTURES = 224, 64, 2, 2000
 
@@ -87,6 +90,7 @@ def main():
     parser.add_argument("--perennial", required=True, type=Path)
     parser.add_argument("--folder", type=Path, default=Path("target/loader"), help="for the pictures; made if they are not there")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="every round's rates, and the median ratios")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     generate(arguments.folder)
@@ -98,7 +102,7 @@ def main():
     loaders = {"evaluation": Torch(arguments.folder, train=False), "training": Torch(arguments.folder, train=True)}
     print(f"{PICTURES} JPEGs of 640 x 480 to {SIZE} x {SIZE}, {WORKERS} workers each; samples/s")
     print(f"{'round':<6} {'transform':<11} {'open_clip':>10} {'files':>10} {'ratio':>7} {'packed':>10} {'ratio':>7}")
-    ratios = {}
+    ratios, rounds = {}, []
     for number in range(arguments.rounds):
         # In turn, so that whatever else the machine does meets all of them.
         of_files = perennial(arguments.perennial, "folder", arguments.folder)
@@ -107,13 +111,24 @@ def main():
         for name, rate in of_torch.items():
             files, pack = of_files[name] / rate, of_pack[name] / rate
             ratios.setdefault(name, []).append((files, pack))
+            rounds.append({"round": number + 1, "transform": name, "open_clip": rate, "files": of_files[name], "packed": of_pack[name]})
             print(
                 f"{number + 1:<6} {name:<11} {rate:>10.1f} {of_files[name]:>10.1f} {files:>7.2f} {of_pack[name]:>10.1f} {pack:>7.1f}",
                 flush=True,
             )
-    for name, found in ratios.items():
-        files, pack = (statistics.median(column) for column in zip(*found))
+    medians = {name: [statistics.median(column) for column in zip(*found)] for name, found in ratios.items()}
+    for name, (files, pack) in medians.items():
         print(f"median {name:<11}: files {files:.2f} x, packed {pack:.1f} x open_clip's loader")
+    if arguments.json:
+        report = {
+            "cpu": cpu_name(),
+            "commit": commit(),
+            "workers": WORKERS,
+            "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__, "Pillow": PIL.__version__},
+            "samples_per_second": rounds,
+            "median_ratio": {name: {"files": files, "packed": pack} for name, (files, pack) in medians.items()},
+        }
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
