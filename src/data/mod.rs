@@ -15,6 +15,7 @@
 //! | `index.rs` | indexes of data sets that are slow to list, kept |
 //! | `broken.rs` | samples that cannot be used: which, how many, and why |
 //! | `picture.rs` | from a picture file to RGB, as Pillow |
+//! | `resample.rs` | Pillow's resize, value for value |
 //! | `transform.rs` | from a picture to the model's pixels |
 //! | `clean.rs` | what becomes of a text before it is cut into tokens |
 //! | `tokenizer.rs` | from a text to token ids |
@@ -34,6 +35,7 @@ pub mod loader;
 pub mod packed;
 pub mod picture;
 pub mod prompts;
+mod resample;
 pub mod time;
 pub mod tokenizer;
 pub mod transform;

@@ -81,6 +81,11 @@ impl Optimizer {
         self.trained = range;
     }
 
+    /// The stretch of the arena that is trained.
+    pub fn trained(&self) -> Range<usize> {
+        self.trained.clone()
+    }
+
     fn adamw_settings(&self) -> AdamWSettings {
         let OptimizerSettings { beta1, beta2, eps, weight_decay, clip_norm } = self.settings;
         AdamWSettings {

@@ -266,9 +266,12 @@ impl<D: Device> Trainer<D> {
             if let Some(fisher) = fisher {
                 device.fill(fisher.penalty, 0.0);
                 if fisher.in_force {
-                    let (master, gradients) = (clip.weights.master, clip.weights.gradients);
+                    // What is not trained has no information, and does not move.
+                    let range = optimizer.trained();
+                    let part = |span: Stats| span.slice(range.start, range.len());
+                    let (master, gradients) = (part(clip.weights.master), part(clip.weights.gradients));
                     let Fisher { strength, total, penalty, .. } = *fisher;
-                    device.quadratic_penalty(strength, total, *start, master, gradients, penalty);
+                    device.quadratic_penalty(strength, part(total), part(*start), master, gradients, penalty);
                 }
             }
             device.phase("optimiser");
