@@ -111,10 +111,13 @@ pub fn unsqueeze(image: RgbImage, shape: (u32, u32)) -> Result<RgbImage> {
     let edge = |ratio: f64| ((pixels * ratio).sqrt().round() as usize).max(1);
     let (to_width, to_height) = (edge(of_width / of_height), edge(of_height / of_width));
     let mut out = RgbImage::new(to_width as u32, to_height as u32);
-    SCRATCH.with_borrow_mut(|scratch| {
+    // What shrinks comes first, so that what lies between is no larger than both.
+    let between = if to_width > width { (width, to_height) } else { (to_width, height) };
+    with_scratch(|scratch| {
         scratch.load(image.as_raw());
-        scratch.pass((width, height), [0.0, 0.0, width as f64, height as f64], (to_width, height))?;
-        scratch.pass((to_width, height), [0.0, 0.0, to_width as f64, height as f64], (to_width, to_height))?;
+        for (from, to) in [((width, height), between), (between, (to_width, to_height))] {
+            scratch.pass(from, [0.0, 0.0, from.0 as f64, from.1 as f64], to)?;
+        }
         scratch.save(&mut out);
         Ok::<(), Error>(())
     })?;
@@ -170,7 +173,7 @@ fn crop_and_resize(image: &RgbImage, cut: CropBox, size: usize, out: &mut [u8]) 
         let rows = &pixels[top * stride..(top + height) * stride];
         return resize(rows, Axis::whole(width, size), Axis::whole(height, size), size, out);
     }
-    SCRATCH.with_borrow_mut(|scratch| {
+    with_scratch(|scratch| {
         let mut inside = std::mem::take(&mut scratch.cut);
         inside.clear();
         for row in pixels.chunks_exact(stride).skip(top).take(height) {
@@ -223,12 +226,24 @@ struct Scratch {
     result: Vec<u16>,
 }
 
+/// Bytes of a buffer that are kept for the next image, at most: enough for five million pixels, which most pictures have not.
+const MOST_KEPT: usize = 32 << 20;
+
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Lends this thread's buffers. What one picture of uncommon size has made of them is given back.
+fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let done = work(scratch);
+        scratch.give_back();
+        done
+    })
+}
+
 fn resize(pixels: &[u8], x: Axis, y: Axis, size: usize, out: &mut [u8]) -> Result<()> {
-    SCRATCH.with_borrow_mut(|scratch| resize_with(scratch, pixels, x, y, size, out))
+    with_scratch(|scratch| resize_with(scratch, pixels, x, y, size, out))
 }
 
 /// Bicubic, one direction after the other: `pixels` [y.edge, x.edge, 3] to `out` [size, size, 3].
@@ -255,6 +270,20 @@ fn resize_with(scratch: &mut Scratch, pixels: &[u8], x: Axis, y: Axis, size: usi
 }
 
 impl Scratch {
+    fn give_back(&mut self) {
+        if self.cut.capacity() > MOST_KEPT {
+            self.cut = Vec::new();
+        }
+        for buffer in [&mut self.picture, &mut self.result] {
+            if size_of::<u16>() * buffer.capacity() > MOST_KEPT {
+                *buffer = Vec::new();
+            }
+        }
+        if self.resizer.size_of_internal_buffers() > MOST_KEPT {
+            self.resizer.reset_internal_buffers();
+        }
+    }
+
     fn load(&mut self, pixels: &[u8]) {
         self.picture.clear();
         self.picture.extend(pixels.iter().map(|value| u16::from(*value)));
@@ -418,6 +447,43 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn memory_of_a_large_picture_is_given_back() {
+        let kept = || {
+            SCRATCH.with_borrow(|scratch| {
+                let words = scratch.picture.capacity() + scratch.result.capacity();
+                scratch.cut.capacity() + 2 * words + scratch.resizer.size_of_internal_buffers()
+            })
+        };
+        let large = RgbImage::from_pixel(5000, 4000, image::Rgb([1, 2, 3]));
+        let small = noise(300, 200, 4);
+        let mut out = vec![0; bytes(16)];
+        for draw in 0..3 {
+            training(&large, 16, (0.5, 0.9), &mut rng(draw, "crop", &[]), &mut out).unwrap();
+            assert!(kept() <= 4 * MOST_KEPT, "{} bytes", kept());
+            evaluation(&large, 16, &mut out).unwrap();
+            assert!(kept() <= 4 * MOST_KEPT, "{} bytes", kept());
+        }
+        // Those of a common one stay: no image asks for them anew.
+        evaluation(&small, 16, &mut out).unwrap();
+        let after_one = kept();
+        assert!(after_one >= 2 * 3 * 300 * 200);
+        evaluation(&small, 16, &mut out).unwrap();
+        assert_eq!(kept(), after_one);
+    }
+
+    #[test]
+    fn a_squeezed_strip_becomes_a_strip_again() {
+        let strip = |shape| unsqueeze(RgbImage::from_pixel(64, 64, image::Rgb([9, 8, 7])), shape).unwrap();
+        for (shape, expected) in
+            [((178_956_970, 1), (856_159, 1)), ((1, 178_956_970), (1, 856_159)), ((4, 1), (128, 32))]
+        {
+            let image = strip(shape);
+            assert_eq!(image.dimensions(), expected);
+            assert!(image.pixels().all(|pixel| pixel.0 == [9, 8, 7]));
+        }
     }
 
     #[test]
