@@ -18,10 +18,42 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The same for content that `fill` writes piece by piece.
 pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    write_and(path, fill, |beside| fs::rename(beside, path))
+}
+
+/// The same for a file that must not take another's place: where there is one by the time that all is written, it is left alone, and
+/// the error says where what was written lies instead.
+pub fn write_new_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut kept = None;
+    let written = write_and(path, fill, |beside| match fs::hard_link(beside, path) {
+        Ok(()) => fs::remove_file(beside),
+        // Not every file system has links.
+        Err(cause) if cause.kind() != ErrorKind::AlreadyExists && !path.exists() => fs::rename(beside, path),
+        Err(_) => {
+            kept = Some(beside.to_path_buf());
+            Ok(())
+        }
+    });
+    match kept {
+        Some(kept) if written.is_ok() => Err(Error::run(format!(
+            "{} has appeared meanwhile and is left as it is; what should be there is whole in {}",
+            path.display(),
+            kept.display()
+        ))),
+        _ => written,
+    }
+}
+
+/// Fills a file beside `path` and flushes it to the disk; `place` gives it its name.
+fn write_and(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    place: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<()> {
     let wrong = |cause: io::Error| Error::writing(path, cause);
     let folder = folder_of(path);
     let (beside, file) = create_beside(folder).map_err(wrong)?;
-    let written = fill_and_flush(file, fill).and_then(|()| fs::rename(&beside, path));
+    let written = fill_and_flush(file, fill).and_then(|()| place(&beside));
     if let Err(cause) = written {
         // The first cause is what the user must hear; a leftover goes with the next `remove_stale`.
         let _ = fs::remove_file(&beside);
@@ -136,6 +168,25 @@ mod tests {
         assert!(write_atomically(&taken, b"x").is_err());
         assert!(write_atomically(&folder.path().join("nowhere/b.json"), b"x").is_err());
         assert_eq!(names(folder.path()), ["a.json", "taken"]);
+    }
+
+    #[test]
+    fn a_file_that_has_appeared_meanwhile_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.pack");
+        write_new_with(&path, |file| file.write_all(b"first")).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names(folder.path())), (b"first".to_vec(), vec!["a.pack".to_string()]));
+        fs::remove_file(&path).unwrap();
+        let error = write_new_with(&path, |file| {
+            fs::write(&path, "another's")?;
+            file.write_all(b"second")
+        })
+        .unwrap_err()
+        .to_string();
+        assert_eq!(fs::read(&path).unwrap(), b"another's");
+        let kept = names(folder.path()).into_iter().find(|name| name.starts_with(PREFIX)).unwrap();
+        assert!(error.ends_with(&kept), "{error}");
+        assert_eq!(fs::read(folder.path().join(kept)).unwrap(), b"second");
     }
 
     #[test]

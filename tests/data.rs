@@ -219,3 +219,29 @@ fn an_output_that_cannot_be_written_is_refused_first() {
     assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("it is a folder"), "{}", outcome.stderr);
 }
+
+#[test]
+fn a_broken_picture_is_left_out_of_a_pack_with_all_its_captions() {
+    let root = animals();
+    let rows = |picture: &str, count: usize| -> String {
+        (0..count).map(|row| format!("val/sea_lion/{picture}.png,a sea lion {row}\n")).collect()
+    };
+    let table = format!("filepath,title\n{}{}", rows("0", 2), rows("1", 3));
+    fs::write(root.path().join("animals/t.csv"), table).unwrap();
+    let pack = |max_broken: &str| {
+        let (data, out) = (root.path().join("animals"), root.path().join("p.pack"));
+        let allowed = format!("data.max_broken={max_broken}");
+        let settings = ["data.csv.caption=title", "data.csv.test=['t.csv']", &allowed];
+        let fixed = ["pack", "--data", "csv", "--size", "32", "--folder", data.to_str().unwrap()];
+        let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
+        let out = ["--out", out.to_str().unwrap()];
+        perennial(&fixed.into_iter().chain(settings).chain(out).collect::<Vec<_>>())
+    };
+    let outcome = pack("1");
+    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("2 broken samples in csv (2 truncated)"), "{}", outcome.stderr);
+    let outcome = pack("2");
+    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("left out: 2 truncated, first sample 0 "), "{}", outcome.stderr);
+    assert!(outcome.stdout.ends_with("p.pack: 3 samples\n"), "{}", outcome.stdout);
+}

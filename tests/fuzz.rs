@@ -1,29 +1,60 @@
 //! Mutated inputs: no reader of outside bytes panics, hangs, or asks for more memory than its limit.
 //!
 //! 500 inputs of each format; `PERENNIAL_FUZZ=100000 cargo test --release --test fuzz` for the long run. An input depends on nothing
-//! but its format and its number, which a failure tells.
+//! but its format and its number, which a failure tells. Where a checksum or a hash would stop every mutation, it is made right again,
+//! so that what lies behind is reached.
+
+#[path = "common/program.rs"]
+mod program;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Cursor, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use image::{ImageFormat, Rgb, RgbImage};
 use perennial::data::class_names::ClassNames;
 use perennial::data::csv::CsvSettings;
+use perennial::data::packed::{Edges, Plan};
 use perennial::data::prompts::Templates;
-use perennial::data::{self, Source, broken, emoji, picture};
+use perennial::data::webdataset::WebDatasetSettings;
+use perennial::data::{self, Dataset, Source, broken, emoji, picture, time, transform};
+use perennial::eval::pretrained::find_spec;
+use perennial::experiment::Config;
+use perennial::model::checkpoint::{self, Positions};
+use perennial::model::parameters::ParameterList;
+use perennial::model::spec::ModelSpec;
+use perennial::ops::linear::Activation;
+use perennial::report::{self, Reference, Run};
 use perennial::rng::{Rng, below, rng};
+use perennial::stream::parse_class_order;
+use program::{TINY_TIC, succeed};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-/// How long one input may take. A machine of continuous integration does other things too.
-const LONGEST: Duration = Duration::from_secs(60);
+/// What one input may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Bytes in use at once.
+    bytes: usize,
+    /// Without an end after it, and after it once more. A machine of continuous integration does other things too.
+    time: Duration,
+}
 
-/// Bytes that may be in use at once. A picture of the most pixels that are decoded, 179 million, needs 8 bytes for each where they
-/// are wide, and 3 more when they are made narrow; decoders have buffers of their own.
-const MOST_BYTES: usize = 4 << 30;
+/// A picture of the most pixels that are decoded, 179 million, needs 8 bytes for each where they are wide, and 3 more when they are
+/// made narrow; decoders have buffers of their own.
+const PICTURE: Limits = Limits { bytes: 4 << 30, time: Duration::from_secs(60) };
+
+/// A text of some kilobytes, and what becomes of it.
+const TEXT: Limits = Limits { bytes: 16 << 20, time: Duration::from_secs(10) };
+
+/// Files of at most a megabyte, without their pictures.
+const FILES: Limits = Limits { bytes: 64 << 20, time: Duration::from_secs(10) };
 
 /// Counts the bytes in use.
 struct Counted;
@@ -69,6 +100,11 @@ fn my_turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A folder in memory, where the system has one: every input is written to a file, and disks are slow.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn inputs() -> u64 {
     match std::env::var("PERENNIAL_FUZZ") {
         Ok(count) => count.parse().expect("PERENNIAL_FUZZ is a number of inputs"),
@@ -76,8 +112,24 @@ fn inputs() -> u64 {
     }
 }
 
+/// Numbers that a text may hold and few expect.
+const EXTREME: [&str; 12] = [
+    "0",
+    "-1",
+    "1",
+    "65536",
+    "178956971",
+    "4294967295",
+    "4294967296",
+    "9223372036854775807",
+    "18446744073709551615",
+    "1e308",
+    "-0.0",
+    "1e-400",
+];
+
 /// Changes bytes as files are changed by accident and by malice: bits flip, numbers become extreme, pieces are lost, doubled,
-/// moved, taken from `others`, and the end is cut off.
+/// written otherwise, moved, taken from `others`, and the end is cut off.
 fn mutate(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
     let mut draw = |bound: usize| below(rng, bound.max(1) as u64) as usize;
     for _ in 0..1 + draw(4) {
@@ -85,7 +137,7 @@ fn mutate(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
         let most = 1 + draw(64);
         let some = 1 + draw(most);
         let end = (at + some).min(len);
-        match draw(10) {
+        match draw(11) {
             0 if len > 0 => bytes[at] ^= 1 << draw(8),
             1 if len > 0 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff, b'\n', b'\t', b'"', b'9', b'-'][draw(10)],
             2 if len > 0 => {
@@ -114,6 +166,16 @@ fn mutate(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
                 let piece = &other[from..(from + some).min(other.len())];
                 bytes.splice(at..end, piece.iter().copied());
             }
+            9 => {
+                // An extreme number, as a text would write it, in place of one.
+                let Some(first) = bytes[at.min(len)..].iter().position(u8::is_ascii_digit).map(|place| at + place)
+                else {
+                    continue;
+                };
+                let after = bytes[first..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+                let number = EXTREME[draw(EXTREME.len())];
+                bytes.splice(first..first + after, number.bytes());
+            }
             _ => {
                 // A line, where there are lines, stands twice.
                 let start = bytes[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
@@ -125,9 +187,49 @@ fn mutate(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
     }
 }
 
+/// Changes the values of a JSON text, of which it remains one; half the time its bytes.
+fn mutate_json(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
+    let Some(mut value) = serde_json::from_slice::<Value>(bytes).ok().filter(|_| below(rng, 2) == 0) else {
+        return mutate(bytes, others, rng);
+    };
+    for _ in 0..1 + below(rng, 3) {
+        let mut place = &mut value;
+        loop {
+            let len = place.as_array().map_or(0, Vec::len) + place.as_object().map_or(0, |object| object.len());
+            if len == 0 || below(rng, 8) == 0 {
+                break;
+            }
+            let at = below(rng, len as u64) as usize;
+            place = match place {
+                Value::Array(items) => &mut items[at],
+                Value::Object(object) => object.values_mut().nth(at).expect("there are more"),
+                _ => unreachable!("others hold nothing"),
+            };
+        }
+        let other = [Value::Null, json!(""), json!([]), json!({}), json!(true), json!("0\u{0}é")];
+        match (below(rng, 4), &mut *place) {
+            (0, place) => *place = other[below(rng, other.len() as u64) as usize].clone(),
+            (1, Value::Array(items)) if !items.is_empty() => items.push(items[0].clone()),
+            (1, Value::Array(items)) => drop(items.pop()),
+            (1, Value::Object(object)) => {
+                let key = object.keys().next().cloned();
+                key.map(|key| object.remove(&key));
+            }
+            (2, Value::Number(number)) => {
+                *place = json!(number.as_i64().unwrap_or_default().wrapping_add([-1, 1][below(rng, 2) as usize]));
+            }
+            (_, place) => {
+                let number = EXTREME[below(rng, EXTREME.len() as u64) as usize];
+                *place = serde_json::from_str(number).unwrap_or_default();
+            }
+        }
+    }
+    *bytes = value.to_string().into_bytes();
+}
+
 /// Runs `read` on every input of a format; it says whether the input was a good one.
 #[track_caller]
-fn fuzz(format: &str, read: impl Fn(&mut Rng) -> bool) {
+fn fuzz(format: &str, limits: Limits, read: impl Fn(&mut Rng) -> bool) {
     let _turn = my_turn();
     let place = Arc::new(AtomicUsize::new(0));
     let (done, watched) = mpsc::channel::<()>();
@@ -135,10 +237,11 @@ fn fuzz(format: &str, read: impl Fn(&mut Rng) -> bool) {
         let (place, format) = (Arc::clone(&place), format.to_string());
         move || {
             let mut last = usize::MAX;
-            while watched.recv_timeout(LONGEST) == Err(mpsc::RecvTimeoutError::Timeout) {
+            while watched.recv_timeout(limits.time) == Err(mpsc::RecvTimeoutError::Timeout) {
                 let now = place.load(Relaxed);
                 if now == last {
-                    eprintln!("{format}, input {now}: no end after {} s", LONGEST.as_secs());
+                    // Not by eprintln: the harness would keep it for itself.
+                    let _ = writeln!(io::stderr(), "{format}, input {now}: no end after {} s", limits.time.as_secs());
                     std::process::abort();
                 }
                 last = now;
@@ -154,40 +257,70 @@ fn fuzz(format: &str, read: impl Fn(&mut Rng) -> bool) {
         let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&mut rng)));
         good += u64::from(read.unwrap_or_else(|_| panic!("{format}, input {input}: it panicked")));
         let peak = PEAK.load(Relaxed).saturating_sub(before);
-        assert!(peak <= MOST_BYTES, "{format}, input {input}: {peak} bytes in use");
+        assert!(peak <= limits.bytes, "{format}, input {input}: {peak} bytes in use");
     }
     drop(done);
     watchdog.join().unwrap();
     println!("{format}: {} inputs, {good} of them still read", inputs());
     assert!(good < inputs(), "{format}: nothing was ever wrong; the mutations do not reach it");
+    assert!(good > 0, "{format}: nothing was ever right; the mutations get no further than the first check");
 }
 
-/// A format of files in a folder: each input changes one of them.
-fn fuzz_files(format: &str, files: &[(&str, Vec<u8>)], source: impl Fn(&Path) -> Source) {
-    let folder = tempfile::tempdir().unwrap();
+/// What changes the bytes of a file; the others are those of all files.
+type Change = fn(&mut Vec<u8>, &[&[u8]], &mut Rng);
+
+/// Files in a folder, of which each input changes one; `read` is given the folder.
+fn fuzz_folder(
+    format: &str,
+    limits: Limits,
+    files: &[(&str, Vec<u8>)],
+    change: Change,
+    read: impl Fn(&Path, &mut Rng) -> bool,
+) {
+    let folder = scratch();
     for (name, bytes) in files {
         let path = folder.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
-    let source = source(folder.path());
-    data::open(&source).unwrap_or_else(|error| panic!("{format}: the files as they are: {error}"));
+    assert!(read(folder.path(), &mut rng(0, format, &[])), "{format}: the files as they are");
     let all: Vec<&[u8]> = files.iter().map(|(_, bytes)| bytes.as_slice()).collect();
-    fuzz(format, |rng| {
+    fuzz(format, limits, |rng| {
         let (name, bytes) = &files[below(rng, files.len() as u64) as usize];
         let mut changed = bytes.clone();
-        mutate(&mut changed, &all, rng);
+        change(&mut changed, &all, rng);
         let path = folder.path().join(name);
         fs::write(&path, changed).unwrap();
-        let opened = data::open(&source);
-        if let Ok(dataset) = &opened {
-            for sample in 0..dataset.samples.len().min(4) {
-                let _ = dataset.image(sample);
-            }
-        }
+        let good = read(folder.path(), rng);
         fs::write(&path, bytes).unwrap();
+        good
+    });
+}
+
+/// A data set of such files. Its pictures may take what pictures may; all else keeps to [`FILES`].
+fn fuzz_files(format: &str, files: &[(&str, Vec<u8>)], change: Change, source: impl Fn(&Path) -> Source) {
+    fuzz_folder(format, PICTURE, files, change, |folder, rng| {
+        let before = IN_USE.load(Relaxed);
+        let opened = data::open(&source(folder));
+        let peak = PEAK.load(Relaxed).saturating_sub(before);
+        assert!(peak <= FILES.bytes, "{peak} bytes in use to open it");
+        if let Ok(dataset) = &opened {
+            look_at(dataset, rng);
+        }
         opened.is_ok()
     });
+}
+
+/// A few pictures of a data set, as they are and as a model sees them.
+fn look_at(dataset: &Dataset, rng: &mut Rng) {
+    let mut pixels = vec![0; transform::bytes(8)];
+    for sample in 0..dataset.samples.len().min(4) {
+        let _ = dataset.image(sample);
+        if let Ok((image, shape)) = dataset.stored_image(sample) {
+            let _ = transform::evaluation_of(&image, shape, 8, &mut pixels);
+            let _ = transform::training_of(&image, shape, 8, (0.5, 1.0), rng, &mut pixels);
+        }
+    }
 }
 
 const PICTURES: [(&str, &[u8]); 13] = [
@@ -227,7 +360,7 @@ fn fuzz_pictures(ending: &str) {
         let found = picture::decode(bytes).unwrap();
         assert_eq!(found.dimensions(), (27, 19));
     }
-    fuzz(ending, |rng| {
+    fuzz(ending, PICTURE, |rng| {
         let mut bytes = all[below(rng, all.len() as u64) as usize].to_vec();
         mutate(&mut bytes, &all, rng);
         if ending == "png" && below(rng, 4) > 0 {
@@ -264,13 +397,33 @@ fn cifar() {
     let mut ten = vec![("batches.meta.txt", names("airplane\nautomobile\n")), ("test_batch.bin", record(&[1]))];
     let batches = ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
     ten.extend(batches.map(|name| (name, [record(&[0]), record(&[1])].concat())));
-    fuzz_files("cifar10", &ten, |folder| Source::new("cifar10", Some(folder)));
+    fuzz_files("cifar10", &ten, mutate, |folder| Source::new("cifar10", Some(folder)));
     let hundred = [
         ("fine_label_names.txt", names("apple\naquarium_fish\n")),
         ("train.bin", [record(&[0, 1]), record(&[0, 0])].concat()),
         ("test.bin", record(&[0, 1])),
     ];
-    fuzz_files("cifar100", &hundred, |folder| Source::new("cifar100", Some(folder)));
+    fuzz_files("cifar100", &hundred, mutate, |folder| Source::new("cifar100", Some(folder)));
+}
+
+/// Where it is a PNG file, mostly one whose checksums are right.
+fn mutate_with_png(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
+    mutate(bytes, others, rng);
+    if bytes.starts_with(b"\x89PNG") && below(rng, 4) > 0 {
+        mend_png(bytes);
+    }
+}
+
+const EMOJI_INDEX: &str = "id\tdomain\ttile\tname\tclass\tyear\tsplit\n7\tsun\t0\tgrinning\tface-smiling\t2010\ttrain\n9\tmoon\t0\tpalette\t\
+                 arts & crafts\t2015\ttest\n";
+
+#[test]
+fn emoji_folder() {
+    let mut atlas = Vec::new();
+    let picture = RgbImage::from_fn(emoji::COLUMNS * emoji::TILE, emoji::TILE, |x, y| Rgb([x as u8, y as u8, 7]));
+    picture.write_to(&mut Cursor::new(&mut atlas), ImageFormat::Png).unwrap();
+    let files = [("index.tsv", EMOJI_INDEX.as_bytes().to_vec()), ("sun.png", atlas.clone()), ("moon.png", atlas)];
+    fuzz_files("emoji", &files, mutate_with_png, |folder| Source::new("emoji", Some(folder)));
 }
 
 #[test]
@@ -282,7 +435,7 @@ fn domainnet() {
         ("real_train.txt", text("real/dog/1.jpg 7\nreal/aircraft_carrier/2.jpg 0\nreal/dog/3.jpg 7\n")),
         ("real_test.txt", text("real/aircraft_carrier/9.jpg 0\n")),
     ];
-    fuzz_files("domainnet", &files, |folder| Source::new("domainnet", Some(folder)));
+    fuzz_files("domainnet", &files, mutate, |folder| Source::new("domainnet", Some(folder)));
 }
 
 #[test]
@@ -296,7 +449,7 @@ fn csv() {
         ("names.txt", b"one\ntwo\nthree\nfour\n".to_vec()),
     ];
     let column = |name: &str| name.to_string();
-    fuzz_files("csv", &files, |folder| Source {
+    fuzz_files("csv", &files, mutate, |folder| Source {
         class_names: folder.join("names.txt").display().to_string(),
         csv: CsvSettings {
             train: vec![column("t.csv")],
@@ -316,8 +469,8 @@ fn csv() {
 fn folder() {
     const NAMES: [&str; 14] =
         ["train", "val", "test", "a", "b", "..c", ".d", "a b", "é", "x.png", "y.JPG", "z.webp", "-", "%"];
-    fuzz("folder", |rng| {
-        let parent: TempDir = tempfile::tempdir().unwrap();
+    fuzz("folder", PICTURE, |rng| {
+        let parent: TempDir = scratch();
         let root = parent.path().join("data");
         fs::create_dir(&root).unwrap();
         for _ in 0..below(rng, 12) {
@@ -335,33 +488,299 @@ fn folder() {
         }
         let opened = data::open(&Source::new("folder", Some(&root)));
         if let Ok(dataset) = &opened {
-            for sample in 0..dataset.samples.len().min(4) {
-                let _ = dataset.image(sample);
-            }
+            look_at(dataset, rng);
         }
         opened.is_ok()
     });
 }
 
+/// A member's header has a checksum: without a right one no mutation would get past it.
+fn mutate_tar(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
+    const CHECKSUM: std::ops::Range<usize> = 148..156;
+    mutate(bytes, others, rng);
+    if below(rng, 4) == 0 {
+        return;
+    }
+    let mut at = 0;
+    while let Some(header) = bytes.get_mut(at..at + 512) {
+        at += 512;
+        if header.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        header[CHECKSUM].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let size = std::str::from_utf8(&header[124..135]).ok().and_then(|size| usize::from_str_radix(size, 8).ok());
+        at += size.unwrap_or(0).next_multiple_of(512);
+    }
+}
+
+#[test]
+fn webdataset() {
+    let shard = |first: usize, count: usize| {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut add = |name: String, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            archive.append_data(&mut header, name, bytes).unwrap();
+        };
+        for key in first..first + count {
+            let (name, picture) = PICTURES[key];
+            let ending = name.rsplit('.').next().unwrap();
+            add(format!("{}{key}.{ending}", "long/".repeat(30 * (key % 2))), picture);
+            add(format!("{}{key}.txt", "long/".repeat(30 * (key % 2))), b"a caption");
+            add(format!("{}{key}.cls", "long/".repeat(30 * (key % 2))), key.to_string().as_bytes());
+            let json = format!("{{\"when\": {}, \"where\": \"home {key}\"}}", 1_425_168_000 + key);
+            add(format!("{}{key}.json", "long/".repeat(30 * (key % 2))), json.as_bytes());
+        }
+        archive.into_inner().unwrap()
+    };
+    let files = [("a-0.tar", shard(0, 2)), ("a-1.tar", shard(2, 2)), ("b.tar", shard(4, 1))];
+    let setting = |text: &str| text.to_string();
+    fuzz_files("webdataset", &files, mutate_tar, |folder| Source {
+        webdataset: WebDatasetSettings {
+            train: vec![setting("a-{0..1}.tar")],
+            test: vec![setting("b.tar")],
+            time: setting("when"),
+            domain: setting("where"),
+        },
+        ..Source::new("webdataset", Some(folder))
+    });
+    let by_python = [("python.tar", include_bytes!("fixtures/webdataset/python.tar").to_vec())];
+    fuzz_files("webdataset of Python's", &by_python, mutate_tar, |folder| Source {
+        class_names: setting("cifar10"),
+        webdataset: WebDatasetSettings {
+            train: vec![setting("python.tar")],
+            time: setting("year"),
+            ..WebDatasetSettings::default()
+        },
+        ..Source::new("webdataset", Some(folder))
+    });
+}
+
+/// Three times of four the index alone is changed, and its length and its hash are made right.
+fn mutate_packed(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
+    if below(rng, 4) == 0 {
+        return mutate(bytes, others, rng);
+    }
+    let tail = bytes.len() - 56;
+    let foot = bytes[tail + 40..].to_vec();
+    let begin = tail - u64::from_le_bytes(bytes[tail..tail + 8].try_into().unwrap()) as usize;
+    let mut index = bytes[begin..tail].to_vec();
+    mutate_json(&mut index, &[], rng);
+    bytes.truncate(begin);
+    let len = (index.len() as u64).to_le_bytes();
+    [&index, &len[..], &Sha256::digest(&index), &foot].iter().for_each(|part| bytes.extend_from_slice(part));
+}
+
+#[test]
+fn packed() {
+    let folder = scratch();
+    for (name, bytes) in &PICTURES[..6] {
+        let class = folder.path().join("data").join(if name.starts_with('b') { "train/a" } else { "train/b" });
+        fs::create_dir_all(&class).unwrap();
+        fs::write(class.join(name), bytes).unwrap();
+    }
+    fs::create_dir_all(folder.path().join("data/val/a")).unwrap();
+    fs::write(folder.path().join("data/val/a/x.png"), PICTURES[6].1).unwrap();
+    let dataset = data::open(&Source::new("folder", Some(&folder.path().join("data")))).unwrap();
+    let path = folder.path().join("p.pack");
+    Plan::of(&dataset, Edges { train: 16, test: 12 }).unwrap().write(&path, 0, &mut |_| {}).unwrap();
+    let files = [("p.pack", fs::read(path).unwrap())];
+    fuzz_folder("packed", FILES, &files, mutate_packed, |folder, rng| {
+        let opened = data::open(&Source::new("packed", Some(&folder.join("p.pack"))));
+        if let Ok(dataset) = &opened {
+            look_at(dataset, rng);
+        }
+        opened.is_ok()
+    });
+}
+
+/// Indexes that are kept beside the data, with their hash made right. One that cannot be true is not used but made anew, so that the
+/// data set opens all the same; good are those that are used.
+#[test]
+fn kept_indexes() {
+    let parent = scratch();
+    let folder = parent.path().join("data");
+    let age = |path: &Path| {
+        let hour = Duration::from_secs(3600);
+        File::open(path).unwrap().set_modified(SystemTime::now() - hour).unwrap();
+    };
+    fs::create_dir_all(folder.join("class")).unwrap();
+    fs::write(folder.join("class/1.jpg"), PICTURES[0].1).unwrap();
+    fs::write(folder.join("class/2.png"), PICTURES[4].1).unwrap();
+    fs::write(folder.join("a.tar"), include_bytes!("fixtures/webdataset/python.tar")).unwrap();
+    [folder.join("class"), folder.join("a.tar"), folder.clone()].iter().for_each(|path| age(path));
+    let webdataset = WebDatasetSettings { train: vec!["*.tar".to_string()], ..WebDatasetSettings::default() };
+    let source = |name: &str| Source {
+        webdataset: webdataset.clone(),
+        class_names: if name == "folder" { String::new() } else { "cifar10".to_string() },
+        ..Source::new(name, Some(&folder))
+    };
+    for name in ["folder", "webdataset"] {
+        let (source, place) = (source(name), parent.path().join(format!("data.{name}.perennial-index")));
+        data::open(&source).unwrap();
+        let kept = fs::read(&place).unwrap();
+        fuzz(&format!("kept index of {name}"), FILES, |rng| {
+            let mut json = kept[65..].to_vec();
+            mutate_json(&mut json, &[], rng);
+            let mut hash = Sha256::new();
+            [&[0; 8], &(json.len() as u64).to_le_bytes(), json.as_slice()].iter().for_each(|part| hash.update(part));
+            let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            let changed = [hash.as_bytes(), b"\n", &json].concat();
+            fs::write(&place, &changed).unwrap();
+            let opened = data::open(&source);
+            if let Ok(dataset) = &opened {
+                look_at(dataset, rng);
+            }
+            let used = fs::read(&place).unwrap() == changed;
+            assert!(used || opened.is_ok(), "{}", opened.unwrap_err());
+            used
+        });
+    }
+}
+
+/// The header alone, three times of four, and its length is made right.
+fn mutate_safetensors(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
+    // A configuration beside it.
+    if bytes.first() == Some(&b'{') {
+        return mutate_json(bytes, others, rng);
+    }
+    if below(rng, 4) == 0 {
+        return mutate(bytes, others, rng);
+    }
+    let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header = bytes[8..end].to_vec();
+    mutate_json(&mut header, &[], rng);
+    let len = (header.len() as u64).to_le_bytes();
+    *bytes = [&len, header.as_slice(), &bytes[end..]].concat();
+}
+
+#[test]
+fn checkpoints() {
+    let json = r#"{"embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}}"#;
+    let spec = ModelSpec::from_json(json).unwrap();
+    let list = ParameterList::of(&spec);
+    let values = list.initial_values(1);
+    let folder = scratch();
+    checkpoint::export_open_clip(folder.path(), &spec, &list, &values).unwrap();
+    checkpoint::export_hugging_face(folder.path(), &spec, &list, &values).unwrap();
+    let open_clip = ["open_clip_config.json", "open_clip_model.safetensors"];
+    let hugging_face = ["config.json", "preprocessor_config.json", "model.safetensors"];
+    for (format, names, says_model) in [
+        ("open_clip's checkpoint", &open_clip[..], true),
+        ("open_clip's configuration", &open_clip, false),
+        ("Hugging Face's checkpoint", &hugging_face, false),
+    ] {
+        // Where the weights do not say their model, the configuration beside them counts.
+        let read = |name: &&'static str| {
+            let mut bytes = fs::read(folder.path().join(name)).unwrap();
+            if let (false, Some(place)) = (says_model, bytes.windows(9).position(|window| window == b"model_cfg")) {
+                bytes[place..place + 9].copy_from_slice(if name.ends_with("json") {
+                    b"model_cfg"
+                } else {
+                    b"other_key"
+                });
+            }
+            (*name, bytes)
+        };
+        let files: Vec<(&str, Vec<u8>)> = names.iter().map(read).collect();
+        fuzz_folder(format, FILES, &files, mutate_safetensors, |folder, _| {
+            let read = |positions| {
+                let spec = find_spec(folder, None, Some(Activation::Gelu), positions)?;
+                checkpoint::load_with(folder, &spec, positions)
+            };
+            let _ = checkpoint::load(folder, &spec);
+            read(Positions::AsStored).is_ok() | read(Positions::Interpolated).is_ok()
+        });
+    }
+}
+
+/// What a run leaves behind, and all that the report makes of it.
+#[test]
+fn run_directories() {
+    let folder = scratch();
+    let out = folder.path().join("run");
+    succeed(&["run", TINY_TIC, "--out", out.to_str().unwrap(), "--set", "train.samples=32"]);
+    let names = ["evaluation.json", "config.toml", "metrics.jsonl", "manifest.json"];
+    let files = names.map(|name| (name, fs::read(out.join(name)).unwrap()));
+    fuzz_folder("run directory", FILES, &files, mutate_json, |folder, _| {
+        let Ok(run) = Run::read(folder) else { return false };
+        if !run.evaluation.is_complete() {
+            return true;
+        }
+        let _ = (report::matrix_table(&run.evaluation), report::transfer_table(&run.evaluation));
+        let _ = report::static_table(&run.evaluation);
+        if let Ok(groups) = report::group(vec![run]) {
+            groups.iter().for_each(|cells| drop(report::summary_table(cells).to_text()));
+            let _ = report::page(groups, &[], None);
+        }
+        true
+    });
+}
+
 /// A text that some parser reads: its bytes as they are.
-fn fuzz_text(format: &str, text: &str, parse: impl Fn(&[u8]) -> bool) {
+fn fuzz_bytes(format: &str, text: &str, parse: impl Fn(&[u8]) -> bool) {
     assert!(parse(text.as_bytes()), "{format}: the text as it is");
-    fuzz(format, |rng| {
+    fuzz(format, TEXT, |rng| {
         let mut bytes = text.as_bytes().to_vec();
-        mutate(&mut bytes, &[], rng);
+        mutate_json(&mut bytes, &[], rng);
         parse(&bytes)
     });
 }
 
+/// The same where the parser wants UTF-8.
+fn fuzz_text(format: &str, text: &str, parse: impl Fn(&str) -> bool) {
+    fuzz_bytes(format, text, |bytes| std::str::from_utf8(bytes).is_ok_and(&parse));
+}
+
 #[test]
 fn texts() {
-    let index = "id\tdomain\ttile\tname\tclass\tyear\tsplit\n7\tsun\t0\tgrinning\tface-smiling\t2010\ttrain\n9\tmoon\t0\tpalette\t\
-                 arts & crafts\t2015\ttest\n";
-    fuzz_text("emoji index", index, |bytes| emoji::Index::parse("index.tsv", bytes).is_ok());
-    fuzz_text("prompt templates", "a photo of a {}.\na {} indeed\n", |bytes| {
-        std::str::from_utf8(bytes).is_ok_and(|text| Templates::parse("t.txt", text).is_ok())
+    fuzz_bytes("emoji index", EMOJI_INDEX, |bytes| emoji::Index::parse("index.tsv", bytes).is_ok());
+    fuzz_text("prompt templates", "a photo of a {}.\na {} indeed\n", |text| Templates::parse("t.txt", text).is_ok());
+    fuzz_text("class names", "n01\ttench\nn02\tgoldfish\n", |text| ClassNames::parse("n.txt", text).is_ok());
+    let names = ["sea lion", "tabby cat", "aircraft carrier"].map(String::from);
+    let keys = ["n01", "n02", "n03"].map(String::from);
+    fuzz_text("class order", "n02\nsea lion\naircraft carrier\n", |text| {
+        parse_class_order("o.txt", text, &names, &keys, &[true; 3]).is_ok()
     });
-    fuzz_text("class names", "n01\ttench\nn02\tgoldfish\n", |bytes| {
-        std::str::from_utf8(bytes).is_ok_and(|text| ClassNames::parse("n.txt", text).is_ok())
+    fuzz_text("times", "2015-03-01T12:00:00Z", |text| time::year(text).is_some());
+    fuzz_text("times in digits", "20150301", |text| time::year(text).is_some());
+}
+
+#[test]
+fn settings() {
+    let presets = [
+        ("cifar100-cil", include_str!("../presets/cifar100-cil.toml")),
+        ("tic-yfcc", include_str!("../presets/tic-yfcc.toml")),
+        ("domainnet-dil", include_str!("../presets/domainnet-dil.toml")),
+    ];
+    for (name, toml) in presets {
+        fuzz_text(&format!("preset {name}"), toml, |text| {
+            let Ok(config) = Config::parse(text) else { return false };
+            assert_eq!(Config::parse(&config.to_toml()).unwrap().to_toml(), config.to_toml());
+            let _ = config.validate();
+            let _ = config.for_method("ewc");
+            true
+        });
+    }
+    for assignment in ["train.epochs=3", "data.webdataset.test=['a-{0..9}.tar', 'b.tar']", "data.text=class"] {
+        fuzz_text(&format!("setting {assignment}"), assignment, |text| Config::default().set(text).is_ok());
+    }
+}
+
+#[test]
+fn models_and_figures() {
+    fuzz_text("model", include_str!("../presets/models/ViT-B-16.json"), |text| {
+        let Ok(spec) = ModelSpec::from_json(text) else { return false };
+        assert_eq!(ModelSpec::from_json(&spec.to_json()).unwrap(), spec);
+        let _ = (spec.vision(), spec.text(), spec.patches(), spec.image_macs(), spec.text_macs(77));
+        true
     });
+    // The first figures are enough: 650 lines would hide most changes.
+    let figures = include_str!("../presets/reference.toml");
+    let some = figures.match_indices("\n\n").nth(8).map_or(figures.len(), |(place, _)| place + 1);
+    fuzz_text("published figures", &figures[..some], |text| Reference::parse(text).is_ok());
 }

@@ -62,12 +62,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         in_words(plan.bytes)
     );
     let mut counter = Counter::new("pictures", plan.pictures());
-    plan.write(&arguments.out, config.data.max_broken, &mut |done| counter.set(done))?;
+    let samples = plan.write(&arguments.out, config.data.max_broken, &mut |done| counter.set(done))?;
     let broken = dataset.broken();
     for (reason, kind) in broken.iter() {
         eprintln!("left out: {} {reason}, first {}", kind.count, kind.first.join("; "));
     }
-    let whole = dataset.samples.len() - dataset.broken_samples().len();
-    println!("{out}: {whole} samples");
+    println!("{out}: {samples} samples");
     Ok(())
 }

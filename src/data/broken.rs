@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, ErrorKind};
-use std::panic::catch_unwind;
+use std::panic::{UnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::{ImageReader, RgbImage};
@@ -83,7 +83,13 @@ impl Broken {
     }
 }
 
-/// The picture in a file of any name; an error names the file and has its reason.
+/// What `decode` makes of bytes from outside. Decoders are others' work, and one picture of a million must not end a run: a panic is
+/// an error like another.
+pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T> + UnwindSafe) -> Result<T> {
+    catch_unwind(decode).unwrap_or_else(|_| Err(Error::input("its decoder panicked")))
+}
+
+/// The picture in a file of any name; an error names the file and has its reason, also where its decoder panics.
 pub fn read_picture(path: &Path) -> Result<RgbImage> {
     let bytes = fs::read(path).map_err(|cause| {
         let reason = if cause.kind() == ErrorKind::NotFound { MISSING_FILE } else { UNREADABLE };
@@ -102,19 +108,19 @@ pub fn decode_picture(bytes: &[u8]) -> Result<RgbImage> {
     if jpeg_is_cut_short(bytes) {
         return Err(cut_short());
     }
-    // Decoders are others' work, and one picture of a million must not end a run.
-    let decoded = catch_unwind(|| picture::decode(bytes)).unwrap_or_else(|_| Err(Error::input("its decoder panicked")));
-    decoded.map_err(|error| {
-        let size = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map(ImageReader::into_dimensions);
-        match size {
-            Ok(Ok((width, height))) if u64::from(width) * u64::from(height) > picture::MOST_PIXELS => {
-                Error::input(format!("a picture of {width} x {height} pixels; {} are the most", picture::MOST_PIXELS))
-                    .because(TOO_LARGE)
-            }
-            _ if is_cut_short(bytes) => cut_short(),
-            _ => error.because(UNDECODABLE),
+    guarded(|| picture::decode(bytes)).map_err(|error| match guarded(|| Ok(dimensions(bytes))) {
+        Ok(Some((width, height))) if u64::from(width) * u64::from(height) > picture::MOST_PIXELS => {
+            Error::input(format!("a picture of {width} x {height} pixels; {} are the most", picture::MOST_PIXELS))
+                .because(TOO_LARGE)
         }
+        _ if is_cut_short(bytes) => cut_short(),
+        _ => error.because(UNDECODABLE),
     })
+}
+
+/// Width and height that a file's header tells.
+fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
+    ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_dimensions().ok()
 }
 
 /// Whether a PNG or WebP file ends before its format says so.
@@ -186,6 +192,12 @@ mod tests {
         let error = read_picture(Path::new("no/such.png")).unwrap_err();
         assert_eq!(error.reason(), Some(MISSING_FILE));
         assert!(error.to_string().starts_with("cannot read no/such.png"), "{error}");
+    }
+
+    #[test]
+    fn a_decoder_that_panics_is_an_error() {
+        let result: Result<()> = guarded(|| panic!("no such Huffman table"));
+        assert_eq!(result.unwrap_err().to_string(), "its decoder panicked");
     }
 
     #[test]

@@ -125,7 +125,8 @@ pub fn readable(class_names: &str, keys: &[String]) -> Result<Vec<String>> {
 }
 
 /// Classes that a data set knows by number alone: their keys `0`, `1`, ... and readable names. There are as many as the setting's
-/// list has in its order, or else up to the largest of `labels`; a label beyond the list is an error at its `place`.
+/// list has in its order, or else up to the largest of `labels`. A label beyond the list is an error at its `place`, and so is the
+/// largest where there is no list and a class below has no label: one stray number would make many classes.
 pub fn numbered(
     class_names: &str,
     labels: &[u32],
@@ -144,6 +145,17 @@ pub fn numbered(
             place(index),
             bound - 1
         )));
+    }
+    if let (None, Some((index, largest))) = (&list, labels.iter().enumerate().max_by_key(|(_, label)| **label)) {
+        let mut has_label = vec![false; *largest as usize + 1];
+        labels.iter().for_each(|label| has_label[*label as usize] = true);
+        if let Some(class) = has_label.iter().position(|has| !has) {
+            return Err(Error::input(format!(
+                "{}: the label is {largest}, but the class {class} has no sample; where that is right, data.class_names must list all \
+                 classes",
+                place(index)
+            )));
+        }
     }
     let count = listed.unwrap_or_else(|| labels.iter().max().map_or(0, |largest| *largest as usize + 1));
     let keys: Vec<String> = (0..count).map(|number| number.to_string()).collect();
@@ -199,8 +211,11 @@ mod tests {
     #[test]
     fn labels_by_number_stay_in_range() {
         let place = |index: usize| format!("t.csv, line {}", index + 2);
-        let (keys, names) = numbered("", &[0, 3], place).unwrap();
+        let (keys, names) = numbered("", &[1, 0, 3, 2], place).unwrap();
         assert_eq!((keys.len(), names[3].as_str()), (4, "3"));
+        let message = numbered("", &[0, 3, 1], place).unwrap_err().to_string();
+        assert!(message.starts_with("t.csv, line 3: the label is 3, but the class 2 has no sample;"), "{message}");
+        assert_eq!(numbered("", &[], place).unwrap().0.len(), 0);
         assert_eq!(numbered("cifar10", &[0, 1], place).unwrap().1[1], "automobile");
         let message = numbered("cifar10", &[0, 10], place).unwrap_err().to_string();
         assert_eq!(message, "t.csv, line 3: the label 10 is out of range, expected 0 to 9, as cifar10 has 10 names");

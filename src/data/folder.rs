@@ -37,6 +37,10 @@ impl Images for PictureFiles {
     fn load(&self, sample: usize) -> Result<RgbImage> {
         broken::read_picture(&self.folder.join(&*self.paths[sample]))
     }
+
+    fn name(&self, sample: usize) -> String {
+        self.paths[sample].to_string()
+    }
 }
 
 /// The pictures below a class's folder.
@@ -54,13 +58,25 @@ struct Index {
     test: Vec<Class>,
 }
 
+impl Index {
+    /// Whether it could be a listing: of its root at least, with classes in order, and a picture in each.
+    fn fits(stamps: &[Stamp], index: &Index) -> bool {
+        let in_order = |classes: &[Class]| {
+            let sorted = classes.windows(2).all(|pair| pair[0].name < pair[1].name);
+            sorted && classes.iter().all(|class| !class.files.is_empty())
+        };
+        let holds_any = !index.train.is_empty() || !index.test.is_empty();
+        stamps.iter().any(|stamp| stamp.is_of("")) && holds_any && in_order(&index.train) && in_order(&index.test)
+    }
+}
+
 /// Opens the pictures in `source.folder`.
 ///
 /// Fails when a folder cannot be listed, when there is no class, when a class's folder holds no picture, or when a class of the tests
 /// is none of training.
 pub fn open(source: &Source) -> Result<Dataset> {
     let root = source.folder()?;
-    let Index { train, test } = index::kept(root, "folder", "", || list(root))?;
+    let Index { train, test } = index::kept(root, "folder", "", Index::fits, || list(root))?;
     let mut keys: Vec<String> = train.iter().chain(&test).map(|class| class.name.clone()).collect();
     keys.sort();
     keys.dedup();

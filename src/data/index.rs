@@ -45,6 +45,16 @@ impl Stamp {
         Ok(Stamp { path: path.to_string(), modified: modified.as_nanos() as u64, len })
     }
 
+    /// Whether it is the stamp of `path`.
+    pub fn is_of(&self, path: &str) -> bool {
+        self.path == path
+    }
+
+    /// Bytes of the file; 0 of a folder.
+    pub fn bytes(&self) -> u64 {
+        self.len
+    }
+
     fn still_holds(&self, folder: &Path) -> bool {
         Stamp::of(folder, &self.path).is_ok_and(|now| now == *self)
     }
@@ -61,15 +71,19 @@ struct Kept<T> {
 
 /// The index of `kind` (a word that can be part of a file name) for `folder` and `question`: the one that was kept, if nothing has
 /// changed since; else what `make` finds, with all that it has looked at.
+///
+/// A file's hash tells accidents alone, so `fits` says whether what was kept could be what `make` finds: everything that is relied
+/// on without another look.
 pub fn kept<T: Serialize + DeserializeOwned>(
     folder: &Path,
     kind: &str,
     question: &str,
+    fits: impl Fn(&[Stamp], &T) -> bool,
     make: impl FnOnce() -> Result<(Vec<Stamp>, T)>,
 ) -> Result<T> {
     let places = places(folder, kind);
     for place in &places {
-        if let Some(content) = read(place, folder, question) {
+        if let Some(content) = read(place, folder, question, &fits) {
             return Ok(content);
         }
     }
@@ -91,7 +105,12 @@ pub fn kept<T: Serialize + DeserializeOwned>(
     Ok(kept.content)
 }
 
-fn read<T: DeserializeOwned>(place: &Path, folder: &Path, question: &str) -> Option<T> {
+fn read<T: DeserializeOwned>(
+    place: &Path,
+    folder: &Path,
+    question: &str,
+    fits: impl Fn(&[Stamp], &T) -> bool,
+) -> Option<T> {
     let bytes = fs::read(place).ok()?;
     let (hash, json) = bytes.split_at_checked(HASH)?;
     let json = json.strip_prefix(b"\n")?;
@@ -99,7 +118,7 @@ fn read<T: DeserializeOwned>(place: &Path, folder: &Path, question: &str) -> Opt
         return None;
     }
     let kept: Kept<T> = serde_json::from_slice(json).ok()?;
-    let same = kept.version == VERSION && kept.question == question;
+    let same = kept.version == VERSION && kept.question == question && fits(&kept.stamps, &kept.content);
     (same && kept.stamps.iter().all(|stamp| stamp.still_holds(folder))).then_some(kept.content)
 }
 
@@ -140,8 +159,9 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         age(&folder);
         let made = Cell::new(0);
+        let fits = |_: &[Stamp], content: &Vec<String>| content[0] != "no";
         let ask = |question: &str| {
-            kept(&folder, "test", question, || {
+            kept(&folder, "test", question, fits, || {
                 made.set(made.get() + 1);
                 Ok((vec![Stamp::of(&folder, "")?], vec![question.to_string()]))
             })
@@ -163,5 +183,7 @@ mod tests {
         *bytes.iter_mut().rfind(|byte| **byte == b'b').unwrap() = b'c';
         fs::write(&place, bytes).unwrap();
         assert_eq!((ask("b"), made.get()), (vec!["b".to_string()], 6));
+        // What does not fit is never taken from the file.
+        assert_eq!((ask("no"), ask("no"), made.get()), (vec!["no".to_string()], vec!["no".to_string()], 8));
     }
 }

@@ -45,9 +45,8 @@ pub struct Augment {
 }
 
 impl BatchRequest {
-    /// Images of the batch, every view counted.
-    fn images(&self) -> usize {
-        self.samples.len() * self.augment.map_or(1, |augment| augment.views)
+    fn views(&self) -> usize {
+        self.augment.map_or(1, |augment| augment.views)
     }
 }
 
@@ -187,7 +186,7 @@ struct Job {
     request: Arc<BatchRequest>,
 }
 
-/// A batch, or a piece of one, with its broken samples and why they are.
+/// A batch, or a piece of one, with its broken samples and why they are. A piece's pixels are [B, views, size, size, 3].
 struct Loaded {
     batch: Batch,
     broken: Vec<(u32, Error)>,
@@ -195,7 +194,7 @@ struct Loaded {
 
 impl OpenBatch {
     fn new(request: BatchRequest) -> OpenBatch {
-        let count = request.images().div_ceil(PIECE);
+        let count = request.samples.len().div_ceil(PIECE);
         let nothing = Loaded { batch: Batch { samples: Vec::new(), pixels: Vec::new() }, broken: Vec::new() };
         OpenBatch {
             request: Arc::new(request),
@@ -310,7 +309,7 @@ impl Shared {
         let piece = self.load(&job);
         let pieces = self.lock().hand_in(&job, piece);
         if let Some(pieces) = pieces {
-            let whole = self.put_together(pieces);
+            let whole = self.put_together(pieces, job.request.views());
             self.lock().batch(job.batch).whole = Some(whole);
             self.ready.notify_one();
         }
@@ -365,14 +364,12 @@ impl Shared {
     /// error of the loader.
     fn load(&self, job: &Job) -> Result<Loaded> {
         let BatchRequest { samples, augment } = &*job.request;
-        let images = job.piece * PIECE..job.request.images().min((job.piece + 1) * PIECE);
-        let bytes = transform::bytes(self.image_size);
-        let pixels = vec![0; images.len() * bytes];
+        let samples = &samples[job.piece * PIECE..samples.len().min((job.piece + 1) * PIECE)];
+        let bytes = job.request.views() * transform::bytes(self.image_size);
+        let pixels = vec![0; samples.len() * bytes];
         let mut loaded =
-            Loaded { batch: Batch { samples: Vec::with_capacity(images.len()), pixels }, broken: Vec::new() };
-        let mut whole = 0;
-        for image in images {
-            let (view, sample) = (image / samples.len(), samples[image % samples.len()]);
+            Loaded { batch: Batch { samples: Vec::with_capacity(samples.len()), pixels }, broken: Vec::new() };
+        for sample in samples.iter().copied() {
             let known = self.dataset.samples.len();
             if sample as usize >= known {
                 return Err(Error::run(format!(
@@ -380,50 +377,55 @@ impl Shared {
                     self.dataset.name
                 )));
             }
-            let out = &mut loaded.batch.pixels[whole * bytes..][..bytes];
-            match catch_unwind(AssertUnwindSafe(|| self.load_sample(sample, *augment, view, out))) {
-                Ok(Ok(())) => {
-                    whole += 1;
-                    // A sample broken in one view is in all: the views hold the same samples.
-                    if view == 0 {
-                        loaded.batch.samples.push(sample);
-                    }
-                }
+            let Batch { samples: whole, pixels } = &mut loaded.batch;
+            let out = &mut pixels[whole.len() * bytes..][..bytes];
+            match catch_unwind(AssertUnwindSafe(|| self.load_sample(sample, *augment, out))) {
+                Ok(Ok(())) => whole.push(sample),
                 Ok(Err(error)) => loaded.broken.push((sample, error)),
                 Err(panic) => {
                     return Err(Error::run(format!("loading sample {sample} panicked: {}", panic_message(&*panic))));
                 }
             }
         }
-        loaded.batch.pixels.truncate(whole * bytes);
+        loaded.batch.pixels.truncate(loaded.batch.samples.len() * bytes);
         Ok(loaded)
     }
 
-    fn load_sample(&self, sample: u32, augment: Option<Augment>, view: usize, out: &mut [u8]) -> Result<()> {
-        let index = sample as usize;
+    /// All views of a sample, of a picture that is read once: it is whole in all of them or in none.
+    fn load_sample(&self, sample: u32, augment: Option<Augment>, out: &mut [u8]) -> Result<()> {
+        let (index, size) = (sample as usize, self.image_size);
         let (image, shape) = self.dataset.stored_image(index)?;
         let transformed = match augment {
-            None => transform::evaluation_of(&image, shape, self.image_size, out),
+            None => transform::evaluation_of(&image, shape, size, out),
             Some(Augment { seed, place: [step, epoch], scale, .. }) => {
                 let id = self.dataset.samples[index].id;
-                let place = [step, epoch, id, view as u64];
-                let place = if view == 0 { &place[..3] } else { &place[..] };
-                transform::training_of(&image, shape, self.image_size, scale, &mut rng(seed, "crop", place), out)
+                (0..).zip(out.chunks_exact_mut(transform::bytes(size))).try_for_each(|(view, out)| {
+                    let place = [step, epoch, id, view];
+                    let place = if view == 0 { &place[..3] } else { &place[..] };
+                    transform::training_of(&image, shape, size, scale, &mut rng(seed, "crop", place), out)
+                })
             }
         };
         transformed.map_err(|error| error.at(format!("sample {sample}")))
     }
 
     /// A batch of its pieces; the first error of one is the batch's.
-    fn put_together(&self, pieces: Vec<Option<Result<Loaded>>>) -> Result<Loaded> {
+    fn put_together(&self, pieces: Vec<Option<Result<Loaded>>>, views: usize) -> Result<Loaded> {
         let pieces: Vec<Loaded> = pieces.into_iter().flatten().collect::<Result<_>>()?;
         let mut pixels = self.lock().spare.pop().unwrap_or_default();
         pixels.clear();
         let mut whole = Loaded { batch: Batch { samples: Vec::new(), pixels }, broken: Vec::new() };
         whole.batch.pixels.reserve_exact(pieces.iter().map(|piece| piece.batch.pixels.len()).sum());
+        let bytes = transform::bytes(self.image_size);
+        for view in 0..views {
+            for Loaded { batch: Batch { samples, pixels }, .. } in &pieces {
+                for sample in 0..samples.len() {
+                    whole.batch.pixels.extend_from_slice(&pixels[(sample * views + view) * bytes..][..bytes]);
+                }
+            }
+        }
         for piece in pieces {
             whole.batch.samples.extend(piece.batch.samples);
-            whole.batch.pixels.extend_from_slice(&piece.batch.pixels);
             whole.broken.extend(piece.broken);
         }
         Ok(whole)
@@ -457,6 +459,8 @@ mod tests {
         broken: Vec<usize>,
         panics: Vec<usize>,
         slow: bool,
+        /// Every other load fails, whatever the sample.
+        flaky: bool,
         loads: Arc<AtomicUsize>,
     }
 
@@ -470,7 +474,7 @@ mod tests {
             if self.panics.contains(&sample) {
                 panic!("picture {sample} is haunted");
             }
-            if self.broken.contains(&sample) {
+            if self.broken.contains(&sample) || self.flaky && count % 2 == 1 {
                 return Err(Error::input("torn in two"));
             }
             Ok(RgbImage::from_fn(5 + sample as u32 % 7, 8, |x, y| {
@@ -595,6 +599,32 @@ mod tests {
             );
             assert!(loader.next().is_none() && loader.next().is_none());
         }
+    }
+
+    #[test]
+    fn a_sample_is_in_all_views_or_in_none() {
+        let augment = Augment { seed: 3, place: [1, 2], scale: (0.3, 1.0), views: 2 };
+        let request = BatchRequest { samples: (0..19).collect(), augment: Some(augment) };
+        let loads = Arc::new(AtomicUsize::new(0));
+        let flaky = dataset(Fake { flaky: true, loads: Arc::clone(&loads), ..Fake::default() });
+        let pictures = dataset(Fake::default());
+        let options = LoaderOptions { max_broken: 19, ..options(0) };
+        let mut loader = Loader::new(flaky, std::iter::once(request), SIZE, options).unwrap();
+        let batch = loader.next().unwrap().unwrap();
+        assert_eq!(loads.load(Ordering::Relaxed), 19, "a picture is read once for all views");
+        assert_eq!(batch.samples, (0..19).step_by(2).collect::<Vec<u32>>());
+        let mut expected = Vec::new();
+        for view in 0..2 {
+            for sample in &batch.samples {
+                let place = [1, 2, 1000 + u64::from(*sample), view];
+                let place = if view == 0 { &place[..3] } else { &place[..] };
+                let mut out = vec![0; transform::bytes(SIZE)];
+                let image = pictures.image(*sample as usize).unwrap();
+                transform::training(&image, SIZE, (0.3, 1.0), &mut rng(3, "crop", place), &mut out).unwrap();
+                expected.extend(out);
+            }
+        }
+        assert!(batch.pixels == expected);
     }
 
     #[test]

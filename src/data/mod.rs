@@ -87,6 +87,11 @@ pub trait Images: Send + Sync {
         let shape = image.dimensions();
         Ok((image, shape))
     }
+
+    /// What its user finds the sample by: its file, or its place in one.
+    fn name(&self, sample: usize) -> String {
+        format!("sample {sample} (from 0)")
+    }
 }
 
 /// What every format yields. A sample's index is its place in `samples`; `u32` holds it everywhere.
@@ -303,15 +308,18 @@ pub fn open(source: &Source) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Fails when two samples have the same id.
+/// Fails when two samples have the same id, naming both.
 fn check_ids(dataset: &Dataset) -> Result<()> {
     let mut ids: Vec<(u64, usize)> = dataset.samples.iter().map(|sample| sample.id).zip(0..).collect();
     ids.sort_unstable();
     match ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(Error::input(format!(
-            "{}: the samples {} and {} (from 0) have the same id, {}",
-            dataset.name, pair[0].1, pair[1].1, pair[0].0
-        ))),
+        Some(pair) => {
+            let [first, second] = [pair[0].1, pair[1].1].map(|sample| dataset.images.name(sample));
+            Err(Error::input(format!(
+                "{}: {first} and {second} have the same id, {}; each sample must have its own",
+                dataset.name, pair[0].0
+            )))
+        }
         None => Ok(()),
     }
 }
@@ -347,6 +355,21 @@ mod tests {
     fn unknown_data_set_names_the_nearest() {
         let message = open(&Source::new("emojy", None)).unwrap_err().to_string();
         assert!(message.contains("'emojy'") && message.contains("did you mean 'emoji'"), "{message}");
+    }
+
+    #[test]
+    fn samples_of_one_id_are_both_named() {
+        let sample = |id| Sample { id, caption: String::new(), class: 0, domain: 0, time: 0, split: Split::Train };
+        let dataset = |ids: [u64; 4]| {
+            let paths = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"].map(Box::from).to_vec();
+            let images = folder::PictureFiles { folder: PathBuf::new(), paths };
+            let name = || vec!["one".to_string()];
+            let samples = ids.into_iter().map(sample).collect();
+            Dataset::new("folder", name(), name(), samples, String::new(), Box::new(images))
+        };
+        check_ids(&dataset([4, 3, 2, 1])).unwrap();
+        let message = check_ids(&dataset([9, 5, 7, 5])).unwrap_err().to_string();
+        assert_eq!(message, "folder: a/2.jpg and b/2.jpg have the same id, 5; each sample must have its own");
     }
 
     #[test]

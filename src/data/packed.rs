@@ -30,9 +30,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Dataset, Images, Sample, Source, Split, transform};
+use super::{Dataset, Images, Sample, Source, Split, picture, transform};
 use crate::error::{Error, Result};
-use crate::files::{folder_of, write_atomically_with};
+use crate::files::{folder_of, write_new_with};
 
 const HEAD: &[u8; 16] = b"perennial packed";
 const FOOT: &[u8; 16] = b"end of the pack.";
@@ -173,26 +173,27 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Writes the file, whole or not at all. Samples whose picture is broken are left out and counted in the data set; `progress`
-    /// hears how many pictures are done. Fails when more than `max_broken` are broken, when none is left, and when the file cannot
-    /// be written.
-    pub fn write(&self, path: &Path, max_broken: usize, progress: &mut dyn FnMut(usize)) -> Result<()> {
+    /// Writes the file, whole or not at all, and says how many samples are in it. Samples whose picture is broken are left out and
+    /// counted in the data set; `progress` hears how many pictures are done. Fails when more than `max_broken` are broken, when none
+    /// is left, and when the file cannot be written.
+    pub fn write(&self, path: &Path, max_broken: usize, progress: &mut dyn FnMut(usize)) -> Result<usize> {
         self.check_room(path)?;
-        let mut failure = None;
-        let written = write_atomically_with(path, |file| {
-            self.fill(file, max_broken, progress).map_err(|error| match error {
+        let mut filled = Ok(0);
+        let written = write_new_with(path, |file| {
+            self.fill(file, max_broken, progress).map(|samples| filled = Ok(samples)).map_err(|error| match error {
                 Failure::Input(error) => {
                     let message = error.to_string();
-                    failure = Some(error);
+                    filled = Err(error);
                     io::Error::other(message)
                 }
                 Failure::Writing(cause) => cause,
             })
         });
-        failure.map_or(written, Err)
+        let samples = filled?;
+        written.map(|()| samples)
     }
 
-    fn fill(&self, file: &mut dyn Write, max_broken: usize, progress: &mut dyn FnMut(usize)) -> Result<(), Failure> {
+    fn fill(&self, file: &mut dyn Write, max_broken: usize, progress: &mut dyn FnMut(usize)) -> Result<usize, Failure> {
         file.write_all(HEAD)?;
         let mut pictures = Vec::new();
         // The place of each planned picture among those that are whole.
@@ -200,11 +201,11 @@ impl<'a> Plan<'a> {
         for (number, chunk) in self.pictures.chunks(AT_ONCE).enumerate() {
             let squeezed: Vec<Result<(Picture, Vec<u8>)>> =
                 chunk.par_iter().map(|sample| self.picture(*sample)).collect();
-            let broken = chunk
-                .iter()
+            let broken: HashMap<u32, &Error> = (number * AT_ONCE..)
                 .zip(&squeezed)
-                .filter_map(|(sample, picture)| Some((*sample, picture.as_ref().err()?.clone())));
-            self.dataset.count_broken(broken, max_broken)?;
+                .filter_map(|(place, picture)| Some((place as u32, picture.as_ref().err()?)))
+                .collect();
+            self.dataset.count_broken(self.samples_of(&broken), max_broken)?;
             for (within, picture) in squeezed.into_iter().enumerate() {
                 let Ok((picture, pixels)) = picture else { continue };
                 file.write_all(&pixels)?;
@@ -241,12 +242,30 @@ impl<'a> Plan<'a> {
             pictures,
             samples: self.dataset.samples.iter().zip(&self.picture_of).filter_map(row).collect(),
         };
+        let samples = index.samples.len();
         let index = serde_json::to_vec(&index).expect("an index is plain values");
         file.write_all(&index)?;
         file.write_all(&(index.len() as u64).to_le_bytes())?;
         file.write_all(&Sha256::digest(&index))?;
         file.write_all(FOOT)?;
-        Ok(())
+        Ok(samples)
+    }
+
+    /// All samples of broken pictures, which `broken` has by their places, each with its error: a picture that several captions
+    /// share is lost to all of them.
+    fn samples_of(&self, broken: &HashMap<u32, &Error>) -> Vec<(u32, Error)> {
+        if broken.is_empty() {
+            return Vec::new();
+        }
+        let of_broken = |(sample, picture): (u32, &u32)| {
+            let error = *broken.get(picture)?;
+            let own = self.pictures[*picture as usize] == sample;
+            // An error names its sample.
+            let error =
+                if own { None } else { self.dataset.image(sample as usize).err() }.unwrap_or_else(|| error.clone());
+            Some((sample, error))
+        };
+        (0..).zip(&self.picture_of).filter_map(of_broken).collect()
     }
 
     fn picture(&self, sample: u32) -> Result<(Picture, Vec<u8>)> {
@@ -368,8 +387,13 @@ fn read_index(file: &[u8]) -> Result<(Index, String), String> {
         let of_split = index.pictures.get(row.picture as usize).is_some_and(|picture| picture.train == row.train);
         of_split && (row.class as usize) < index.classes.len() && (row.domain as usize) < index.domains.len()
     };
-    let whole = |picture: &Picture| picture.width > 0 && picture.height > 0;
-    if index.class_keys.len() != index.classes.len()
+    let whole = |Picture { train, width, height, .. }: &Picture| {
+        let square = [*width, *height].iter().all(|side| *side as usize == index.edges.test);
+        let pixels = u64::from(*width) * u64::from(*height);
+        (1..=picture::MOST_PIXELS).contains(&pixels) && (*train || square)
+    };
+    if index.samples.is_empty()
+        || index.class_keys.len() != index.classes.len()
         || !index.samples.iter().all(fits)
         || !index.pictures.iter().all(whole)
     {
@@ -434,6 +458,10 @@ mod tests {
     }
 
     fn dataset() -> Dataset {
+        dataset_of(Box::new(Fake), vec![0, 0, 2, 3, 4, 5])
+    }
+
+    fn dataset_of(images: Box<dyn Images>, first_of_picture: Vec<u32>) -> Dataset {
         let sample = |index: usize| Sample {
             id: 100 + index as u64,
             caption: format!("number \"{index}\"\n"),
@@ -444,9 +472,9 @@ mod tests {
         };
         let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
         let samples = (0..6).map(sample).collect();
-        Dataset::new("fake", names(&["a b", "c"]), names(&["home"]), samples, "f".to_string(), Box::new(Fake))
+        Dataset::new("fake", names(&["a b", "c"]), names(&["home"]), samples, "f".to_string(), images)
             .with_class_keys(names(&["a_b", "c"]))
-            .with_shared_pictures(vec![0, 0, 2, 3, 4, 5])
+            .with_shared_pictures(first_of_picture)
     }
 
     const EDGES: Edges = Edges { train: 32, test: 24 };
@@ -550,12 +578,56 @@ mod tests {
         assert!(message(&changed(whole.len() - TAIL)).contains("was altered"));
         assert!(message(&[HEAD, &whole[20..]].concat()).contains("was altered (its number of pixels)"));
 
+        // An index that is no accident, with its hash.
+        let tail = whole.len() - TAIL;
+        let len = u64::from_le_bytes(whole[tail..tail + 8].try_into().unwrap()) as usize;
+        let index: serde_json::Value = serde_json::from_slice(&whole[tail - len..tail]).unwrap();
+        let forged = |change: fn(&mut serde_json::Value)| {
+            let mut index = index.clone();
+            change(&mut index);
+            let index = index.to_string().into_bytes();
+            let size = (index.len() as u64).to_le_bytes();
+            [&whole[..tail - len], &index, &size, &Sha256::digest(&index), FOOT].concat()
+        };
+        assert_eq!(forged(|_| {}), whole);
+        let samples = "was altered (what its index says of the samples)";
+        assert!(message(&forged(|index| index["pictures"][0]["width"] = u32::MAX.into())).contains(samples));
+        assert!(message(&forged(|index| index["pictures"][0]["height"] = 0.into())).contains(samples));
+        assert!(message(&forged(|index| index["pictures"][3]["height"] = 25.into())).contains(samples));
+        assert!(message(&forged(|index| index["samples"][0]["picture"] = 9.into())).contains(samples));
+        assert!(message(&forged(|index| index["samples"].as_array_mut().unwrap().clear())).contains(samples));
+        std::fs::write(&path, forged(|index| index["samples"][2]["id"] = 100.into())).unwrap();
+        let twice = opened(&path).unwrap_err().to_string();
+        assert!(twice.starts_with("packed: sample 0 (from 0) and sample 2 (from 0) have the same id, 100"), "{twice}");
+
         std::fs::write(&path, changed(16 + 100)).unwrap();
         let dataset = opened(&path).unwrap();
         let error = dataset.image(0).unwrap_err();
         assert_eq!(error.reason(), Some(ALTERED));
         assert!(error.to_string().contains("picture 0, from byte 16,"), "{error}");
         assert!(dataset.image(2).is_ok());
+    }
+
+    #[test]
+    fn a_broken_picture_is_lost_to_all_its_captions() {
+        struct Torn;
+
+        impl Images for Torn {
+            fn load(&self, sample: usize) -> Result<RgbImage> {
+                Fake.load(if sample == 2 { 3 } else { sample })
+            }
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = dataset_of(Box::new(Torn), vec![0, 0, 2, 2, 4, 5]);
+        let path = folder.path().join("p.pack");
+        let plan = Plan::of(&dataset, EDGES).unwrap();
+        assert!(plan.write(&path, 1, &mut |_| {}).unwrap_err().to_string().starts_with("2 broken samples"));
+        assert_eq!(plan.write(&path, 2, &mut |_| {}).unwrap(), 4);
+        assert_eq!(dataset.broken_samples(), [2, 3]);
+        let first = dataset.broken().iter().flat_map(|(_, kind)| kind.first.clone()).collect::<Vec<_>>();
+        assert!(first[0].starts_with("sample 2 (id 102)") && first[1].starts_with("sample 3 (id 103)"), "{first:?}");
+        assert_eq!(opened(&path).unwrap().samples.len(), 4);
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 /// Pixels beyond which a picture is taken for an attack on the memory: Pillow's limit.
 pub const MOST_PIXELS: u64 = 178_956_970;
 
-/// A PNG, JPEG or WebP file, whatever its name. An error of input names it.
+/// A PNG, JPEG or WebP file, whatever its name. An error of input names it. Should a decoder panic, so does this:
+/// [`super::broken::read_picture`] does not.
 pub fn read(path: &Path) -> Result<RgbImage> {
     let bytes = fs::read(path).map_err(|cause| Error::reading(path, cause))?;
     decode(&bytes).map_err(|error| Error::reading(path, error))
@@ -33,7 +34,7 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage> {
     let decoded = match image::guess_format(bytes) {
         Ok(ImageFormat::Png) => png(bytes).map_err(|cause| cause.to_string()),
         Ok(ImageFormat::WebP) => webp(bytes).map_err(|cause| cause.to_string()),
-        Ok(ImageFormat::Jpeg) => jpeg(bytes).map_err(|cause| cause.to_string()),
+        Ok(ImageFormat::Jpeg) => jpeg(bytes),
         Ok(other) => Err(format!("{other:?} is not read; PNG, JPEG and WebP are")),
         Err(_) => Err("it begins like no PNG, JPEG or WebP file".to_string()),
     };
@@ -79,14 +80,25 @@ fn webp(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     Ok(DynamicImage::from_decoder(decoder)?.into_rgb8())
 }
 
-fn jpeg(bytes: &[u8]) -> Result<RgbImage, JpegError> {
-    let mut decoder = Decoder::new(bytes)?;
+fn jpeg(bytes: &[u8]) -> Result<RgbImage, String> {
+    let wrong = |cause: JpegError| cause.to_string();
+    let mut decoder = Decoder::new(bytes).map_err(wrong)?;
     decoder.set_max_pixels(MOST_PIXELS as usize);
     let four_inks = matches!(decoder.jpeg_color_space(), ColorSpace::Cmyk | ColorSpace::Ycck);
     decoder.set_output_format(if four_inks { PixelFormat::Cmyk } else { PixelFormat::Rgb });
-    let image = decoder.decode_image()?;
+    let image = decoder.decode_image().map_err(wrong)?;
     let pixels = if four_inks { image.data.chunks_exact(4).flat_map(from_inks).collect() } else { image.data };
-    Ok(RgbImage::from_raw(image.width as u32, image.height as u32, pixels).expect("three values a pixel"))
+    whole(image.width, image.height, pixels)
+}
+
+/// A decoder's pixels as a picture of the size that the decoder tells: others' work, so no more than a claim.
+fn whole(width: usize, height: usize, pixels: Vec<u8>) -> Result<RgbImage, String> {
+    let values = pixels.len();
+    let sides = u32::try_from(width).ok().zip(u32::try_from(height).ok());
+    sides
+        .filter(|(width, height)| u64::from(*width) * u64::from(*height) * 3 == values as u64)
+        .and_then(|(width, height)| RgbImage::from_raw(width, height, pixels))
+        .ok_or_else(|| format!("the decoder gave {values} values for {width} x {height} pixels"))
 }
 
 /// RGB of cyan, magenta, yellow and black, stored inverted: what is left of the white after the black, less the ink's part
@@ -151,6 +163,15 @@ mod tests {
             let file = case.file();
             let message = message(&file[..file.len() * 2 / 3]);
             assert!(message.starts_with("not a whole image: "), "{}: {message}", case.name);
+        }
+    }
+
+    #[test]
+    fn a_decoder_that_gives_another_number_of_pixels_is_an_error() {
+        assert_eq!(whole(2, 1, vec![7; 6]).unwrap().dimensions(), (2, 1));
+        for (width, height, values) in [(2, 1, 5), (2, 1, 7), (1 << 32, 1, 3), (usize::MAX, usize::MAX, 3)] {
+            let message = whole(width, height, vec![7; values]).unwrap_err();
+            assert_eq!(message, format!("the decoder gave {values} values for {width} x {height} pixels"));
         }
     }
 

@@ -1,8 +1,16 @@
 //! From what data sets say of a sample's time to its year.
 
-/// The year of a whole number of at most four digits (a year), of a longer one (seconds since 1970, or milliseconds from 12 digits
-/// on), or of a text that begins with a year of four digits and something that is no digit (`2015-03-01T12:00`). `None` for
-/// anything else.
+/// The year of a whole number, or of a text that begins with a year of four digits and something that is no digit
+/// (`2015-03-01T12:00`). A number is by its digits
+///
+/// | digits | what |
+/// |---|---|
+/// | 1 to 4 | a year |
+/// | 6, 8, 14 | a date without its signs, `201503`, `20150301`, `20150301120000` |
+/// | 9 to 11 | seconds since 1970, from 1973 on |
+/// | 12, 13 | milliseconds since 1970 |
+///
+/// and what has a sign and more than four digits is seconds or milliseconds before 1970. `None` for anything else.
 pub fn year(text: &str) -> Option<i32> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -15,11 +23,24 @@ pub fn year(text: &str) -> Option<i32> {
         _ => text,
     };
     let number: i64 = whole.parse().ok()?;
-    match number.unsigned_abs() {
-        0..=9999 => Some(number as i32),
-        10_000..100_000_000_000 => Some(year_of_day(number.div_euclid(86_400))),
-        _ => Some(year_of_day(number.div_euclid(86_400_000))),
+    let digits = whole.trim_start_matches(['+', '-']);
+    match digits.len() {
+        0..=4 => Some(number as i32),
+        6 | 8 | 14 if number >= 0 => year_of_date(digits),
+        9..=11 => Some(year_of_day(number.div_euclid(86_400))),
+        12 | 13 => Some(year_of_day(number.div_euclid(86_400_000))),
+        5..=8 if number < 0 => Some(year_of_day(number.div_euclid(86_400))),
+        _ => None,
     }
+}
+
+/// The year of `YYYYMM`, with or without a day and a time behind; `None` where month or day is none.
+fn year_of_date(digits: &str) -> Option<i32> {
+    let number = |place: std::ops::Range<usize>| digits.get(place)?.parse::<i32>().ok();
+    let month = number(4..6)?;
+    let day = number(6..8).unwrap_or(1);
+    let is_date = (1..=12).contains(&month) && (1..=31).contains(&day);
+    number(0..4).filter(|year| *year > 0 && is_date)
 }
 
 /// The year of a day counted from the first of January 1970. Years here begin in March, so that a leap day is a year's last:
@@ -58,6 +79,21 @@ mod tests {
             ("1704067199", Some(2023)),
             ("1704067200", Some(2024)),
             ("-86400", Some(1969)),
+            ("-946684800", Some(1940)),
+            ("20150301", Some(2015)),
+            ("201503", Some(2015)),
+            ("20150301120000", Some(2015)),
+            ("19991231.0", Some(1999)),
+            // No months and no days, and too few digits for seconds of a time that had such pictures.
+            ("20151301", None),
+            ("20150332", None),
+            ("201500", None),
+            ("00000101", None),
+            ("86400", None),
+            ("1234567", None),
+            // Microseconds and nanoseconds.
+            ("1425168000000000", None),
+            ("1425168000000000000", None),
             ("", None),
             ("March 2015", None),
             ("20x5", None),

@@ -10,8 +10,9 @@
 //!
 //! | reason | what |
 //! |---|---|
-//! | `truncated` | the shard ends within a member, or without the empty blocks that end a tar file |
-//! | `unreadable` | bytes that are no member's header: what follows them in the shard is not read |
+//! | `truncated` | the shard ends within a member, without the empty block that ends a tar file, or in more zeros than padding is |
+//! | `unreadable` | bytes that are no member's header, or that follow the empty block of an end: the rest of the shard is not read |
+//! | `empty file` | a shard without a member |
 //! | `duplicate` | a second picture, caption, class or `json` of a key in one shard; the first one counts |
 //! | `missing image` | a caption, a class or a `json` without a picture |
 //! | `missing caption`, `missing class` | a picture without one, where other samples have one |
@@ -61,6 +62,9 @@ const MOST_TEXT: u64 = 1 << 20;
 const MOST_SHARDS: usize = 1 << 20;
 /// A tar file is made of blocks of so many bytes.
 const BLOCK: u64 = 512;
+/// Bytes of zeros after the end of a shard, at most: tar fills up its last record, of 10 KiB where nobody asks for another size.
+/// More is a file whose room was taken before its bytes came.
+const MOST_PADDING: u64 = 1 << 20;
 
 /// Opens the shards that `source.webdataset` names, in `source.folder`.
 ///
@@ -85,7 +89,15 @@ pub fn open(source: &Source) -> Result<Dataset> {
         return Err(Error::input(format!("data.webdataset names the shard {} twice", folder.join(twice[0]).display())));
     }
     let question = serde_json::to_string(&(&settings.time, &settings.domain, &names)).expect("settings are plain");
-    let shards: Vec<Shard> = index::kept(folder, "webdataset", &question, || {
+    let fits = |stamps: &[Stamp], shards: &Vec<Shard>| {
+        let each = stamps.len() == names.len() && shards.len() == names.len();
+        each && names
+            .iter()
+            .zip(stamps)
+            .zip(shards)
+            .all(|((name, stamp), shard)| stamp.is_of(name) && shard.fits(stamp))
+    };
+    let shards: Vec<Shard> = index::kept(folder, "webdataset", &question, fits, || {
         let read = names.par_iter().map(|name| {
             let stamp = Stamp::of(folder, name)?;
             Ok((stamp, Shard::read(folder, name, settings)?))
@@ -141,6 +153,15 @@ impl Part {
 }
 
 impl Shard {
+    /// Whether all pictures that may be loaded lie within a shard of this stamp and are not too large: an index that was kept may
+    /// be of anybody's making.
+    fn fits(&self, stamp: &Stamp) -> bool {
+        let within = |(begin, len): (u64, u64)| {
+            len <= MOST_IMAGE && begin.checked_add(len).is_some_and(|end| end <= stamp.bytes())
+        };
+        self.entries.iter().all(|entry| entry.damage.is_some() || entry.image.is_none_or(within))
+    }
+
     /// Reads the headers of a shard, and its texts.
     fn read(folder: &Path, name: &str, settings: &WebDatasetSettings) -> Result<Shard> {
         let path = folder.join(name);
@@ -179,6 +200,7 @@ impl Reading<'_> {
     fn members(&mut self, file: File, bytes: u64) {
         let mut archive = tar::Archive::new(file);
         let mut end = 0;
+        let mut holds_any = false;
         match archive.entries_with_seek() {
             Ok(entries) => {
                 for member in entries {
@@ -187,17 +209,39 @@ impl Reading<'_> {
                         Err(cause) => return self.stop(end, bytes, &cause),
                     };
                     let begin = member.raw_file_position();
-                    let whole = begin.checked_add(member.size()).filter(|end| *end <= bytes);
-                    self.member(&mut member, begin, whole.is_some());
-                    let Some(content_end) = whole else { return };
+                    let content_end = begin.checked_add(stored_size(&member));
+                    let Some(content_end) = content_end.filter(|end| *end <= bytes) else { return self.cut(&member) };
+                    self.member(&mut member, begin);
                     end = content_end.div_ceil(BLOCK) * BLOCK;
+                    holds_any = true;
                 }
             }
             Err(cause) => return self.stop(end, bytes, &cause),
         }
-        if end + BLOCK > bytes {
-            let what = format!("{}: the shard ends at byte {bytes} without the empty blocks of an end", self.name);
-            self.shard.damage.push((broken::TRUNCATED.to_string(), what));
+        let damage = if bytes > 0 && end + BLOCK > bytes {
+            let what = format!("the shard ends at byte {bytes} without the empty blocks of an end");
+            Some((broken::TRUNCATED, what))
+        } else {
+            // The reader stops behind the first empty block.
+            after_end(archive.into_inner()).unwrap_or_else(|cause| {
+                Some((broken::UNREADABLE, format!("what follows byte {end} cannot be read: {cause}")))
+            })
+        };
+        let nothing = || (!holds_any).then(|| (broken::EMPTY_FILE, "the shard holds no member".to_string()));
+        if let Some((reason, what)) = damage.or_else(nothing) {
+            self.shard.damage.push((reason.to_string(), format!("{}: {what}", self.name)));
+        }
+    }
+
+    /// Notes that the shard ends within a member. The sample that the member is of is not whole, and counts no second time.
+    fn cut(&mut self, member: &tar::Entry<'_, File>) {
+        let path = String::from_utf8_lossy(&member.path_bytes()).into_owned();
+        let what = format!("{}, {path}: the shard ends within it", self.name);
+        self.shard.damage.push((broken::TRUNCATED.to_string(), what));
+        let Some((key, ending)) = split_path(&path).filter(|_| member.header().entry_type().is_file()) else { return };
+        let (Some(part), Some(place)) = (Part::of(ending), self.places.get(key)) else { return };
+        if !self.parts[*place].contains(&part) && self.shard.entries[*place].damage.is_none() {
+            self.shard.entries.remove(*place);
         }
     }
 
@@ -208,8 +252,8 @@ impl Reading<'_> {
         self.shard.damage.push((reason.to_string(), what));
     }
 
-    /// Takes in a member whose content begins at byte `begin` of the shard; `whole`: the shard does not end within it.
-    fn member(&mut self, member: &mut tar::Entry<'_, File>, begin: u64, whole: bool) {
+    /// Takes in a member whose content begins at byte `begin` of the shard and is all there.
+    fn member(&mut self, member: &mut tar::Entry<'_, File>, begin: u64) {
         if !member.header().entry_type().is_file() {
             return;
         }
@@ -235,9 +279,7 @@ impl Reading<'_> {
         }
         let with_text = self.parts[place].contains(&Part::Caption);
         let entry = &mut self.shard.entries[place];
-        let taken = if !whole {
-            Err((broken::TRUNCATED, "the shard ends within it".to_string()))
-        } else if part == Part::Image {
+        let taken = if part == Part::Image {
             entry.image = Some((begin, member.size()));
             let too_large =
                 || (broken::TOO_LARGE, format!("a file of {} bytes; {MOST_IMAGE} are the most", member.size()));
@@ -257,6 +299,33 @@ impl Reading<'_> {
         }
         self.parts[place].push(part);
     }
+}
+
+/// Bytes of a member's content as they stand in the shard; a sparse file's size is that of the file it was.
+fn stored_size(member: &tar::Entry<'_, File>) -> u64 {
+    let header = member.header();
+    if header.entry_type().is_gnu_sparse() { header.entry_size().unwrap_or(u64::MAX) } else { member.size() }
+}
+
+/// What is wrong with what follows the first empty block of a shard, where `file` stands: zeros may, and no more than padding has.
+fn after_end(file: File) -> std::io::Result<Option<(&'static str, String)>> {
+    let begin = (&file).stream_position()?;
+    let mut rest = Vec::new();
+    file.take(MOST_PADDING + 1).read_to_end(&mut rest)?;
+    let damage = match rest.iter().position(|byte| *byte != 0) {
+        Some(first) => {
+            let first = begin + first as u64;
+            let what = format!("the shard goes on at byte {first}, behind the empty block of an end; that is not read");
+            Some((broken::UNREADABLE, what))
+        }
+        None if rest.len() as u64 > MOST_PADDING => {
+            let what =
+                format!("nothing but zeros from byte {begin} on, more than {MOST_PADDING} of them: not all bytes came");
+            Some((broken::TRUNCATED, what))
+        }
+        None => None,
+    };
+    Ok(damage)
 }
 
 /// Key and ending of a member: its path before and after the first dot of its name. `None` where there is no key or no ending.
@@ -411,6 +480,11 @@ impl Images for ShardPictures {
             })
             .map_err(|cause| Error::reading(&path, cause).because(broken::UNREADABLE))?;
         broken::decode_picture(&bytes).map_err(|error| error.at(format!("cannot read {}, {key}", path.display())))
+    }
+
+    fn name(&self, sample: usize) -> String {
+        let (shard, key, _) = &self.places[sample];
+        format!("{}, {key}", self.names[*shard as usize])
     }
 }
 
@@ -614,7 +688,7 @@ mod tests {
         let members: [(&str, &[u8]); 15] = [
             ("a.png", &picture),
             ("a.txt", b"fine"),
-            ("a.cls", b"2"),
+            ("a.cls", b"0"),
             ("b.png", &picture),
             ("b.cls", b"0"),
             ("c.txt", b"no picture"),
@@ -664,10 +738,116 @@ mod tests {
             assert_eq!(found.len(), usize::from(!damage.is_empty()), "{bytes} bytes: {found:?}");
             assert!(found.iter().all(|what| what.starts_with(damage)), "{found:?}");
         }
-        let mut torn = whole.clone();
+        let mut torn = whole;
         torn[4 * 512..5 * 512].fill(b'x');
         let dataset = opened(&[("a.tar", &torn)], settings(&["a.tar"], &[])).unwrap();
         assert_eq!((dataset.samples.len(), dataset.broken().summary().as_str()), (1, "1 unreadable"));
+    }
+
+    /// What a shard's bytes are counted as, and how many samples they give.
+    fn counted(bytes: &[u8]) -> (usize, String) {
+        let dataset = opened(&[("a.tar", bytes)], settings(&["a.tar"], &[])).unwrap();
+        (dataset.samples.len(), dataset.broken().summary())
+    }
+
+    #[test]
+    fn a_cut_within_any_member_is_counted_once() {
+        let picture = png(1);
+        let directory = {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_path("folder").unwrap();
+            header.set_size(600);
+            header.set_cksum();
+            [header.as_bytes().as_slice(), &[0; 1024]].concat()
+        };
+        let no_text = {
+            let mut header = tar::Header::new_gnu();
+            header.as_old_mut().name[..5].copy_from_slice(b"\xff.png");
+            header.set_size(600);
+            header.set_cksum();
+            [header.as_bytes().as_slice(), &[7; 1024]].concat()
+        };
+        let first = shard(&[("a.png", &picture), ("a.txt", b"one")]);
+        let first = &first[..first.len() - 1024];
+        let member = |name: &str| shard(&[(name, &[7; 600])]);
+        for (last, expected) in [
+            (member("b.npy"), (1, "1 truncated")),
+            (member("a.seg.png"), (1, "1 truncated")),
+            (member("no-ending"), (1, "1 truncated")),
+            (member("b.png"), (1, "1 truncated")),
+            (directory, (1, "1 truncated")),
+            (no_text, (1, "1 truncated")),
+            // A second picture of a key: the first one is whole, and so is its sample.
+            (member("a.png"), (1, "1 truncated")),
+        ] {
+            let cut = [first, &last[..512 + 300]].concat();
+            assert_eq!(counted(&cut), (expected.0, expected.1.to_string()), "{:?}", &last[..9]);
+        }
+        // Its caption is cut: the sample is not whole.
+        let cut = [&shard(&[("a.png", &picture)])[..1024], &member("a.txt")[..812]].concat();
+        let both = opened(&[("a.tar", &cut), ("b.tar", first)], settings(&["a.tar", "b.tar"], &[])).unwrap();
+        assert_eq!((both.samples.len(), both.broken().summary().as_str()), (1, "2 truncated"));
+    }
+
+    #[test]
+    fn what_follows_the_end_of_a_shard_is_not_lost_in_silence() {
+        let picture = png(1);
+        let whole = shard(&[("a.png", &picture)]);
+        let content = &whole[..1024];
+        for zeros in [512, 1024, 10 * 1024, MOST_PADDING as usize + 512] {
+            assert_eq!(counted(&[content, &vec![0; zeros]].concat()), (1, String::new()), "{zeros} zeros");
+        }
+        let unreadable = (1, "1 unreadable".to_string());
+        // A hole of one block, and two shards in one file.
+        assert_eq!(counted(&[content, &[0; 512], content, &[0; 1024]].concat()), unreadable);
+        assert_eq!(counted(&[content, &[0; 9216], &whole].concat()), unreadable);
+        assert_eq!(counted(&[content, &[0; 1000], b"x"].concat()), unreadable);
+        // A download whose room was taken before.
+        let zeros = vec![0; MOST_PADDING as usize + 1024];
+        assert_eq!(counted(&[content, &zeros].concat()), (1, "1 truncated".to_string()));
+        for nothing in [&[0; 10240][..], &[0; 1024], &[]] {
+            let shards: [(&str, &[u8]); 2] = [("a.tar", nothing), ("b.tar", &whole)];
+            let dataset = opened(&shards, settings(&["a.tar", "b.tar"], &[])).unwrap();
+            assert_eq!(dataset.broken().summary(), "1 empty file", "{} bytes", nothing.len());
+        }
+    }
+
+    #[test]
+    fn a_kept_index_that_cannot_be_true_is_made_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("data");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("a.tar"), shard(&[("1.png", &png(1)), ("2.png", &png(2))])).unwrap();
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        File::open(folder.join("a.tar")).unwrap().set_modified(long_ago).unwrap();
+        let source = Source { webdataset: settings(&["a.tar"], &[]), ..Source::new("webdataset", Some(&folder)) };
+        let place = root.path().join("data.webdataset.perennial-index");
+        open(&source).unwrap();
+        let kept = std::fs::read_to_string(&place).unwrap();
+        let json: serde_json::Value = serde_json::from_str(kept.split_once('\n').unwrap().1).unwrap();
+        let mut wrong = Vec::new();
+        let mut change = |change: fn(&mut serde_json::Value)| {
+            let mut json = json.clone();
+            change(&mut json);
+            wrong.push(json);
+        };
+        change(|json| json["content"][0]["entries"][0]["image"][1] = (1u64 << 60).into());
+        change(|json| json["content"][0]["entries"][0]["image"][0] = u64::MAX.into());
+        change(|json| {
+            let shard = json["content"][0].clone();
+            json["content"].as_array_mut().unwrap().push(shard);
+        });
+        change(|json| json["content"].as_array_mut().unwrap().clear());
+        change(|json| json["stamps"].as_array_mut().unwrap().clear());
+        for json in wrong {
+            let json = json.to_string();
+            std::fs::write(&place, format!("{}\n{json}", fingerprint([("", json.as_bytes())]))).unwrap();
+            let dataset = open(&source).unwrap();
+            assert_eq!(dataset.samples.len(), 2, "{json}");
+            assert_eq!(dataset.image(0).unwrap().get_pixel(0, 0).0, [1, 0, 0]);
+            assert_eq!(std::fs::read_to_string(&place).unwrap(), kept, "{json}");
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub struct DataConfig {
     pub prompt: String,
     /// Area of the random crop in training, as a part of the image.
     pub crop: (f64, f64),
-    /// Threads that decode and crop; results do not depend on it.
+    /// Threads that decode and crop, 0 for as many as there are cores; results do not depend on it.
     pub loader_threads: usize,
     /// Samples that may be broken before the run stops.
     pub max_broken: usize,
@@ -108,7 +108,7 @@ impl Default for DataConfig {
             text: TrainText::Caption,
             prompt: "a photo of a {}.".to_string(),
             crop: (0.9, 1.0),
-            loader_threads: 1,
+            loader_threads: 0,
             max_broken: 0,
             csv: CsvSettings::default(),
             webdataset: WebDatasetSettings::default(),

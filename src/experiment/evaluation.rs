@@ -455,7 +455,11 @@ fn test_loader(setup: &Setup, samples: &[u32], batch: usize) -> Result<Loader> {
 /// A loader with the run's settings.
 pub fn open_loader(setup: &Setup, requests: impl Iterator<Item = BatchRequest> + Send + 'static) -> Result<Loader> {
     let data = &setup.config.data;
-    let options = LoaderOptions { threads: data.loader_threads, prefetch: 4, max_broken: data.max_broken };
+    let threads = match data.loader_threads {
+        0 => std::thread::available_parallelism().map_or(1, |count| count.get()),
+        threads => threads,
+    };
+    let options = LoaderOptions { threads, prefetch: 4, max_broken: data.max_broken };
     Loader::new(setup.dataset.clone(), requests, setup.model.vision_cfg.image_size, options)
 }
 
