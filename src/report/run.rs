@@ -86,6 +86,29 @@ impl Run {
             StreamKind::TimeIncremental => format!("{data} through time, in {steps} periods"),
         }
     }
+
+    /// What the run started from, by the name of its file or folder.
+    pub fn weights(&self) -> String {
+        let path = &self.config.model.pretrained;
+        if path.is_empty() { RANDOM.to_string() } else { tail(path, 1) }
+    }
+
+    /// The weights that the run started from, wherever they lay: their hash, or the path where the manifest is gone.
+    fn weights_hash(&self) -> &str {
+        match self.config.model.pretrained.as_str() {
+            "" => "",
+            path => self.manifest["sha256"]["pretrained"].as_str().unwrap_or(path),
+        }
+    }
+}
+
+/// What a run without weights starts from.
+const RANDOM: &str = "random values";
+
+/// The last `count` parts of a path.
+fn tail(path: &str, count: usize) -> String {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    if count < parts.len() { parts[parts.len() - count..].join("/") } else { path.to_string() }
 }
 
 /// The lines that can be read. Those without a count of samples have that of the line before.
@@ -109,8 +132,8 @@ fn parse_log(text: &str, notes: &mut Vec<String>) -> Vec<LogLine> {
 /// Groups runs by what they were tested on: the data, the stream and the kind of test. Numbers of different groups say
 /// nothing about one another, so each has its own part of a report.
 ///
-/// Within a group, runs of one method and memory size are seeds of the same thing; it is an error if their settings differ
-/// in more than the seed (and in what a seed may bring along: the checkpoint to start from).
+/// Within a group, runs of one method and memory size that started from the same weights with the same preset are seeds of
+/// one thing; it is an error if their settings differ in more than the seed.
 pub fn group(runs: Vec<Run>) -> Result<Vec<Vec<Cell<Run>>>> {
     let mut groups: Vec<Vec<Run>> = Vec::new();
     let tests = |run: &Run| {
@@ -124,9 +147,47 @@ pub fn group(runs: Vec<Run>) -> Result<Vec<Vec<Cell<Run>>>> {
             None => groups.push(vec![run]),
         }
     }
-    let groups: Vec<Vec<Cell<Run>>> = groups.into_iter().map(Cell::group).collect();
+    let cells = |group: Vec<Run>| {
+        let differences = differences(&group);
+        Cell::group_with(group.into_iter().zip(differences))
+    };
+    let groups: Vec<Vec<Cell<Run>>> = groups.into_iter().map(cells).collect();
     groups.iter().flatten().try_for_each(check_seeds)?;
     Ok(groups)
+}
+
+/// Of each run its preset where the runs are of several, and its weights where they started from several.
+fn differences(runs: &[Run]) -> Vec<String> {
+    let several_presets = runs.iter().any(|run| run.config.preset != runs[0].config.preset);
+    let mut weights: Vec<(&str, &str)> = Vec::new();
+    for run in runs {
+        if weights.iter().all(|(hash, _)| *hash != run.weights_hash()) {
+            weights.push((run.weights_hash(), &run.config.model.pretrained));
+        }
+    }
+    // As much of each path as it takes to tell the weights apart; a path that was written anew tells nothing.
+    let differ = |count: usize| {
+        let mut tails: Vec<String> = weights.iter().map(|(_, path)| tail(path, count)).collect();
+        tails.sort_unstable();
+        tails.windows(2).all(|pair| pair[0] != pair[1])
+    };
+    let longest = weights.iter().map(|(_, path)| path.split('/').count()).max().unwrap_or(0);
+    let count = (1..=longest).find(|count| differ(*count));
+    let name = |run: &Run| {
+        let known = weights.iter().find(|(hash, _)| *hash == run.weights_hash());
+        match (known, count) {
+            (Some((_, "")), _) | (None, _) => RANDOM.to_string(),
+            (Some((_, path)), Some(count)) => tail(path, count),
+            (Some((hash, path)), None) => format!("{path}, sha256 {}", hash.get(..8).unwrap_or(hash)),
+        }
+    };
+    let of = |run: &Run| {
+        let preset = Some(&run.config.preset).filter(|_| several_presets);
+        let preset = preset.map(|name| if name.is_empty() { "no preset".to_string() } else { name.clone() });
+        let weights = (weights.len() > 1).then(|| name(run));
+        preset.into_iter().chain(weights).collect::<Vec<_>>().join(", ")
+    };
+    runs.iter().map(of).collect()
 }
 
 /// Fails unless the runs are one experiment with different seeds.
@@ -134,7 +195,7 @@ fn check_seeds(cell: &Cell<Run>) -> Result<()> {
     let settings = |run: &Run| {
         let mut config = run.config.clone();
         config.seed = 0;
-        config.preset.clear();
+        // The same weights may lie elsewhere.
         config.model.pretrained.clear();
         config.data.folder.clear();
         config.data.loader_threads = 0;
@@ -150,7 +211,8 @@ fn check_seeds(cell: &Cell<Run>) -> Result<()> {
             return Err(Error::input(format!(
                 "{one} and {other} are both {} with memory {}, but their settings differ ({old}; {new}): \
                  make a report of each",
-                cell.method, cell.memory
+                cell.name(),
+                cell.memory
             )));
         }
         if let Some(same) = cell.runs[..place].iter().find(|same| same.config.seed == run.config.seed) {
@@ -162,12 +224,15 @@ fn check_seeds(cell: &Cell<Run>) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::eval::metrics::{Summary, TaskMatrix};
     use crate::experiment::StepRecord;
 
-    fn run(method: &str, seed: u64, tasks: usize) -> Run {
+    /// A run of that many tasks, of no preset, from random values.
+    pub fn run(method: &str, seed: u64, tasks: usize) -> Run {
         let step = |task: usize| StepRecord { name: format!("task {task}"), train: 10, test: 5, classes: 2 };
         let mut config = Config { method: method.to_string(), seed, ..Config::default() };
         config.stream.tasks = tasks;
@@ -212,6 +277,60 @@ mod tests {
         assert!(message.contains("runs/gcl-1-2") && message.contains("epochs = 7.0"), "{message}");
         let message = group(vec![run("gcl", 4, 2), run("gcl", 4, 2)]).unwrap_err().to_string();
         assert!(message.contains("the same run (seed 4)"), "{message}");
+    }
+
+    /// A run that started from the weights of that hash at `path`.
+    fn started(seed: u64, path: &str, hash: &str) -> Run {
+        let mut run = run("zero-shot", seed, 2);
+        run.config.model.pretrained = path.to_string();
+        run.manifest = json!({ "sha256": { "pretrained": hash } });
+        run
+    }
+
+    fn names(runs: Vec<Run>) -> Vec<(String, usize)> {
+        group(runs).unwrap()[0].iter().map(|cell| (cell.name(), cell.runs.len())).collect()
+    }
+
+    #[test]
+    fn runs_from_other_weights_have_a_row_of_their_own() {
+        let row = |name: &str, runs| (name.to_string(), runs);
+        // The same weights in two places are the same weights.
+        let one = || started(0, "a/openai.safetensors", "11111111aa");
+        let moved = || started(1, "b/moved.safetensors", "11111111aa");
+        assert_eq!(names(vec![one(), moved()]), [row("zero-shot", 2)]);
+        let other = started(0, "a/laion.safetensors", "22222222bb");
+        assert_eq!(
+            names(vec![one(), moved(), other, run("zero-shot", 0, 2)]),
+            [
+                row("zero-shot (laion.safetensors)", 1),
+                row("zero-shot (openai.safetensors)", 2),
+                row("zero-shot (random values)", 1)
+            ]
+        );
+        // Names that are the same need their folders, and a file that was written anew its hash.
+        let (old, new) = (|| started(0, "x/a/model.safetensors", "11111111aa"), |path| started(0, path, "22222222bb"));
+        assert_eq!(
+            names(vec![old(), new("x/b/model.safetensors")]),
+            [row("zero-shot (a/model.safetensors)", 1), row("zero-shot (b/model.safetensors)", 1)]
+        );
+        assert_eq!(
+            names(vec![old(), new("x/a/model.safetensors")]),
+            [
+                row("zero-shot (x/a/model.safetensors, sha256 11111111)", 1),
+                row("zero-shot (x/a/model.safetensors, sha256 22222222)", 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn runs_of_other_presets_have_a_row_of_their_own() {
+        let of = |preset: &str| {
+            let mut run = run("gcl", 0, 2);
+            run.config.preset = preset.to_string();
+            run
+        };
+        let row = |name: &str| (name.to_string(), 1);
+        assert_eq!(names(vec![of("cifar100-cil"), of("")]), [row("gcl (cifar100-cil)"), row("gcl (no preset)")]);
     }
 
     #[test]
