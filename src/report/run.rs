@@ -1,7 +1,7 @@
 //! What a report reads of a run's directory, and which runs can be compared.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -89,8 +89,9 @@ impl Run {
 
     /// What the run started from, by the name of its file or folder.
     pub fn weights(&self) -> String {
-        let path = &self.config.model.pretrained;
-        if path.is_empty() { RANDOM.to_string() } else { tail(path, 1) }
+        let path = self.config.model.pretrained.trim_end_matches('/');
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if name.is_empty() { RANDOM } else { name }.to_string()
     }
 
     /// The weights that the run started from, wherever they lay: their hash, or the path where the manifest is gone.
@@ -104,12 +105,6 @@ impl Run {
 
 /// What a run without weights starts from.
 const RANDOM: &str = "random values";
-
-/// The last `count` parts of a path.
-fn tail(path: &str, count: usize) -> String {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    if count < parts.len() { parts[parts.len() - count..].join("/") } else { path.to_string() }
-}
 
 /// The lines that can be read. Those without a count of samples have that of the line before.
 fn parse_log(text: &str, notes: &mut Vec<String>) -> Vec<LogLine> {
@@ -159,35 +154,44 @@ pub fn group(runs: Vec<Run>) -> Result<Vec<Vec<Cell<Run>>>> {
 /// Of each run its preset where the runs are of several, and its weights where they started from several.
 fn differences(runs: &[Run]) -> Vec<String> {
     let several_presets = runs.iter().any(|run| run.config.preset != runs[0].config.preset);
+    let several_weights = runs.iter().any(|run| run.weights_hash() != runs[0].weights_hash());
+    // The hash of each of the weights, and where they lay.
     let mut weights: Vec<(&str, &str)> = Vec::new();
-    for run in runs {
+    for run in runs.iter().filter(|run| !run.config.model.pretrained.is_empty()) {
         if weights.iter().all(|(hash, _)| *hash != run.weights_hash()) {
             weights.push((run.weights_hash(), &run.config.model.pretrained));
         }
     }
-    // As much of each path as it takes to tell the weights apart; a path that was written anew tells nothing.
-    let differ = |count: usize| {
-        let mut tails: Vec<String> = weights.iter().map(|(_, path)| tail(path, count)).collect();
-        tails.sort_unstable();
-        tails.windows(2).all(|pair| pair[0] != pair[1])
-    };
-    let longest = weights.iter().map(|(_, path)| path.split('/').count()).max().unwrap_or(0);
-    let count = (1..=longest).find(|count| differ(*count));
-    let name = |run: &Run| {
-        let known = weights.iter().find(|(hash, _)| *hash == run.weights_hash());
-        match (known, count) {
-            (Some((_, "")), _) | (None, _) => RANDOM.to_string(),
-            (Some((_, path)), Some(count)) => tail(path, count),
-            (Some((hash, path)), None) => format!("{path}, sha256 {}", hash.get(..8).unwrap_or(hash)),
-        }
-    };
+    let paths: Vec<&str> = weights.iter().map(|(_, path)| *path).collect();
+    // A path that was written anew does not tell them apart.
+    let with_hash = |(hash, path): &(&str, &str)| format!("{path}, sha256 {}", hash.get(..8).unwrap_or(hash));
+    let names = short_names(&paths).unwrap_or_else(|| weights.iter().map(with_hash).collect());
     let of = |run: &Run| {
-        let preset = Some(&run.config.preset).filter(|_| several_presets);
-        let preset = preset.map(|name| if name.is_empty() { "no preset".to_string() } else { name.clone() });
-        let weights = (weights.len() > 1).then(|| name(run));
-        preset.into_iter().chain(weights).collect::<Vec<_>>().join(", ")
+        let preset = if run.config.preset.is_empty() { "no preset" } else { &run.config.preset };
+        let known = weights.iter().position(|(hash, _)| *hash == run.weights_hash());
+        let weights = known.map_or(RANDOM, |place| &names[place]);
+        let told = [several_presets.then_some(preset), several_weights.then_some(weights)];
+        told.into_iter().flatten().collect::<Vec<_>>().join(", ")
     };
     runs.iter().map(of).collect()
+}
+
+/// Of each path as little as tells it from the others: the file's name, or folders above a name that all share. None where two
+/// are the same.
+fn short_names(paths: &[&str]) -> Option<Vec<String>> {
+    let parts: Vec<Vec<&str>> = paths.iter().map(|path| path.trim_end_matches('/').rsplit('/').collect()).collect();
+    let is_shared = |place: &usize| {
+        parts.len() > 1 && parts.iter().all(|one| one.len() > place + 1 && one[*place] == parts[0][*place])
+    };
+    let shared = (0..).take_while(is_shared).count();
+    let name = |one: &Vec<&str>, count: usize| {
+        let mut name: Vec<&str> = one.iter().skip(shared).take(count).copied().collect();
+        name.reverse();
+        name.join("/")
+    };
+    let longest = parts.iter().map(Vec::len).max().unwrap_or(1);
+    let names = (1..=longest).map(|count| parts.iter().map(|one| name(one, count)).collect::<Vec<_>>());
+    names.into_iter().find(|names| names.iter().collect::<BTreeSet<_>>().len() == names.len())
 }
 
 /// Fails unless the runs are one experiment with different seeds.
@@ -307,11 +311,11 @@ pub(super) mod tests {
                 row("zero-shot (random values)", 1)
             ]
         );
-        // Names that are the same need their folders, and a file that was written anew its hash.
+        // Where the names are the same, the folders tell; of a file that was written anew, the hash.
         let (old, new) = (|| started(0, "x/a/model.safetensors", "11111111aa"), |path| started(0, path, "22222222bb"));
         assert_eq!(
             names(vec![old(), new("x/b/model.safetensors")]),
-            [row("zero-shot (a/model.safetensors)", 1), row("zero-shot (b/model.safetensors)", 1)]
+            [row("zero-shot (a)", 1), row("zero-shot (b)", 1)]
         );
         assert_eq!(
             names(vec![old(), new("x/a/model.safetensors")]),
