@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use half::{bf16, f16};
-use perennial::error::Fault;
+use perennial::error::{Error, Fault};
 use perennial::model::checkpoint::{
-    Positions, TensorFile, export_hugging_face, export_open_clip, load, load_with, read_spec, save,
+    Positions, TensorFile, export_hugging_face, export_open_clip, load, load_with, read_spec, save, save_bytes,
 };
 use perennial::model::parameters::ParameterList;
-use perennial::model::spec::ModelSpec;
+use perennial::model::spec::{ModelSpec, Told};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -110,6 +110,12 @@ fn write(folder: &TempDir, bytes: &[u8]) -> PathBuf {
     path
 }
 
+/// The model that a file says it holds.
+#[track_caller]
+fn spec_of(path: &Path) -> Option<ModelSpec> {
+    read_spec(path).unwrap().map(|stored| stored.spec)
+}
+
 /// The message with which a file is refused.
 #[track_caller]
 fn refusal(bytes: &[u8]) -> String {
@@ -142,7 +148,7 @@ fn saved_weights_come_back_bit_for_bit() {
     assert_eq!(bits(&weights.values), bits(&values));
     assert_eq!(weights.spec, Some(spec.clone()));
     assert_eq!(weights.notes, [""; 0]);
-    assert_eq!(read_spec(&path).unwrap(), Some(spec));
+    assert_eq!(spec_of(&path), Some(spec));
 }
 
 #[test]
@@ -254,9 +260,7 @@ fn prefixes_and_stored_constants_do_not_matter() {
         let path = write(&folder, &assemble(None, &tensors));
         let weights = load(&path, &spec).unwrap();
         assert_eq!(bits(&weights.values), bits(&values(&list)));
-        assert_eq!(weights.spec, None);
-        assert_eq!(weights.notes.len(), 1);
-        contains(&weights.notes[0], &["does not say which activation", "taken as quick_gelu"]);
+        assert_eq!((weights.spec, weights.notes), (None, vec![]));
     }
 }
 
@@ -296,7 +300,7 @@ fn a_hugging_face_folder_tells_its_model() {
         .collect();
     theirs.push(("text_model.embeddings.position_ids".into(), "I64".into(), vec![1, 12], vec![0; 96]));
     write(&folder, &assemble(Some(json!({ "format": "pt" })), &theirs));
-    assert_eq!(read_spec(&path).unwrap(), Some(spec.clone()));
+    assert_eq!(spec_of(&path), Some(spec.clone()));
     let weights = load(&path, &spec).unwrap();
     assert_eq!(bits(&weights.values), bits(&values(&list)));
     assert_eq!((weights.spec, weights.notes), (Some(spec), vec![]));
@@ -304,7 +308,7 @@ fn a_hugging_face_folder_tells_its_model() {
     fs::write(folder.path().join("config.json"), "{").unwrap();
     contains(&read_spec(&path).unwrap_err().to_string(), &["config.json: not a CLIP configuration"]);
     fs::remove_file(folder.path().join("config.json")).unwrap();
-    assert_eq!(read_spec(&path).unwrap(), None);
+    assert_eq!(spec_of(&path), None);
 }
 
 #[test]
@@ -314,7 +318,7 @@ fn an_open_clip_folder_tells_its_model() {
     export_open_clip(folder.path(), &spec, &list, &values(&list)).unwrap();
     // As open_clip writes it, without our metadata.
     fs::write(folder.path().join("open_clip_model.safetensors"), assemble(None, &entries())).unwrap();
-    assert_eq!(read_spec(folder.path()).unwrap(), Some(spec.clone()));
+    assert_eq!(spec_of(folder.path()), Some(spec.clone()));
     let weights = load(folder.path(), &spec).unwrap();
     assert_eq!(bits(&weights.values), bits(&values(&list)));
     assert_eq!((weights.spec, weights.notes), (Some(spec.clone()), vec![]));
@@ -326,6 +330,69 @@ fn an_open_clip_folder_tells_its_model() {
     let notes = load(folder.path(), &spec).unwrap().notes;
     assert_eq!(notes.len(), 1);
     contains(&notes[0], &["open_clip_config.json: mean is [0.5, 0.5, 0.5], resize_mode is \"squash\"", "as CLIP's"]);
+}
+
+#[test]
+fn a_configuration_counts_for_the_file_that_it_was_written_with() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    export_open_clip(folder.path(), &spec, &list, &values(&list)).unwrap();
+    let other = folder.path().join("fine-tuned.safetensors");
+    fs::write(&other, assemble(None, &entries())).unwrap();
+    assert_eq!(spec_of(&other), None);
+    assert_eq!(load(&other, &spec).unwrap().spec, None);
+
+    // Without our metadata, the configuration says the activation: in words, or as open_clip's default.
+    let file = folder.path().join("open_clip_model.safetensors");
+    fs::write(&file, assemble(None, &entries())).unwrap();
+    let stored = read_spec(&file).unwrap().unwrap();
+    assert_eq!((stored.told, stored.origin), (Told::InWords, folder.path().join("open_clip_config.json")));
+    let mut config = json!({ "model_cfg": spec });
+    config["model_cfg"].as_object_mut().unwrap().remove("quick_gelu");
+    fs::write(folder.path().join("open_clip_config.json"), config.to_string()).unwrap();
+    let stored = read_spec(&file).unwrap().unwrap();
+    assert_eq!((stored.told, stored.spec), (Told::ByDefault, ModelSpec { quick_gelu: false, ..spec }));
+}
+
+#[test]
+fn pictures_that_others_prepare_otherwise_are_noted() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let list = ParameterList::of(&spec);
+    export_hugging_face(folder.path(), &spec, &list, &values(&list)).unwrap();
+    // As Hugging Face writes it, without our metadata.
+    let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
+    let theirs: Vec<Entry> = SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| (name, "F32".into(), tensor.shape().to_vec(), tensor.data().to_vec()))
+        .collect();
+    let path = write(&folder, &assemble(None, &theirs));
+    let file = folder.path().join("preprocessor_config.json");
+    let ours: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let notes = |key: &str, value: Value| {
+        let mut config = ours.clone();
+        config[key] = value;
+        fs::write(&file, config.to_string()).unwrap();
+        load(&path, &spec).unwrap().notes
+    };
+    for (key, value) in [("size", json!(12)), ("crop_size", json!(12)), ("do_center_crop", Value::Null)] {
+        assert_eq!(notes(key, value), [""; 0], "{key}");
+    }
+    let different = [
+        ("size", json!({ "height": 12, "width": 12 }), r#"size is {"height":12,"width":12}"#),
+        ("size", json!({ "shortest_edge": 14 }), r#"size is {"shortest_edge":14}"#),
+        ("crop_size", json!(14), "crop_size is 14"),
+        ("do_center_crop", json!(false), "do_center_crop is false"),
+        ("do_resize", json!(false), "do_resize is false"),
+        ("resample", json!(2), "resample is 2"),
+        ("image_std", json!([0.5, 0.5, 0.5]), "image_std is [0.5, 0.5, 0.5]"),
+    ];
+    for (key, value, told) in different {
+        let notes = notes(key, value);
+        assert_eq!(notes.len(), 1, "{key}: {notes:?}");
+        contains(&notes[0], &["preprocessor_config.json: ", told, "as CLIP's all the same"]);
+    }
 }
 
 #[test]
@@ -524,9 +591,10 @@ fn nan_weights_are_noted() {
     let (_, _, _, data) = tensors.iter_mut().find(|(name, ..)| name == "visual.ln_post.bias").unwrap();
     data[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
     data[16..20].copy_from_slice(&f32::INFINITY.to_le_bytes());
-    let notes = load(&write(&folder, &assemble(None, &tensors)), &spec).unwrap().notes;
-    assert_eq!(notes.len(), 2);
-    contains(&notes[1], &["2 of the weights are NaN or infinite, the first of them in 'visual.ln_post.bias'"]);
+    let weights = load(&write(&folder, &assemble(None, &tensors)), &spec).unwrap();
+    let what = "2 of the weights are NaN or infinite, the first of them in 'visual.ln_post.bias'";
+    contains(&weights.not_finite.unwrap(), &[what]);
+    assert_eq!(weights.notes, [""; 0]);
 }
 
 #[test]
@@ -668,7 +736,7 @@ proptest! {
         fs::write(&config, bytes).unwrap();
         match read_spec(&path) {
             Ok(None) => prop_assert!(false, "the configuration is there"),
-            Ok(Some(spec)) => prop_assert!(ModelSpec::from_json(&spec.to_json()).is_ok()),
+            Ok(Some(stored)) => prop_assert!(ModelSpec::from_json(&stored.spec.to_json()).is_ok()),
             Err(error) => prop_assert!(error.to_string().contains(name), "{error}"),
         }
     }
@@ -728,6 +796,25 @@ fn the_same_run_state_gives_the_same_bytes() {
     other.insert_f32("moments", &[2, 2], vec![1.0, -0.0, f32::NAN, f32::MIN_POSITIVE]);
     other.insert_u32("memory/indices", &[3], vec![5, u32::MAX, 0]);
     assert_eq!(bytes(&state()), bytes(&other));
+}
+
+#[test]
+fn bytes_are_written_part_by_part_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, parts) = (folder.path().join("whole.safetensors"), folder.path().join("parts.safetensors"));
+    let mut file = TensorFile::new();
+    file.insert_u8("pixels", &[3, 2], vec![1, 2, 3, 4, 5, 6]);
+    file.save(&whole).unwrap();
+    save_bytes(&parts, "pixels", &[3, 2], [vec![1, 2, 3, 4], vec![5, 6]].into_iter().map(Ok)).unwrap();
+    assert_eq!(fs::read(&parts).unwrap(), fs::read(&whole).unwrap());
+
+    let failing = [Ok(vec![1, 2, 3, 4]), Err(Error::input("cannot read b.png"))];
+    let none = folder.path().join("none.safetensors");
+    let error = save_bytes(&none, "pixels", &[3, 2], failing.into_iter()).unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.fault()), ("cannot read b.png", Fault::Input));
+    let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["parts.safetensors", "whole.safetensors"]);
 }
 
 #[test]

@@ -624,6 +624,15 @@ fn inputs_are_what_the_model_reads() {
     let file = embed(&["--images", folder.path().join("p.png").to_str().unwrap()]);
     let shape = [1, size as usize, size as usize, 3];
     assert_eq!(file.u8("pixels", &shape).unwrap(), picture.as_raw().as_slice());
+
+    // However many pictures are in memory at a time.
+    let (photos, _) = images(&folder);
+    let pattern = photos.join("*").to_str().unwrap().to_string();
+    let written = |batch: &str| {
+        embed(&["--images", &pattern, "--batch", batch]);
+        fs::read(&out).unwrap()
+    };
+    assert!(written("64") == written("3"));
 }
 
 #[test]
@@ -669,7 +678,8 @@ fn embed_refuses_what_it_cannot_embed() {
     embed_refused(&["--images", pattern], &["cannot read", "e.png", "not a whole image"]);
     let whole = fs::read(photos.join("a.png")).unwrap();
     fs::write(photos.join("e.png"), &whole[..whole.len() / 2]).unwrap();
-    embed_refused(&["--images", pattern], &["cannot read", "e.png", "not a whole image"]);
+    embed_refused(&["--images", pattern], &["cannot read", "e.png", "the picture is cut short"]);
+    embed_refused(&["--images", pattern, "--inputs"], &["cannot read", "e.png", "the picture is cut short"]);
     embed_refused(&["--images", &pattern.replace("*.png", "*.gif")], &["matches no file"]);
     embed_refused(&["--images", "a[.png"], &["--images 'a[.png', character 2"]);
     embed_refused(&["--texts", &written(&folder, "empty.txt", "")], &["empty.txt holds no texts"]);
@@ -705,6 +715,145 @@ fn weights_of_others_need_their_architecture_and_activation() {
     let expected = embed(&folder, &["--model", &ours, "--texts", &texts]);
     let given = ["--model", &bare, "--arch", MICRO, "--activation", "gelu", "--texts", &texts];
     assert!(embed(&folder, &given) == expected);
+    // Who has said the activation hears nothing of it.
+    let said = perennial(&[&fixed[..], &["--arch", MICRO, "--activation", "gelu"]].concat());
+    assert_eq!((said.status, said.stderr.as_str()), (Some(0), ""));
+
+    // Whether the model is known comes before the data, which may take long to open.
+    let eval = ["eval", "--model", &bare, "--data", "folder", "--folder", "/nowhere"];
+    refused(&eval, &["does not say which model"]);
+    refused(&[&eval[..], &["--arch", MICRO]].concat(), &["does not say which activation"]);
+
+    // A file and a description that contradict one another.
+    let quick = ModelSpec { quick_gelu: true, ..micro() };
+    let arch = written(&folder, "quick.json", quick.to_json());
+    let parts = ["says that the model's activation is gelu", "quick.json that it is quick_gelu", "--activation"];
+    refused(&["embed", "--model", &ours, "--arch", &arch, "--texts", &texts, "--out", fixed[6]], &parts);
+    let (name, pretrained) = (format!("model.name={arch}"), format!("model.pretrained={ours}"));
+    run_refused(&["--set", &name, "--set", &pretrained], &parts);
+}
+
+/// A checkpoint whose header is changed and whose tensors' bytes stay.
+fn with_header(path: &str, name: &str, change: impl FnOnce(&str) -> String) -> String {
+    let bytes = fs::read(path).unwrap();
+    let (length, rest) = bytes.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let header = change(std::str::from_utf8(header).unwrap());
+    let target = Path::new(path).with_file_name(name);
+    fs::write(&target, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()).unwrap();
+    target.to_str().unwrap().to_string()
+}
+
+#[test]
+fn each_adversarial_checkpoint_is_told_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let same = |name: &str, shape: Vec<usize>| Some((name.to_string(), shape));
+    let sound = bare_checkpoint(folder.path(), "sound.safetensors", same);
+    let missing = bare_checkpoint(folder.path(), "missing.safetensors", |name, shape| {
+        if name == "visual.proj" { None } else { same(name, shape) }
+    });
+    let misshapen = bare_checkpoint(folder.path(), "misshapen.safetensors", |name, shape| match name {
+        "visual.proj" => same(name, vec![shape[1], shape[0]]),
+        _ => same(name, shape),
+    });
+    let retyped = |name: &str, tensor: &str, dtype: &str, shape: &[usize]| {
+        let mut file = TensorFile::new();
+        let whole = TensorFile::load(Path::new(&sound)).unwrap();
+        for known in whole.names() {
+            let shape = whole.shape(known).unwrap();
+            file.insert_f32(known, shape, whole.f32(known, shape).unwrap().to_vec());
+        }
+        match dtype {
+            "U32" => file.insert_u32(tensor, shape, vec![1; shape.iter().product()]),
+            _ => file.insert_f32(tensor, shape, vec![1.0; shape.iter().product()]),
+        }
+        let path = folder.path().join(name);
+        file.save(&path).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let extra = retyped("extra.safetensors", "visual.proj_2", "F32", &[3]);
+    let dtype = retyped("dtype.safetensors", "ln_final.bias", "U32", &[16]);
+    let bytes = fs::read(&sound).unwrap();
+    let truncated = written(&folder, "truncated.safetensors", &bytes[..bytes.len() - 5]);
+    let long = written(&folder, "long.safetensors", [&(1u64 << 60).to_le_bytes()[..], &bytes[8..]].concat());
+    let overlapping = with_header(&sound, "overlapping.safetensors", |header| {
+        let mut header: serde_json::Value = serde_json::from_str(header).unwrap();
+        let offsets = header["visual.proj"]["data_offsets"].as_array_mut().unwrap();
+        offsets.iter_mut().for_each(|offset| *offset = (offset.as_u64().unwrap() - 4).into());
+        header.to_string()
+    });
+    // Two tensors of one shape, so that nothing but the name is wrong.
+    let duplicate = with_header(&sound, "duplicate.safetensors", |header| {
+        assert!(header.contains("\"ln_final.bias\""));
+        header.replace("\"ln_final.bias\"", "\"ln_final.weight\"")
+    });
+    let texts = written(&folder, "texts.txt", "a cat\n");
+    let out = folder.path().join("out.safetensors");
+    let embed = |path: &str, more: &[&str]| {
+        let fixed = ["embed", "--model", path, "--texts", &texts, "--out", out.to_str().unwrap()];
+        fixed.iter().chain(more).map(|argument| argument.to_string()).collect::<Vec<_>>()
+    };
+    let eval = |path: &str, more: &[&str]| {
+        let fixed = ["eval", "--model", path, "--data", "emoji", "--domains", "fxemoji"];
+        fixed.iter().chain(more).map(|argument| argument.to_string()).collect::<Vec<_>>()
+    };
+    let given = ["--arch", MICRO, "--activation", "gelu"];
+    for (path, parts) in [
+        (&missing, ["missing.safetensors", "'visual.proj' is missing (expected [32, 16])"]),
+        (&extra, ["extra.safetensors", "'visual.proj_2' is unknown (found F32 [3])"]),
+        (&misshapen, ["misshapen.safetensors", "'visual.proj': expected [32, 16], found F32 [16, 32]"]),
+        (&dtype, ["dtype.safetensors", "'ln_final.bias': expected F32, F16, BF16 or F64, found U32 [16]"]),
+        (&truncated, ["truncated.safetensors", "the file is truncated"]),
+        (&long, ["long.safetensors", "the header's length is given as 1152921504606846976 bytes"]),
+        (&overlapping, ["overlapping.safetensors", "tensor 'visual.proj' is said to take bytes"]),
+        (&duplicate, ["duplicate.safetensors", "the name 'ln_final.weight' occurs twice"]),
+    ] {
+        for arguments in [embed(path, &given), eval(path, &given)] {
+            refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &parts);
+        }
+    }
+    let nan = checkpoint(folder.path(), |list, values| values[list.get("visual.proj").offset] = f32::NAN);
+    for arguments in [embed(&nan, &[]), eval(&nan, &[])] {
+        let parts = ["micro.safetensors: 1 of the weights are NaN or infinite, the first of them in 'visual.proj'"];
+        refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &parts);
+    }
+    assert!(!out.exists());
+    let ours = checkpoint(folder.path(), |_, _| {});
+    let other = ["--activation", "quick_gelu"];
+    for arguments in [embed(&ours, &other), eval(&ours, &other)] {
+        let said = perennial(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!((said.status, said.stderr.lines().count()), (Some(0), 1), "{}", said.stderr);
+        for part in ["note: ", "micro.safetensors: the file's model is", "and it is used as", "\"quick_gelu\":true}"] {
+            assert!(said.stderr.contains(part), "'{part}' is not in: {}", said.stderr);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_told_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = bare_checkpoint(folder.path(), "missing.safetensors", |name, shape| {
+        (name != "visual.proj").then(|| (name.to_string(), shape))
+    });
+    let taken = written(&folder, "taken", "a file");
+    let export = ["export", "--model", &missing, "--arch", MICRO, "--activation", "gelu", "--format", "hf", "--out"];
+    refused(&[&export[..], &[&taken]].concat(), &["cannot write to", "taken: it is a file, and a folder is wanted"]);
+    refused(&[&export[..], &[&format!("{taken}/a/b")]].concat(), &["cannot write to", "taken is no folder"]);
+
+    for option in ["--html", "--markdown", "--csv"] {
+        refused(&["report", "nowhere", option, &taken], &["cannot read nowhere"]);
+        refused(&["report", "nowhere", option, "/nowhere/report"], &["cannot write /nowhere/report", "no folder"]);
+    }
+
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name).to_str().unwrap().to_string();
+        succeed(&[&["run", TINY_RUN, "--method", "zero-shot", "--out", &out], more].concat());
+        out
+    };
+    let (one, other) = (run("one", &SMALL), run("other", &[]));
+    let csv = folder.path().join("report.csv");
+    refused(&["report", &one, &other, "--csv", csv.to_str().unwrap()], &["the runs are of 2 streams"]);
+    assert!(!csv.exists());
 }
 
 #[test]

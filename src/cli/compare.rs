@@ -120,7 +120,8 @@ fn print(done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) {
     let mut cells = Cell::group(done.iter().map(|(evaluation, _)| evaluation.clone()));
     for (config, _) in failed {
         if !cells.iter().any(|cell| cell.method == config.method && cell.memory == config.memory.size) {
-            cells.push(Cell { method: config.method.clone(), memory: config.memory.size, runs: Vec::new() });
+            let (method, memory) = (config.method.clone(), config.memory.size);
+            cells.push(Cell { method, memory, of: String::new(), runs: Vec::new() });
         }
     }
     let rank = |name: &str| METHODS.iter().position(|method| method.name == name);

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use perennial::data::{picture, tokenizer::Tokenizer, transform};
+use perennial::data::broken::read_picture;
+use perennial::data::{tokenizer::Tokenizer, transform};
 use perennial::error::{Error, Result};
 use perennial::eval::pretrained::{Pretrained, find_spec, prepare};
 use perennial::files::check_writable;
-use perennial::model::checkpoint::{Positions, TensorFile};
+use perennial::model::checkpoint::{Positions, TensorFile, save_bytes};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::Device;
@@ -65,22 +66,31 @@ pub enum ActivationName {
 }
 
 impl Model {
+    /// The model, from the file's header and what lies beside it; what the user should hear of it goes to standard error.
     pub fn spec(&self) -> Result<ModelSpec> {
         let activation = self.activation.map(|name| match name {
             ActivationName::Gelu => Activation::Gelu,
             ActivationName::QuickGelu => Activation::QuickGelu,
         });
-        find_spec(&self.model, self.arch.as_deref(), activation, self.positions())
+        let (spec, note) = find_spec(&self.model, self.arch.as_deref(), activation, self.positions())?;
+        note.iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(spec)
     }
 
     pub fn positions(&self) -> Positions {
         if self.interpolate_positions { Positions::Interpolated } else { Positions::AsStored }
     }
 
-    /// The model, ready for at most `images` images and `texts` texts at once; notes go to standard error.
-    pub fn open<D: Device>(&self, place: &D::Place, images: usize, texts: usize) -> Result<Pretrained<D>> {
+    /// The model `spec`, ready for at most `images` images and `texts` texts at once; notes go to standard error.
+    pub fn open<D: Device>(
+        &self,
+        place: &D::Place,
+        spec: &ModelSpec,
+        images: usize,
+        texts: usize,
+    ) -> Result<Pretrained<D>> {
         let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
-        let (model, notes) = Pretrained::open(place, &self.model, &self.spec()?, self.positions(), capacity)?;
+        let (model, notes) = Pretrained::open(place, &self.model, spec, self.positions(), capacity)?;
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(model)
     }
@@ -110,15 +120,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
     // Before any work, which may take hours.
     check_writable(out)?;
+    let spec = arguments.model.spec()?;
     let source = match (&arguments.images, &arguments.texts) {
         (Some(pattern), _) => Source::Images(find_files(pattern)?),
         (None, Some(path)) => Source::Texts(read_texts(path)?),
         (None, None) => unreachable!("clap asks for one of the two"),
     };
     if arguments.inputs {
-        return write_inputs(&arguments.model.spec()?, &source, out);
+        return write_inputs(&spec, &source, arguments);
     }
-    on_device!(&place, D, place => embed::<D>(place, arguments, &source))
+    on_device!(&place, D, place => embed::<D>(place, arguments, &spec, &source))
 }
 
 enum Source {
@@ -136,15 +147,18 @@ fn read_texts(path: &Path) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// What the model would read, for a look at preprocessing alone.
-fn write_inputs(spec: &ModelSpec, source: &Source, out: &Path) -> Result<()> {
-    let mut file = TensorFile::new();
+/// What the model would read, for a look at preprocessing alone. Of the pictures, one batch is in memory at a time.
+fn write_inputs(spec: &ModelSpec, source: &Source, arguments: &Arguments) -> Result<()> {
+    let out = &arguments.out;
     match source {
         Source::Images(paths) => {
             let size = spec.vision_cfg.image_size;
-            let mut pixels = vec![0; paths.len() * transform::bytes(size)];
-            prepare(&mut pixels, size, |image| picture::read(&paths[image]))?;
-            file.insert_u8("pixels", &[paths.len(), size, size, 3], pixels);
+            let batches = paths.chunks(arguments.inference.batch).map(|paths| {
+                let mut pixels = vec![0; paths.len() * transform::bytes(size)];
+                prepare(&mut pixels, size, |image| read_picture(&paths[image]))?;
+                Ok(pixels)
+            });
+            save_bytes(out, "pixels", &[paths.len(), size, size, 3], batches)?;
             println!("{}: {} images of {size} x {size} pixels", out.display(), paths.len());
         }
         Source::Texts(texts) => {
@@ -154,25 +168,27 @@ fn write_inputs(spec: &ModelSpec, source: &Source, out: &Path) -> Result<()> {
                 tokens.extend(tokenizer.encode(text, context));
                 tokens.resize(tokens.len().next_multiple_of(context), 0);
             }
+            let mut file = TensorFile::new();
             file.insert_u32("tokens", &[texts.len(), context], tokens);
+            file.save(out)?;
             println!("{}: {} texts of {context} tokens", out.display(), texts.len());
         }
     }
-    file.save(out)
+    Ok(())
 }
 
-fn embed<D: Device>(place: &D::Place, arguments: &Arguments, source: &Source) -> Result<()> {
+fn embed<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, source: &Source) -> Result<()> {
     let (out, batch) = (&arguments.out, arguments.inference.batch);
     let (count, width, embeddings) = match source {
         Source::Images(paths) => {
-            let mut model = arguments.model.open::<D>(place, batch.min(paths.len()), 1)?;
+            let mut model = arguments.model.open::<D>(place, spec, batch.min(paths.len()), 1)?;
             let mut counter = Counter::new("images", paths.len());
             let embeddings =
-                model.embed_images(paths.len(), |image| picture::read(&paths[image]), &mut |done| counter.set(done))?;
+                model.embed_images(paths.len(), |image| read_picture(&paths[image]), &mut |done| counter.set(done))?;
             (paths.len(), model.clip.spec.embed_dim, embeddings)
         }
         Source::Texts(texts) => {
-            let mut model = arguments.model.open::<D>(place, 1, batch.min(texts.len()))?;
+            let mut model = arguments.model.open::<D>(place, spec, 1, batch.min(texts.len()))?;
             let mut counter = Counter::new("texts", texts.len());
             let embeddings = model.embed_texts(texts, &mut |done| counter.set(done))?;
             (texts.len(), model.clip.spec.embed_dim, embeddings)

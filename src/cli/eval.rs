@@ -10,10 +10,11 @@ use perennial::data::{self, Dataset, Split};
 use perennial::error::{Error, Result, unknown};
 use perennial::eval::embed::embed_images;
 use perennial::eval::metrics::top_1_accuracy;
-use perennial::eval::pretrained::Pretrained;
+use perennial::eval::pretrained::{Pretrained, check_finite};
 use perennial::eval::retrieval::retrieve;
 use perennial::eval::zero_shot::{class_embeddings, similarities};
 use perennial::experiment::{Config, EvaluationTask, PRESETS};
+use perennial::model::spec::ModelSpec;
 use perennial::ops::Device;
 
 use super::compute::on_device;
@@ -67,6 +68,9 @@ enum Task {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
     let Config { data, evaluation, .. } = config(arguments)?;
+    // What takes no time comes before what may take long.
+    let templates = Templates::find(&evaluation.templates)?;
+    let spec = arguments.model.spec()?;
     let dataset = data::open(&data.source())?;
     dataset.broken().check(&dataset.name, data.max_broken)?;
     let samples = choose(arguments, &data.domains, &dataset)?;
@@ -84,11 +88,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let tests = Tests { dataset: Arc::new(dataset), samples, max_broken: data.max_broken };
     if classifies {
-        let templates = Templates::find(&evaluation.templates)?;
-        on_device!(&place, D, at => classification::<D>(at, arguments, &templates, &tests))?;
+        on_device!(&place, D, at => classification::<D>(at, arguments, &spec, &templates, &tests))?;
         println!("templates       {}", evaluation.templates);
     } else {
-        on_device!(&place, D, at => retrieval::<D>(at, arguments, &tests))?;
+        on_device!(&place, D, at => retrieval::<D>(at, arguments, &spec, &tests))?;
     }
     print_broken(&tests.dataset.broken());
     Ok(())
@@ -122,6 +125,7 @@ impl Tests {
         if embedded.0.is_empty() {
             return Err(Error::input(format!("every sample of {} is broken", self.dataset.name)));
         }
+        check_finite(&embedded.1, clip.spec.embed_dim, "image", 0)?;
         Ok(embedded)
     }
 }
@@ -196,17 +200,19 @@ fn choose(arguments: &Arguments, domains: &[String], dataset: &Dataset) -> Resul
 fn classification<D: Device>(
     place: &D::Place,
     arguments: &Arguments,
+    spec: &ModelSpec,
     templates: &Templates,
     tests: &Tests,
 ) -> Result<()> {
     let Tests { dataset, samples, .. } = tests;
     let prompts: Vec<String> = dataset.classes.iter().flat_map(|class| templates.prompts(class)).collect();
-    let mut model = open::<D>(place, arguments, samples.len(), prompts.len())?;
+    let mut model = open::<D>(place, arguments, spec, samples.len(), prompts.len())?;
     let tokens = model.tokenize(&prompts)?;
     let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
     let (width, classes) = (model.clip.spec.embed_dim, dataset.classes.len());
     let texts = class_embeddings(&mut model.device, &model.clip, &tokens, classes);
     model.device.health()?;
+    check_finite(&texts, width, "class", 0)?;
     let (pictures, images) = tests.embed(&mut model)?;
     let labels: Vec<u32> = pictures.iter().map(|sample| dataset.samples[*sample as usize].class).collect();
     let accuracy = top_1_accuracy(&similarities(&images, &texts, width), classes, &labels).unwrap_or_default();
@@ -216,7 +222,7 @@ fn classification<D: Device>(
     Ok(())
 }
 
-fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, tests: &Tests) -> Result<()> {
+fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, tests: &Tests) -> Result<()> {
     let Tests { dataset, samples, .. } = tests;
     let mut captions: Vec<&str> = Vec::new();
     let mut known = HashMap::new();
@@ -233,7 +239,7 @@ fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, tests: &Tests) 
             own.push(column);
         }
     }
-    let mut model = open::<D>(place, arguments, samples.len(), captions.len())?;
+    let mut model = open::<D>(place, arguments, spec, samples.len(), captions.len())?;
     let mut counter = Counter::new("texts", captions.len());
     let texts = model.embed_texts(&captions, &mut |done| counter.set(done))?;
     let (pictures, images) = tests.embed(&mut model)?;
@@ -251,7 +257,13 @@ fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, tests: &Tests) 
     Ok(())
 }
 
-fn open<D: Device>(place: &D::Place, arguments: &Arguments, images: usize, texts: usize) -> Result<Pretrained<D>> {
+fn open<D: Device>(
+    place: &D::Place,
+    arguments: &Arguments,
+    spec: &ModelSpec,
+    images: usize,
+    texts: usize,
+) -> Result<Pretrained<D>> {
     let batch = arguments.inference.batch;
-    arguments.model.open(place, batch.min(images), batch.min(texts))
+    arguments.model.open(place, spec, batch.min(images), batch.min(texts))
 }

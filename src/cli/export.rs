@@ -1,9 +1,10 @@
 //! `perennial export`: a checkpoint in the layout of another program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use perennial::data::tokenizer::{self, Tokenizer};
-use perennial::error::Result;
+use perennial::error::{Error, Result};
+use perennial::files::check_writable;
 use perennial::model::checkpoint;
 use perennial::model::parameters::ParameterList;
 
@@ -31,10 +32,11 @@ enum Format {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let spec = arguments.model.spec()?;
+    let (spec, out) = (arguments.model.spec()?, &arguments.out);
+    check_folder(out)?;
     let weights = checkpoint::load_with(&arguments.model.model, &spec, arguments.model.positions())?;
-    weights.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    let (list, out) = (ParameterList::of(&spec), &arguments.out);
+    weights.notes.iter().chain(&weights.not_finite).for_each(|note| eprintln!("note: {note}"));
+    let list = ParameterList::of(&spec);
     match arguments.format {
         Format::OpenClip => checkpoint::export_open_clip(out, &spec, &list, &weights.values)?,
         Format::Hf => {
@@ -49,4 +51,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     println!("{}: {} tensors, {} parameters", out.display(), list.len(), list.count());
     Ok(())
+}
+
+/// Fails unless files can be written into `folder`, or the folder can be made; makes nothing yet.
+fn check_folder(folder: &Path) -> Result<()> {
+    let wrong = |why: &str| Err(Error::input(format!("cannot write to {}: {why}", folder.display())));
+    // The nearest part of the path that there is.
+    let exists = |part: &&Path| part.symlink_metadata().is_ok();
+    let near = folder.ancestors().filter(|part| !part.as_os_str().is_empty()).find(exists).unwrap_or(Path::new("."));
+    match near.is_dir() {
+        true => check_writable(&near.join("model.safetensors")),
+        false if near == folder => wrong("it is a file, and a folder is wanted"),
+        false => wrong(&format!("{} is no folder", near.display())),
+    }
 }

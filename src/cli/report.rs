@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use perennial::error::{Error, Result};
-use perennial::files::write_atomically;
+use perennial::files::{check_writable, write_atomically};
 use perennial::report::{Comparison, Reference, Run, Table, group, page, summary_table};
 
 #[derive(clap::Args)]
@@ -26,6 +26,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    [&arguments.html, &arguments.markdown, &arguments.csv]
+        .into_iter()
+        .flatten()
+        .try_for_each(|path| check_writable(path))?;
     let reference = arguments.against.as_deref().map(Reference::find).transpose()?;
     let (mut finished, mut notes) = (Vec::new(), Vec::new());
     for path in &arguments.runs {
@@ -42,6 +46,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::input("none of the runs is finished: there is nothing to report"));
     }
     let groups = group(finished)?;
+    if arguments.csv.is_some() && groups.len() > 1 {
+        return Err(Error::input(format!(
+            "the runs are of {} streams, and a CSV file holds one table: report each with its own --csv",
+            groups.len()
+        )));
+    }
     let parts: Vec<Part> = groups
         .iter()
         .map(|cells| Part {
@@ -65,13 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(path) = &arguments.markdown {
         write_atomically(path, all("## ", "- ", Table::to_markdown).as_bytes())?;
     }
-    if let Some(path) = &arguments.csv {
-        let [Part { summary, against, .. }] = parts.as_slice() else {
-            return Err(Error::input(format!(
-                "the runs are of {} streams, and a CSV file holds one table: report each with its own --csv",
-                parts.len()
-            )));
-        };
+    if let (Some(path), [Part { summary, against, .. }]) = (&arguments.csv, parts.as_slice()) {
         let table = against.as_ref().map_or(summary, |against| &against.table);
         write_atomically(path, table.to_csv().as_bytes())?;
     }

@@ -9,46 +9,45 @@ use super::embed;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::transform;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::{self, Positions};
+use crate::model::checkpoint::{self, Positions, Stored};
 use crate::model::clip::{Capacity, Clip};
-use crate::model::spec::ModelSpec;
+use crate::model::spec::{ModelSpec, Told};
 use crate::model::transformer::Purpose;
 use crate::ops::linear::Activation;
 use crate::ops::{Device, Plan};
 
 /// The model that the checkpoint at `path` holds: what the file says of itself, or else `arch`, a bundled model or an
-/// open_clip JSON file. `activation` goes before what the file says.
+/// open_clip JSON file. `activation` goes before what either says. Returns also what the user should hear of it.
 ///
 /// Weights of other programs do not say which activation they were trained with, and a wrong guess costs several points
-/// silently; so it is an error of input where neither the file nor `activation` says it. An `arch` other than what the file
-/// says is an error too, but for its `image_size` where positions are interpolated.
+/// silently; so it is an error of input where nothing says it. An `arch` other than what the file says is an error too, but
+/// for its `image_size` where positions are interpolated.
 pub fn find_spec(
     path: &Path,
     arch: Option<&str>,
     activation: Option<Activation>,
     positions: Positions,
-) -> Result<ModelSpec> {
+) -> Result<(ModelSpec, Option<String>)> {
     let stored = checkpoint::read_spec(path)?;
-    let given = arch.map(ModelSpec::find).transpose()?;
-    let said = stored.as_ref().or(given.as_ref().filter(|_| arch.is_some_and(ModelSpec::says_activation)));
-    let quick_gelu = known_activation(path, said, activation);
-    let mut spec = match (stored, given) {
-        (Some(stored), Some(given)) => {
+    let given = arch.map(|name| Ok((name, ModelSpec::find_with_activation(name)?))).transpose()?;
+    let described = given.as_ref().map(|(name, (spec, told))| (*name, spec.quick_gelu, *told));
+    let known = known_activation(path, stored.as_ref(), described, activation);
+    let mut spec = match (stored.map(|stored| stored.spec), given) {
+        (Some(stored), Some((name, (given, _)))) => {
             let mut comparable = ModelSpec { quick_gelu: stored.quick_gelu, ..given.clone() };
             if positions == Positions::Interpolated {
                 comparable.vision_cfg.image_size = stored.vision_cfg.image_size;
             }
             if comparable != stored {
                 return Err(Error::input(format!(
-                    "{}: the file says that its model is {}, which is not --arch {}; leave --arch out",
+                    "{}: the file says that its model is {}, which is not --arch {name}; leave --arch out",
                     path.display(),
                     stored.to_json(),
-                    arch.unwrap_or_default()
                 )));
             }
             given
         }
-        (Some(spec), None) | (None, Some(spec)) => spec,
+        (Some(spec), None) | (None, Some((_, (spec, _)))) => spec,
         (None, None) => {
             let names = ModelSpec::names().collect::<Vec<_>>().join(", ");
             return Err(Error::input(format!(
@@ -57,17 +56,46 @@ pub fn find_spec(
             )));
         }
     };
-    spec.quick_gelu = quick_gelu?;
-    Ok(spec)
+    let (quick_gelu, note) = known?;
+    spec.quick_gelu = quick_gelu;
+    Ok((spec, note))
 }
 
-/// Whether the model is used with QuickGELU: what the user says, or else the checkpoint's `stored` specification. It is
-/// an error of input where neither says it.
-pub fn known_activation(path: &Path, stored: Option<&ModelSpec>, given: Option<Activation>) -> Result<bool> {
-    match (given, stored) {
-        (Some(activation), _) => Ok(activation == Activation::QuickGelu),
-        (None, Some(spec)) => Ok(spec.quick_gelu),
-        (None, None) => Err(Error::input(format!(
+/// Whether the model is used with QuickGELU, and what the user should hear of that: what the user says, `given`; or else what
+/// the checkpoint says in words, or the description of the model that the user named (its name, whether it is QuickGELU, and
+/// how it tells that); or else a configuration's default, which is told. It is an error of input where the two contradict
+/// one another, and where neither says it.
+pub fn known_activation(
+    path: &Path,
+    stored: Option<&Stored>,
+    described: Option<(&str, bool, Told)>,
+    given: Option<Activation>,
+) -> Result<(bool, Option<String>)> {
+    let name = |quick_gelu: bool| if quick_gelu { "quick_gelu" } else { "gelu" };
+    if let Some(activation) = given {
+        return Ok((activation == Activation::QuickGelu, None));
+    }
+    let stored = stored.map(|Stored { spec, told, origin }| (origin.display().to_string(), spec.quick_gelu, *told));
+    let described = described.map(|(name, quick_gelu, told)| (name.to_string(), quick_gelu, told));
+    let sources: Vec<(String, bool, Told)> = stored.into_iter().chain(described).collect();
+    let told = |how: Told| sources.iter().filter(move |(.., told)| *told == how).collect::<Vec<_>>();
+    match (told(Told::InWords).as_slice(), told(Told::ByDefault).as_slice()) {
+        ([(file, one, _), (description, other, _)], _) if one != other => Err(Error::input(format!(
+            "{file} says that the model's activation is {}, and {description} that it is {}: give --activation (in a run \
+             the setting is model.activation)",
+            name(*one),
+            name(*other)
+        ))),
+        ([(_, quick_gelu, _), ..], _) => Ok((*quick_gelu, None)),
+        ([], [(origin, quick_gelu, _), ..]) => {
+            let default = name(*quick_gelu);
+            let note = format!(
+                "{origin}: it does not say which activation its model uses; taken as {default}, the default of such a \
+                 file; --activation (model.activation) says another"
+            );
+            Ok((*quick_gelu, Some(note)))
+        }
+        ([], []) => Err(Error::input(format!(
             "{}: the file does not say which activation its model uses, and a wrong guess costs accuracy without a \
              sign: give --activation (quick_gelu for OpenAI's, MetaCLIP's and DFN's weights, gelu for LAION's and \
              DataComp's; in a run the setting is model.activation)",
@@ -85,7 +113,8 @@ pub struct Pretrained<D> {
 
 impl<D: Device> Pretrained<D> {
     /// Loads the weights at `path` as the model `spec`, for batches of `capacity`. Returns also what the user should hear
-    /// though the file can be used.
+    /// though the file can be used. Weights that are not numbers, of which nothing but such embeddings come, are an error of
+    /// input.
     pub fn open(
         place: &D::Place,
         path: &Path,
@@ -94,10 +123,14 @@ impl<D: Device> Pretrained<D> {
         capacity: Capacity,
     ) -> Result<(Pretrained<D>, Vec<String>)> {
         let weights = checkpoint::load_with(path, spec, positions)?;
+        if let Some(what) = weights.not_finite {
+            return Err(Error::input(what));
+        }
         let mut plan = Plan::new::<D>();
         let clip = Clip::plan(&mut plan, spec, capacity, Purpose::Inference);
-        let mut device = D::with_plan(place, &plan).map_err(|error| {
-            Error::input(format!("{error}; a --batch below {} needs less", capacity.images.max(capacity.texts)))
+        let mut device = D::with_plan(place, &plan).map_err(|error| match capacity.images.max(capacity.texts) {
+            1 => Error::input(error.to_string()),
+            batch => Error::input(format!("{error}; a --batch below {batch} needs less")),
         })?;
         clip.load(&mut device, &weights.values);
         Ok((Pretrained { device, clip, tokenizer: Tokenizer::clip() }, weights.notes))
@@ -121,8 +154,10 @@ impl<D: Device> Pretrained<D> {
             prepare(pixels, size, |image| load(first + image))?;
             device.write(clip.vision.pixels(), pixels);
             clip.vision.forward(device, images);
-            embeddings.extend(device.read_vec(clip.vision.embeddings().first(images * width)));
+            let rows = device.read_vec(clip.vision.embeddings().first(images * width));
             device.health()?;
+            check_finite(&rows, width, "image", first)?;
+            embeddings.extend(rows);
             progress(first + images);
         }
         Ok(embeddings)
@@ -149,12 +184,26 @@ impl<D: Device> Pretrained<D> {
         let mut embeddings = Vec::with_capacity(tokens.len() * clip.spec.embed_dim);
         let mut done = 0;
         for tokens in tokens.chunks(clip.capacity.texts) {
-            embeddings.extend(embed::embed_texts(device, clip, tokens));
+            let rows = embed::embed_texts(device, clip, tokens);
             device.health()?;
+            check_finite(&rows, clip.spec.embed_dim, "text", done)?;
+            embeddings.extend(rows);
             done += tokens.len();
             progress(done);
         }
         Ok(embeddings)
+    }
+}
+
+/// Fails unless all embeddings are numbers; `what` the rows are of, of which the first is number `first`, counted from 0.
+pub fn check_finite(rows: &[f32], width: usize, what: &str, first: usize) -> Result<()> {
+    match rows.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(place) => Err(Error::run(format!(
+            "the embedding of {what} {} is not a number, though all weights are: they are too large, or not those of this \
+             model",
+            first + place / width + 1
+        ))),
     }
 }
 
@@ -193,11 +242,21 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let (spec, list) = (small(), ParameterList::of(&small()));
         checkpoint::save(&path, &spec, &list, &list.initial_values(0), &[]).unwrap();
-        assert_eq!(find_spec(&path, None, None, Positions::AsStored).unwrap(), spec);
+        assert_eq!(find_spec(&path, None, None, Positions::AsStored).unwrap(), (spec.clone(), None));
         let other = find_spec(&path, None, Some(Activation::Gelu), Positions::AsStored).unwrap();
-        assert_eq!(other, ModelSpec { quick_gelu: false, ..spec });
+        assert_eq!(other, (ModelSpec { quick_gelu: false, ..spec.clone() }, None));
         let message = find_spec(&path, Some("emoji-tiny"), None, Positions::AsStored).unwrap_err().to_string();
         assert!(message.contains("is not --arch emoji-tiny"), "{message}");
+
+        // Two that contradict one another are not heard, unless the user decides.
+        let arch = folder.path().join("gelu.json");
+        fs::write(&arch, ModelSpec { quick_gelu: false, ..spec.clone() }.to_json()).unwrap();
+        let message = find_spec(&path, arch.to_str(), None, Positions::AsStored).unwrap_err().to_string();
+        for part in ["model.safetensors says that the model's activation is quick_gelu", "gelu.json that it is gelu"] {
+            assert!(message.contains(part), "{message}");
+        }
+        let decided = find_spec(&path, arch.to_str(), Some(Activation::QuickGelu), Positions::AsStored).unwrap();
+        assert_eq!(decided, (spec, None));
     }
 
     #[test]
@@ -207,18 +266,61 @@ mod tests {
         let mut file = TensorFile::new();
         file.insert_f32("logit_scale", &[1], vec![1.0]);
         file.save(&path).unwrap();
-        let message = find_spec(&path, None, Some(Activation::Gelu), Positions::AsStored).unwrap_err().to_string();
+        let find = |arch: Option<&str>, activation| find_spec(&path, arch, activation, Positions::AsStored);
+        let message = find(None, Some(Activation::Gelu)).unwrap_err().to_string();
         assert!(message.contains("give --arch (ViT-B-32"), "{message}");
-        let message = find_spec(&path, Some("ViT-B-16"), None, Positions::AsStored).unwrap_err().to_string();
+        let message = find(Some("ViT-B-16"), None).unwrap_err().to_string();
         assert!(message.contains("give --activation (quick_gelu for"), "{message}");
-        assert!(
-            find_spec(&path, Some("ViT-B-16"), Some(Activation::QuickGelu), Positions::AsStored).unwrap().quick_gelu
-        );
+        assert!(find(Some("ViT-B-16"), Some(Activation::QuickGelu)).unwrap().0.quick_gelu);
 
         // open_clip's own file of a model may say it.
-        let arch = folder.path().join("model.json");
+        let arch = folder.path().join("arch.json");
         fs::write(&arch, small().to_json()).unwrap();
-        assert!(find_spec(&path, arch.to_str(), None, Positions::AsStored).unwrap().quick_gelu);
+        assert_eq!(find(arch.to_str(), None).unwrap(), (small(), None));
+    }
+
+    /// A configuration that open_clip wrote means gelu where it says nothing: beside the weights and as `--arch` alike, and
+    /// not in silence. Words go before a default.
+    #[test]
+    fn defaults_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("open_clip_model.safetensors");
+        let mut file = TensorFile::new();
+        file.insert_f32("logit_scale", &[1], vec![1.0]);
+        file.save(&path).unwrap();
+        let config = |name: &str, spec: &ModelSpec| {
+            let sizes = spec.to_json().replace(r#","quick_gelu":false"#, "");
+            let path = folder.path().join(name);
+            fs::write(&path, format!(r#"{{"model_cfg": {sizes}}}"#)).unwrap();
+            path
+        };
+        let gelu = ModelSpec { quick_gelu: false, ..small() };
+        let given = config("given.json", &gelu);
+        let words = config("words.json", &small());
+        let find = |arch: Option<&Path>, activation| {
+            find_spec(&path, arch.and_then(Path::to_str), activation, Positions::AsStored).unwrap()
+        };
+        let (spec, note) = find(Some(&given), None);
+        let note = note.unwrap();
+        assert_eq!(spec, gelu);
+        assert!(
+            note.contains("given.json: it does not say which activation") && note.contains("taken as gelu"),
+            "{note}"
+        );
+        config("open_clip_config.json", &gelu);
+        let (spec, note) = find(None, None);
+        assert_eq!(spec, gelu);
+        assert!(note.is_some_and(|note| note.contains("open_clip_config.json: it does not say which activation")));
+        assert_eq!(find(None, Some(Activation::Gelu)), (gelu, None));
+        assert_eq!(find(None, Some(Activation::QuickGelu)), (small(), None));
+        assert_eq!(find(Some(&words), None), (small(), None));
+    }
+
+    #[test]
+    fn embeddings_that_are_no_numbers_are_refused() {
+        check_finite(&[0.0, 1.0, -1.0, 0.5], 2, "text", 0).unwrap();
+        let message = check_finite(&[0.0, 1.0, f32::NAN, 0.5], 2, "text", 64).unwrap_err().to_string();
+        assert!(message.starts_with("the embedding of text 66 is not a number"), "{message}");
     }
 
     #[test]

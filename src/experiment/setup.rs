@@ -1,6 +1,7 @@
 //! What a run is made from: its data, stream, prompts and model, checked before anything is trained.
 
 use std::collections::HashMap;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -475,7 +476,7 @@ fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream
 /// The model, its first parameters, the checkpoint's hash, and notes.
 #[allow(clippy::type_complexity)]
 pub(super) fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&'static str, String)>, Vec<String>)> {
-    let mut model = ModelSpec::find(&config.model.name)?;
+    let (mut model, told) = ModelSpec::find_with_activation(&config.model.name)?;
     let activation = config.model.given_activation()?;
     if let Some(activation) = activation {
         model.quick_gelu = activation == Activation::QuickGelu;
@@ -499,12 +500,28 @@ pub(super) fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&
         )));
     }
     let stored = checkpoint::read_spec(path)?;
-    let said = stored.as_ref().or(Some(&model).filter(|_| ModelSpec::says_activation(&config.model.name)));
-    model.quick_gelu = known_activation(path, said, activation)?;
+    let described = Some((config.model.name.as_str(), model.quick_gelu, told));
+    let (quick_gelu, note) = known_activation(path, stored.as_ref(), described, activation)?;
+    model.quick_gelu = quick_gelu;
     let positions = if config.model.interpolate_positions { Positions::Interpolated } else { Positions::AsStored };
     let weights = checkpoint::load_with(path, &model, positions)?;
-    let bytes = std::fs::read(&weights.path).map_err(|cause| Error::reading(&weights.path, cause))?;
-    Ok((model, weights.values, vec![("pretrained", hex(&Sha256::digest(bytes)))], weights.notes))
+    let notes = note.into_iter().chain(weights.notes).chain(weights.not_finite).collect();
+    Ok((model, weights.values, vec![("pretrained", hash_of_file(&weights.path)?)], notes))
+}
+
+/// In pieces: a file of weights may be larger than the memory that is left.
+fn hash_of_file(path: &Path) -> Result<String> {
+    let reading = |cause: std::io::Error| Error::reading(path, cause);
+    let mut file = std::fs::File::open(path).map_err(reading)?;
+    let (mut hash, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(hex(&hash.finalize())),
+            Ok(count) => hash.update(&piece[..count]),
+            Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+            Err(cause) => return Err(reading(cause)),
+        }
+    }
 }
 
 fn hash_of(values: &[u32]) -> String {

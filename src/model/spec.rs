@@ -20,6 +20,16 @@ pub struct ModelSpec {
     pub quick_gelu: bool,
 }
 
+/// How a configuration tells which activation its model uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    InWords,
+    /// Not in words, but it was written for weights, and the program that wrote it has a default.
+    ByDefault,
+    /// Only sizes are meant: weights of either activation have them.
+    Not,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VisionSpec {
@@ -74,6 +84,14 @@ const BUNDLED: [(&str, &str); 5] = [
     ("emoji-tiny", include_str!("../../presets/models/emoji-tiny.json")),
 ];
 
+/// The largest sizes of a model. ViT-bigG-14 has a width of 1,664 and 48 layers.
+const MOST_WIDTH: usize = 1 << 15;
+const MOST_LAYERS: usize = 1024;
+/// Of the edge of a picture.
+const MOST_PIXELS: usize = 4096;
+const MOST_TOKENS: usize = 1 << 16;
+const MOST_WORDS: usize = 1 << 20;
+
 impl ModelSpec {
     /// Layer norm's epsilon, the same in every model that open_clip describes.
     pub const LAYER_NORM_EPS: f64 = 1e-5;
@@ -85,61 +103,69 @@ impl ModelSpec {
 
     /// A bundled model by name, or one from a file whose name ends in `.json`.
     pub fn find(name: &str) -> Result<ModelSpec> {
+        Ok(ModelSpec::find_with_activation(name)?.0)
+    }
+
+    /// The same, and how it tells its activation; of a bundled model only the sizes are meant.
+    pub fn find_with_activation(name: &str) -> Result<(ModelSpec, Told)> {
         if let Some((_, json)) = BUNDLED.iter().find(|(known, _)| *known == name) {
-            return ModelSpec::from_json(json);
+            return Ok((ModelSpec::from_json(json)?, Told::Not));
         }
         if !name.ends_with(".json") {
             return Err(unknown("model", name, ModelSpec::names()));
         }
         let path = Path::new(name);
         let json = std::fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
-        ModelSpec::from_json(&json).map_err(|error| error.at(name))
-    }
-
-    /// Whether [`ModelSpec::find`]'s file says in words which activation its model uses; of a bundled model only the sizes
-    /// are meant.
-    pub fn says_activation(name: &str) -> bool {
-        let value = std::fs::read_to_string(name).ok().and_then(|json| serde_json::from_str(&json).ok());
-        let value: serde_json::Value = value.unwrap_or_default();
-        value.get("model_cfg").unwrap_or(&value).get("quick_gelu").is_some()
+        ModelSpec::read_json(&json).map_err(|error| error.at(name))
     }
 
     /// Reads open_clip's JSON, also inside the `model_cfg` of an `open_clip_config.json`.
     pub fn from_json(json: &str) -> Result<ModelSpec> {
+        Ok(ModelSpec::read_json(json)?.0)
+    }
+
+    /// The same, and how it tells its activation. Without `quick_gelu`, an `open_clip_config.json`, which open_clip writes
+    /// beside weights, means the exact GELU; the bare sizes mean nothing.
+    pub fn read_json(json: &str) -> Result<(ModelSpec, Told)> {
         let wrong = |cause: serde_json::Error| Error::input(format!("not a model configuration: {cause}"));
         let mut value: serde_json::Value = serde_json::from_str(json).map_err(wrong)?;
+        let mut told = Told::Not;
         if let Some(inner) = value.get_mut("model_cfg") {
             value = inner.take();
+            told = Told::ByDefault;
+        }
+        if value.get("quick_gelu").is_some() {
+            told = Told::InWords;
         }
         let spec: ModelSpec = serde_json::from_value(value).map_err(wrong)?;
         spec.validate()?;
-        Ok(spec)
+        Ok((spec, told))
     }
 
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a specification is plain numbers")
     }
 
+    /// Sizes come from files of others. They are bound to a few times those of the largest models there are, so that neither a
+    /// kilobyte of text can ask for a terabyte, nor any sum or product of them run over.
     fn validate(&self) -> Result<()> {
         let (vision, text) = (&self.vision_cfg, &self.text_cfg);
         let sizes = [
-            ("embed_dim", self.embed_dim),
-            ("vision_cfg.image_size", vision.image_size),
-            ("vision_cfg.layers", vision.layers),
-            ("vision_cfg.width", vision.width),
-            ("vision_cfg.head_width", vision.head_width),
-            ("vision_cfg.patch_size", vision.patch_size),
-            ("text_cfg.context_length", text.context_length),
-            ("text_cfg.vocab_size", text.vocab_size),
-            ("text_cfg.width", text.width),
-            ("text_cfg.heads", text.heads),
-            ("text_cfg.layers", text.layers),
+            ("embed_dim", self.embed_dim, MOST_WIDTH),
+            ("vision_cfg.image_size", vision.image_size, MOST_PIXELS),
+            ("vision_cfg.layers", vision.layers, MOST_LAYERS),
+            ("vision_cfg.width", vision.width, MOST_WIDTH),
+            ("vision_cfg.head_width", vision.head_width, MOST_WIDTH),
+            ("vision_cfg.patch_size", vision.patch_size, MOST_PIXELS),
+            ("text_cfg.context_length", text.context_length, MOST_TOKENS),
+            ("text_cfg.vocab_size", text.vocab_size, MOST_WORDS),
+            ("text_cfg.width", text.width, MOST_WIDTH),
+            ("text_cfg.heads", text.heads, MOST_WIDTH),
+            ("text_cfg.layers", text.layers, MOST_LAYERS),
         ];
-        for (field, size) in sizes {
-            // Each layer is a dozen tensors with names of their own.
-            let most_bits = if field.ends_with(".layers") { 10 } else { 20 };
-            if size == 0 || size > 1 << most_bits {
-                return Err(Error::input(format!("{field} is {size}; it must lie between 1 and 2^{most_bits}")));
+        for (field, size, most) in sizes {
+            if size == 0 || size > most {
+                return Err(Error::input(format!("{field} is {size}; it must lie between 1 and {most}")));
             }
         }
         if vision.width % vision.head_width != 0 {
@@ -155,6 +181,14 @@ impl ModelSpec {
             return Err(Error::input(format!(
                 "vision_cfg.patch_size {} is larger than image_size {}",
                 vision.patch_size, vision.image_size
+            )));
+        }
+        if self.patches() > MOST_TOKENS {
+            return Err(Error::input(format!(
+                "vision_cfg: patches of {} pixels make {} of a picture of {}; there must be {MOST_TOKENS} at most",
+                vision.patch_size,
+                self.patches(),
+                vision.image_size
             )));
         }
         if text.context_length < 2 {
@@ -226,5 +260,73 @@ impl TransformerSpec {
         let products = tokens * self.width * (4 * self.width + 2 * self.hidden);
         let attention = 2 * tokens * tokens * self.width;
         (self.layers * (products + attention)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::parameters::{Parameter, ParameterList};
+
+    fn message(change: impl FnOnce(&mut ModelSpec)) -> String {
+        let mut spec = ModelSpec::find("ViT-B-16").unwrap();
+        change(&mut spec);
+        ModelSpec::from_json(&spec.to_json()).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn sizes_beyond_all_models_are_refused() {
+        let refused = |change: fn(&mut ModelSpec), what: &str| {
+            let message = message(change);
+            assert!(message.contains(what), "'{what}' is not in: {message}");
+        };
+        refused(
+            |spec| spec.vision_cfg.layers = 1 << 20,
+            "vision_cfg.layers is 1048576; it must lie between 1 and 1024",
+        );
+        refused(|spec| spec.text_cfg.layers = 1025, "text_cfg.layers is 1025");
+        refused(|spec| spec.vision_cfg.image_size = 1 << 20, "vision_cfg.image_size is 1048576");
+        refused(|spec| spec.vision_cfg.width = 1 << 20, "vision_cfg.width is 1048576");
+        refused(|spec| spec.text_cfg.heads = 0, "text_cfg.heads is 0");
+        let tiles = |spec: &mut ModelSpec| (spec.vision_cfg.image_size, spec.vision_cfg.patch_size) = (4096, 1);
+        refused(tiles, "patches of 1 pixels make 16777216 of a picture of 4096; there must be 65536 at most");
+    }
+
+    #[test]
+    fn no_sum_of_the_largest_sizes_runs_over() {
+        let mut spec = ModelSpec::find("ViT-B-16").unwrap();
+        spec.embed_dim = MOST_WIDTH;
+        let vision = &mut spec.vision_cfg;
+        (vision.image_size, vision.patch_size, vision.layers) = (MOST_PIXELS, 16, MOST_LAYERS);
+        (vision.width, vision.head_width, vision.mlp_ratio) = (MOST_WIDTH, 1, 64.0);
+        let text = &mut spec.text_cfg;
+        (text.context_length, text.vocab_size, text.layers) = (MOST_TOKENS, MOST_WORDS, MOST_LAYERS);
+        (text.width, text.heads, text.mlp_ratio) = (MOST_WIDTH, MOST_WIDTH, 64.0);
+        let spec = ModelSpec::from_json(&spec.to_json()).unwrap();
+        // Once more in numbers that cannot run over.
+        let width = MOST_WIDTH as u128;
+        let macs = |tokens: u128| {
+            MOST_LAYERS as u128 * (tokens * width * (4 * width + 2 * 64 * width) + 2 * tokens * tokens * width)
+        };
+        assert_eq!(u128::from(spec.text_macs(MOST_TOKENS)), macs(MOST_TOKENS as u128) + width * width);
+        let patches = u128::try_from(spec.patches()).unwrap();
+        assert_eq!(patches, 65536);
+        let rest = patches * 3 * 16 * 16 * width + width * width;
+        assert_eq!(u128::from(spec.image_macs()), macs(patches + 1) + rest);
+        let list = ParameterList::of(&spec);
+        let len = |parameter: &Parameter| parameter.shape.iter().map(|extent| *extent as u128).product::<u128>();
+        assert_eq!(list.count() as u128, list.iter().map(len).sum());
+    }
+
+    #[test]
+    fn an_activation_is_told_in_words_by_default_or_not_at_all() {
+        let told = |json: &str| ModelSpec::read_json(json).map(|(spec, told)| (spec.quick_gelu, told)).unwrap();
+        let sizes = r#""embed_dim": 16, "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1,
+            "head_width": 16}, "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1}"#;
+        assert_eq!(told(&format!("{{{sizes}}}")), (false, Told::Not));
+        assert_eq!(told(&format!(r#"{{{sizes}, "quick_gelu": true}}"#)), (true, Told::InWords));
+        assert_eq!(told(&format!(r#"{{"model_cfg": {{{sizes}}}}}"#)), (false, Told::ByDefault));
+        assert_eq!(told(&format!(r#"{{"model_cfg": {{{sizes}, "quick_gelu": false}}}}"#)), (false, Told::InWords));
+        assert_eq!(ModelSpec::find_with_activation("ViT-B-16").unwrap().1, Told::Not);
     }
 }

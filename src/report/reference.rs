@@ -48,7 +48,7 @@ struct Claim {
 /// What published figures have to say of the runs on one stream.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// A row for each figure, and one for each method and memory size that has none.
+    /// A row for each figure beside the weights that the run started from, and one for each method and memory size that has none.
     pub table: Table,
     /// What papers say in words, and what to bear in mind.
     pub notes: Vec<String>,
@@ -89,35 +89,45 @@ impl Reference {
 
     /// Holds the runs on one stream, as [`super::group`] makes them, against the figures of their presets.
     pub fn compare(&self, cells: &[Cell<Run>]) -> Comparison {
-        let mut table =
-            Table::new(["method", "memory", "metric", "here", "published", "difference", "published of", "source"]);
+        let header =
+            ["method", "memory", "weights", "metric", "here", "published", "difference", "published of", "source"];
+        let mut table = Table::new(header);
         for cell in cells {
             let preset = &cell.runs[0].config.preset;
-            let known = self.figures.iter().filter(|figure| {
-                figure.preset == *preset
-                    && figure.method == cell.method
-                    && figure.memory.is_none_or(|memory| memory == cell.memory)
-            });
-            let mut rows = 0;
-            for figure in known {
+            let row_of = |rest: &[String]| {
+                let start = [cell.name(), cell.memory.to_string(), cell.runs[0].weights()];
+                start.into_iter().chain(rest.iter().cloned()).collect::<Vec<_>>()
+            };
+            let of_method: Vec<&Figure> =
+                self.figures.iter().filter(|one| one.preset == *preset && one.method == cell.method).collect();
+            let fits = |figure: &&&Figure| figure.memory.is_none_or(|memory| memory == cell.memory);
+            for figure in of_method.iter().filter(fits) {
                 let metric = METRICS.iter().find(|metric| metric.heading == figure.metric).expect("parse has looked");
-                let Some(here) = cell.spread(|run| (metric.of)(&run.summary)) else { continue };
-                table.row([
-                    cell.method.clone(),
-                    cell.memory.to_string(),
+                // A figure of what the run has not measured stands there alone.
+                let here = cell.spread(|run| (metric.of)(&run.summary));
+                table.row(row_of(&[
                     figure.metric.clone(),
-                    here.to_string(),
+                    here.map(|here| here.to_string()).unwrap_or_default(),
                     format!("{:.2}", figure.value),
-                    format!("{:+.1}", 100.0 * here.mean - figure.value),
+                    here.map(|here| format!("{:+.1}", 100.0 * here.mean - figure.value)).unwrap_or_default(),
                     figure.of.clone(),
                     figure.source.clone(),
-                ]);
-                rows += 1;
+                ]));
             }
-            if rows == 0 {
-                let (method, memory) = (cell.method.clone(), cell.memory.to_string());
-                let nothing = "no published figure".to_string();
-                table.row([method, memory, String::new(), String::new(), String::new(), String::new(), nothing]);
+            if !of_method.iter().any(|figure| fits(&figure)) {
+                let mut sizes: Vec<usize> = of_method.iter().filter_map(|figure| figure.memory).collect();
+                sizes.sort_unstable();
+                sizes.dedup();
+                let nothing = match sizes.as_slice() {
+                    [] => "no published figure".to_string(),
+                    sizes => {
+                        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+                        format!("published with memory {} alone", sizes.join(", "))
+                    }
+                };
+                let mut row = vec![String::new(); 4];
+                row.push(nothing);
+                table.row(row_of(&row));
             }
         }
         Comparison { table, notes: self.notes(cells) }
@@ -140,34 +150,36 @@ impl Reference {
                 add(format!("the paper says: {text} ({source})"));
             }
         }
-        for run in runs() {
-            let departures = departures(&run.config);
-            if !departures.is_empty() {
-                let list = departures.join(", ");
-                add(format!("{} has other settings than the preset: {list}", run.path.display()));
+        for run in runs().filter(|run| !run.config.preset.is_empty()) {
+            let path = run.path.display();
+            match departures(&run.config) {
+                Ok(departures) if departures.is_empty() => {}
+                Ok(departures) => add(format!("{path} has other settings than the preset: {}", departures.join(", "))),
+                Err(error) => add(format!("{path}: its settings cannot be held against its preset: {error}")),
             }
         }
         notes
     }
 }
 
-/// The settings in which a run differs from its preset, apart from such as a paper does not decide.
-fn departures(config: &Config) -> Vec<String> {
-    let Ok(preset) = Config::find(&config.preset).and_then(|preset| preset.for_method(&config.method)) else {
-        return Vec::new();
-    };
+/// The settings in which a run differs from its preset, apart from those of which no figure is made. That it started from
+/// random values in place of weights is one, and which weights it started from is not: they stand beside the figures.
+fn departures(config: &Config) -> Result<Vec<String>> {
+    let preset = Config::find(&config.preset)?.for_method(&config.method)?;
+    let weights = [&preset, config].iter().all(|config| !config.model.pretrained.is_empty());
     let lines = |config: &Config| -> Vec<String> {
         let mut config = config.clone();
-        config.seed = 0;
+        (config.seed, config.memory.size) = (0, 0);
+        if weights {
+            config.model.pretrained.clear();
+        }
         config.data.folder.clear();
-        config.model.pretrained.clear();
-        config.memory.size = 0;
-        (config.data.loader_threads, config.data.max_broken) = (1, 0);
-        (config.train.save_every, config.train.log_every, config.evaluation.batch) = (1, 1, 1);
+        (config.data.loader_threads, config.evaluation.batch) = (1, 1);
+        (config.train.save_every, config.train.log_every) = (1, 1);
         dotted(&config.to_toml())
     };
     let known = lines(&preset);
-    lines(config).into_iter().filter(|line| !known.contains(line)).collect()
+    Ok(lines(config).into_iter().filter(|line| !known.contains(line)).collect())
 }
 
 /// The lines of a TOML file, each with its section in front of its key.
@@ -187,6 +199,8 @@ fn dotted(toml: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::experiment::PRESETS;
+    use crate::report::run::group;
+    use crate::report::run::tests::run;
 
     #[test]
     fn bundled_figures_are_of_presets_that_there_are() {
@@ -224,11 +238,61 @@ mod tests {
     #[test]
     fn departures_are_told_with_their_section() {
         let mut config = Config::find("cifar100-cil").unwrap().for_method("icarl").unwrap();
-        config.set("seed=7").unwrap();
-        config.set("model.pretrained=x.safetensors").unwrap();
-        assert!(departures(&config).is_empty());
+        for setting in ["seed=7", "memory.size=99", "model.pretrained=x.safetensors", "evaluation.batch=7"] {
+            config.set(setting).unwrap();
+        }
+        assert!(departures(&config).unwrap().is_empty());
         config.set("train.batch=64").unwrap();
-        assert_eq!(departures(&config), ["train.batch = 64"]);
-        assert!(departures(&Config::default()).is_empty());
+        assert_eq!(departures(&config).unwrap(), ["train.batch = 64"]);
+        config.set("model.pretrained=").unwrap();
+        config.set("data.max_broken=3").unwrap();
+        let expected = ["data.max_broken = 3", "model.pretrained = \"\"", "train.batch = 64"];
+        let mut found = departures(&config).unwrap();
+        found.sort_unstable();
+        assert_eq!(found, expected);
+        config.preset = "cifar100-lic".to_string();
+        assert!(departures(&config).unwrap_err().to_string().contains("unknown preset 'cifar100-lic'"));
+    }
+
+    #[test]
+    fn every_figure_stands_beside_the_weights_of_the_run() {
+        let figure = |method: &str, metric: &str, more: &str| {
+            format!(
+                "[[figure]]\npreset = \"cifar100-cil\"\nmethod = \"{method}\"\nmetric = \"{metric}\"\nvalue = 75.0\n\
+                 of = \"its model\"\nsource = \"paper\"\n{more}"
+            )
+        };
+        let figures = [
+            figure("zero-shot", "average", ""),
+            figure("zero-shot", "last", ""),
+            figure("gcl", "average", "memory = 2000\n"),
+        ];
+        let reference = Reference::parse(&figures.concat()).unwrap();
+        let run = |method: &str, pretrained: &str| {
+            let mut run = run(method, 0, 2);
+            run.config = Config::find("cifar100-cil").unwrap().for_method(method).unwrap();
+            run.config.model.pretrained = pretrained.to_string();
+            run.evaluation.summary.average_incremental_accuracy = Some(0.1);
+            run.evaluation.summary.last_accuracy = None;
+            run
+        };
+        let runs = vec![run("zero-shot", "w/openai.safetensors"), run("zero-shot", ""), run("gcl", ""), run("ewc", "")];
+        let groups = group(runs).unwrap();
+        let Comparison { table, notes } = reference.compare(&groups[0]);
+        let rows: Vec<String> = table.rows().iter().map(|row| row.join("|")).collect();
+        assert_eq!(
+            rows,
+            [
+                "zero-shot (openai.safetensors)|0|openai.safetensors|average|10.0|75.00|-65.0|its model|paper",
+                "zero-shot (openai.safetensors)|0|openai.safetensors|last||75.00||its model|paper",
+                "zero-shot (random values)|0|random values|average|10.0|75.00|-65.0|its model|paper",
+                "zero-shot (random values)|0|random values|last||75.00||its model|paper",
+                "gcl (random values)|0|random values|||||published with memory 2000 alone|",
+                "ewc (random values)|0|random values|||||no published figure|",
+            ]
+        );
+        let random =
+            notes.iter().filter(|note| note.contains("other settings than the preset: model.pretrained = \"\""));
+        assert_eq!(random.count(), 3, "{notes:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! What a report reads of a run's directory, and which runs can be compared.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -86,7 +86,25 @@ impl Run {
             StreamKind::TimeIncremental => format!("{data} through time, in {steps} periods"),
         }
     }
+
+    /// What the run started from, by the name of its file or folder.
+    pub fn weights(&self) -> String {
+        let path = self.config.model.pretrained.trim_end_matches('/');
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if name.is_empty() { RANDOM } else { name }.to_string()
+    }
+
+    /// The weights that the run started from, wherever they lay: their hash, or the path where the manifest is gone.
+    fn weights_hash(&self) -> &str {
+        match self.config.model.pretrained.as_str() {
+            "" => "",
+            path => self.manifest["sha256"]["pretrained"].as_str().unwrap_or(path),
+        }
+    }
 }
+
+/// What a run without weights starts from.
+const RANDOM: &str = "random values";
 
 /// The lines that can be read. Those without a count of samples have that of the line before.
 fn parse_log(text: &str, notes: &mut Vec<String>) -> Vec<LogLine> {
@@ -109,8 +127,8 @@ fn parse_log(text: &str, notes: &mut Vec<String>) -> Vec<LogLine> {
 /// Groups runs by what they were tested on: the data, the stream and the kind of test. Numbers of different groups say
 /// nothing about one another, so each has its own part of a report.
 ///
-/// Within a group, runs of one method and memory size are seeds of the same thing; it is an error if their settings differ
-/// in more than the seed (and in what a seed may bring along: the checkpoint to start from).
+/// Within a group, runs of one method and memory size that started from the same weights with the same preset are seeds of
+/// one thing; it is an error if their settings differ in more than the seed.
 pub fn group(runs: Vec<Run>) -> Result<Vec<Vec<Cell<Run>>>> {
     let mut groups: Vec<Vec<Run>> = Vec::new();
     let tests = |run: &Run| {
@@ -124,9 +142,56 @@ pub fn group(runs: Vec<Run>) -> Result<Vec<Vec<Cell<Run>>>> {
             None => groups.push(vec![run]),
         }
     }
-    let groups: Vec<Vec<Cell<Run>>> = groups.into_iter().map(Cell::group).collect();
+    let cells = |group: Vec<Run>| {
+        let differences = differences(&group);
+        Cell::group_with(group.into_iter().zip(differences))
+    };
+    let groups: Vec<Vec<Cell<Run>>> = groups.into_iter().map(cells).collect();
     groups.iter().flatten().try_for_each(check_seeds)?;
     Ok(groups)
+}
+
+/// Of each run its preset where the runs are of several, and its weights where they started from several.
+fn differences(runs: &[Run]) -> Vec<String> {
+    let several_presets = runs.iter().any(|run| run.config.preset != runs[0].config.preset);
+    let several_weights = runs.iter().any(|run| run.weights_hash() != runs[0].weights_hash());
+    // The hash of each of the weights, and where they lay.
+    let mut weights: Vec<(&str, &str)> = Vec::new();
+    for run in runs.iter().filter(|run| !run.config.model.pretrained.is_empty()) {
+        if weights.iter().all(|(hash, _)| *hash != run.weights_hash()) {
+            weights.push((run.weights_hash(), &run.config.model.pretrained));
+        }
+    }
+    let paths: Vec<&str> = weights.iter().map(|(_, path)| *path).collect();
+    // A path that was written anew does not tell them apart.
+    let with_hash = |(hash, path): &(&str, &str)| format!("{path}, sha256 {}", hash.get(..8).unwrap_or(hash));
+    let names = short_names(&paths).unwrap_or_else(|| weights.iter().map(with_hash).collect());
+    let of = |run: &Run| {
+        let preset = if run.config.preset.is_empty() { "no preset" } else { &run.config.preset };
+        let known = weights.iter().position(|(hash, _)| *hash == run.weights_hash());
+        let weights = known.map_or(RANDOM, |place| &names[place]);
+        let told = [several_presets.then_some(preset), several_weights.then_some(weights)];
+        told.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    };
+    runs.iter().map(of).collect()
+}
+
+/// Of each path as little as tells it from the others: the file's name, or folders above a name that all share. None where two
+/// are the same.
+fn short_names(paths: &[&str]) -> Option<Vec<String>> {
+    let parts: Vec<Vec<&str>> = paths.iter().map(|path| path.trim_end_matches('/').rsplit('/').collect()).collect();
+    let is_shared = |place: &usize| {
+        parts.len() > 1 && parts.iter().all(|one| one.len() > place + 1 && one[*place] == parts[0][*place])
+    };
+    let shared = (0..).take_while(is_shared).count();
+    let name = |one: &Vec<&str>, count: usize| {
+        let mut name: Vec<&str> = one.iter().skip(shared).take(count).copied().collect();
+        name.reverse();
+        name.join("/")
+    };
+    let longest = parts.iter().map(Vec::len).max().unwrap_or(1);
+    let names = (1..=longest).map(|count| parts.iter().map(|one| name(one, count)).collect::<Vec<_>>());
+    names.into_iter().find(|names| names.iter().collect::<BTreeSet<_>>().len() == names.len())
 }
 
 /// Fails unless the runs are one experiment with different seeds.
@@ -134,7 +199,7 @@ fn check_seeds(cell: &Cell<Run>) -> Result<()> {
     let settings = |run: &Run| {
         let mut config = run.config.clone();
         config.seed = 0;
-        config.preset.clear();
+        // The same weights may lie elsewhere.
         config.model.pretrained.clear();
         config.data.folder.clear();
         config.data.loader_threads = 0;
@@ -150,7 +215,8 @@ fn check_seeds(cell: &Cell<Run>) -> Result<()> {
             return Err(Error::input(format!(
                 "{one} and {other} are both {} with memory {}, but their settings differ ({old}; {new}): \
                  make a report of each",
-                cell.method, cell.memory
+                cell.name(),
+                cell.memory
             )));
         }
         if let Some(same) = cell.runs[..place].iter().find(|same| same.config.seed == run.config.seed) {
@@ -162,12 +228,15 @@ fn check_seeds(cell: &Cell<Run>) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::eval::metrics::{Summary, TaskMatrix};
     use crate::experiment::StepRecord;
 
-    fn run(method: &str, seed: u64, tasks: usize) -> Run {
+    /// A run of that many tasks, of no preset, from random values.
+    pub fn run(method: &str, seed: u64, tasks: usize) -> Run {
         let step = |task: usize| StepRecord { name: format!("task {task}"), train: 10, test: 5, classes: 2 };
         let mut config = Config { method: method.to_string(), seed, ..Config::default() };
         config.stream.tasks = tasks;
@@ -212,6 +281,60 @@ mod tests {
         assert!(message.contains("runs/gcl-1-2") && message.contains("epochs = 7.0"), "{message}");
         let message = group(vec![run("gcl", 4, 2), run("gcl", 4, 2)]).unwrap_err().to_string();
         assert!(message.contains("the same run (seed 4)"), "{message}");
+    }
+
+    /// A run that started from the weights of that hash at `path`.
+    fn started(seed: u64, path: &str, hash: &str) -> Run {
+        let mut run = run("zero-shot", seed, 2);
+        run.config.model.pretrained = path.to_string();
+        run.manifest = json!({ "sha256": { "pretrained": hash } });
+        run
+    }
+
+    fn names(runs: Vec<Run>) -> Vec<(String, usize)> {
+        group(runs).unwrap()[0].iter().map(|cell| (cell.name(), cell.runs.len())).collect()
+    }
+
+    #[test]
+    fn runs_from_other_weights_have_a_row_of_their_own() {
+        let row = |name: &str, runs| (name.to_string(), runs);
+        // The same weights in two places are the same weights.
+        let one = || started(0, "a/openai.safetensors", "11111111aa");
+        let moved = || started(1, "b/moved.safetensors", "11111111aa");
+        assert_eq!(names(vec![one(), moved()]), [row("zero-shot", 2)]);
+        let other = started(0, "a/laion.safetensors", "22222222bb");
+        assert_eq!(
+            names(vec![one(), moved(), other, run("zero-shot", 0, 2)]),
+            [
+                row("zero-shot (laion.safetensors)", 1),
+                row("zero-shot (openai.safetensors)", 2),
+                row("zero-shot (random values)", 1)
+            ]
+        );
+        // Where the names are the same, the folders tell; of a file that was written anew, the hash.
+        let (old, new) = (|| started(0, "x/a/model.safetensors", "11111111aa"), |path| started(0, path, "22222222bb"));
+        assert_eq!(
+            names(vec![old(), new("x/b/model.safetensors")]),
+            [row("zero-shot (a)", 1), row("zero-shot (b)", 1)]
+        );
+        assert_eq!(
+            names(vec![old(), new("x/a/model.safetensors")]),
+            [
+                row("zero-shot (x/a/model.safetensors, sha256 11111111)", 1),
+                row("zero-shot (x/a/model.safetensors, sha256 22222222)", 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn runs_of_other_presets_have_a_row_of_their_own() {
+        let of = |preset: &str| {
+            let mut run = run("gcl", 0, 2);
+            run.config.preset = preset.to_string();
+            run
+        };
+        let row = |name: &str| (name.to_string(), 1);
+        assert_eq!(names(vec![of("cifar100-cil"), of("")]), [row("gcl (cifar100-cil)"), row("gcl (no preset)")]);
     }
 
     #[test]

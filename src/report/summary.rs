@@ -13,24 +13,37 @@ use crate::method::METHODS;
 pub struct Cell<R = Evaluation> {
     pub method: String,
     pub memory: usize,
+    /// What else tells these runs from others beside them, such as the weights that they started from; often nothing.
+    pub of: String,
     pub runs: Vec<R>,
 }
 
 impl<R: Borrow<Evaluation>> Cell<R> {
     /// Groups runs by method and memory, in the order of the table of methods.
     pub fn group(runs: impl IntoIterator<Item = R>) -> Vec<Cell<R>> {
+        Cell::group_with(runs.into_iter().map(|run| (run, String::new())))
+    }
+
+    /// The same for runs of which each says what else it differs in, as [`Cell::of`].
+    pub fn group_with(runs: impl IntoIterator<Item = (R, String)>) -> Vec<Cell<R>> {
         let mut cells: Vec<Cell<R>> = Vec::new();
-        for run in runs {
+        for (run, of) in runs {
             let Evaluation { method, memory, .. } = run.borrow();
-            match cells.iter_mut().find(|cell| cell.method == *method && cell.memory == *memory) {
+            let same = |cell: &&mut Cell<R>| cell.method == *method && cell.memory == *memory && cell.of == of;
+            match cells.iter_mut().find(same) {
                 Some(cell) => cell.runs.push(run),
-                None => cells.push(Cell { method: method.clone(), memory: *memory, runs: vec![run] }),
+                None => cells.push(Cell { method: method.clone(), memory: *memory, of, runs: vec![run] }),
             }
         }
         // A method that this program does not know, from a newer one, comes last.
         let rank = |method: &str| METHODS.iter().position(|known| known.name == method).unwrap_or(METHODS.len());
-        cells.sort_by_cached_key(|cell| (rank(&cell.method), cell.method.clone(), cell.memory));
+        cells.sort_by_cached_key(|cell| (rank(&cell.method), cell.method.clone(), cell.of.clone(), cell.memory));
         cells
+    }
+
+    /// The method, and in brackets what else there is to say: `zero-shot (openai.safetensors)`.
+    pub fn name(&self) -> String {
+        if self.of.is_empty() { self.method.clone() } else { format!("{} ({})", self.method, self.of) }
     }
 
     pub fn evaluations(&self) -> impl Iterator<Item = &Evaluation> {
@@ -126,7 +139,7 @@ pub fn summary_table<R: Borrow<Evaluation>>(cells: &[Cell<R>]) -> Table {
     let header = ["method", "memory", "seeds"].into_iter().chain(METRICS.iter().map(|metric| metric.heading));
     let mut table = Table::new(header.chain(["samples", "GMACs"]));
     for cell in cells {
-        let mut row = vec![cell.method.clone(), cell.memory.to_string(), cell.runs.len().to_string()];
+        let mut row = vec![cell.name(), cell.memory.to_string(), cell.runs.len().to_string()];
         for metric in &METRICS {
             let spread = cell.spread(|run| (metric.of)(&run.summary));
             row.push(spread.map(|spread| spread.to_string()).unwrap_or_default());

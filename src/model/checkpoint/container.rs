@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -89,12 +90,14 @@ impl Container {
     }
 }
 
+/// The files that open_clip and Hugging Face write beside their configurations.
+pub const NAMES: [&str; 2] = ["open_clip_model.safetensors", "model.safetensors"];
+
 /// The file with the weights: `path`, or the one that open_clip or Hugging Face put into the folder `path`.
 fn find_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
-    const NAMES: [&str; 2] = ["open_clip_model.safetensors", "model.safetensors"];
     if let Some(found) = NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
         return Ok(found);
     }
@@ -257,11 +260,41 @@ pub fn write(path: &Path, metadata: &BTreeMap<String, String>, mut tensors: Vec<
         header.insert(tensor.name.clone(), info);
         begin = end;
     }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
     write_atomically_with(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
+        write_header(file, header)?;
         tensors.iter().try_for_each(|tensor| file.write_all(tensor.data.bytes()))
     })
+}
+
+/// Writes a file of one tensor of bytes, atomically, as `parts` yields it: it is never in memory as a whole. An error of a part
+/// ends it. Panics when the parts are not as long together as the shape says: a bug of the caller.
+pub fn save_bytes(
+    path: &Path,
+    name: &str,
+    shape: &[usize],
+    parts: impl Iterator<Item = Result<Vec<u8>>>,
+) -> Result<()> {
+    let count = shape.iter().product::<usize>();
+    let mut header = Map::new();
+    header.insert(name.into(), json!({ "dtype": Dtype::U8, "shape": shape, "data_offsets": [0, count] }));
+    let (mut failed, mut written) = (None, 0);
+    let done = write_atomically_with(path, |file| {
+        write_header(file, header)?;
+        for part in parts {
+            // The part's own error takes the place of this one below.
+            let bytes = part.map_err(|error| std::io::Error::other(failed.insert(error).to_string()))?;
+            written += bytes.len();
+            file.write_all(&bytes)?;
+        }
+        assert_eq!(written, count, "the parts make the tensor");
+        Ok(())
+    });
+    failed.map_or(done, Err)
+}
+
+fn write_header(file: &mut dyn Write, header: Map<String, Value>) -> std::io::Result<()> {
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::model::spec::{ModelSpec, TextSpec, TransformerSpec, VisionSpec};
+use crate::model::spec::{ModelSpec, TextSpec, Told, TransformerSpec, VisionSpec};
 
 /// CLIP's mean and standard deviation of the channels R, G, B, of pixels in [0, 1].
 const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
@@ -65,13 +65,16 @@ pub fn preprocessor(spec: &ModelSpec) -> Value {
     })
 }
 
-/// The fields of a `CLIPConfig` that matter; what is missing has the defaults of the `transformers` package.
+/// The fields of a `CLIPConfig` that matter; what is missing has the defaults of the `transformers` package. Where an old file
+/// has `vision_config_dict` or `text_config_dict`, that counts in place of the other, with defaults for what is missing in it.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Config {
     projection_dim: usize,
     vision_config: Vision,
     text_config: Text,
+    vision_config_dict: Option<Vision>,
+    text_config_dict: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +86,8 @@ struct Vision {
     num_attention_heads: usize,
     image_size: usize,
     patch_size: usize,
-    hidden_act: String,
+    /// Where it is missing, [`DEFAULT_ACTIVATION`].
+    hidden_act: Option<String>,
     layer_norm_eps: f64,
 }
 
@@ -96,13 +100,19 @@ struct Text {
     num_attention_heads: usize,
     vocab_size: usize,
     max_position_embeddings: usize,
-    hidden_act: String,
+    hidden_act: Option<String>,
     layer_norm_eps: f64,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { projection_dim: 512, vision_config: Vision::default(), text_config: Text::default() }
+        Config {
+            projection_dim: 512,
+            vision_config: Vision::default(),
+            text_config: Text::default(),
+            vision_config_dict: None,
+            text_config_dict: None,
+        }
     }
 }
 
@@ -115,7 +125,7 @@ impl Default for Vision {
             num_attention_heads: 12,
             image_size: 224,
             patch_size: 32,
-            hidden_act: "quick_gelu".into(),
+            hidden_act: None,
             layer_norm_eps: ModelSpec::LAYER_NORM_EPS,
         }
     }
@@ -130,18 +140,24 @@ impl Default for Text {
             num_attention_heads: 8,
             vocab_size: 49408,
             max_position_embeddings: 77,
-            hidden_act: "quick_gelu".into(),
+            hidden_act: None,
             layer_norm_eps: ModelSpec::LAYER_NORM_EPS,
         }
     }
 }
 
-/// The model that a `config.json` describes.
-pub fn read_config(config: &str) -> Result<ModelSpec> {
+/// The activation of a `CLIPConfig` that does not name one.
+pub const DEFAULT_ACTIVATION: &str = "quick_gelu";
+
+/// The model that a `config.json` describes, and how it tells its activation.
+pub fn read_config(config: &str) -> Result<(ModelSpec, Told)> {
     let config: Config =
         serde_json::from_str(config).map_err(|cause| Error::input(format!("not a CLIP configuration: {cause}")))?;
-    let (vision, text) = (config.vision_config, config.text_config);
-    let quick_gelu = match (vision.hidden_act.as_str(), text.hidden_act.as_str()) {
+    let vision = config.vision_config_dict.unwrap_or(config.vision_config);
+    let text = config.text_config_dict.unwrap_or(config.text_config);
+    let (of_images, of_text) = (vision.hidden_act.as_deref(), text.hidden_act.as_deref());
+    let told = if of_images.is_some() && of_text.is_some() { Told::InWords } else { Told::ByDefault };
+    let quick_gelu = match (of_images.unwrap_or(DEFAULT_ACTIVATION), of_text.unwrap_or(DEFAULT_ACTIVATION)) {
         ("quick_gelu", "quick_gelu") => true,
         ("gelu", "gelu") => false,
         (image, words) => {
@@ -158,7 +174,7 @@ pub fn read_config(config: &str) -> Result<ModelSpec> {
             )));
         }
     }
-    if vision.num_attention_heads == 0 || vision.hidden_size % vision.num_attention_heads != 0 {
+    if vision.num_attention_heads == 0 || !vision.hidden_size.is_multiple_of(vision.num_attention_heads) {
         return Err(Error::input(format!(
             "vision_config: hidden_size {} is no multiple of num_attention_heads {}",
             vision.hidden_size, vision.num_attention_heads
@@ -185,7 +201,7 @@ pub fn read_config(config: &str) -> Result<ModelSpec> {
         quick_gelu,
     };
     // Through JSON, where the sizes are checked.
-    ModelSpec::from_json(&spec.to_json())
+    Ok((ModelSpec::from_json(&spec.to_json())?, told))
 }
 
 /// The ratio whose product with `width`, rounded down, is `hidden`.
@@ -203,15 +219,29 @@ mod tests {
         for name in ModelSpec::names() {
             for quick_gelu in [false, true] {
                 let spec = ModelSpec { quick_gelu, ..ModelSpec::find(name).unwrap() };
-                assert_eq!(read_config(&config(&spec, 2.6592).to_string()).unwrap(), spec, "{name}");
+                let read = read_config(&config(&spec, 2.6592).to_string()).unwrap();
+                assert_eq!(read, (spec, Told::InWords), "{name}");
             }
         }
     }
 
     #[test]
     fn what_is_missing_has_hugging_faces_defaults() {
-        let spec = read_config("{}").unwrap();
-        assert_eq!(spec, ModelSpec { quick_gelu: true, ..ModelSpec::find("ViT-B-32").unwrap() });
+        let spec = ModelSpec { quick_gelu: true, ..ModelSpec::find("ViT-B-32").unwrap() };
+        assert_eq!(read_config("{}").unwrap(), (spec, Told::ByDefault));
+        let told = |json: &str| read_config(json).unwrap().1;
+        assert_eq!(told(r#"{"vision_config": {"hidden_act": "quick_gelu"}}"#), Told::ByDefault);
+        let both = r#"{"vision_config": {"hidden_act": "quick_gelu"}, "text_config": {"hidden_act": "quick_gelu"}}"#;
+        assert_eq!(told(both), Told::InWords);
+    }
+
+    #[test]
+    fn dictionaries_of_old_files_count_in_place_of_the_others() {
+        let old = r#"{"text_config": {"hidden_size": 64, "vocab_size": 100}, "vision_config": {"patch_size": 14},
+            "text_config_dict": {"hidden_size": 768, "num_attention_heads": 12}, "vision_config_dict": null}"#;
+        let (spec, _) = read_config(old).unwrap();
+        assert_eq!((spec.text_cfg.width, spec.text_cfg.heads, spec.text_cfg.vocab_size), (768, 12, 49408));
+        assert_eq!(spec.vision_cfg.patch_size, 14);
     }
 
     #[test]

@@ -19,11 +19,12 @@ use serde_json::{Value, json};
 use self::container::{Container, Numbers, Outgoing, describe, printable};
 use self::layout::{Layout, Piece};
 use super::parameters::ParameterList;
-use super::spec::ModelSpec;
+use super::spec::{ModelSpec, Told};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::ops::patch_embed::Normalization;
 
+pub use container::save_bytes;
 pub use positions::Positions;
 pub use tensor_file::TensorFile;
 
@@ -44,10 +45,22 @@ pub struct Weights {
     pub spec: Option<ModelSpec>,
     /// What the user should hear though the file can be used.
     pub notes: Vec<String>,
+    /// How many weights are NaN or infinite, and the first tensor with one; None where all are numbers.
+    pub not_finite: Option<String>,
 }
 
-/// Reads the weights of the model `spec` from a file or the folder that Hugging Face or open_clip wrote: open_clip's names, with or without `module.` or `text.` in front, or
-/// Hugging Face's; f32, f16, bf16 or f64. It is an error of input if the file is broken, or if a tensor is unknown,
+/// A model that a file says it holds, in our metadata or in the configuration beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    pub spec: ModelSpec,
+    /// How it tells the activation.
+    pub told: Told,
+    /// The file that says it.
+    pub origin: PathBuf,
+}
+
+/// Reads the weights of the model `spec` from a file or the folder that Hugging Face or open_clip wrote: open_clip's names,
+/// with or without `module.` or `text.` in front, or Hugging Face's; f32, f16, bf16 or f64. It is an error of input if the file is broken, or if a tensor is unknown,
 /// missing, misshapen or not of floating point: the error names the first five. The file is mapped; the model's f32
 /// values are all the memory that is taken.
 pub fn load(path: &Path, spec: &ModelSpec) -> Result<Weights> {
@@ -59,7 +72,7 @@ pub fn load_with(path: &Path, spec: &ModelSpec, positions: Positions) -> Result<
     let container = Container::open(path)?;
     let path = container.path.as_path();
     let mut notes = Vec::new();
-    let stored = stored_spec(&container, &mut notes)?;
+    let stored = stored_spec(&container, &mut notes)?.map(|stored| stored.spec);
     let list = ParameterList::of(spec);
     let layout = Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str()));
     let pieces = layout.pieces(&list);
@@ -86,35 +99,34 @@ pub fn load_with(path: &Path, spec: &ModelSpec, positions: Positions) -> Result<
         }
     }
 
-    match &stored {
-        None => notes.push(format!(
-            "{}: the file does not say which activation its model uses; taken as {}",
-            path.display(),
-            if spec.quick_gelu { "quick_gelu" } else { "gelu" }
-        )),
-        Some(stored) if stored != spec => notes.push(format!(
+    if let Some(stored) = stored.as_ref().filter(|stored| *stored != spec) {
+        notes.push(format!(
             "{}: the file's model is {}, and it is used as {}",
             path.display(),
             stored.to_json(),
             spec.to_json()
-        )),
-        Some(_) => {}
+        ));
     }
-    notes.extend(not_finite(path, &list, &values));
-    Ok(Weights { path: container.path, values, spec: stored, notes })
+    let not_finite = not_finite(path, &list, &values);
+    Ok(Weights { path: container.path, values, spec: stored, notes, not_finite })
 }
 
-/// The model that a file, or the one in a folder, holds: the configuration in our metadata; otherwise the one beside the
-/// file, `config.json` for Hugging Face's layout, `open_clip_config.json` for open_clip's. None where neither is there.
-pub fn read_spec(path: &Path) -> Result<Option<ModelSpec>> {
+/// The model that a file, or the one in a folder, holds: the configuration in our metadata; otherwise the one that was written
+/// with the file and lies beside it, `config.json` for Hugging Face's layout, `open_clip_config.json` for open_clip's. None
+/// where neither is there.
+pub fn read_spec(path: &Path) -> Result<Option<Stored>> {
     stored_spec(&Container::open(path)?, &mut Vec::new())
 }
 
-fn stored_spec(container: &Container, notes: &mut Vec<String>) -> Result<Option<ModelSpec>> {
+fn stored_spec(container: &Container, notes: &mut Vec<String>) -> Result<Option<Stored>> {
     let path = &container.path;
     if let Some(json) = container.metadata.get(MODEL_KEY) {
-        let spec = ModelSpec::from_json(json).map_err(|error| error.at(format!("{}: {MODEL_KEY}", path.display())))?;
-        return Ok(Some(spec));
+        let read = ModelSpec::read_json(json).map_err(|error| error.at(format!("{}: {MODEL_KEY}", path.display())))?;
+        return Ok(Some(Stored { spec: read.0, told: read.1, origin: path.clone() }));
+    }
+    // A file of another name beside a configuration may be anyone's.
+    if !path.file_name().is_some_and(|name| container::NAMES.iter().any(|known| name == *known)) {
+        return Ok(None);
     }
     let read = |name: &str| {
         let path = path.with_file_name(name);
@@ -124,23 +136,32 @@ fn stored_spec(container: &Container, notes: &mut Vec<String>) -> Result<Option<
             Ok(text) => Ok(Some((path, text))),
         }
     };
-    let (config, preprocessing) = match Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str())) {
+    let layout = Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str()));
+    let (config, preprocessing) = match layout {
         Layout::HuggingFace => (read("config.json")?, read("preprocessor_config.json")?),
         Layout::OpenClip => (read("open_clip_config.json")?, read("open_clip_config.json")?),
     };
-    if let Some((path, json)) = preprocessing {
-        notes.extend(other_preprocessing(&json).map(|what| format!("{}: {what}", path.display())));
-    }
-    let Some((path, json)) = config else { return Ok(None) };
-    let spec = match path.ends_with("config.json") {
-        true => hugging_face::read_config(&json),
-        false => ModelSpec::from_json(&json),
+    let stored = match config {
+        None => None,
+        Some((path, json)) => {
+            let described = match layout {
+                Layout::HuggingFace => hugging_face::read_config(&json),
+                Layout::OpenClip => ModelSpec::read_json(&json),
+            };
+            let (spec, told) = described.map_err(|error| error.at(path.display()))?;
+            Some(Stored { spec, told, origin: path })
+        }
     };
-    spec.map(Some).map_err(|error| error.at(path.display()))
+    if let Some((path, json)) = preprocessing {
+        let size = stored.as_ref().map(|stored| stored.spec.vision_cfg.image_size);
+        notes.extend(other_preprocessing(&json, size).map(|what| format!("{}: {what}", path.display())));
+    }
+    Ok(stored)
 }
 
-/// What a configuration says of pictures that this program does otherwise: it has CLIP's mean, deviation and resizing.
-fn other_preprocessing(json: &str) -> Option<String> {
+/// What a configuration says of pictures that this program does otherwise: it has CLIP's mean, deviation, resizing and crop.
+/// `size` is the edge of the model's pictures.
+fn other_preprocessing(json: &str, size: Option<usize>) -> Option<String> {
     let value: Value = serde_json::from_str(json).ok()?;
     let settings = value.get("preprocess_cfg").unwrap_or(&value);
     let numbers = |value: &Value| value.as_array().map(|all| all.iter().filter_map(Value::as_f64).collect::<Vec<_>>());
@@ -149,22 +170,36 @@ fn other_preprocessing(json: &str) -> Option<String> {
         let same = theirs.len() == ours.len() && theirs.iter().zip(ours).all(|(a, b)| (a - b).abs() < 1e-4);
         (!same).then(|| format!("{key} is {theirs:?}"))
     };
-    let other = |key: &str, ours: Value| {
-        let theirs = settings.get(key).filter(|theirs| !theirs.is_null() && **theirs != ours)?;
+    let other = |key: &str, ours: &[Value]| {
+        let theirs = settings.get(key).filter(|theirs| !theirs.is_null() && !ours.contains(theirs))?;
         Some(format!("{key} is {theirs}"))
     };
+    // open_clip writes an edge or two, Hugging Face an edge, the shortest edge, or height and width; of its size, these two mean
+    // that the picture is squashed.
+    let edges = |key: &str| {
+        let edge = size.map(|size| vec![json!(size), json!([size, size]), json!({ "shortest_edge": size })])?;
+        other(key, &edge)
+    };
+    let crop = size.map(|size| [json!(size), json!({ "height": size, "width": size })]);
     let Normalization { mean, std } = Normalization::CLIP;
     let differences = [
         unlike("mean", &mean),
         unlike("std", &std),
         unlike("image_mean", &mean),
         unlike("image_std", &std),
-        other("interpolation", json!("bicubic")),
-        other("resize_mode", json!("shortest")),
-        other("resample", json!(3)),
+        other("interpolation", &[json!("bicubic")]),
+        other("resize_mode", &[json!("shortest")]),
+        other("resample", &[json!(3)]),
+        edges("size"),
+        crop.and_then(|crop| other("crop_size", &crop)),
+        other("do_resize", &[json!(true)]),
+        other("do_center_crop", &[json!(true)]),
+        other("do_rescale", &[json!(true)]),
+        other("do_normalize", &[json!(true)]),
     ];
     let differences: Vec<String> = differences.into_iter().flatten().collect();
-    let clip = "pictures are prepared as CLIP's all the same: bicubic, the shortest edge, CLIP's mean and deviation";
+    let clip = "pictures are prepared as CLIP's all the same: bicubic, the shortest edge to the model's size, the middle cut out, \
+                CLIP's mean and deviation";
     (!differences.is_empty()).then(|| format!("{}; {clip}", differences.join(", ")))
 }
 

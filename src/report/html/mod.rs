@@ -22,7 +22,8 @@ use super::summary::{self, Cell, Metric, Spread};
 use crate::experiment::EvaluationTask;
 use crate::stream::StreamKind;
 
-/// A line of the result table, and of every plot: a method with a memory size, over its seeds.
+/// A line of the result table, and of every plot: a method with a memory size (and its weights, where there are several), over
+/// its seeds.
 pub struct Series {
     /// `gcl`, or `gcl · 200` where the memory size matters.
     pub label: String,
@@ -50,16 +51,16 @@ struct Group {
 impl Group {
     fn new(cells: Vec<Cell<Run>>, prefix: String, reference: Option<&Reference>) -> Group {
         let against = reference.map(|reference| reference.compare(&cells));
-        let sizes = |method: &str| cells.iter().filter(|cell| cell.method == method).count();
-        let mut methods: Vec<String> = cells.iter().map(|cell| cell.method.clone()).collect();
+        let sizes = |name: &str| cells.iter().filter(|cell| cell.name() == name).count();
+        let mut methods: Vec<String> = cells.iter().map(Cell::name).collect();
         methods.dedup();
-        let labels = |cell: &Cell<Run>| match (sizes(&cell.method), cell.memory) {
-            (1, 0) => (cell.method.clone(), String::new()),
-            (1, memory) => (format!("{}\u{a0}·\u{a0}{memory}", cell.method), String::new()),
-            (_, memory) => (format!("{}\u{a0}·\u{a0}{memory}", cell.method), memory.to_string()),
+        let labels = |cell: &Cell<Run>| match (cell.name(), cell.memory) {
+            (name, 0) if sizes(&name) == 1 => (name, String::new()),
+            (name, memory) if sizes(&name) == 1 => (format!("{name}\u{a0}·\u{a0}{memory}"), String::new()),
+            (name, memory) => (format!("{name}\u{a0}·\u{a0}{memory}"), memory.to_string()),
         };
         let described: Vec<(String, String)> = cells.iter().map(labels).collect();
-        let number = |cell: &Cell<Run>| methods.iter().position(|method| *method == cell.method).unwrap_or(0);
+        let number = |cell: &Cell<Run>| methods.iter().position(|method| *method == cell.name()).unwrap_or(0);
         let series = cells.into_iter().zip(described).map(|(cell, (label, size))| {
             let color = palette::line(number(&cell));
             Series { label, size, color, cell }
@@ -94,7 +95,7 @@ impl Group {
 
     /// The series of each method.
     fn by_method(&self) -> Vec<&[Series]> {
-        self.series.chunk_by(|one, other| one.cell.method == other.cell.method).collect()
+        self.series.chunk_by(|one, other| one.cell.name() == other.cell.name()).collect()
     }
 
     /// The one number that the methods are ranked by.

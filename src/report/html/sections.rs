@@ -44,8 +44,8 @@ fn figure(title: &str, caption: &str, drawing: Markup) -> Markup {
 
 /// A method's name and what it is.
 fn method_figure(series: &[Series], drawing: Markup) -> Markup {
-    let method = &series[0].cell.method;
-    figure(method, Method::find(method).map(|method| method.summary).unwrap_or_default(), drawing)
+    let cell = &series[0].cell;
+    figure(&cell.name(), Method::find(&cell.method).map(|method| method.summary).unwrap_or_default(), drawing)
 }
 
 fn point(x: f64, spread: Spread) -> Point {
@@ -95,7 +95,7 @@ fn result(group: &Group) -> Section {
                                 svg class="dot" viewBox="0 0 2 2" aria-hidden="true" {
                                     circle cx="1" cy="1" r="1" fill=(format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2)) {}
                                 }
-                                (series.cell.method)
+                                (series.cell.name())
                             }
                             td { @if series.cell.memory > 0 || !series.size.is_empty() { (series.cell.memory) } }
                             td { (series.cell.runs.len()) }
@@ -179,7 +179,7 @@ fn accuracy(group: &Group) -> Option<Section> {
             true => line.clone(),
             false => Line { label: String::new(), look: Look::Context, ..line.clone() },
         });
-        let about = format!("{} after each step: {}", own[0].cell.method, group.measure());
+        let about = format!("{} after each step: {}", own[0].cell.name(), group.measure());
         let plot =
             Plot { about, width: SMALL, x: step_axis(group), y: y.clone(), lines: lines.collect(), marks: Vec::new() };
         method_figure(own, plot.draw())
@@ -276,9 +276,9 @@ fn forgetting(group: &Group) -> Option<Section> {
         let is_own = |series: &Series| own.iter().any(|own| std::ptr::eq(own, series));
         let own_lines = group.series.iter().zip(&lines).filter(|(series, _)| is_own(series));
         let lines = own_lines.map(|(_, line)| line.clone()).collect();
-        let about = format!("{}: forgetting of each task", own[0].cell.method);
+        let about = format!("{}: forgetting of each task", own[0].cell.name());
         let x = Axis::names("task", &names);
-        figure(&own[0].cell.method, "", Plot { about, width: SMALL, x, y: y.clone(), lines, marks: Vec::new() }.draw())
+        figure(&own[0].cell.name(), "", Plot { about, width: SMALL, x, y: y.clone(), lines, marks: Vec::new() }.draw())
     });
     let body = html! {
         p { "What the last model has lost of the best that was ever reached on each earlier task: mean over the tasks, in points of per cent. Shorter is better." }
@@ -306,7 +306,7 @@ fn memory(group: &Group) -> Option<Section> {
                 .iter()
                 .filter_map(|series| Some(point(place(series.cell.memory), series.spread(metric)?)))
                 .collect();
-            let (label, color) = (own[0].cell.method.clone(), own[0].color);
+            let (label, color) = (own[0].cell.name(), own[0].color);
             match own {
                 // A method without a choice is a level to compare with.
                 [one] if one.size.is_empty() => {
@@ -527,10 +527,10 @@ fn training(group: &Group) -> Option<Section> {
             let x: Vec<f64> = lines.iter().flat_map(|line| &line.points).map(|point| point.x).collect();
             let mut y = heights(&lines);
             y.extend(from_zero.then_some(0.0));
-            let about = format!("{}: {what} over samples", own[0].cell.method);
+            let about = format!("{}: {what} over samples", own[0].cell.name());
             let (x, y) = (Axis::count("samples trained on", &x), Axis::number("", &y));
             let plot = Plot { about, width: SMALL, x, y, lines, marks: step_ends(first) };
-            Some(figure(&own[0].cell.method, "", plot.draw()))
+            Some(figure(&own[0].cell.name(), "", plot.draw()))
         };
         group.by_method().into_iter().filter_map(draw).collect()
     };
