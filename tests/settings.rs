@@ -262,11 +262,12 @@ fn rates(log: &[Value]) -> Vec<Vec<f64>> {
 #[test]
 fn the_maximum_decays_and_later_steps_warm_up_when_they_are_told_to() {
     let folder = tempfile::tempdir().unwrap();
-    let run = |name: &str, settings: &[&str]| {
-        let mut arguments = vec!["--method", "sequential", "--set", "train.samples=160", "--set", "train.warmup=2"];
+    let run_of = |method: &str, name: &str, settings: &[&str]| {
+        let mut arguments = vec!["--method", method, "--set", "train.samples=160", "--set", "train.warmup=2"];
         settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
         rates(&log(TINY_RUN, &folder.path().join(name), &arguments))
     };
+    let run = |name: &str, settings: &[&str]| run_of("sequential", name, settings);
     let same = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
     let plain = run("plain", &[]);
     assert_eq!(plain.len(), 3);
@@ -276,6 +277,12 @@ fn the_maximum_decays_and_later_steps_warm_up_when_they_are_told_to() {
     for later in &plain[1..] {
         same(later[0], maximum);
         assert!(later.is_sorted_by(|a, b| a > b), "only the first step warms up: {later:?}");
+    }
+    // A model that is trained anew at every step warms up at every step.
+    for rates in run_of("restart", "anew", &[]) {
+        same(rates[0], maximum / 2.0);
+        same(rates[1], maximum);
+        assert!(rates[1..].is_sorted_by(|a, b| a >= b), "{rates:?}");
     }
     let decayed = run("decayed", &["train.learning_rate_decay=0.5", "train.warmup_every_step=true"]);
     for (step, rates) in decayed.iter().enumerate() {

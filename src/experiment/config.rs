@@ -201,9 +201,10 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Each further step's maximum is this times the last's; 1 keeps it.
     pub learning_rate_decay: f64,
-    /// Iterations of warm-up in the first step.
+    /// Iterations of warm-up in the first step; in every step where a method trains the first model anew at each (joint, restart,
+    /// oracle).
     pub warmup: usize,
-    /// Whether later steps warm up too.
+    /// Whether later steps warm up too, of methods that go on with the last step's model.
     pub warmup_every_step: bool,
     /// Whether moments are kept from step to step; they are zeroed otherwise.
     pub keep_optimizer: bool,

@@ -220,7 +220,9 @@ impl<D: Device> Run<D> {
         if stage == Stage::Probe {
             return Schedule { maximum: self.setup.config.probe.learning_rate, warmup: 0, total: iterations };
         }
-        let warms_up = stage == Stage::Main && (step == 0 || train.warmup_every_step);
+        // A model that is trained anew is as new to every step as to the first.
+        let anew = step == 0 || self.setup.method.starts == Start::First;
+        let warms_up = stage == Stage::Main && (anew || train.warmup_every_step);
         Schedule {
             maximum: train.learning_rate * train.learning_rate_decay.powi(step as i32),
             warmup: if warms_up { train.warmup.min(iterations) } else { 0 },

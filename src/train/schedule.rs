@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     pub maximum: f64,
-    /// Iterations of warm-up; 0 after the first step unless a setting says otherwise.
+    /// Iterations of warm-up; 0 where a step has none.
     pub warmup: usize,
     /// Iterations in all.
     pub total: usize,
