@@ -97,7 +97,7 @@ impl Setup {
         let counts: Vec<usize> = self.expected.u32("counts").iter().map(|count| *count as usize).collect();
         let Trainer { device, objective, frozen_in_use, .. } = &mut self.trainer;
         let Objective::Classes(head) = objective else { panic!("a classifier's objective") };
-        head.begin(device, HeadStage { loss, before: BEFORE, seen: SEEN, frozen: *frozen_in_use }, &counts);
+        head.begin(device, HeadStage { loss, before: BEFORE, seen: SEEN, frozen: *frozen_in_use, first: 0 }, &counts);
     }
 
     fn compare(&mut self, method: &str) {
@@ -353,4 +353,54 @@ fn fosters_student_starts_where_the_step_started() {
     assert_ne!(setup.trainer.parameters(), started);
     assert_eq!(device.read_vec(frozen[0].weights.storage), started[of_vision.clone()]);
     assert_eq!(device.read_vec(frozen[1].weights.storage), boosted[of_vision]);
+}
+
+/// The head's logits of the fixture's images, in f64 [images, classes seen].
+fn logits_by_hand(setup: &mut Setup, weight: &[f32], bias: &[f32]) -> Vec<Vec<f64>> {
+    let Trainer { device, clip, .. } = &mut setup.trainer;
+    device.write(clip.vision.pixels(), &setup.pixels[..IMAGES * 12 * 12 * 3]);
+    clip.vision.forward(device, IMAGES);
+    let width = clip.spec.embed_dim;
+    let features = device.read_vec(clip.vision.features().first(IMAGES * width));
+    let logit = |image: usize, class: usize| -> f64 {
+        let product = features[image * width..][..width].iter().zip(&weight[class * width..][..width]);
+        product.map(|(f, w)| f64::from(*f) * f64::from(*w)).sum::<f64>() + f64::from(bias[class])
+    };
+    (0..IMAGES).map(|image| (0..SEEN).map(|class| logit(image, class)).collect()).collect()
+}
+
+/// A linear head that sees the new classes alone learns to tell those from one another, and forgets nothing of the old ones.
+#[test]
+fn a_linear_head_leaves_classes_without_samples_as_they_are() {
+    for (counts, first) in [([0, 0, 0, 2, 4, 0], BEFORE), ([1, 1, 1, 1, 2, 0], 0)] {
+        let (mut setup, cassle) = after_the_first_step("cassle");
+        let width = setup.trainer.clip.spec.embed_dim;
+        let view = StepView { counts: &counts, ..second_step() };
+        stages::begin(&mut setup.trainer, cassle, Stage::Probe, view);
+        stages::set(&mut setup.trainer, cassle, Stage::Probe, view);
+        setup.labels = match first {
+            0 => vec![0, 3, 4, 1, 4, 2],
+            _ => vec![3, 4, 4, 3, 4, 4],
+        };
+        let names = ["head.weight", "head.bias", "visual.proj"];
+        let [weight, bias, tower] = names.map(|name| setup.parameter(name));
+        let logits = logits_by_hand(&mut setup, &weight, &bias);
+        let loss = logits
+            .iter()
+            .zip(&setup.labels)
+            .map(|(row, label)| row[first..].iter().map(|z| z.exp()).sum::<f64>().ln() - row[*label as usize]);
+        let expected = loss.sum::<f64>() / IMAGES as f64;
+        setup.learn(1);
+        let found = f64::from(setup.trainer.loss());
+        assert!((found - expected).abs() <= TOLERANCE * expected, "loss {found}, not {expected}");
+
+        setup.learn(5);
+        let [learned, learned_bias, same_tower] = names.map(|name| setup.parameter(name));
+        assert_eq!(same_tower, tower, "features stay as they are");
+        for class in 0..SEEN {
+            let row = |weight: &[f32], bias: &[f32]| [&weight[class * width..][..width], &bias[class..=class]].concat();
+            let (before, after) = (row(&weight, &bias), row(&learned, &learned_bias));
+            assert_eq!(before == after, class < first, "from class {first}: class {class}");
+        }
+    }
 }
