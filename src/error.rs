@@ -22,6 +22,10 @@ pub struct Error {
 }
 
 impl Error {
+    /// The reason where a method has no meaning in a stream or with a memory, though there is nothing wrong with either: a grid
+    /// leaves such a method out, and does not fail.
+    pub const NO_MEANING: &str = "no meaning";
+
     /// The command or its input was wrong.
     pub fn input(message: impl Into<String>) -> Error {
         Error { fault: Fault::Input, message: message.into(), reason: None }

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use perennial::data::Sample;
+use perennial::experiment::RunDirectory;
+use perennial::method::{METHODS, Method};
 use perennial::model::checkpoint::{TensorFile, save};
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
-use program::{TINY_RUN, command, files, outcome, perennial, succeed};
+use program::{TINY_RUN, TINY_TIC, command, files, outcome, perennial, succeed};
 use tempfile::TempDir;
 
 const MICRO: &str = "tests/fixtures/micro.json";
@@ -202,21 +204,67 @@ fn a_memory_without_a_sample_of_each_class_is_refused_where_each_is_needed() {
     }
 }
 
+/// The grid's table as rows of method and memory, and its notes; the command must go well.
+#[track_caller]
+fn grid(arguments: &[&str]) -> (Vec<(String, usize)>, Vec<String>) {
+    let outcome = perennial(arguments);
+    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    let row = |line: &str| {
+        let mut cells = line.split_whitespace();
+        (cells.next().unwrap().to_string(), cells.next().unwrap().parse().unwrap())
+    };
+    let notes = outcome.stderr.lines().filter(|line| line.starts_with("note: ") && line.contains(" is left out"));
+    (outcome.stdout.lines().skip(2).map(row).collect(), notes.map(String::from).collect())
+}
+
 #[test]
-fn compare_leaves_out_what_cannot_do_without_a_memory() {
+fn compare_leaves_out_what_has_no_meaning_in_a_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, all) = (folder.path().to_str().unwrap(), METHODS.map(|method| method.name).join(","));
+    let (rows, notes) = grid(&["compare", TINY_TIC, "--methods", &all, "--set", "train.samples=32", "--out", out]);
+    let (with_texts, without): (Vec<&Method>, Vec<&Method>) = METHODS.iter().partition(|method| method.reads_texts());
+    assert_eq!((with_texts.len(), without.len()), (12, 7));
+    assert_eq!(rows, with_texts.iter().map(|method| (method.name.to_string(), 0)).collect::<Vec<_>>());
+    assert_eq!(notes.len(), without.len(), "{notes:?}");
+    for (note, method) in notes.iter().zip(&without) {
+        let start = format!("note: {} is left out: {} knows classes and no texts", method.name, method.name);
+        assert!(note.starts_with(&start), "{note}");
+    }
+}
+
+#[test]
+fn compare_leaves_out_what_only_the_data_gives_no_meaning_to() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("compare");
-    let fixed = ["compare", TINY_RUN, "--methods", "zero-shot,der", "--memory", "0", "--out", out.to_str().unwrap()];
-    let outcome = perennial(&[&fixed[..], &SMALL].concat());
-    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("note: der needs a memory, and is left out at memory 0"), "{}", outcome.stderr);
-    assert!(outcome.stdout.contains("zero-shot") && !outcome.stdout.contains("der "), "{}", outcome.stdout);
-    let alone = ["compare", TINY_RUN, "--methods", "der,icarl", "--memory", "0", "--out", "/nowhere/compare"];
-    let outcome = perennial(&alone);
-    assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
-    for part in ["note: icarl needs a memory", "error: there is nothing to run", "--memory above 0"] {
-        assert!(outcome.stderr.contains(part), "'{part}' is not in: {}", outcome.stderr);
-    }
+    let grid_of = |methods: &'static str, memory: &'static str| {
+        let domains = ["--set", "stream.kind=domain_incremental", "--set", "train.epochs=0.1", "--seeds", "2"];
+        let fixed = ["compare", TINY_RUN, "--methods", methods, "--memory", memory, "--out", out.to_str().unwrap()];
+        [&fixed[..], &domains].concat()
+    };
+    let (rows, notes) = grid(&grid_of("zero-shot,icarl,der,gcl", "0,97,98"));
+    let expected = [("zero-shot", 0), ("gcl", 0), ("gcl", 97), ("gcl", 98), ("icarl", 98)];
+    assert_eq!(rows, expected.map(|(method, memory)| (method.to_string(), memory)));
+    // Once for all memory sizes, and once for all seeds.
+    let expected = [
+        "note: der is left out: der tells new classes from old ones",
+        "note: icarl is left out with memory 0: memory.size is 0; icarl needs at least one sample of each of the 98 classes",
+        "note: icarl is left out with memory 97: memory.size is 97; icarl needs at least one sample",
+    ];
+    assert_eq!(notes.len(), expected.len(), "{notes:?}");
+    assert!(notes.iter().zip(expected).all(|(note, start)| note.starts_with(start)), "{notes:?}");
+    assert!(!files(&out).keys().any(|path| path.starts_with("icarl-m97-s0")), "nothing lies where nothing ran");
+
+    let nothing = perennial(&grid_of("der,icarl", "0"));
+    assert_eq!(nothing.status, Some(2), "{}", nothing.stderr);
+    assert!(
+        nothing.stderr.ends_with("error: there is nothing to run: every method is left out\n"),
+        "{}",
+        nothing.stderr
+    );
+    // A failure stays one.
+    let failure = perennial(&grid_of("der,gcl", "100000"));
+    assert_eq!(failure.status, Some(1), "{}", failure.stderr);
+    assert!(failure.stdout.contains("failed: gcl-m100000-s1: memory.size is 100000"), "{}", failure.stdout);
 }
 
 #[test]
@@ -307,9 +355,15 @@ fn compare_opens_nothing_for_runs_that_are_finished() {
     let fixed = ["compare", TINY_RUN, "--out", out.to_str().unwrap(), "--data", data];
     let methods = ["--methods", "zero-shot,sequential"];
     let first = succeed(&[&fixed[..], &methods, &SMALL].concat());
-    assert!(first.lines().next().unwrap().ends_with("samples  GMACs  samples/s"), "{first}");
-    let row = |method: &str| first.lines().find(|line| line.starts_with(method)).unwrap().split_whitespace().count();
-    assert_eq!(row("zero-shot") + 1, row("sequential"), "what was not trained has no speed:\n{first}");
+    assert!(first.lines().next().unwrap().ends_with("samples  GMACs  MMACs/sample  samples/s"), "{first}");
+    let row = |method: &str| -> Vec<&str> {
+        first.lines().find(|line| line.starts_with(method)).unwrap().split_whitespace().collect()
+    };
+    let (untrained, trained) = (row("zero-shot"), row("sequential"));
+    assert_eq!(untrained.len() + 2, trained.len(), "what was not trained has no cost and no speed:\n{first}");
+    let spent = RunDirectory::read_evaluation(&out.join("sequential-m0-s0")).unwrap();
+    let cost = spent.macs_spent as f64 / spent.samples_spent as f64 / 1e6;
+    assert_eq!(trained[trained.len() - 2], format!("{cost:.1}"));
 
     for entry in fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();

@@ -8,6 +8,7 @@ use fixtures::Fixture;
 use perennial::method::stages::{self, StepView};
 use perennial::method::{Method, Stage};
 use perennial::model::clip::Capacity;
+use perennial::model::parameters::Parameter;
 use perennial::model::spec::ModelSpec;
 use perennial::objective::{
     ClassLoss, HeadLoss, HeadStage, Objective, ObjectiveKind, ObjectiveSettings, TextLoss, ViewLoss,
@@ -36,6 +37,11 @@ struct Setup {
 
 impl Setup {
     fn open(objective: ObjectiveKind) -> Setup {
+        Setup::of_steps(objective, 2)
+    }
+
+    /// For a run of so many steps.
+    fn of_steps(objective: ObjectiveKind, steps: usize) -> Setup {
         let (first, expected) = (Fixture::open("tiny_gelu"), Fixture::open("methods"));
         let mut settings = ObjectiveSettings::default();
         settings.icarl.weight = 0.8;
@@ -55,7 +61,7 @@ impl Setup {
             samples: IMAGES,
             classes: CLASSES,
             by_class: true,
-            steps: 2,
+            steps,
             keeps_start: matches!(objective, ObjectiveKind::Classes(ClassLoss::Ewc | ClassLoss::Foster)),
         };
         let trainer = Trainer::new(&(), &spec, Capacity { images: 4, texts: 4 }).unwrap();
@@ -97,7 +103,7 @@ impl Setup {
         let counts: Vec<usize> = self.expected.u32("counts").iter().map(|count| *count as usize).collect();
         let Trainer { device, objective, frozen_in_use, .. } = &mut self.trainer;
         let Objective::Classes(head) = objective else { panic!("a classifier's objective") };
-        head.begin(device, HeadStage { loss, before: BEFORE, seen: SEEN, frozen: *frozen_in_use }, &counts);
+        head.begin(device, HeadStage { loss, before: BEFORE, seen: SEEN, frozen: *frozen_in_use, first: 0 }, &counts);
     }
 
     fn compare(&mut self, method: &str) {
@@ -125,22 +131,36 @@ impl Setup {
         let expected = self.expected.f64(&format!("{method}/loss"))[0];
         assert!((loss - expected).abs() <= TOLERANCE * expected.abs(), "{method}: loss {loss}, not {expected}");
         let gradients = device.read_vec(clip.weights.gradients);
-        let mut compared = 0;
-        for parameter in clip.parameters.iter() {
-            let name = format!("{method}/grad/{}", parameter.name);
-            let found = &gradients[parameter.range()];
-            if !self.expected.has(&name) {
-                continue;
-            }
-            let expected = self.expected.f64(&name);
+        let stored = self.expected.names(&format!("{method}/grad/"));
+        assert!(stored.len() >= 6, "the fixture has the gradients of {method}");
+        for name in &stored {
+            let found = &gradients[clip.parameters.get(name).range()];
+            let expected = self.expected.f64(&format!("{method}/grad/{name}"));
+            assert_eq!(found.len(), expected.len(), "{method}: {name}");
             let difference = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>().sqrt();
             let norm = expected.iter().map(|b| b * b).sum::<f64>().sqrt();
-            assert!(difference <= TOLERANCE * norm, "{name}: |difference| {difference:e} of {norm:e}");
-            compared += 1;
+            assert!(difference <= TOLERANCE * norm, "{method}: {name}: |difference| {difference:e} of {norm:e}");
         }
-        let own = clip.parameters.iter().filter(|parameter| clip.parameters.extras().contains(&parameter.offset));
-        println!("{method}: {compared} gradients of which {} could be its own", own.count());
-        assert!(compared >= 6, "the fixture has the gradients of {method}");
+        // Of heads and predictors the fixture has every gradient that there is; the loss does not know the rest.
+        let own: Vec<&Parameter> =
+            clip.parameters.iter().filter(|parameter| clip.parameters.extras().contains(&parameter.offset)).collect();
+        let (learnt, idle): (Vec<&Parameter>, Vec<&Parameter>) =
+            own.into_iter().partition(|parameter| stored.contains(&parameter.name));
+        for parameter in &idle {
+            assert!(
+                gradients[parameter.range()].iter().all(|g| *g == 0.0),
+                "{method}: {} has a gradient",
+                parameter.name
+            );
+        }
+        println!("{method}: {} gradients, {} of them its own; {} idle", stored.len(), learnt.len(), idle.len());
+        let expected = match method {
+            "finetune-ce" | "icarl" | "foster-compression" => 2,
+            "der" | "foster" => 5,
+            "cassle" => 6,
+            _ => 0,
+        };
+        assert_eq!(learnt.len(), expected, "{method}: heads and predictors that learn");
     }
 }
 
@@ -353,4 +373,221 @@ fn fosters_student_starts_where_the_step_started() {
     assert_ne!(setup.trainer.parameters(), started);
     assert_eq!(device.read_vec(frozen[0].weights.storage), started[of_vision.clone()]);
     assert_eq!(device.read_vec(frozen[1].weights.storage), boosted[of_vision]);
+}
+
+/// The head's logits of the fixture's images, in f64 [images, classes seen].
+fn logits_by_hand(setup: &mut Setup, weight: &[f32], bias: &[f32]) -> Vec<Vec<f64>> {
+    let Trainer { device, clip, .. } = &mut setup.trainer;
+    device.write(clip.vision.pixels(), &setup.pixels[..IMAGES * 12 * 12 * 3]);
+    clip.vision.forward(device, IMAGES);
+    let width = clip.spec.embed_dim;
+    let features = device.read_vec(clip.vision.features().first(IMAGES * width));
+    let logit = |image: usize, class: usize| -> f64 {
+        let product = features[image * width..][..width].iter().zip(&weight[class * width..][..width]);
+        product.map(|(f, w)| f64::from(*f) * f64::from(*w)).sum::<f64>() + f64::from(bias[class])
+    };
+    (0..IMAGES).map(|image| (0..SEEN).map(|class| logit(image, class)).collect()).collect()
+}
+
+/// A linear head that sees the new classes alone learns to tell those from one another, and forgets nothing of the old ones.
+#[test]
+fn a_linear_head_leaves_classes_without_samples_as_they_are() {
+    for (counts, first) in [([0, 0, 0, 2, 4, 0], BEFORE), ([1, 1, 1, 1, 2, 0], 0)] {
+        let (mut setup, cassle) = after_the_first_step("cassle");
+        let width = setup.trainer.clip.spec.embed_dim;
+        let view = StepView { counts: &counts, ..second_step() };
+        stages::begin(&mut setup.trainer, cassle, Stage::Probe, view);
+        stages::set(&mut setup.trainer, cassle, Stage::Probe, view);
+        setup.labels = match first {
+            0 => vec![0, 3, 4, 1, 4, 2],
+            _ => vec![3, 4, 4, 3, 4, 4],
+        };
+        let names = ["head.weight", "head.bias", "visual.proj"];
+        let [weight, bias, tower] = names.map(|name| setup.parameter(name));
+        let logits = logits_by_hand(&mut setup, &weight, &bias);
+        let loss = logits
+            .iter()
+            .zip(&setup.labels)
+            .map(|(row, label)| row[first..].iter().map(|z| z.exp()).sum::<f64>().ln() - row[*label as usize]);
+        let expected = loss.sum::<f64>() / IMAGES as f64;
+        setup.learn(1);
+        let found = f64::from(setup.trainer.loss());
+        assert!((found - expected).abs() <= TOLERANCE * expected, "loss {found}, not {expected}");
+
+        setup.learn(5);
+        let [learned, learned_bias, same_tower] = names.map(|name| setup.parameter(name));
+        assert_eq!(same_tower, tower, "features stay as they are");
+        for class in 0..SEEN {
+            let row = |weight: &[f32], bias: &[f32]| [&weight[class * width..][..width], &bias[class..=class]].concat();
+            let (before, after) = (row(&weight, &bias), row(&learned, &learned_bias));
+            assert_eq!(before == after, class < first, "from class {first}: class {class}");
+        }
+    }
+}
+
+/// Rows [rows, columns] of f32 values, in f64.
+fn matrix(values: &[f32], columns: usize) -> Vec<Vec<f64>> {
+    values.chunks_exact(columns).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect()
+}
+
+/// x W^T [rows, outputs], the first `outputs` rows of W.
+fn product(x: &[Vec<f64>], w: &[Vec<f64>], outputs: usize) -> Vec<Vec<f64>> {
+    let dot = |a: &Vec<f64>, b: &Vec<f64>| a.iter().zip(b).map(|(a, b)| a * b).sum();
+    x.iter().map(|x| w[..outputs].iter().map(|w| dot(x, w)).collect()).collect()
+}
+
+/// Mean cross-entropy of logits, and its gradient.
+fn cross_entropy(logits: &[Vec<f64>], labels: &[usize]) -> (f64, Vec<Vec<f64>>) {
+    let rows = labels.len() as f64;
+    let mut loss = 0.0;
+    let gradient = logits.iter().zip(labels).map(|(logits, label)| {
+        let sum: f64 = logits.iter().map(|z| z.exp()).sum();
+        loss += (sum.ln() - logits[*label]) / rows;
+        let own = |class: usize| f64::from(u8::from(class == *label));
+        logits.iter().enumerate().map(|(class, z)| (z.exp() / sum - own(class)) / rows).collect()
+    });
+    let gradient = gradient.collect();
+    (loss, gradient)
+}
+
+/// d^T x [outputs, inputs] of gradients d [rows, outputs] and inputs x [rows, inputs], with weight `scale`.
+fn weight_gradient(d: &[Vec<f64>], x: &[Vec<f64>], scale: f64) -> Vec<f64> {
+    let (outputs, inputs) = (d[0].len(), x[0].len());
+    let entry = |o: usize, i: usize| scale * d.iter().zip(x).map(|(d, x)| d[o] * x[i]).sum::<f64>();
+    (0..outputs).flat_map(|o| (0..inputs).map(move |i| entry(o, i)).collect::<Vec<_>>()).collect()
+}
+
+impl Setup {
+    /// Features of the fixture's images by the model with these parameters.
+    fn features_of(&mut self, values: &[f32]) -> Vec<Vec<f64>> {
+        let Trainer { device, clip, .. } = &mut self.trainer;
+        clip.load(device, values);
+        device.write(clip.vision.pixels(), &self.pixels[..IMAGES * 12 * 12 * 3]);
+        clip.vision.forward(device, IMAGES);
+        let width = clip.spec.embed_dim;
+        matrix(&device.read_vec(clip.vision.features().first(IMAGES * width)), width)
+    }
+
+    /// Fails unless a parameter's gradient is `expected`, in its first values, and 0 in the rest.
+    fn assert_gradient(&self, name: &str, expected: &[f64]) {
+        let Trainer { device, clip, .. } = &self.trainer;
+        let found = &device.read_vec(clip.weights.gradients)[clip.parameters.get(name).range()];
+        let off: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+        let norm: f64 = expected.iter().map(|b| b * b).sum();
+        assert!(norm > 0.0 && off.sqrt() <= TOLERANCE * norm.sqrt(), "{name}: {:e} of {:e}", off.sqrt(), norm.sqrt());
+        assert!(found[expected.len()..].iter().all(|g| *g == 0.0), "{name}: classes to come");
+    }
+}
+
+/// The sum over extractors has an odd and an even number of terms.
+#[test]
+fn der_adds_up_the_logits_of_several_frozen_extractors() {
+    for frozen in [2, 3, 4] {
+        let mut setup = Setup::of_steps(ObjectiveKind::Classes(ClassLoss::Der), frozen + 1);
+        let list = setup.trainer.clip.parameters.clone();
+        let width = setup.trainer.clip.spec.embed_dim;
+        let models: Vec<Vec<f32>> = (0..=frozen as u64).map(|model| list.initial_values(11 + model)).collect();
+        let features: Vec<Vec<Vec<f64>>> = models.iter().map(|values| setup.features_of(values)).collect();
+        for (place, values) in models[..frozen].iter().enumerate() {
+            setup.trainer.clip.load(&mut setup.trainer.device, values);
+            setup.trainer.freeze(place);
+        }
+        let own = &models[frozen];
+        setup.trainer.clip.load(&mut setup.trainer.device, own);
+        setup.begin(HeadLoss::Expansion);
+
+        // z = f W^T + b + sum_k f_k W_k^T, by hand.
+        let block = |name: &str| matrix(&own[list.get(&format!("{name}.weight")).range()], width);
+        let bias = |name: &str| -> Vec<f64> {
+            own[list.get(&format!("{name}.bias")).range()].iter().map(|b| f64::from(*b)).collect()
+        };
+        let names: Vec<String> = (0..frozen).map(|k| format!("head.block.{k}")).chain(["head".to_string()]).collect();
+        let mut logits = vec![bias("head")[..SEEN].to_vec(); IMAGES];
+        for (features, name) in features.iter().zip(&names) {
+            for (sum, term) in logits.iter_mut().zip(product(features, &block(name), SEEN)) {
+                sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
+            }
+        }
+        let scores: Vec<f64> = logits.concat();
+        let found = setup.scores(SEEN);
+        let largest = scores.iter().fold(0.0f64, |largest, z| largest.max(z.abs()));
+        assert!(found.iter().zip(&scores).all(|(a, b)| (f64::from(*a) - b).abs() <= 1e-5 * largest), "{frozen} frozen");
+
+        let labels: Vec<usize> = setup.labels.iter().map(|label| *label as usize).collect();
+        let auxiliary_labels: Vec<usize> = labels.iter().map(|label| (label + 1).saturating_sub(BEFORE)).collect();
+        let mut auxiliary = product(&features[frozen], &block("auxiliary"), 1 + SEEN - BEFORE);
+        for row in &mut auxiliary {
+            row.iter_mut().zip(bias("auxiliary")).for_each(|(z, b)| *z += b);
+        }
+        let ((loss, d), (auxiliary_loss, d_auxiliary)) =
+            (cross_entropy(&logits, &labels), cross_entropy(&auxiliary, &auxiliary_labels));
+        let pixels = &setup.pixels[..IMAGES * 12 * 12 * 3];
+        let slot = &[0, 1, 2, 3, 4, 5];
+        let batch = TrainBatch { pixels, slot, labels: &setup.labels, own: &setup.own, ..Default::default() };
+        setup.trainer.gradients(batch, 1.0);
+        let (found, expected) = (f64::from(setup.trainer.loss()), loss + 0.7 * auxiliary_loss);
+        assert!((found - expected).abs() <= TOLERANCE * expected, "{frozen} frozen: loss {found}, not {expected}");
+        for (features, name) in features.iter().zip(&names) {
+            setup.assert_gradient(&format!("{name}.weight"), &weight_gradient(&d, features, 1.0));
+        }
+        let ones = vec![vec![1.0]; IMAGES];
+        setup.assert_gradient("head.bias", &weight_gradient(&d, &ones, 1.0));
+        setup.assert_gradient("auxiliary.weight", &weight_gradient(&d_auxiliary, &features[frozen], 0.7));
+        setup.assert_gradient("auxiliary.bias", &weight_gradient(&d_auxiliary, &ones, 0.7));
+    }
+}
+
+/// F gains the mean over batches of squared gradients of the cross-entropy alone, limited, and what was there stays.
+#[test]
+fn fisher_information_is_of_the_loss_without_its_penalty() {
+    let (mut setup, ewc) = after_the_first_step("ewc");
+    stages::begin(&mut setup.trainer, ewc, Stage::Main, second_step());
+    stages::set(&mut setup.trainer, ewc, Stage::Main, second_step());
+    let slots: [&'static [u32]; 3] = [&[0, 1], &[2, 3, 4], &[5]];
+    let labels = setup.labels.clone();
+    let pixels = setup.pixels.clone();
+    let image = 12 * 12 * 3;
+    let batch = |slot: &'static [u32]| TrainBatch {
+        pixels: &pixels[slot[0] as usize * image..(slot[slot.len() - 1] as usize + 1) * image],
+        slot,
+        labels: &labels[slot[0] as usize..=slot[slot.len() - 1] as usize],
+        ..Default::default()
+    };
+    let total = |setup: &Setup| setup.trainer.device.read_vec(setup.trainer.fisher.unwrap().total);
+    let measure = |setup: &mut Setup| {
+        slots.iter().for_each(|slot| setup.trainer.add_to_fisher(batch(slot)));
+        setup.trainer.finish_fisher(slots.len());
+    };
+    measure(&mut setup);
+    setup.learn(3);
+    let before = total(&setup);
+    assert!(before.iter().any(|f| *f > 0.0) && setup.trainer.fisher.unwrap().in_force, "there is a penalty");
+    measure(&mut setup);
+
+    // The same model under a loss that knows no penalty.
+    let mut plain = Setup::open(ObjectiveKind::Classes(ClassLoss::CrossEntropy));
+    let values = setup.trainer.parameters();
+    plain.trainer.clip.load(&mut plain.trainer.device, &values);
+    plain.begin(HeadLoss::CrossEntropy);
+    let mut squares = vec![0.0f64; values.len()];
+    for slot in slots {
+        plain.trainer.gradients(batch(slot), 1.0);
+        let gradients = plain.trainer.device.read_vec(plain.trainer.clip.weights.gradients);
+        squares.iter_mut().zip(gradients).for_each(|(sum, g)| *sum += f64::from(g).powi(2));
+    }
+    let (after, limit) = (total(&setup), ObjectiveSettings::default().ewc.fisher_limit);
+    let (mut limited, mut free) = (0, 0);
+    for ((before, after), squares) in before.iter().zip(&after).zip(&squares) {
+        let mean = squares / slots.len() as f64;
+        if mean > limit {
+            limited += 1
+        } else if mean > 0.0 {
+            free += 1
+        }
+        let expected = f64::from(*before) + mean.min(limit);
+        // A few roundings in f32, each of half a unit in the last place.
+        let tolerance = 4.0 * f64::from(f32::EPSILON) * expected;
+        assert!((f64::from(*after) - expected).abs() <= tolerance, "{after} is not {expected}");
+    }
+    assert!(limited > 0 && free > 0, "{limited} are at the limit, {free} below it");
 }

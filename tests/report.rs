@@ -11,7 +11,7 @@ use std::path::Path;
 
 use browser::{Theme, lay_out};
 use perennial::data;
-use program::{TINY_RUN, perennial, succeed};
+use program::{TINY_RUN, TINY_TIC, perennial, succeed};
 use serde_json::{Value, json};
 
 /// gcl and gdro, each with two memory sizes and two seeds, as `compare` leaves them.
@@ -47,6 +47,16 @@ fn report(runs: &[String], page: &Path) -> String {
     fs::read_to_string(page).unwrap()
 }
 
+/// By section, the names of the plots that stand in a page's text.
+fn drawings(page: &str) -> BTreeMap<String, Vec<String>> {
+    let quoted = |text: &str| text.split('"').next().unwrap().to_string();
+    let sections = page.split("<section id=\"").skip(1).map(|section| {
+        let plots = section.split("<svg role=\"img\" aria-label=\"").skip(1).map(quoted);
+        (quoted(section), plots.collect::<Vec<_>>())
+    });
+    sections.filter(|(_, plots)| !plots.is_empty()).collect()
+}
+
 #[test]
 fn every_plot_is_drawn_and_nothing_leaves_the_window() {
     let folder = tempfile::tempdir().unwrap();
@@ -55,7 +65,7 @@ fn every_plot_is_drawn_and_nothing_leaves_the_window() {
         predict(run);
     }
     let page = folder.path().join("report.html");
-    report(&runs, &page);
+    let drawings = drawings(&report(&runs, &page));
 
     let mut colors = Vec::new();
     for (width, theme) in [(1280, Theme::Light), (1280, Theme::Dark), (360, Theme::Light), (360, Theme::Dark)] {
@@ -69,26 +79,72 @@ fn every_plot_is_drawn_and_nothing_leaves_the_window() {
             "{:?}",
             layout.pictures
         );
-        let mut counts = BTreeMap::new();
-        for plot in &layout.plots {
+        let mut drawn: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for plot in layout.plots {
             assert!(plot.width > 100.0 && plot.height > 10.0 && plot.marks > 0, "{width}: {plot:?}");
             assert_eq!(plot.cut, Vec::<String>::new(), "{width}: {}", plot.name);
-            *counts.entry(plot.section.as_str()).or_insert(0) += 1;
+            drawn.entry(plot.section).or_default().push(plot.name);
         }
+        assert_eq!(drawn, drawings, "{width}: what stands in the file is drawn, all of it");
+        let against_budget = ["average", "in-domain", "backward"].map(|metric| format!("{metric} against the budget"));
+        let by_step = "accuracy after each step against the budget spent by then".to_string();
+        assert_eq!(drawn["budget"], [&against_budget[..], &[by_step]].concat());
+        let counts: Vec<(&str, usize)> = drawn.iter().map(|(section, names)| (section.as_str(), names.len())).collect();
         let expected = [
             ("accuracy", 2),   // a panel for each method
-            ("budget", 3),     // average, in-domain, backward
+            ("budget", 4),     // three metrics, and step by step
             ("forgetting", 3), // bars, and a panel for each method
             ("matrix", 5),     // a scale, and a matrix for each method and memory size
             ("memory", 2),     // average and forgetting
             ("training", 6),   // loss, learning rate and gradient norm of each method
             ("weights", 2),    // gdro's, for each memory size
         ];
-        assert_eq!(counts, BTreeMap::from(expected), "{width}");
+        assert_eq!(counts, expected, "{width}");
         colors.push(layout.colors);
     }
     assert_ne!(colors[0].0, colors[1].0, "the page follows the theme");
     assert_ne!(colors[0].1, colors[1].1, "and so do the plots");
+}
+
+/// The page's fact of this name.
+fn fact<'a>(page: &'a str, name: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("<dt>{name}</dt><dd>")).unwrap_or_else(|| panic!("no {name} in {page}"));
+    rest.split_once("</dd>").unwrap().0
+}
+
+#[test]
+fn facts_are_true_of_every_method_of_the_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let facts = |preset: &str, methods: &[&str], settings: &[&str]| {
+        let name = methods.join("-");
+        let runs: Vec<String> = (methods.iter())
+            .map(|method| folder.path().join(format!("{name}-{method}")).to_str().unwrap().to_string())
+            .collect();
+        for (method, run) in methods.iter().zip(&runs) {
+            let fixed = ["run", preset, "--method", method, "--out", run];
+            succeed(
+                &fixed.into_iter().chain(settings.iter().flat_map(|setting| ["--set", setting])).collect::<Vec<_>>(),
+            );
+        }
+        let page = report(&runs, &folder.path().join(format!("{name}.html")));
+        ["Tested by", "Training"].map(|name| fact(&page, name).to_string())
+    };
+    let short = ["train.epochs=0.5", "probe.epochs=1", "objective.cassle.hidden=64"];
+    let [tested, trained] = facts(TINY_RUN, &["zero-shot", "finetune-ce", "joint", "icarl", "cassle"], &short);
+    assert_eq!(
+        tested,
+        "classification by the nearest class prompt (zero-shot, joint); by a linear head (finetune-ce); by the nearest \
+         mean of kept images (icarl); by a linear head trained after the step (cassle)"
+    );
+    assert_eq!(
+        trained,
+        "batch 32, 0.5 epochs a step, learning rate 0.001; batch 32, 0.5 epochs a step for every step seen, learning rate 0.001"
+    );
+    let [tested, _] = facts(TINY_RUN, &["finetune-ce"], &["train.epochs=0.5"]);
+    assert_eq!(tested, "classification by a linear head");
+    let [tested, trained] = facts(TINY_TIC, &["sequential"], &[]);
+    assert_eq!(tested, "retrieval: mean of image-to-text and text-to-image recall@1");
+    assert_eq!(trained, "batch 32, 96 samples a step, learning rate 0.001");
 }
 
 #[test]

@@ -113,15 +113,16 @@ fn every_fraction_survives_being_written_and_read() {
     }
 }
 
-/// (step, stage, iteration) of every line of a run's log.
+/// (step, stage, iteration) of every line of training in a run's log.
 fn positions(run: &Path) -> Vec<[u64; 3]> {
     let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     // The last line may be half-written.
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.map(|line| ["step", "stage", "iteration"].map(|key| line[key].as_u64().unwrap())).collect()
+    let trained = lines.filter(|line| line["loss"].is_number());
+    trained.map(|line| ["step", "stage", "iteration"].map(|key| line[key].as_u64().unwrap())).collect()
 }
 
-/// The last (step, iteration) in a run's log.
+/// The last (step, iteration) of training in a run's log.
 fn position(run: &Path) -> (u64, u64) {
     positions(run).last().map_or((0, 0), |[step, _, iteration]| (*step, *iteration))
 }
@@ -164,8 +165,31 @@ const SHORT: [&str; 6] = [
     "objective.cassle.hidden=64",
 ];
 
+/// How often a run may come to its end before its kill.
+const TRIES: u32 = 5;
+
+/// Kills the run `words` in `run` a moment after its log has so many lines of training. A run that comes to its end first begins
+/// anew, and is killed after the `earliest` lines that will do. Returns the last position of training before the kill.
+fn kill_after(words: &[&str], whole: &Path, run: &Path, lines: [usize; 2], moment: Duration) -> [u64; 3] {
+    let [chosen, earliest] = lines;
+    for attempt in 0..TRIES {
+        let lines = if attempt == 0 { chosen } else { earliest };
+        let mut child = start(words);
+        while positions(run).len() < lines && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(moment / 2u32.pow(attempt));
+        if kill(child) {
+            return positions(run).last().copied().unwrap_or_default();
+        }
+        assert_same_result("a run that was not killed", whole, run);
+        std::fs::remove_dir_all(run).unwrap();
+    }
+    panic!("{words:?} came to its end {TRIES} times before it was killed");
+}
+
 /// One kill for each kind of stage that a method trains, after a random line of the log from the second step on, where teachers,
-/// earlier extractors, memory and penalties are at work.
+/// earlier extractors, memory and penalties are at work; and one at any moment where nothing is trained.
 #[test]
 fn every_method_goes_on_from_a_kill() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,35 +205,27 @@ fn every_method_goes_on_from_a_kill() {
         let undisturbed = time(|| succeed(&words.iter().map(String::as_str).collect::<Vec<_>>()));
         let log = positions(&whole);
         let mut random = rng(seed, method.name, &[]);
+        // How many lines to wait for, and how many would do; and how long from there, at most.
         let mut targets = Vec::new();
         for stage in 1..=4 {
             let lines: Vec<usize> = (0..log.len()).filter(|line| log[*line][0] > 1 && log[*line][1] == stage).collect();
-            if !lines.is_empty() {
-                targets.push(lines[below(&mut random, lines.len() as u64) as usize]);
+            if let Some(first) = lines.first() {
+                targets.push([lines[below(&mut random, lines.len() as u64) as usize] + 1, first + 1]);
             }
         }
         targets.sort_unstable();
-
-        let words = arguments(&killed);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let mut kills = Vec::new();
-        for target in &targets {
-            let mut child = start(&words);
-            while positions(&killed).len() <= *target && child.try_wait().unwrap().is_none() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            // Somewhere on the way to the next line: what is not trained takes about as long as what is.
-            std::thread::sleep(undisturbed.mul_f64(0.5 * unit(&mut random) / log.len() as f64));
-            if kill(child) {
-                kills.push(positions(&killed).last().copied().unwrap_or_default());
-            }
-        }
+        // Somewhere on the way to the next line: what is not trained takes about as long as what is.
+        let mut longest = undisturbed.div_f64(2.0 * log.len().max(1) as f64);
         if targets.is_empty() {
             // Nothing is trained: any moment will do.
-            let child = start(&words);
-            std::thread::sleep(undisturbed.mul_f64(unit(&mut random)));
-            kill(child);
+            assert_eq!(method.name, "zero-shot");
+            (targets, longest) = (vec![[0, 0]], undisturbed);
         }
+        let words = arguments(&killed);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let kills: Vec<[u64; 3]> = (targets.iter())
+            .map(|lines| kill_after(&words, &whole, &killed, *lines, longest.mul_f64(unit(&mut random))))
+            .collect();
         succeed(&words);
         println!("{}: {undisturbed:.1?} undisturbed, {} lines, killed after {kills:?}", method.name, log.len());
         assert_same_result(&format!("{}, KILL_SEED={seed}", method.name), &whole, &killed);

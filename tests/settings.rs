@@ -6,11 +6,16 @@ mod program;
 use std::fs;
 use std::path::Path;
 
+use perennial::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
 use perennial::experiment::{Config, Evaluation, Prediction, RunDirectory, Setup};
 use perennial::memory::{Memory, ReplayRule, replay_counts};
 use perennial::method::{Method, Stage};
-use perennial::model::checkpoint::TensorFile;
-use perennial::train::Order;
+use perennial::model::checkpoint::{self, TensorFile};
+use perennial::model::clip::{Capacity, Clip};
+use perennial::model::transformer::Purpose;
+use perennial::ops::cpu::Cpu;
+use perennial::ops::{Memory as _, Plan};
+use perennial::train::{Order, Schedule, TrainBatch, Trainer};
 use program::{TINY_RUN, TINY_TIC, result, succeed};
 use serde_json::Value;
 
@@ -387,4 +392,192 @@ fn predictions_of_a_classification_are_classes() {
     }
     let evaluation = RunDirectory::read_evaluation(&out).unwrap();
     assert!(evaluation.dynamic.is_empty() && evaluation.static_sets.is_empty());
+}
+
+/// The batches of some requests, loaded as a run loads them.
+fn load(setup: &Setup, requests: Vec<BatchRequest>) -> Loader {
+    let options = LoaderOptions { threads: 1, prefetch: 2, max_broken: 0 };
+    Loader::new(setup.dataset.clone(), requests.into_iter(), setup.model.vision_cfg.image_size, options).unwrap()
+}
+
+/// What the main stage of step `step`, of a method that learns by the clip loss, makes of the parameters `start`.
+fn trained(setup: &Setup, step: usize, start: &[f32]) -> Vec<f32> {
+    let mut trainer: Trainer<Cpu<f32>> = Trainer::new(&(), &setup.trainer_spec(), setup.evaluation_capacity()).unwrap();
+    trainer.clip.load(&mut trainer.device, start);
+    trainer.optimizer.reset(&mut trainer.device);
+    let (config, pool) = (&setup.config, setup.pool(step, Stage::Main, &Memory::new(0, 0)));
+    let budget = setup.budget(step, Stage::Main, pool.len());
+    let mut order = Order::new(pool, budget, config.train.batch, config.seed, step);
+    let iterations = order.iterations();
+    let schedule = Schedule { maximum: config.train.learning_rate, warmup: 0, total: iterations };
+    let request = |iteration: usize| {
+        let place = [step as u64, order.epoch_of(iteration) as u64];
+        let augment = Augment { seed: config.seed, place, scale: config.data.crop, views: 1 };
+        BatchRequest { samples: order.batch(iteration), augment: Some(augment) }
+    };
+    let requests = (0..iterations).map(request).collect();
+    for (iteration, batch) in load(setup, requests).enumerate() {
+        let batch = batch.unwrap();
+        let texts: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of(*sample, 0)).collect();
+        let texts = setup.texts.batch(&texts);
+        let batch =
+            TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot: &batch.samples, ..Default::default() };
+        trainer.step(batch, schedule.at(iteration), 1.0).unwrap();
+    }
+    trainer.parameters()
+}
+
+#[test]
+fn patching_lies_between_the_last_checkpoint_and_what_was_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("patching");
+    let settings = ["stream.tasks=4", "train.epochs=6", "train.learning_rate=2e-3", "patching.validation=0.3"];
+    let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let lines = log(TINY_RUN, &out, &[&["--method", "patching"], &arguments[..]].concat());
+    let setup = setup(TINY_RUN, "patching", &settings);
+    let parameters = |step: usize| -> Vec<f32> {
+        let path = out.join(format!("checkpoints/step-{:03}.safetensors", step + 1));
+        checkpoint::load(&path, &setup.model).unwrap().values
+    };
+    let mut between = 0;
+    for step in 1..4 {
+        let mut chosen = lines.iter().filter(|line| line["step"] == step + 1).filter_map(|line| line["alpha"].as_f64());
+        let (alpha, rest) = (chosen.next().unwrap(), chosen.next());
+        assert_eq!(rest, None, "one choice a step");
+        between += usize::from(alpha > 0.0 && alpha < 1.0);
+        let (before, after) = (parameters(step - 1), parameters(step));
+        let trained = trained(&setup, step, &before);
+        assert_ne!(trained, before);
+        for ((before, after), trained) in before.iter().zip(&after).zip(&trained) {
+            let expected = (1.0 - alpha) * f64::from(*before) + alpha * f64::from(*trained);
+            // Two products and a sum in f32, each off by half a unit in the last place at most; and so are 1 - alpha and alpha.
+            let tolerance = 2.5 * f64::from(f32::EPSILON) * f64::from(before.abs().max(trained.abs()));
+            let off = (f64::from(*after) - expected).abs();
+            assert!(off <= tolerance, "step {}, alpha {alpha}: {after} is not {expected}", step + 1);
+        }
+    }
+    assert!(between > 0, "some alpha is neither 0 nor 1");
+}
+
+/// The features [samples, D] that heads read, and the embeddings, of a run's model after step `step`, in f64.
+fn features(setup: &Setup, run: &Path, step: usize, samples: &[u32]) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
+    const BATCH: usize = 64;
+    let mut plan = Plan::new::<Cpu<f32>>();
+    let clip = Clip::plan(&mut plan, &setup.model, Capacity { images: BATCH, texts: 1 }, Purpose::Inference);
+    let mut device = Cpu::<f32>::allocate(&plan);
+    let path = run.join(format!("checkpoints/step-{:03}.safetensors", step + 1));
+    clip.load(&mut device, &checkpoint::load(&path, &setup.model).unwrap().values);
+    let requests = samples.chunks(BATCH).map(|samples| BatchRequest { samples: samples.to_vec(), augment: None });
+    let (mut features, mut embeddings, width) = (Vec::new(), Vec::new(), setup.model.embed_dim);
+    for batch in load(setup, requests.collect()) {
+        let batch = batch.unwrap();
+        device.write(clip.vision.pixels(), &batch.pixels);
+        clip.vision.forward(&mut device, batch.samples.len());
+        for (rows, span) in [(&mut features, clip.vision.features()), (&mut embeddings, clip.vision.embeddings())] {
+            let values = device.read_vec(span.first(batch.samples.len() * width));
+            rows.extend(values.chunks_exact(width).map(|row| row.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>()));
+        }
+    }
+    (features, embeddings)
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The smallest and the largest part of `truths` that is right by rounding, where each picks the best of its scores among
+/// `candidates`.
+fn right(scores: &[Vec<f64>], truths: &[u32], candidates: &[u32]) -> [f64; 2] {
+    let counts = scores.iter().zip(truths).map(|(scores, truth)| {
+        let others = candidates.iter().filter(|class| *class != truth).map(|class| scores[*class as usize]);
+        let (own, best) = (scores[*truth as usize], others.fold(f64::NEG_INFINITY, f64::max));
+        let close = 1e-4 * own.abs().max(1.0);
+        [own > best + close, own > best - close].map(|right| f64::from(u8::from(right)))
+    });
+    let sums = counts.fold([0.0, 0.0], |sum, count| [sum[0] + count[0], sum[1] + count[1]]);
+    sums.map(|sum| sum / truths.len() as f64)
+}
+
+/// Fails unless a row of E is what `scores` of the tests of each task come to among all classes seen after `step`, and among the
+/// task's own they would come to something else.
+fn assert_chosen_among_all_seen(
+    setup: &Setup,
+    step: usize,
+    row: &[Option<f64>],
+    scores: impl Fn(&[u32]) -> Vec<Vec<f64>>,
+) {
+    let stream = &setup.stream;
+    let mut leaks = 0;
+    for (task, found) in row.iter().enumerate() {
+        if task > step {
+            assert_eq!(*found, None, "nothing is known of classes to come");
+            continue;
+        }
+        let (tests, found) = (&stream.steps[task].test, found.unwrap());
+        let truths: Vec<u32> = tests.iter().map(|test| setup.dataset.samples[*test as usize].class).collect();
+        let scores = scores(tests);
+        let [least, most] = right(&scores, &truths, &stream.classes_seen(step));
+        assert!((least..=most).contains(&found), "step {step}, task {task}: {found} is not in {least}..{most}");
+        let [least, most] = right(&scores, &truths, &stream.steps[task].classes);
+        leaks += usize::from(!(least..=most).contains(&found));
+    }
+    assert!(step == 0 || leaks > 0, "step {step}: the task's own classes would give the same");
+}
+
+#[test]
+fn heads_choose_among_all_classes_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    for method in ["finetune-ce", "cassle"] {
+        let out = folder.path().join(method);
+        log(TINY_RUN, &out, &["--method", method]);
+        let setup = setup(TINY_RUN, method, &[]);
+        let evaluation = RunDirectory::read_evaluation(&out).unwrap();
+        for (step, row) in evaluation.matrix.iter().enumerate() {
+            let head =
+                TensorFile::load(&out.join(format!("checkpoints/step-{:03}.head.safetensors", step + 1))).unwrap();
+            let values = |name: &str| -> Vec<f64> {
+                let values = head.f32(name, head.shape(name).unwrap()).unwrap();
+                values.iter().map(|x| f64::from(*x)).collect()
+            };
+            let (weight, bias, width) = (values("head.weight"), values("head.bias"), setup.model.embed_dim);
+            assert_chosen_among_all_seen(&setup, step, row, |tests| {
+                let score = |features: &Vec<f64>| {
+                    let mut scores = vec![f64::NAN; setup.dataset.classes.len()];
+                    for (column, class) in setup.stream.class_order.iter().enumerate() {
+                        scores[*class as usize] = dot(features, &weight[column * width..][..width]) + bias[column];
+                    }
+                    scores
+                };
+                features(&setup, &out, step, tests).0.iter().map(score).collect()
+            });
+        }
+    }
+}
+
+#[test]
+fn nearest_means_are_chosen_among_all_classes_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("icarl");
+    log(TINY_RUN, &out, &["--method", "icarl", "--memory", "200"]);
+    let setup = setup(TINY_RUN, "icarl", &["memory.size=200"]);
+    let state = TensorFile::load(&out.join("checkpoints/state.safetensors")).unwrap();
+    let [classes, counts, kept] = ["classes", "counts", "indices"].map(|name| {
+        let name = format!("memory.{name}");
+        state.u32(&name, state.shape(&name).unwrap()).unwrap().to_vec()
+    });
+    let last = setup.stream.steps.len() - 1;
+    let (_, embeddings) = features(&setup, &out, last, &kept);
+    let (mut means, mut first) = (vec![Vec::new(); setup.dataset.classes.len()], 0);
+    for (class, count) in classes.iter().zip(&counts) {
+        let rows = &embeddings[first..first + *count as usize];
+        let sum: Vec<f64> = (0..setup.model.embed_dim).map(|d| rows.iter().map(|row| row[d]).sum()).collect();
+        let norm = dot(&sum, &sum).sqrt();
+        means[*class as usize] = sum.iter().map(|x| x / norm).collect();
+        first += *count as usize;
+    }
+    let evaluation = RunDirectory::read_evaluation(&out).unwrap();
+    assert_chosen_among_all_seen(&setup, last, &evaluation.matrix[last], |tests| {
+        let score = |embedding: &Vec<f64>| means.iter().map(|mean| dot(embedding, mean)).collect();
+        features(&setup, &out, last, tests).1.iter().map(score).collect()
+    });
 }

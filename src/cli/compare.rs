@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use perennial::error::{Error, Result};
 use perennial::experiment::{self, Config, Evaluation, Pace, RunDirectory};
-use perennial::method::{METHODS, Method};
+use perennial::method::METHODS;
 use perennial::report::{Cell, summary_table};
 
 use super::compute::on_device;
@@ -33,9 +33,13 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
     let grid = grid(arguments)?;
+    let (mut done, mut failed, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for config in &grid {
+        let cell = (&config.method, config.memory.size);
+        if left_out.contains(&cell) {
+            continue;
+        }
         let label = label(config);
         let out = arguments.out.join(&label);
         let finished = match RunDirectory::finished(&out, config) {
@@ -51,11 +55,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         };
         match finished.and_then(|evaluation| Ok((evaluation, RunDirectory::read_pace(&out)?))) {
             Ok(run) => done.push(run),
+            Err(error) if error.reason() == Some(Error::NO_MEANING) => {
+                eprintln!("note: {} is left out with memory {}: {error}", config.method, config.memory.size);
+                left_out.push(cell);
+            }
             Err(error) => {
                 eprintln!("{label}: error: {error}");
                 failed.push((config, error));
             }
         }
+    }
+    if done.is_empty() && failed.is_empty() {
+        return Err(Error::input("there is nothing to run: every method is left out"));
     }
     print(&done, &failed);
     match failed.as_slice() {
@@ -72,47 +83,42 @@ fn label(config: &Config) -> String {
     format!("{}-m{}-s{}", config.method, config.memory.size, config.seed)
 }
 
-/// The settings of every run, each once.
+/// The settings of every run, each once. Methods that have no meaning with the preset's settings are told and left out.
 fn grid(arguments: &Arguments) -> Result<Vec<Config>> {
+    if arguments.seeds == 0 {
+        return Err(Error::input("there is nothing to run: --seeds is 0; it must be at least 1"));
+    }
     let mut grid: Vec<Config> = Vec::new();
     for name in &arguments.methods {
-        let method = Method::find(name)?;
         let base = arguments.common.config(&arguments.preset, Some(name))?;
-        let asked = if arguments.memory.is_empty() { vec![base.memory.size] } else { arguments.memory.clone() };
-        let (sizes, left_out) = sizes(method.uses_memory(), method.needs_memory(), asked);
-        if left_out {
-            eprintln!("note: {name} needs a memory, and is left out at memory 0");
-        }
-        for size in sizes {
+        let method = match base.validate() {
+            Err(error) if error.reason() == Some(Error::NO_MEANING) => {
+                eprintln!("note: {name} is left out: {error}");
+                continue;
+            }
+            method => method?,
+        };
+        for size in sizes(method.uses_memory(), base.memory.size, &arguments.memory) {
             for seed in 0..arguments.seeds {
                 let mut config = base.clone();
                 config.memory.size = size;
                 config.seed = seed;
-                config.validate()?;
                 if !grid.iter().any(|known| label(known) == label(&config)) {
                     grid.push(config);
                 }
             }
         }
     }
-    match grid.is_empty() {
-        true => Err(Error::input(
-            "there is nothing to run: give --seeds 1 or more, and a --memory above 0 where it is needed",
-        )),
-        false => Ok(grid),
-    }
+    Ok(grid)
 }
 
-/// The memory sizes that a method runs with, and whether 0 was left out because it cannot do without a memory. A method that
-/// does not replay runs once.
-fn sizes(replays: bool, needs_memory: bool, asked: Vec<usize>) -> (Vec<usize>, bool) {
-    if !replays {
-        return (vec![0], false);
+/// The memory sizes that a method runs with: those asked for, or the preset's. A method that does not replay runs once.
+fn sizes(replays: bool, preset: usize, asked: &[usize]) -> Vec<usize> {
+    match (replays, asked) {
+        (false, _) => vec![0],
+        (true, []) => vec![preset],
+        (true, asked) => asked.to_vec(),
     }
-    let all = asked.len();
-    let kept: Vec<usize> = asked.into_iter().filter(|size| *size > 0 || !needs_memory).collect();
-    let left_out = kept.len() < all;
-    (kept, left_out)
 }
 
 /// The table; a cell of which every run failed has an empty row, and each failure is told below.
@@ -127,11 +133,17 @@ fn print(done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) {
     let rank = |name: &str| METHODS.iter().position(|method| method.name == name);
     cells.sort_by_key(|cell| (rank(&cell.method), cell.memory));
     let mut table = summary_table(&cells);
+    let cost = |cell: &Cell| {
+        let spent = |number: fn(&Evaluation) -> u64| cell.runs.iter().map(number).sum::<u64>();
+        let (macs, samples) = (spent(|run| run.macs_spent), spent(|run| run.samples_spent));
+        if samples > 0 { format!("{:.1}", macs as f64 / 1e6 / samples as f64) } else { String::new() }
+    };
     let speed = |cell: &Cell| {
         let runs = done.iter().filter(|(run, _)| run.method == cell.method && run.memory == cell.memory);
         let pace: Pace = runs.map(|(_, pace)| *pace).sum();
         pace.samples_per_second().map(|speed| format!("{speed:.0}")).unwrap_or_default()
     };
+    table.column("MMACs/sample", cells.iter().map(cost));
     table.column("samples/s", cells.iter().map(speed));
     print!("{}", table.to_text());
     for (config, error) in failed {
@@ -145,11 +157,8 @@ mod tests {
 
     #[test]
     fn memory_sizes_suit_the_method() {
-        let asked = || vec![0, 500];
-        assert_eq!(sizes(false, false, asked()), (vec![0], false));
-        assert_eq!(sizes(true, false, asked()), (vec![0, 500], false));
-        assert_eq!(sizes(true, true, asked()), (vec![500], true));
-        assert_eq!(sizes(true, true, vec![0]), (vec![], true));
-        assert_eq!(sizes(true, true, vec![200]), (vec![200], false));
+        assert_eq!(sizes(false, 500, &[0, 200]), [0]);
+        assert_eq!(sizes(true, 500, &[0, 200]), [0, 200]);
+        assert_eq!(sizes(true, 500, &[]), [500]);
     }
 }

@@ -3,6 +3,7 @@
 //! None of it is saved on the way: a run that is killed here goes on from the last saved iteration and does it again.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -18,6 +19,7 @@ use crate::train::TrainBatch;
 
 impl<D: Device> Run<D> {
     pub(super) fn close(&mut self) -> Result<()> {
+        let since = Instant::now();
         match self.setup.method.minimises {
             ObjectiveKind::Classes(ClassLoss::Ewc) => self.measure_fisher()?,
             ObjectiveKind::Classes(ClassLoss::Der) if self.setup.config.objective.der.align => {
@@ -29,7 +31,8 @@ impl<D: Device> Run<D> {
         if self.setup.method.starts == Start::LastPatched && self.position.step > 0 {
             self.patch()?;
         }
-        self.remember()
+        self.remember()?;
+        self.note(self.position.iteration, "seconds", json!(since.elapsed().as_secs_f64()))
     }
 
     /// ewc: the mean of squared gradients over one pass over the step's samples.

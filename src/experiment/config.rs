@@ -428,7 +428,8 @@ impl Config {
                 "{} knows classes and no texts: it has no meaning with evaluation.task = \"retrieval\"; set it to \
                  \"classification\"",
                 method.name
-            )));
+            ))
+            .because(Error::NO_MEANING));
         }
         if method.needs_new_classes()
             && matches!(self.stream.kind, StreamKind::DomainIncremental | StreamKind::TimeIncremental)
@@ -437,7 +438,8 @@ impl Config {
                 "{} tells new classes from old ones: it has no meaning in a stream whose steps share their classes; \
                  stream.kind must be \"class_incremental\"",
                 method.name
-            )));
+            ))
+            .because(Error::NO_MEANING));
         }
         if !self.data.prompt.contains("{}") {
             return Err(Error::input(format!("data.prompt '{}' has no {{}} for the class", self.data.prompt)));

@@ -177,7 +177,8 @@ impl RunDirectory {
     }
 }
 
-/// Samples trained on, and the seconds that it took. It stands beside the evaluation, which no clock may change.
+/// Samples trained on, and the seconds that it took, with all that closes a step and without its evaluation. It stands beside the
+/// evaluation, which no clock may change.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pace {
     pub samples: f64,
@@ -185,7 +186,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Of the lines of `metrics.jsonl`: each has the samples trained on so far, and the speed since the line before.
+    /// Of the lines of `metrics.jsonl`: those of training have the samples trained on so far and the speed since the line before,
+    /// those of a step's closing the seconds that it took.
     fn of(text: &str) -> Pace {
         let mut pace = Pace::default();
         for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
@@ -195,6 +197,7 @@ impl Pace {
                 }
                 pace.samples = samples;
             }
+            pace.seconds += line["seconds"].as_f64().unwrap_or(0.0);
         }
         pace
     }
@@ -244,18 +247,19 @@ mod tests {
 
     #[test]
     fn pace_is_all_samples_over_all_seconds() {
-        // 100 samples in 1 s, 300 in 1 s, and a line cut short.
+        // 100 samples in 1 s, half a second without any, 300 in 1 s, and a line cut short.
         let log = concat!(
             "{\"step\":1,\"samples\":100,\"samples_per_second\":100.0}\n",
             "{\"step\":1,\"class_weights\":{}}\n",
+            "{\"step\":1,\"seconds\":0.5}\n",
             "{\"step\":2,\"samples\":400,\"samples_per_second\":300.0}\n",
             "{\"step\":2,\"samples\":50"
         );
         let pace = Pace::of(log);
-        assert_eq!(pace, Pace { samples: 400.0, seconds: 2.0 });
-        assert_eq!(pace.samples_per_second(), Some(200.0));
+        assert_eq!(pace, Pace { samples: 400.0, seconds: 2.5 });
+        assert_eq!(pace.samples_per_second(), Some(160.0));
         assert_eq!(Pace::of("").samples_per_second(), None);
-        let both: Pace = [pace, Pace { samples: 100.0, seconds: 3.0 }].into_iter().sum();
+        let both: Pace = [pace, Pace { samples: 100.0, seconds: 2.5 }].into_iter().sum();
         assert_eq!(both.samples_per_second(), Some(100.0));
     }
 }

@@ -124,7 +124,7 @@ impl Evaluation {
 
     /// Adds what was found after the next step, and what had been spent by then.
     pub fn push(&mut self, found: Findings, spent: Spent) -> Result<()> {
-        let Findings { row, dynamic, static_sets, .. } = found;
+        let Findings { row, dynamic, static_sets, answers } = found;
         for (name, row) in dynamic {
             self.dynamic.entry(name).or_default().push(row);
         }
@@ -134,8 +134,9 @@ impl Evaluation {
         (self.samples_spent, self.macs_spent) = (spent.samples, spent.macs);
         self.spent.push(spent);
         let last = self.matrix.len();
-        let seen = row.iter().zip(&self.steps).take(last + 1);
-        let counted = seen.filter_map(|(value, step)| value.map(|value| (value, step.test as f64)));
+        // A task weighs by the tests that were answered: broken ones gave no answer.
+        let seen = row.iter().zip(&answers).take(last + 1);
+        let counted = seen.filter_map(|(value, answers)| value.map(|value| (value, answers.len() as f64)));
         let (sum, count) = counted.fold((0.0, 0.0), |(sum, count), (value, n)| (sum + value * n, count + n));
         self.accuracy.push(if count > 0.0 { sum / count } else { 0.0 });
         self.matrix.push(row);
@@ -537,7 +538,7 @@ mod tests {
             row: vec![Some(value), None],
             dynamic: BTreeMap::from([("classification".to_string(), vec![Some(value / 2.0), Some(value)])]),
             static_sets: BTreeMap::from([("older accuracy".to_string(), Some(1.0 - value))]),
-            answers: Vec::new(),
+            answers: vec![answered(4), Vec::new()],
         };
         let spent = |samples| Spent { samples, macs: 1000 * samples };
         let mut evaluation = empty();
@@ -554,6 +555,25 @@ mod tests {
         assert_eq!(evaluation, first);
         evaluation.push(found(0.25), spent(192)).unwrap();
         assert_eq!(evaluation, whole);
+    }
+
+    /// So many answers to tests.
+    fn answered(count: u32) -> Vec<Answer> {
+        (0..count).map(|sample| Answer { sample, truth: 0, chosen: 0 }).collect()
+    }
+
+    #[test]
+    fn a_task_weighs_by_the_tests_that_were_answered() {
+        // Both steps have five tests; of the second's all but one are broken.
+        let found = |row: [f64; 2], answers: [u32; 2]| Findings {
+            row: row.map(Some).to_vec(),
+            answers: answers.map(answered).to_vec(),
+            ..Findings::default()
+        };
+        let mut evaluation = empty();
+        evaluation.push(found([0.5, 0.0], [4, 1]), Spent::default()).unwrap();
+        evaluation.push(found([0.25, 1.0], [4, 1]), Spent::default()).unwrap();
+        assert_eq!(evaluation.accuracy, [0.5, (0.25 * 4.0 + 1.0) / 5.0]);
     }
 
     #[test]

@@ -468,7 +468,8 @@ fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream
         return Err(Error::input(format!(
             "memory.size is {}; {} needs at least one sample of each of the {classes} classes, {classes} in all",
             config.memory.size, method.name
-        )));
+        ))
+        .because(Error::NO_MEANING));
     }
     Ok(())
 }

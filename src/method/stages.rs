@@ -56,7 +56,7 @@ pub fn set<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage, v
     let phase = if stage == Stage::Probe { Phase::Head } else { Phase::Whole };
     trainer.set_phase(phase);
     let later = view.step > 0;
-    let Trainer { device, clip, frozen, frozen_in_use, objective, fisher, .. } = trainer;
+    let Trainer { device, clip, frozen, frozen_in_use, objective, optimizer, fisher, .. } = trainer;
     if let Some(fisher) = fisher {
         fisher.in_force = later;
     }
@@ -70,12 +70,14 @@ pub fn set<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage, v
         },
         _ => HeadLoss::CrossEntropy,
     };
-    let head_stage = HeadStage {
-        loss,
-        before: view.before,
-        seen: view.seen,
-        frozen: if phase == Phase::Head { 0 } else { *frozen_in_use },
-    };
+    let mut head_stage = HeadStage { loss, before: view.before, seen: view.seen, frozen: *frozen_in_use, first: 0 };
+    if phase == Phase::Head {
+        // Rows of classes without a sample would only be pushed down, or decay: they stay as their own step left them.
+        let first = view.counts.iter().position(|count| *count > 0).unwrap_or(0);
+        head_stage = HeadStage { frozen: 0, first, ..head_stage };
+        let head = clip.parameters.get("head.weight");
+        optimizer.decay_from(head.offset + first * head.shape[1]);
+    }
     objective.set_shares(device, view.shares);
     match objective {
         Objective::Texts { distillation, .. } => {

@@ -25,6 +25,8 @@ pub struct HeadStage {
     pub seen: usize,
     /// How many frozen models are in use.
     pub frozen: usize,
+    /// The first class that a head trained on its own chooses among: those before it have no samples, and stay as they are.
+    pub first: usize,
 }
 
 /// The weights of a head on the features of one extractor, and of one for the whole.
@@ -82,6 +84,9 @@ pub struct HeadObjective {
     dfeatures: Tensor,
     label: Ids,
     auxiliary_label: Ids,
+    /// Joins the logits of a head trained on its own: minus infinity before the stage's first class, 0 from there on
+    /// [images, columns].
+    mask: Tensor,
     /// w: weights of classes [classes].
     balance: Stats,
     loss: Stats,
@@ -108,7 +113,7 @@ impl HeadObjective {
             let teacher_columns = if frozen.is_empty() { 0 } else { columns };
             HeadObjective {
                 settings: settings.clone(),
-                stage: HeadStage { loss: HeadLoss::CrossEntropy, before: 0, seen: 0, frozen: 0 },
+                stage: HeadStage { loss: HeadLoss::CrossEntropy, before: 0, seen: 0, frozen: 0, first: 0 },
                 width,
                 auxiliary,
                 frozen_heads: frozen.iter().map(|frozen| Heads::of(frozen.weights, list, blocks)).collect(),
@@ -121,6 +126,7 @@ impl HeadObjective {
                 dfeatures: logits(width),
                 label: plan.ids(images),
                 auxiliary_label: plan.ids(images),
+                mask: plan.tensor(images * columns),
                 balance: plan.stats(columns),
                 loss: plan.stats(1),
                 heads,
@@ -138,6 +144,9 @@ impl HeadObjective {
         let mut balance: Vec<f32> = balanced_weights(beta, &counts[..stage.seen]).iter().map(|w| *w as f32).collect();
         balance.resize(self.balance.len(), 1.0);
         device.write(self.balance, &balance);
+        let columns = self.heads.own.outputs;
+        let masked = |place: usize| if place % columns < stage.first { f32::NEG_INFINITY } else { 0.0 };
+        device.write(self.mask, &(0..self.mask.len()).map(masked).collect::<Vec<f32>>());
         self.stage = stage;
     }
 
@@ -222,10 +231,11 @@ impl HeadObjective {
         device.linear(transposed, dauxiliary, head.weight, None, Epilogue::Residual(self.dfeatures), dfeatures);
     }
 
-    /// Loss and the head's own gradients, of a tower that stays as it is.
+    /// Loss and the head's own gradients, of a tower that stays as it is: cross-entropy over the classes seen from the stage's
+    /// first on.
     pub fn forward_backward_head<D: Device>(&self, device: &mut D, vision: &VisionTower, images: usize) {
-        let logits = self.logits(device, vision.features(), images);
-        let stride = self.heads.own.outputs;
+        let (logits, stride) = (self.logits[0], self.heads.own.outputs);
+        self.heads.own.forward(device, images, vision.features(), Epilogue::Residual(self.mask), logits);
         let shape = LogitsShape { rows: images, columns: self.stage.seen, stride };
         device.cross_entropy(shape, logits, None, self.label, 1.0, Write::Set, self.loss, self.dlogits);
         self.heads.own.backward_weight(device, images, self.dlogits, vision.features());

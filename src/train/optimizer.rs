@@ -33,8 +33,9 @@ pub struct Optimizer {
     /// The whole arenas, and the stretch of them that is trained.
     arenas: AdamWArenas,
     trained: Range<usize>,
-    /// Under weight decay, of the whole.
+    /// Under weight decay, of the whole; nothing before `decays_from` is.
     decayed: Vec<Range<usize>>,
+    decays_from: usize,
     norm: Stats,
     /// What the coming update depends on beside the gradients [3].
     pace: Stats,
@@ -63,6 +64,7 @@ impl Optimizer {
             },
             trained: 0..clip.weights.master.len(),
             decayed: clip.parameters.decayed(),
+            decays_from: 0,
             norm: plan.stats(1),
             pace: plan.stats(3),
             steps: 0,
@@ -78,12 +80,18 @@ impl Optimizer {
 
     /// Trains this stretch of the arena from now on, and leaves the rest as it is.
     pub fn train_only(&mut self, range: Range<usize>) {
+        self.decays_from = range.start;
         self.trained = range;
     }
 
     /// The stretch of the arena that is trained.
     pub fn trained(&self) -> Range<usize> {
         self.trained.clone()
+    }
+
+    /// Spares what lies before `place` weight decay, until the next [`Optimizer::train_only`].
+    pub fn decay_from(&mut self, place: usize) {
+        self.decays_from = place;
     }
 
     fn adamw_settings(&self) -> AdamWSettings {
@@ -114,7 +122,8 @@ impl Optimizer {
             first_moment: part(self.arenas.first_moment),
             second_moment: part(self.arenas.second_moment),
         };
-        let decayed = self.decayed.iter().map(|range| range.start.max(start)..range.end.min(end));
+        let from = start.max(self.decays_from);
+        let decayed = self.decayed.iter().map(|range| range.start.max(from)..range.end.min(end));
         let decayed: Vec<Range<usize>> =
             decayed.filter(|range| !range.is_empty()).map(|range| range.start - start..range.end - start).collect();
         device.gradient_norm(arenas.gradients, self.norm);

@@ -80,7 +80,8 @@ pub fn lay_out(page: &Path, width: usize, theme: Theme) -> Layout {
         let Some((measured, _)) = measured else {
             panic!("{browser} measured nothing:\n{document}\n{}", String::from_utf8_lossy(&output.stderr));
         };
-        let measured = measured.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+        let entities = [("&lt;", "<"), ("&gt;", ">"), ("&nbsp;", "\u{a0}"), ("&amp;", "&")];
+        let measured = entities.iter().fold(measured.to_string(), |text, (from, to)| text.replace(from, to));
         return serde_json::from_str(&measured).unwrap_or_else(|error| panic!("{error}: {measured}"));
     }
     panic!("there is no Chromium to look at the report with: 'make tools' installs it");

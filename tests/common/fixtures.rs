@@ -24,6 +24,16 @@ impl Fixture {
         self.tensors().tensor(name).is_ok()
     }
 
+    /// What follows `prefix` in the names that begin with it, in alphabetical order.
+    #[allow(dead_code)]
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        let tensors = self.tensors();
+        let mut names: Vec<String> =
+            tensors.names().into_iter().filter_map(|name| name.strip_prefix(prefix)).map(String::from).collect();
+        names.sort_unstable();
+        names
+    }
+
     #[allow(dead_code)]
     pub fn shape(&self, name: &str) -> Vec<usize> {
         self.tensors().tensor(name).unwrap().shape().to_vec()

@@ -63,14 +63,14 @@ pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// The files of a finished run but for its log, and the log's lines without the one thing that time decides.
+/// The files of a finished run but for its log, and the log's lines without what the clock decides.
 pub fn result(run: &Path) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<Value>) {
     let mut files = files(run);
     let metrics = files.remove(Path::new("metrics.jsonl")).expect("a run has a log");
     let metrics = String::from_utf8(metrics).unwrap();
     let lines = metrics.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("samples_per_second");
+        line.as_object_mut().unwrap().retain(|key, _| key != "samples_per_second" && key != "seconds");
         line
     });
     (files, lines.collect())

@@ -20,6 +20,7 @@ use super::reference::{Comparison, Reference};
 use super::run::Run;
 use super::summary::{self, Cell, Metric, Spread};
 use crate::experiment::EvaluationTask;
+use crate::method::{Classifies, Spends};
 use crate::stream::StreamKind;
 
 /// A line of the result table, and of every plot: a method with a memory size (and its weights, where there are several), over
@@ -144,6 +145,35 @@ impl Group {
         }
     }
 
+    /// What the runs are tested by; where methods classify by different things, which of them by which.
+    fn tests(&self) -> String {
+        if self.first().evaluation.task == EvaluationTask::Retrieval {
+            return "retrieval: mean of image-to-text and text-to-image recall@1".to_string();
+        }
+        let mut ways: Vec<(&str, Vec<&str>)> = Vec::new();
+        for own in self.by_method() {
+            let Ok(method) = own[0].cell.runs[0].config.method() else { continue };
+            let way = match method.classifies {
+                Classifies::ByText => "the nearest class prompt",
+                Classifies::ByHead => "a linear head",
+                Classifies::ByNearestMean => "the nearest mean of kept images",
+                Classifies::ByLinearProbe => "a linear head trained after the step",
+            };
+            match ways.iter_mut().find(|(known, _)| *known == way) {
+                Some((_, methods)) => methods.push(method.name),
+                None => ways.push((way, vec![method.name])),
+            }
+        }
+        match ways.as_slice() {
+            [] => "classification".to_string(),
+            [(way, _)] => format!("classification by {way}"),
+            ways => {
+                let told = ways.iter().map(|(way, methods)| format!("{way} ({})", methods.join(", ")));
+                format!("classification by {}", told.collect::<Vec<_>>().join("; by "))
+            }
+        }
+    }
+
     /// What was run.
     fn facts(&self) -> Markup {
         let Run { config, evaluation, .. } = self.first();
@@ -159,12 +189,16 @@ impl Group {
         };
         let training = |run: &Run| {
             let train = &run.config.train;
-            let epochs = if train.epochs == 1.0 { "epoch" } else { "epochs" };
-            format!("batch {}, {} {epochs} a step, learning rate {}", train.batch, train.epochs, train.learning_rate)
-        };
-        let tests = match evaluation.task {
-            EvaluationTask::Classification => "zero-shot classification by text",
-            EvaluationTask::Retrieval => "retrieval: mean of image-to-text and text-to-image recall@1",
+            let budget = match train.samples {
+                0 if train.epochs == 1.0 => "1 epoch a step".to_string(),
+                0 => format!("{} epochs a step", train.epochs),
+                samples => format!("{samples} samples a step"),
+            };
+            let times = match run.config.method().map(|method| method.spends) {
+                Ok(Spends::OncePerStepSeen) => " for every step seen",
+                _ => "",
+            };
+            format!("batch {}, {budget}{times}, learning rate {}", train.batch, train.learning_rate)
         };
         let trained = self.runs().filter(|run| run.evaluation.samples_spent > 0);
         let device = self.runs().filter_map(|run| run.manifest["device"].as_str().map(str::to_string));
@@ -180,7 +214,7 @@ impl Group {
             ),
             ("Model", distinct(self.runs().map(start), "; ")),
             ("Training", distinct(trained.map(training), "; ")),
-            ("Tested by", tests.to_string()),
+            ("Tested by", self.tests()),
             ("Seeds", distinct(self.runs().map(|run| run.config.seed.to_string()), ", ")),
             ("Device", distinct(device, "; ")),
         ];
@@ -194,7 +228,7 @@ impl Group {
     }
 }
 
-/// Every text once, in the order of their first appearance; after the third, how many more.
+/// Every text once, in the order of their first appearance; after the tenth, how many more.
 fn distinct(texts: impl Iterator<Item = String>, separator: &str) -> String {
     let mut known: Vec<String> = Vec::new();
     for text in texts {
