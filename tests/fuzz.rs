@@ -689,7 +689,7 @@ fn checkpoints() {
         let files: Vec<(&str, Vec<u8>)> = names.iter().map(read).collect();
         fuzz_folder(format, FILES, &files, mutate_safetensors, |folder, _| {
             let read = |positions| {
-                let spec = find_spec(folder, None, Some(Activation::Gelu), positions)?;
+                let (spec, _) = find_spec(folder, None, Some(Activation::Gelu), positions)?;
                 checkpoint::load_with(folder, &spec, positions)
             };
             let _ = checkpoint::load(folder, &spec);
