@@ -524,14 +524,14 @@ fn webdataset() {
             header.set_size(bytes.len() as u64);
             archive.append_data(&mut header, name, bytes).unwrap();
         };
-        for key in first..first + count {
-            let (name, picture) = PICTURES[key];
-            let ending = name.rsplit('.').next().unwrap();
-            add(format!("{}{key}.{ending}", "long/".repeat(30 * (key % 2))), picture);
-            add(format!("{}{key}.txt", "long/".repeat(30 * (key % 2))), b"a caption");
-            add(format!("{}{key}.cls", "long/".repeat(30 * (key % 2))), key.to_string().as_bytes());
+        for (key, (name, picture)) in PICTURES.iter().enumerate().skip(first).take(count) {
+            // Every other one has names that do not fit a header.
+            let member = |ending: &str| format!("{}{key}.{ending}", "long/".repeat(30 * (key % 2)));
+            add(member(name.rsplit('.').next().unwrap()), picture);
+            add(member("txt"), b"a caption");
+            add(member("cls"), key.to_string().as_bytes());
             let json = format!("{{\"when\": {}, \"where\": \"home {key}\"}}", 1_425_168_000 + key);
-            add(format!("{}{key}.json", "long/".repeat(30 * (key % 2))), json.as_bytes());
+            add(member("json"), json.as_bytes());
         }
         archive.into_inner().unwrap()
     };
