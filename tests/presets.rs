@@ -117,7 +117,7 @@ fn end_to_end(name: &str) {
         assert!(told.iter().all(|told| page.contains(told)), "{name}, {what}: {page}");
         assert!(page.contains("has other settings than the preset: "), "{name}, {what}: {page}");
     }
-    assert!(csv.starts_with("method,memory,metric,here,published,difference,published of,source\n"), "{csv}");
+    assert!(csv.starts_with("method,memory,weights,metric,here,published,difference,published of,source\n"), "{csv}");
     assert!(csv.contains(told[0]), "{csv}");
 }
 
@@ -164,10 +164,10 @@ fn figures_stand_beside_a_runs_own_with_the_difference() {
         ("average", summary.average_incremental_accuracy.unwrap(), "75.17"),
         ("last", summary.last_accuracy.unwrap(), "66.72"),
     ] {
-        let row = text.lines().find(|line| line.starts_with(&format!("zero-shot,0,{metric},"))).unwrap();
+        let row = text.lines().find(|line| line.starts_with(&format!("zero-shot,0,random values,{metric},"))).unwrap();
         let cells: Vec<&str> = row.split(',').collect();
-        assert_eq!((cells[3], cells[4]), (format!("{:.1}", 100.0 * here).as_str(), published));
-        let difference: f64 = cells[5].parse().unwrap();
+        assert_eq!((cells[4], cells[5]), (format!("{:.1}", 100.0 * here).as_str(), published));
+        let difference: f64 = cells[6].parse().unwrap();
         assert!((difference - (100.0 * here - published.parse::<f64>().unwrap())).abs() <= 0.051, "{row}");
     }
     let outcome = perennial(&["report", out.to_str().unwrap(), "--against", "refrence"]);
