@@ -431,7 +431,13 @@ fn trained(setup: &Setup, step: usize, start: &[f32]) -> Vec<f32> {
 fn patching_lies_between_the_last_checkpoint_and_what_was_trained() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("patching");
-    let settings = ["stream.tasks=4", "train.epochs=6", "train.learning_rate=2e-3", "patching.validation=0.3"];
+    let settings = [
+        "stream.tasks=4",
+        "train.epochs=6",
+        "train.learning_rate=2e-3",
+        "train.save_every=1",
+        "patching.validation=0.3",
+    ];
     let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     let lines = log(TINY_RUN, &out, &[&["--method", "patching"], &arguments[..]].concat());
     let setup = setup(TINY_RUN, "patching", &settings);
