@@ -16,7 +16,7 @@ use perennial::model::transformer::Purpose;
 use perennial::ops::cpu::Cpu;
 use perennial::ops::{Memory as _, Plan};
 use perennial::train::{Order, Schedule, TrainBatch, Trainer};
-use program::{TINY_RUN, TINY_TIC, result, succeed};
+use program::{TINY_RUN, TINY_TIC, assert_same_result, result, succeed};
 use serde_json::Value;
 
 /// What a run of `preset` with these settings is made from.
@@ -296,6 +296,18 @@ fn the_maximum_decays_and_later_steps_warm_up_when_they_are_told_to() {
         same(rates[1], maximum);
         assert!(rates[1..].is_sorted_by(|a, b| a >= b) && *rates.last().unwrap() < maximum);
     }
+}
+
+#[test]
+fn how_often_a_run_is_saved_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [often, never] = ["1", "1000"].map(|every| {
+        let out = folder.path().join(every);
+        let setting = format!("train.save_every={every}");
+        log(TINY_RUN, &out, &["--method", "sequential", "--set", "train.samples=256", "--set", &setting]);
+        out
+    });
+    assert_same_result("save_every", &often, &never);
 }
 
 #[test]
