@@ -16,7 +16,7 @@ use perennial::model::transformer::Purpose;
 use perennial::ops::cpu::Cpu;
 use perennial::ops::{Memory as _, Plan};
 use perennial::train::{Order, Schedule, TrainBatch, Trainer};
-use program::{TINY_RUN, TINY_TIC, result, succeed};
+use program::{TINY_RUN, TINY_TIC, assert_same_result, result, succeed};
 use serde_json::Value;
 
 /// What a run of `preset` with these settings is made from.
@@ -299,6 +299,18 @@ fn the_maximum_decays_and_later_steps_warm_up_when_they_are_told_to() {
 }
 
 #[test]
+fn how_often_a_run_is_saved_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [often, never] = ["1", "1000"].map(|every| {
+        let out = folder.path().join(every);
+        let setting = format!("train.save_every={every}");
+        log(TINY_RUN, &out, &["--method", "sequential", "--set", "train.samples=256", "--set", &setting]);
+        out
+    });
+    assert_same_result("save_every", &often, &never);
+}
+
+#[test]
 fn the_memory_keeps_what_it_may() {
     let folder = tempfile::tempdir().unwrap();
     let kept = |size: &str| {
@@ -431,7 +443,13 @@ fn trained(setup: &Setup, step: usize, start: &[f32]) -> Vec<f32> {
 fn patching_lies_between_the_last_checkpoint_and_what_was_trained() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("patching");
-    let settings = ["stream.tasks=4", "train.epochs=6", "train.learning_rate=2e-3", "patching.validation=0.3"];
+    let settings = [
+        "stream.tasks=4",
+        "train.epochs=6",
+        "train.learning_rate=2e-3",
+        "train.save_every=1",
+        "patching.validation=0.3",
+    ];
     let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     let lines = log(TINY_RUN, &out, &[&["--method", "patching"], &arguments[..]].concat());
     let setup = setup(TINY_RUN, "patching", &settings);

@@ -39,7 +39,7 @@ pub struct Optimizer {
     norm: Stats,
     /// What the coming update depends on beside the gradients [3].
     pace: Stats,
-    /// Steps taken since the moments were zeroed.
+    /// Steps launched since the moments were zeroed.
     steps: u64,
 }
 
@@ -111,6 +111,11 @@ impl Optimizer {
         device.write(self.pace, &pace.map(|x| x as f32));
     }
 
+    /// Counts the step that is launched: the next one's batch may be sent before this one is done.
+    pub fn count(&mut self) {
+        self.steps += 1;
+    }
+
     /// Updates the parameters from their gradients. Where the gradients' norm is not finite nothing changes.
     pub fn update<D: Device>(&self, device: &mut D) {
         let Range { start, end } = self.trained;
@@ -132,12 +137,11 @@ impl Optimizer {
 
     /// The gradients' 2-norm before clipping, once the update is done. Fails where that is not finite; parameters and moments
     /// are then as they were.
-    pub fn finish<D: Device>(&mut self, device: &D) -> Result<f32> {
+    pub fn finish<D: Device>(&self, device: &D) -> Result<f32> {
         let gradient_norm = device.read_vec(self.norm)[0];
         if !gradient_norm.is_finite() {
             return Err(Error::run(format!("the gradient's norm became {gradient_norm}")));
         }
-        self.steps += 1;
         Ok(gradient_norm)
     }
 

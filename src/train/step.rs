@@ -258,6 +258,7 @@ impl<D: Device> Trainer<D> {
 
     /// Starts the step on the loaded batch. A device that works on its own may return before it is done.
     pub fn launch(&mut self) {
+        self.optimizer.count();
         let Trainer { device, clip, frozen, objective, optimizer, start, fisher, .. } = self;
         let Loaded { images, texts: LoadedTexts { texts, tokens } } = self.loaded;
         let (phase, loaded, learn_logit_scale) = (self.phase, self.loaded, self.learn_logit_scale);
