@@ -121,6 +121,8 @@ impl ModelSpec {
     }
 
     fn validate(&self) -> Result<()> {
+        /// Each looks at each other: no picture is worth more.
+        const MOST_PATCHES: usize = 1 << 16;
         let (vision, text) = (&self.vision_cfg, &self.text_cfg);
         let sizes = [
             ("embed_dim", self.embed_dim),
@@ -155,6 +157,14 @@ impl ModelSpec {
             return Err(Error::input(format!(
                 "vision_cfg.patch_size {} is larger than image_size {}",
                 vision.patch_size, vision.image_size
+            )));
+        }
+        if self.patches() > MOST_PATCHES {
+            return Err(Error::input(format!(
+                "vision_cfg.image_size {} in patches of {} makes {} of them; {MOST_PATCHES} are the most",
+                vision.image_size,
+                vision.patch_size,
+                self.patches()
             )));
         }
         if text.context_length < 2 {
