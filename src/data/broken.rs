@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, ErrorKind};
-use std::panic::{UnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::{ImageReader, RgbImage};
@@ -83,13 +82,7 @@ impl Broken {
     }
 }
 
-/// What `decode` makes of bytes from outside. Decoders are others' work, and one picture of a million must not end a run: a panic is
-/// an error like another.
-pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T> + UnwindSafe) -> Result<T> {
-    catch_unwind(decode).unwrap_or_else(|_| Err(Error::input("its decoder panicked")))
-}
-
-/// The picture in a file of any name; an error names the file and has its reason, also where its decoder panics.
+/// The picture in a file of any name; an error names the file and has its reason.
 pub fn read_picture(path: &Path) -> Result<RgbImage> {
     let bytes = fs::read(path).map_err(|cause| {
         let reason = if cause.kind() == ErrorKind::NotFound { MISSING_FILE } else { UNREADABLE };
@@ -108,7 +101,7 @@ pub fn decode_picture(bytes: &[u8]) -> Result<RgbImage> {
     if jpeg_is_cut_short(bytes) {
         return Err(cut_short());
     }
-    guarded(|| picture::decode(bytes)).map_err(|error| match guarded(|| Ok(dimensions(bytes))) {
+    picture::decode(bytes).map_err(|error| match picture::guarded(|| Ok(dimensions(bytes))) {
         Ok(Some((width, height))) if u64::from(width) * u64::from(height) > picture::MOST_PIXELS => {
             Error::input(format!("a picture of {width} x {height} pixels; {} are the most", picture::MOST_PIXELS))
                 .because(TOO_LARGE)
@@ -192,12 +185,6 @@ mod tests {
         let error = read_picture(Path::new("no/such.png")).unwrap_err();
         assert_eq!(error.reason(), Some(MISSING_FILE));
         assert!(error.to_string().starts_with("cannot read no/such.png"), "{error}");
-    }
-
-    #[test]
-    fn a_decoder_that_panics_is_an_error() {
-        let result: Result<()> = guarded(|| panic!("no such Huffman table"));
-        assert_eq!(result.unwrap_err().to_string(), "its decoder panicked");
     }
 
     #[test]

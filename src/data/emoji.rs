@@ -16,7 +16,7 @@ use std::path::Path;
 use image::{GenericImageView, ImageDecoder, ImageReader, RgbImage};
 use rayon::prelude::*;
 
-use super::{Dataset, Images, Sample, Split, broken, fingerprint};
+use super::{Dataset, Images, Sample, Split, fingerprint, picture};
 use crate::error::{Error, Result};
 
 /// Width and height of a tile, in pixels.
@@ -76,8 +76,7 @@ fn build(place: &str, read: Read) -> Result<Dataset> {
     let atlases: Vec<RgbImage> = files[1..]
         .par_iter()
         .map(|(name, bytes)| {
-            let decoded = broken::guarded(|| decode_atlas(bytes).map_err(Error::input));
-            decoded.map_err(|cause| Error::reading(&file(name), cause))
+            picture::guarded(|| decode_atlas(bytes)).map_err(|cause| Error::reading(&file(name), cause))
         })
         .collect::<Result<_>>()?;
     let fingerprint = fingerprint(files.iter().map(|(name, bytes)| (name.as_str(), &**bytes)));

@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io::Cursor;
+use std::panic::{UnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::codecs::png::PngDecoder;
@@ -21,24 +22,29 @@ use crate::error::{Error, Result};
 /// Pixels beyond which a picture is taken for an attack on the memory: Pillow's limit.
 pub const MOST_PIXELS: u64 = 178_956_970;
 
-/// A PNG, JPEG or WebP file, whatever its name. An error of input names it. Should a decoder panic, so does this:
-/// [`super::broken::read_picture`] does not.
+/// A PNG, JPEG or WebP file, whatever its name. An error of input names it.
 pub fn read(path: &Path) -> Result<RgbImage> {
     let bytes = fs::read(path).map_err(|cause| Error::reading(path, cause))?;
     decode(&bytes).map_err(|error| Error::reading(path, error))
 }
 
 /// The picture in the bytes of a PNG, JPEG or WebP file; of an animation the first frame. It is an error of input if the
-/// file is broken, cut short, of another format, or of more than 179 million pixels.
+/// file is broken, cut short, of another format, or of more than 179 million pixels, and where a decoder panics.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage> {
-    let decoded = match image::guess_format(bytes) {
+    let decoded = guarded(|| match image::guess_format(bytes) {
         Ok(ImageFormat::Png) => png(bytes).map_err(|cause| cause.to_string()),
         Ok(ImageFormat::WebP) => webp(bytes).map_err(|cause| cause.to_string()),
         Ok(ImageFormat::Jpeg) => jpeg(bytes),
         Ok(other) => Err(format!("{other:?} is not read; PNG, JPEG and WebP are")),
         Err(_) => Err("it begins like no PNG, JPEG or WebP file".to_string()),
-    };
+    });
     decoded.map_err(|cause| Error::input(format!("not a whole image: {cause}")))
+}
+
+/// What `decode` makes of bytes from outside. Decoders are others' work, and one picture of a million must not end a run: a panic is
+/// an error like another.
+pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T, String> + UnwindSafe) -> Result<T, String> {
+    catch_unwind(decode).unwrap_or_else(|_| Err("its decoder panicked".to_string()))
 }
 
 /// The limits for a decoder of the crate `image`: 16 bytes a pixel hold every kind of it.
@@ -164,6 +170,12 @@ mod tests {
             let message = message(&file[..file.len() * 2 / 3]);
             assert!(message.starts_with("not a whole image: "), "{}: {message}", case.name);
         }
+    }
+
+    #[test]
+    fn a_decoder_that_panics_is_an_error() {
+        let decoded: Result<(), String> = guarded(|| panic!("no such Huffman table"));
+        assert_eq!(decoded.unwrap_err(), "its decoder panicked");
     }
 
     #[test]

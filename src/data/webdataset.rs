@@ -539,7 +539,8 @@ fn assemble(
                 skipped.add(reason, format!("{name}, {key}: {what}"));
                 continue;
             }
-            let domain = entry.domain.unwrap_or_default();
+            // One that nobody asked for may stand in an index of another's making.
+            let domain = entry.domain.filter(|_| !settings.domain.is_empty()).unwrap_or_default();
             let domain = *number_of_domain.entry(domain).or_insert_with_key(|domain| {
                 domains.push(domain.clone());
                 domains.len() as u32 - 1
@@ -840,14 +841,21 @@ mod tests {
         });
         change(|json| json["content"].as_array_mut().unwrap().clear());
         change(|json| json["stamps"].as_array_mut().unwrap().clear());
+        let write = |json: &str| {
+            std::fs::write(&place, format!("{}\n{json}", fingerprint([("", json.as_bytes())]))).unwrap();
+        };
         for json in wrong {
             let json = json.to_string();
-            std::fs::write(&place, format!("{}\n{json}", fingerprint([("", json.as_bytes())]))).unwrap();
+            write(&json);
             let dataset = open(&source).unwrap();
             assert_eq!(dataset.samples.len(), 2, "{json}");
             assert_eq!(dataset.image(0).unwrap().get_pixel(0, 0).0, [1, 0, 0]);
             assert_eq!(std::fs::read_to_string(&place).unwrap(), kept, "{json}");
         }
+        let mut with_domain = json;
+        with_domain["content"][0]["entries"][1]["domain"] = "home".into();
+        write(&with_domain.to_string());
+        assert_eq!(open(&source).unwrap().domains, ["webdataset"]);
     }
 
     #[test]
