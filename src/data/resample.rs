@@ -75,10 +75,6 @@ impl Axis {
         let mut taps = Taps { spans: Vec::with_capacity(self.shown), weights: Vec::new() };
         let mut weights = Vec::new();
         for place in self.first..self.first + self.shown {
-            if self.is_copy() {
-                taps.push(place, &[1.0]);
-                continue;
-            }
             let center = from + (place as f64 + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(self.source);
@@ -153,6 +149,18 @@ impl Scratch {
     pub fn resize(&mut self, source: View, x: Axis, y: Axis, out: &mut [u8]) {
         assert_eq!((source.width, source.height), (x.source, y.source), "the axes are the picture's");
         assert_eq!(out.len(), 3 * x.shown * y.shown, "the output has a place for every pixel");
+        match (x.is_copy(), y.is_copy()) {
+            (true, true) => {
+                let shown = source.cut(x.first, y.first, x.shown, y.shown);
+                let rows = out.chunks_exact_mut(3 * x.shown).enumerate();
+                return rows.for_each(|(row, out)| out.copy_from_slice(shown.row(row)));
+            }
+            (true, false) => {
+                return self.along_columns(source.cut(x.first, 0, x.shown, y.source), 0, &y.taps(), out);
+            }
+            (false, true) => return self.along_rows(source.cut(0, y.first, x.source, y.shown), 0, &x.taps(), out),
+            (false, false) => {}
+        }
         let (of_x, of_y) = (x.taps(), y.taps());
         let mut between = std::mem::take(&mut self.between);
         if y.lost() > 0 && y.lost() > 2 * x.lost() {
