@@ -70,7 +70,7 @@ dist: $(NVRTC)
 bench: build $(VENV)
 	$(VENV)/bin/python benches/torch_clip.py --perennial $(PERENNIAL) --model presets/models/emoji-small.json --batch 64
 
-# Weights, pictures and tokens against open_clip, transformers and Pillow, both ways; prints a table. Half an hour on two cores.
+# Weights, pictures and tokens against open_clip, transformers and Pillow, both ways; prints a table. Twenty minutes on two cores.
 interop: build $(VENV)
 	$(VENV)/bin/pip install --quiet transformers scikit-image
 	$(VENV)/bin/python tests/interop/interop.py --perennial $(PERENNIAL)
