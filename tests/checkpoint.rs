@@ -287,17 +287,10 @@ fn half_and_double_precision_are_read() {
 fn a_hugging_face_folder_tells_its_model() {
     let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
     let list = ParameterList::of(&spec);
-    export_hugging_face(folder.path(), &spec, &list, &values(&list)).unwrap();
     let path = folder.path().join("model.safetensors");
 
-    // As Hugging Face writes it: without our metadata, with position_ids.
-    let bytes = fs::read(&path).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let mut theirs: Vec<Entry> = tensors
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| (name, "F32".into(), tensor.shape().to_vec(), tensor.data().to_vec()))
-        .collect();
+    // With position_ids, as older versions write them.
+    let mut theirs = hugging_face_entries(&folder, &spec);
     theirs.push(("text_model.embeddings.position_ids".into(), "I64".into(), vec![1, 12], vec![0; 96]));
     write(&folder, &assemble(Some(json!({ "format": "pt" })), &theirs));
     assert_eq!(spec_of(&path), Some(spec.clone()));
@@ -354,20 +347,19 @@ fn a_configuration_counts_for_the_file_that_it_was_written_with() {
     assert_eq!((stored.told, stored.spec), (Told::ByDefault, ModelSpec { quick_gelu: false, ..spec }));
 }
 
+/// The tensors of a model that is exported to `folder` in Hugging Face's layout, as it would write them: without our metadata.
+fn hugging_face_entries(folder: &TempDir, spec: &ModelSpec) -> Vec<Entry> {
+    let list = ParameterList::of(spec);
+    export_hugging_face(folder.path(), spec, &list, &values(&list)).unwrap();
+    let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter();
+    tensors.map(|(name, tensor)| (name, "F32".into(), tensor.shape().to_vec(), tensor.data().to_vec())).collect()
+}
+
 #[test]
 fn pictures_that_others_prepare_otherwise_are_noted() {
     let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
-    let list = ParameterList::of(&spec);
-    export_hugging_face(folder.path(), &spec, &list, &values(&list)).unwrap();
-    // As Hugging Face writes it, without our metadata.
-    let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
-    let theirs: Vec<Entry> = SafeTensors::deserialize(&bytes)
-        .unwrap()
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| (name, "F32".into(), tensor.shape().to_vec(), tensor.data().to_vec()))
-        .collect();
-    let path = write(&folder, &assemble(None, &theirs));
+    let path = write(&folder, &assemble(None, &hugging_face_entries(&folder, &spec)));
     let file = folder.path().join("preprocessor_config.json");
     let ours: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
     let notes = |key: &str, value: Value| {
@@ -455,15 +447,7 @@ fn positions_of_another_resolution_are_fitted_when_that_is_asked_for() {
 #[test]
 fn positions_in_hugging_faces_layout_are_fitted_too() {
     let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
-    let list = ParameterList::of(&spec);
-    export_hugging_face(folder.path(), &spec, &list, &values(&list)).unwrap();
-    let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
-    let theirs: Vec<Entry> = SafeTensors::deserialize(&bytes)
-        .unwrap()
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| (name, "F32".into(), tensor.shape().to_vec(), tensor.data().to_vec()))
-        .collect();
+    let theirs = hugging_face_entries(&folder, &spec);
     let theirs = entries_for_grid("vision_model.embeddings.position_embedding.weight", 2, theirs);
     let path = write(&folder, &assemble(None, &theirs));
     let weights = load_with(&path, &spec, Positions::Interpolated).unwrap();

@@ -7,10 +7,8 @@
 //! JPEG is decoded as libjpeg-turbo does it, with its rounding in the inverse DCT, in the upsampling of the colours and
 //! in their conversion: decoders that round otherwise differ by several units, which no filter takes back.
 
-use std::fs;
 use std::io::Cursor;
 use std::panic::{UnwindSafe, catch_unwind};
-use std::path::Path;
 
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
@@ -21,12 +19,6 @@ use crate::error::{Error, Result};
 
 /// Pixels beyond which a picture is taken for an attack on the memory: Pillow's limit.
 pub const MOST_PIXELS: u64 = 178_956_970;
-
-/// A PNG, JPEG or WebP file, whatever its name. An error of input names it.
-pub fn read(path: &Path) -> Result<RgbImage> {
-    let bytes = fs::read(path).map_err(|cause| Error::reading(path, cause))?;
-    decode(&bytes).map_err(|error| Error::reading(path, error))
-}
 
 /// The picture in the bytes of a PNG, JPEG or WebP file; of an animation the first frame. It is an error of input if the
 /// file is broken, cut short, of another format, or of more than 179 million pixels, and where a decoder panics.

@@ -222,6 +222,7 @@ pub fn prepare(pixels: &mut [u8], size: usize, load: impl Fn(usize) -> Result<Rg
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::model::checkpoint::TensorFile;
@@ -259,13 +260,18 @@ mod tests {
         assert_eq!(decided, (spec, None));
     }
 
-    #[test]
-    fn nothing_is_guessed_of_other_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.safetensors");
+    /// Writes weights that say nothing of their model.
+    fn wordless(path: PathBuf) -> PathBuf {
         let mut file = TensorFile::new();
         file.insert_f32("logit_scale", &[1], vec![1.0]);
         file.save(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn nothing_is_guessed_of_other_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = wordless(folder.path().join("model.safetensors"));
         let find = |arch: Option<&str>, activation| find_spec(&path, arch, activation, Positions::AsStored);
         let message = find(None, Some(Activation::Gelu)).unwrap_err().to_string();
         assert!(message.contains("give --arch (ViT-B-32"), "{message}");
@@ -284,10 +290,7 @@ mod tests {
     #[test]
     fn defaults_are_told() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("open_clip_model.safetensors");
-        let mut file = TensorFile::new();
-        file.insert_f32("logit_scale", &[1], vec![1.0]);
-        file.save(&path).unwrap();
+        let path = wordless(folder.path().join("open_clip_model.safetensors"));
         let config = |name: &str, spec: &ModelSpec| {
             let sizes = spec.to_json().replace(r#","quick_gelu":false"#, "");
             let path = folder.path().join(name);

@@ -69,7 +69,11 @@ fn fill_similarities(scores: &mut [f32], a: &[f32], b: &[f32], width: usize) {
 
 /// Cosine similarities `[rows, columns]` of unit rows `a [rows, D]` and `b [columns, D]`.
 pub fn similarities(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
-    map_similarities(a, b, width, |_, scores| scores.to_vec()).concat()
+    let columns = b.len() / width;
+    let mut scores = vec![0.0; a.len() / width * columns];
+    let blocks = scores.par_chunks_mut((ROWS * columns).max(1)).zip(a.par_chunks(ROWS * width));
+    blocks.for_each(|(scores, a)| fill_similarities(scores, a, b, width));
+    scores
 }
 
 /// What a row of `scores` is taken for: the candidate of the largest score. Of equals, and of NaN, it is not `truth`: a model
