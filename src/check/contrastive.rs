@@ -64,11 +64,13 @@ impl Contrastive {
     }
 
     /// For a gradient that sums over `opponents`. Weights are off by `exponent_error`, where the row sum at the positive can
-    /// cancel much of the rest; dS goes into the product as two bf16, 2^-17 of it off; and the sum goes 16 opponents at a
+    /// cancel much of the rest, or all of it where a sample's own pair outweighs everything: then what is left is small
+    /// beside a sample's weight. dS goes into the product as two bf16, 2^-17 of it off; and the sum goes 16 opponents at a
     /// time, twice.
     fn gradient_tolerance(&self, opponents: usize) -> Tolerance {
         let steps = 2 * opponents.div_ceil(16);
-        Tolerance::bf16(4.0 * self.exponent_error() + 1.0 / (1 << 16) as f64 + steps as f64 * UNIT)
+        let loss = 4.0 * self.exponent_error() + 1.0 / (1 << 16) as f64 + steps as f64 * UNIT;
+        Tolerance { at_least: 1.0 / self.shape.samples as f64, ..Tolerance::bf16(loss) }
     }
 }
 
@@ -98,7 +100,9 @@ impl Case for Contrastive {
         });
         let image = unit_rows(image.collect(), width);
         let error = self.exponent_error();
-        let close = Tolerance { relative: error, of_largest: error, at_least: 0.0 };
+        // A sum of exponentials is off by a share of itself, and so its logarithm, which is near 0 where one term of size 1
+        // outweighs the rest, by that share of 1.
+        let close = Tolerance { relative: error, of_largest: error, at_least: 1.0 };
         let averages = self.gamma.map(|gamma| {
             // Near what the batch gives, so that both count; one sample in three is new; the last sample comes twice.
             let typical = if self.settings.surrogate == Surrogate::Linear { -4.0 } else { 4.0 };
@@ -123,8 +127,9 @@ impl Case for Contrastive {
             }
         });
         let weight = (0..samples).map(|_| (0.5 + unit(operands.generator())) as f32 / samples as f32).collect();
-        // Sums of log u and h / tau, which reach phi(2) / tau, where what is left can be about 1.
-        let sum = Tolerance { relative: error, of_largest: 2.0 / self.tau * error, at_least: 0.0 };
+        // Sums of log u and h / tau, which reach phi(2) / tau, where what is left can be about 1; the samples' weights add up to
+        // at most 1.5, in both directions.
+        let sum = Tolerance { relative: error, of_largest: 2.0 / self.tau * error, at_least: 3.0 * self.tau };
         Spans {
             inputs: ContrastiveInputs {
                 image: operands.input_of(image),
