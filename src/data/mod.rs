@@ -8,6 +8,7 @@
 //! | `cifar.rs` | the binary files of CIFAR-10 and CIFAR-100 |
 //! | `domainnet.rs` | DomainNet's lists |
 //! | `webdataset.rs` | tar shards |
+//! | `braces.rs` | names of shards with ranges and lists in braces |
 //! | `packed.rs` | pixels in one mapped file |
 //! | `csv.rs` | a table with a line for each sample |
 //! | `class_names.rs` | from a data set's own names of classes to readable ones |
@@ -22,6 +23,7 @@
 //! | `prompts.rs` | from a class name to the texts that stand for it |
 //! | `loader.rs` | batches ahead of time, in an order that no thread can change |
 
+mod braces;
 pub mod broken;
 pub mod cifar;
 pub mod class_names;

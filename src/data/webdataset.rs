@@ -29,6 +29,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::braces::expand;
 use super::broken::{self, Broken};
 use super::csv::{MISSING_DOMAIN, MISSING_TIME, find};
 use super::index::{self, Stamp};
@@ -58,8 +59,6 @@ const DUPLICATE: &str = "duplicate";
 const MOST_IMAGE: u64 = 1 << 28;
 /// Bytes of a caption, a class or a `json`, at most.
 const MOST_TEXT: u64 = 1 << 20;
-/// Shards of a specification, at most: `{0..9999999999}` is a slip of the pen.
-const MOST_SHARDS: usize = 1 << 20;
 /// A tar file is made of blocks of so many bytes.
 const BLOCK: u64 = 512;
 /// Bytes of zeros after the end of a shard, at most: tar fills up its last record, of 10 KiB where nobody asks for another size.
@@ -391,73 +390,6 @@ fn shards(folder: &Path, specs: &[String]) -> Result<Vec<String>> {
             .map_err(|path| Error::input(format!("{}: the name is no UTF-8", folder.join(path).display())))
     };
     find(folder, &expanded)?.into_iter().map(named).collect()
-}
-
-/// `{08..10}.tar` as `08.tar`, `09.tar` and `10.tar`, `{a,b}.tar` as `a.tar` and `b.tar`; in their order, the first brace slowest.
-fn expand(spec: &str) -> Result<Vec<String>> {
-    /// Braces in a specification, at most: no name has more, and each is a call in a call.
-    const MOST_BRACES: usize = 32;
-    if spec.is_empty() {
-        return Err(Error::input("a shard without a name"));
-    }
-    if spec.matches('{').count() > MOST_BRACES {
-        return Err(Error::input(format!("more than {MOST_BRACES} braces")));
-    }
-    expand_within(spec)
-}
-
-fn expand_within(spec: &str) -> Result<Vec<String>> {
-    let Some(open) = spec.find('{') else { return Ok(vec![spec.to_string()]) };
-    let (mut depth, mut commas, mut close) = (0, Vec::new(), None);
-    for (place, byte) in spec.bytes().enumerate().skip(open) {
-        match byte {
-            b'{' => depth += 1,
-            b',' if depth == 1 => commas.push(place),
-            b'}' if depth == 1 => {
-                close = Some(place);
-                break;
-            }
-            b'}' => depth -= 1,
-            _ => {}
-        }
-    }
-    let close = close.ok_or_else(|| Error::input("a brace is not closed, expected {00000..00012} or {a,b}"))?;
-    let choices = if commas.is_empty() {
-        range(&spec[open + 1..close])?
-    } else {
-        let ends = commas.iter().copied().chain([close]);
-        let starts = [open].into_iter().chain(commas.iter().copied());
-        let mut choices = Vec::new();
-        for (start, end) in starts.zip(ends) {
-            choices.extend(expand_within(&spec[start + 1..end])?);
-        }
-        choices
-    };
-    let rest = expand_within(&spec[close + 1..])?;
-    if choices.len().saturating_mul(rest.len()) > MOST_SHARDS {
-        return Err(Error::input(format!("more than {MOST_SHARDS} shards")));
-    }
-    let before = &spec[..open];
-    Ok(choices.iter().flat_map(|choice| rest.iter().map(move |rest| format!("{before}{choice}{rest}"))).collect())
-}
-
-/// `08..10` as `08`, `09` and `10`, filled up to the digits of the longer end where one begins with 0; backwards too.
-fn range(inside: &str) -> Result<Vec<String>> {
-    let wrong =
-        || Error::input(format!("found {{{inside}}}, expected a range as in {{00000..00012}} or a list as in {{a,b}}"));
-    let (first, last) = inside.split_once("..").ok_or_else(wrong)?;
-    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => text.parse::<u64>().map_err(|_| wrong()),
-        false => Err(wrong()),
-    };
-    let (from, to) = (number(first)?, number(last)?);
-    if from.abs_diff(to) >= MOST_SHARDS as u64 {
-        return Err(Error::input(format!("{{{inside}}} are more than {MOST_SHARDS} shards")));
-    }
-    let padded = [first, last].iter().any(|text| text.len() > 1 && text.starts_with('0'));
-    let width = if padded { first.len().max(last.len()) } else { 0 };
-    let name = |number: u64| format!("{number:0width$}");
-    Ok(if from <= to { (from..=to).map(name).collect() } else { (to..=from).rev().map(name).collect() })
 }
 
 /// Pictures in shards.
@@ -876,26 +808,6 @@ mod tests {
     }
 
     #[test]
-    fn specifications_mean_what_bash_makes_of_them() {
-        // Of `echo SPEC` in bash 5.
-        let cases = [
-            ("a.tar", "a.tar"),
-            ("{08..11}.tar", "08.tar 09.tar 10.tar 11.tar"),
-            ("{8..11}", "8 9 10 11"),
-            ("{2..0}", "2 1 0"),
-            ("{a,b}-{0..1}", "a-0 a-1 b-0 b-1"),
-            ("x{a,b{1..2},}y", "xay xb1y xb2y xy"),
-            ("{9..010}", "009 010"),
-        ];
-        for (spec, expected) in cases {
-            assert_eq!(expand(spec).unwrap().join(" "), expected, "{spec}");
-        }
-        for wrong in ["{", "a{0..}", "{x}", "{0..99999999}", "{0..99999}{0..99999}", "", "{-1..1}"] {
-            assert!(expand(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn several_sources_keep_their_order() {
         let picture = png(1);
         let of = |key: &str| shard(&[(key, &picture)]);
@@ -912,13 +824,6 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
-
-        #[test]
-        fn any_specification_is_fine_or_an_error(spec in "[a0-9{},.]{0,24}") {
-            if let Ok(names) = expand(&spec) {
-                prop_assert!(names.len() <= MOST_SHARDS);
-            }
-        }
 
         #[test]
         fn damaged_shards_are_harmless(

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// The preset of the tests, relative to the crate's folder, where [`perennial`] runs.
 pub const TINY_RUN: &str = "tests/fixtures/tiny-run.toml";
@@ -44,6 +45,36 @@ pub fn succeed(arguments: &[&str]) -> String {
     let outcome = perennial(arguments);
     assert_eq!(outcome.status, Some(0), "{arguments:?}\n{}", outcome.stderr);
     outcome.stdout
+}
+
+/// Fails unless the command says in one line what was wrong, with all of `parts` in it, and exits with 2.
+#[track_caller]
+pub fn refused(arguments: &[&str], parts: &[&str]) {
+    let outcome = perennial(arguments);
+    assert_eq!(outcome.status, Some(2), "{arguments:?}\n{}", outcome.stderr);
+    assert_eq!(outcome.stdout, "", "{arguments:?}");
+    assert!(outcome.stderr.starts_with("error: "), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+    for part in parts {
+        assert!(outcome.stderr.contains(part), "'{part}' is not in: {}", outcome.stderr);
+    }
+}
+
+/// The same for `run` with the tests' preset, which must leave nothing behind.
+#[track_caller]
+pub fn run_refused(arguments: &[&str], parts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let fixed = ["run", TINY_RUN, "--out", out.to_str().unwrap()];
+    refused(&fixed.iter().chain(arguments).copied().collect::<Vec<_>>(), parts);
+    assert!(!out.exists(), "a refused run left {:?}", files(&out).keys());
+}
+
+/// Writes a file and returns its path as the command line takes it.
+pub fn written(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> String {
+    let path = folder.path().join(name);
+    fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_string()
 }
 
 /// Every file below a folder by its relative path; empty where there is no folder.
