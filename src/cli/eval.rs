@@ -9,10 +9,9 @@ use perennial::data::prompts::Templates;
 use perennial::data::{self, Dataset, Split};
 use perennial::error::{Error, Result, unknown};
 use perennial::eval::embed::embed_images;
-use perennial::eval::metrics::top_1_accuracy;
 use perennial::eval::pretrained::{Pretrained, check_finite};
 use perennial::eval::retrieval::retrieve;
-use perennial::eval::zero_shot::{class_embeddings, similarities};
+use perennial::eval::zero_shot::{Classification, class_embeddings};
 use perennial::experiment::{Config, EvaluationTask, PRESETS};
 use perennial::model::spec::ModelSpec;
 use perennial::ops::Device;
@@ -89,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let tests = Tests { dataset: Arc::new(dataset), samples, max_broken: data.max_broken };
     if classifies {
         on_device!(&place, D, at => classification::<D>(at, arguments, &spec, &templates, &tests))?;
-        println!("templates       {}", evaluation.templates);
+        println!("templates              {}", evaluation.templates);
     } else {
         on_device!(&place, D, at => retrieval::<D>(at, arguments, &spec, &tests))?;
     }
@@ -215,10 +214,16 @@ fn classification<D: Device>(
     check_finite(&texts, width, "class", 0)?;
     let (pictures, images) = tests.embed(&mut model)?;
     let labels: Vec<u32> = pictures.iter().map(|sample| dataset.samples[*sample as usize].class).collect();
-    let accuracy = top_1_accuracy(&similarities(&images, &texts, width), classes, &labels).unwrap_or_default();
-    println!("samples         {}", pictures.len());
-    println!("classes         {classes}");
-    println!("top_1_accuracy  {:.2} %", 100.0 * accuracy);
+    let found = Classification::of(&images, &texts, width, &labels).expect("there is a picture");
+    println!("samples                {}", pictures.len());
+    println!("classes                {classes}");
+    for (name, part) in [
+        ("top_1_accuracy", found.top_1),
+        ("top_5_accuracy", found.top_5),
+        ("mean_per_class_recall", found.mean_per_class_recall),
+    ] {
+        println!("{name:21}  {:.2} %", 100.0 * part);
+    }
     Ok(())
 }
 

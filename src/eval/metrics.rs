@@ -140,19 +140,16 @@ impl Summary {
     }
 }
 
-/// The fraction of samples whose own column scores higher than every other. `scores` is [labels, columns], `labels`
-/// the columns that are right. None without samples. Panics when the sizes do not fit or a label is no column: a
-/// bug of the caller.
-pub fn top_1_accuracy(scores: &[f32], columns: usize, labels: &[u32]) -> Option<f64> {
-    assert_eq!(scores.len(), labels.len() * columns, "scores are [labels, columns]");
-    if labels.is_empty() {
-        return None;
-    }
-    let right = scores.chunks_exact(columns).zip(labels).filter(|(row, label)| {
-        let own = row[**label as usize];
-        row.iter().enumerate().all(|(column, score)| column == **label as usize || own > *score) && !own.is_nan()
-    });
-    Some(right.count() as f64 / labels.len() as f64)
+/// How many items come before the best of the `relevant` ones and are none themselves; None if there is none.
+pub fn rank(scores: &[f32], relevant: &[u32]) -> Option<usize> {
+    let own = || relevant.iter().map(|item| scores[*item as usize]);
+    own().next()?;
+    // NaN scores are no better than none at all.
+    let Some(best) = own().filter(|score| !score.is_nan()).reduce(f32::max) else {
+        return Some(usize::MAX);
+    };
+    let ahead = |score: &f32| *score >= best || score.is_nan();
+    Some(scores.iter().copied().filter(ahead).count() - own().filter(ahead).count())
 }
 
 #[cfg(test)]
@@ -260,14 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn top_1_counts_strict_winners() {
-        let scores = [0.1, 0.9, 0.3, /**/ 0.8, 0.1, 0.2, /**/ 0.5, 0.5, 0.1, /**/ 0.2, 0.1, 0.3];
-        // Right, right, a tie, wrong.
-        assert_eq!(top_1_accuracy(&scores, 3, &[1, 0, 0, 1]), Some(0.5));
-        assert_eq!(top_1_accuracy(&[], 3, &[]), None);
-        assert_eq!(top_1_accuracy(&[0.7], 1, &[0]), Some(1.0));
+    fn ranks_count_ties_and_nan_against_the_relevant() {
         let nan = f32::NAN;
-        assert_eq!(top_1_accuracy(&[nan, 0.0, 1.0, nan, nan, nan], 2, &[0, 0, 0]), Some(0.0));
-        assert_eq!(top_1_accuracy(&[nan], 1, &[0]), Some(0.0));
+        assert_eq!(rank(&[0.1, 0.9, 0.3], &[1]), Some(0));
+        assert_eq!(rank(&[0.1, 0.9, 0.3], &[0]), Some(2));
+        assert_eq!(rank(&[0.5, 0.5, 0.1], &[0]), Some(1));
+        assert_eq!(rank(&[0.5, 0.5, 0.1], &[1, 0]), Some(0), "its own may tie");
+        assert_eq!(rank(&[nan, 0.9], &[1]), Some(1));
+        assert_eq!(rank(&[nan, 0.9], &[0]), Some(usize::MAX));
+        assert_eq!(rank(&[nan], &[0]), Some(usize::MAX));
+        assert_eq!(rank(&[0.7], &[]), None);
     }
 }

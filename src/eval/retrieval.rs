@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::metrics::rank;
 use super::zero_shot::map_similarities;
 
 /// The fraction of queries with a relevant item among the first 1, 5 and 10.
@@ -60,18 +61,6 @@ pub fn retrieve<R: Send>(
     .unzip();
     let text_ranks = map_similarities(texts, images, width, |text, scores| rank(scores, &images_of_text[text]));
     (made, Retrieval::of_ranks(image_ranks, text_ranks))
-}
-
-/// How many items come before the best of the `relevant` ones and are none themselves; None if there is none.
-fn rank(scores: &[f32], relevant: &[u32]) -> Option<usize> {
-    let own = || relevant.iter().map(|item| scores[*item as usize]);
-    own().next()?;
-    // NaN scores are no better than none at all.
-    let Some(best) = own().filter(|score| !score.is_nan()).reduce(f32::max) else {
-        return Some(usize::MAX);
-    };
-    let ahead = |score: &f32| *score >= best || score.is_nan();
-    Some(scores.iter().copied().filter(ahead).count() - own().filter(ahead).count())
 }
 
 fn recall(ranks: Vec<Option<usize>>) -> Option<Recall> {

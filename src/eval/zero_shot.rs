@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use rayon::prelude::*;
 
 use super::embed::embed_texts;
+use super::metrics::rank;
 use crate::model::clip::Clip;
 use crate::ops::Device;
 use crate::ops::cpu::vector::{dot, vectorized};
@@ -91,9 +92,59 @@ pub fn choose(scores: &[f32], candidates: &[u32], truth: u32) -> u32 {
     best
 }
 
+/// How images are classified; fractions in [0, 1].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Classification {
+    /// The images whose own class scores higher than every other, and those where fewer than five others score as high.
+    pub top_1: f64,
+    pub top_5: f64,
+    /// The mean over the classes that have an image of each one's `top_1`: rare classes count as much as common ones.
+    pub mean_per_class_recall: f64,
+}
+
+impl Classification {
+    /// Of unit rows `images [I, D]` among unit rows `classes [K, D]`; `labels [I]` are the right ones. None without images. A row of
+    /// similarities is held for 16 images of each thread. Panics when the sizes do not fit: a bug of the caller.
+    pub fn of(images: &[f32], classes: &[f32], width: usize, labels: &[u32]) -> Option<Classification> {
+        assert_eq!(images.len(), labels.len() * width, "images are [labels, width]");
+        let ranks = map_similarities(images, classes, width, |image, scores| rank(scores, &[labels[image]]));
+        let ranks: Vec<usize> = ranks.into_iter().flatten().collect();
+        Classification::of_ranks(&ranks, labels, classes.len() / width)
+    }
+
+    fn of_ranks(ranks: &[usize], labels: &[u32], classes: usize) -> Option<Classification> {
+        if ranks.is_empty() {
+            return None;
+        }
+        let within = |first: usize| ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64;
+        let mut of_class = vec![(0u32, 0u32); classes];
+        for (rank, label) in ranks.iter().zip(labels) {
+            let (right, all) = &mut of_class[*label as usize];
+            *right += u32::from(*rank == 0);
+            *all += 1;
+        }
+        let recalls =
+            of_class.iter().filter(|(_, all)| *all > 0).map(|(right, all)| f64::from(*right) / f64::from(*all));
+        let (sum, count) = recalls.fold((0.0, 0.0), |(sum, count), recall| (sum + recall, count + 1.0));
+        Some(Classification { top_1: within(1), top_5: within(5), mean_per_class_recall: sum / count })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_count_alike_whatever_their_images() {
+        // Class 0: right, right, wrong, and fifth; class 2: right; class 1 has no image.
+        let found = Classification::of_ranks(&[0, 0, 7, 4, 0], &[0, 0, 0, 0, 2], 3).unwrap();
+        assert_eq!(found, Classification { top_1: 0.6, top_5: 0.8, mean_per_class_recall: 0.75 });
+        assert_eq!(Classification::of_ranks(&[], &[], 3), None);
+        // Two images: the first is its class's own direction, the second ties between both.
+        let half = std::f32::consts::FRAC_1_SQRT_2;
+        let found = Classification::of(&[1.0, 0.0, half, half], &[1.0, 0.0, 0.0, 1.0], 2, &[0, 1]).unwrap();
+        assert_eq!(found, Classification { top_1: 0.5, top_5: 1.0, mean_per_class_recall: 0.5 });
+    }
 
     #[test]
     fn the_choice_keeps_to_the_candidates() {
