@@ -2,7 +2,7 @@
 //!
 //! None of it is saved on the way: a run that is killed here goes on from the last saved iteration and does it again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use serde_json::json;
@@ -86,8 +86,10 @@ impl<D: Device> Run<D> {
         let released = match keeps {
             Keeps::Random => self.memory.update(&new),
             Keeps::Herded => {
-                let mut samples = self.memory.indices();
-                samples.extend(new.iter().map(|(sample, _)| *sample));
+                // Of the memory, what is ranked anew: other classes' samples keep their order.
+                let returning: BTreeSet<u32> = new.iter().map(|(_, class)| *class).collect();
+                let kept = returning.iter().flat_map(|class| self.memory.of_class(*class));
+                let mut samples: Vec<u32> = kept.copied().chain(new.iter().map(|(sample, _)| *sample)).collect();
                 samples.sort_unstable();
                 samples.dedup();
                 let trainer = &mut self.trainer;

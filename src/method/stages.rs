@@ -70,13 +70,15 @@ pub fn set<D: Device>(trainer: &mut Trainer<D>, method: &Method, stage: Stage, v
         },
         _ => HeadLoss::CrossEntropy,
     };
-    let mut head_stage = HeadStage { loss, before: view.before, seen: view.seen, frozen: *frozen_in_use, first: 0 };
-    if phase == Phase::Head {
-        // Rows of classes without a sample would only be pushed down, or decay: they stay as their own step left them.
-        let first = view.counts.iter().position(|count| *count > 0).unwrap_or(0);
-        head_stage = HeadStage { frozen: 0, first, ..head_stage };
+    let alone = phase == Phase::Head;
+    let frozen_models = if alone { 0 } else { *frozen_in_use };
+    let head_stage = HeadStage { loss, before: view.before, seen: view.seen, frozen: frozen_models, alone };
+    if alone {
+        // Rows of classes without a sample would only be pushed down, or decay: they stay as an earlier step left them.
         let head = clip.parameters.get("head.weight");
-        optimizer.decay_from(head.offset + first * head.shape[1]);
+        let row = |class: usize| head.offset + class * head.shape[1]..head.offset + (class + 1) * head.shape[1];
+        let absent = (0..view.seen).filter(|class| view.counts[*class] == 0);
+        absent.for_each(|class| optimizer.spare(row(class)));
     }
     objective.set_shares(device, view.shares);
     match objective {

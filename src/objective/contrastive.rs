@@ -55,7 +55,7 @@ pub struct ObjectiveState {
 
 impl ContrastiveObjective {
     /// Plans an objective for batches of `capacity`, a data set of `samples` samples and `classes` classes. `by_class` says
-    /// that texts are class prompts, so that a second sample of a class is no negative.
+    /// that there are class prompts among the texts, so that a second sample of a class is no negative.
     #[allow(clippy::too_many_arguments)]
     pub fn plan(
         plan: &mut Plan,

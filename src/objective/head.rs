@@ -25,8 +25,8 @@ pub struct HeadStage {
     pub seen: usize,
     /// How many frozen models are in use.
     pub frozen: usize,
-    /// The first class that a head trained on its own chooses among: those before it have no samples, and stay as they are.
-    pub first: usize,
+    /// Whether the head is trained on its own: it then chooses among the classes that have samples, and the others' rows stay.
+    pub alone: bool,
 }
 
 /// The weights of a head on the features of one extractor, and of one for the whole.
@@ -84,8 +84,7 @@ pub struct HeadObjective {
     dfeatures: Tensor,
     label: Ids,
     auxiliary_label: Ids,
-    /// Joins the logits of a head trained on its own: minus infinity before the stage's first class, 0 from there on
-    /// [images, columns].
+    /// Joins the logits of a head trained on its own: minus infinity for classes without samples, else 0 [images, columns].
     mask: Tensor,
     /// w: weights of classes [classes].
     balance: Stats,
@@ -113,7 +112,7 @@ impl HeadObjective {
             let teacher_columns = if frozen.is_empty() { 0 } else { columns };
             HeadObjective {
                 settings: settings.clone(),
-                stage: HeadStage { loss: HeadLoss::CrossEntropy, before: 0, seen: 0, frozen: 0, first: 0 },
+                stage: HeadStage { loss: HeadLoss::CrossEntropy, before: 0, seen: 0, frozen: 0, alone: false },
                 width,
                 auxiliary,
                 frozen_heads: frozen.iter().map(|frozen| Heads::of(frozen.weights, list, blocks)).collect(),
@@ -145,7 +144,10 @@ impl HeadObjective {
         balance.resize(self.balance.len(), 1.0);
         device.write(self.balance, &balance);
         let columns = self.heads.own.outputs;
-        let masked = |place: usize| if place % columns < stage.first { f32::NEG_INFINITY } else { 0.0 };
+        let masked = |place: usize| match counts.get(place % columns) {
+            Some(0) if stage.alone => f32::NEG_INFINITY,
+            _ => 0.0,
+        };
         device.write(self.mask, &(0..self.mask.len()).map(masked).collect::<Vec<f32>>());
         self.stage = stage;
     }
@@ -231,8 +233,7 @@ impl HeadObjective {
         device.linear(transposed, dauxiliary, head.weight, None, Epilogue::Residual(self.dfeatures), dfeatures);
     }
 
-    /// Loss and the head's own gradients, of a tower that stays as it is: cross-entropy over the classes seen from the stage's
-    /// first on.
+    /// Loss and the head's own gradients, of a tower that stays as it is: cross-entropy over the classes seen that have samples.
     pub fn forward_backward_head<D: Device>(&self, device: &mut D, vision: &VisionTower, images: usize) {
         let (logits, stride) = (self.logits[0], self.heads.own.outputs);
         self.heads.own.forward(device, images, vision.features(), Epilogue::Residual(self.mask), logits);

@@ -33,9 +33,9 @@ pub struct Optimizer {
     /// The whole arenas, and the stretch of them that is trained.
     arenas: AdamWArenas,
     trained: Range<usize>,
-    /// Under weight decay, of the whole; nothing before `decays_from` is.
+    /// Under weight decay, of what can be trained and of what is.
     decayed: Vec<Range<usize>>,
-    decays_from: usize,
+    decays: Vec<Range<usize>>,
     norm: Stats,
     /// What the coming update depends on beside the gradients [3].
     pace: Stats,
@@ -63,8 +63,8 @@ impl Optimizer {
                 second_moment: plan.stats(clip.weights.master.len()),
             },
             trained: 0..clip.weights.master.len(),
+            decays: clip.parameters.decayed(),
             decayed: clip.parameters.decayed(),
-            decays_from: 0,
             norm: plan.stats(1),
             pace: plan.stats(3),
             steps: 0,
@@ -80,7 +80,8 @@ impl Optimizer {
 
     /// Trains this stretch of the arena from now on, and leaves the rest as it is.
     pub fn train_only(&mut self, range: Range<usize>) {
-        self.decays_from = range.start;
+        let within = self.decayed.iter().map(|decayed| decayed.start.max(range.start)..decayed.end.min(range.end));
+        self.decays = within.filter(|decayed| !decayed.is_empty()).collect();
         self.trained = range;
     }
 
@@ -89,9 +90,14 @@ impl Optimizer {
         self.trained.clone()
     }
 
-    /// Spares what lies before `place` weight decay, until the next [`Optimizer::train_only`].
-    pub fn decay_from(&mut self, place: usize) {
-        self.decays_from = place;
+    /// Spares this stretch weight decay, until the next [`Optimizer::train_only`].
+    pub fn spare(&mut self, range: Range<usize>) {
+        let around = |decayed: &Range<usize>| {
+            let (before, after) =
+                (decayed.start..decayed.end.min(range.start), decayed.start.max(range.end)..decayed.end);
+            [before, after].into_iter().filter(|part| !part.is_empty())
+        };
+        self.decays = self.decays.iter().flat_map(around).collect();
     }
 
     fn adamw_settings(&self) -> AdamWSettings {
@@ -127,12 +133,10 @@ impl Optimizer {
             first_moment: part(self.arenas.first_moment),
             second_moment: part(self.arenas.second_moment),
         };
-        let from = start.max(self.decays_from);
-        let decayed = self.decayed.iter().map(|range| range.start.max(from)..range.end.min(end));
-        let decayed: Vec<Range<usize>> =
-            decayed.filter(|range| !range.is_empty()).map(|range| range.start - start..range.end - start).collect();
+        let decays: Vec<Range<usize>> =
+            self.decays.iter().map(|range| range.start - start..range.end - start).collect();
         device.gradient_norm(arenas.gradients, self.norm);
-        device.adamw(self.adamw_settings(), self.pace, arenas, self.norm, &decayed);
+        device.adamw(self.adamw_settings(), self.pace, arenas, self.norm, &decays);
     }
 
     /// The gradients' 2-norm before clipping, once the update is done. Fails where that is not finite; parameters and moments

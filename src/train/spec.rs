@@ -23,7 +23,7 @@ pub struct TrainerSpec {
     /// Samples in the data set, for the moving averages.
     pub samples: usize,
     pub classes: usize,
-    /// Texts are class prompts.
+    /// There are class prompts among the texts.
     pub by_class: bool,
     /// Steps of the run: der keeps an extractor of each.
     pub steps: usize,
