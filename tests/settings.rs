@@ -6,6 +6,7 @@ mod program;
 use std::fs;
 use std::path::Path;
 
+use image::RgbImage;
 use perennial::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
 use perennial::experiment::{Config, Evaluation, Prediction, RunDirectory, Setup};
 use perennial::memory::{Memory, ReplayRule, replay_counts};
@@ -203,6 +204,94 @@ fn patching_never_trains_on_what_it_holds_back() {
     assert_eq!(held_back(&setup), held);
 }
 
+/// A data set of 40 pictures for training, each with two captions of its own and one that all share, in two classes that take turns.
+fn captioned(folder: &Path) -> Vec<String> {
+    let mut tables = [String::from("filepath,title,label\n"), String::from("filepath,title,label\n")];
+    for number in 0..50u8 {
+        let name = format!("{number}.png");
+        RgbImage::from_pixel(8, 8, image::Rgb([number, 0, 0])).save(folder.join(&name)).unwrap();
+        let table = &mut tables[usize::from(number >= 40)];
+        for caption in [format!("picture {number}"), "a picture".to_string(), format!("number {number}")] {
+            *table += &format!("{name},{caption},{}\n", ["cat", "dog"][usize::from(number % 2)]);
+        }
+    }
+    for (name, table) in ["train.csv", "test.csv"].iter().zip(&tables) {
+        fs::write(folder.join(name), table).unwrap();
+    }
+    let folder = format!("data.folder={}", folder.display());
+    let settings = [
+        "data.name=csv",
+        &folder,
+        "data.csv.train=['train.csv']",
+        "data.csv.test=['test.csv']",
+        "data.csv.caption=title",
+        "data.csv.label=label",
+        "data.domains=[]",
+        "data.text=caption",
+        "stream.kind=single",
+        "memory.size=0",
+    ];
+    settings.map(String::from).to_vec()
+}
+
+#[test]
+fn captions_of_a_picture_are_held_back_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = captioned(folder.path());
+    settings.push("evaluation.held_out=0.2".to_string());
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let setup = setup(TINY_RUN, "patching", &settings);
+    let pictures = |samples: &[u32]| {
+        let mut pictures: Vec<u32> = samples.iter().map(|sample| setup.dataset.first_of_picture(*sample)).collect();
+        pictures.sort_unstable();
+        pictures.dedup();
+        assert_eq!(3 * pictures.len(), samples.len(), "a picture and not all of its captions");
+        pictures
+    };
+    let step = &setup.stream.steps[0];
+    let trained = pictures(&setup.pool(0, Stage::Main, &Memory::new(0, 0)));
+    let (held_out, held_back) = (pictures(&step.test), pictures(&setup.validation(0)));
+    assert_eq!([trained.len(), held_out.len(), held_back.len()], [29, 8, 3]);
+    let mut all = [trained, held_out, held_back].concat();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 40);
+}
+
+#[test]
+fn a_caption_that_classes_share_is_a_prompt_of_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = captioned(folder.path());
+    let setup = setup(TINY_RUN, "gdro", &settings.iter().map(String::as_str).collect::<Vec<_>>());
+    let samples: Vec<u32> = (0..setup.dataset.samples.len() as u32).collect();
+    let texts = samples.iter().map(|sample| setup.text_of(*sample, 0)).collect::<Vec<u32>>();
+    let batch = setup.texts.batch(&texts);
+    assert_eq!(batch.tokens.len(), 2 * 50 + 2);
+    for (sample, text) in setup.dataset.samples.iter().zip(&batch.text_of) {
+        assert_eq!(batch.class_of_text[*text as usize], sample.class, "{}", sample.caption);
+    }
+}
+
+/// Moments are kept where the next step goes on with the same model and the same loss.
+#[test]
+fn a_model_that_is_trained_anew_has_no_moments() {
+    let folder = tempfile::tempdir().unwrap();
+    for (method, same) in [("sequential", false), ("restart", true)] {
+        let run = |keep: &str| {
+            let out = folder.path().join(format!("{method}-{keep}"));
+            let keep = format!("train.keep_optimizer={keep}");
+            log(TINY_RUN, &out, &["--method", method, "--set", "train.samples=96", "--set", &keep]);
+            checkpoint_bytes(&out)
+        };
+        assert_eq!(run("true") == run("false"), same, "{method}");
+    }
+}
+
+/// The weights after the last step.
+fn checkpoint_bytes(run: &Path) -> Vec<u8> {
+    fs::read(run.join("checkpoints/step-003.safetensors")).unwrap()
+}
+
 /// The samples in the batches of a step's stages, closing and probe apart.
 fn drawn(setup: &Setup, step: usize, memory: &Memory) -> usize {
     let stages = setup.method.stages(step);
@@ -283,8 +372,8 @@ fn the_maximum_decays_and_later_steps_warm_up_when_they_are_told_to() {
         same(later[0], maximum);
         assert!(later.is_sorted_by(|a, b| a > b), "only the first step warms up: {later:?}");
     }
-    // A model that is trained anew at every step warms up at every step.
-    for rates in run_of("restart", "anew", &[]) {
+    // A model that is trained anew at every step warms up at every step, and its maximum stays.
+    for rates in run_of("restart", "anew", &["train.learning_rate_decay=0.5"]) {
         same(rates[0], maximum / 2.0);
         same(rates[1], maximum);
         assert!(rates[1..].is_sorted_by(|a, b| a >= b), "{rates:?}");

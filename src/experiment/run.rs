@@ -225,8 +225,9 @@ impl<D: Device> Run<D> {
         // A model that is trained anew is as new to every step as to the first.
         let anew = step == 0 || self.setup.method.starts == Start::First;
         let warms_up = stage == Stage::Main && (anew || train.warmup_every_step);
+        let decay = if anew { 1.0 } else { train.learning_rate_decay.powi(step as i32) };
         Schedule {
-            maximum: train.learning_rate * train.learning_rate_decay.powi(step as i32),
+            maximum: train.learning_rate * decay,
             warmup: if warms_up { train.warmup.min(iterations) } else { 0 },
             total: iterations,
         }
@@ -245,8 +246,13 @@ impl<D: Device> Run<D> {
                 trainer.clip.load(&mut trainer.device, &initial(setup, &trainer.clip.parameters));
             }
             stages::begin(trainer, &setup.method, stage, view);
-            // Moments of another stage are of other losses.
-            if position.step == 0 || stage != Stage::Main || !setup.config.train.keep_optimizer {
+            // Moments of another stage are of other losses, and a model that is trained anew has none.
+            let others = |stages: Vec<Stage>| stages.iter().any(|one| matches!(one, Stage::Compression | Stage::Probe));
+            let goes_on = position.step > 0
+                && stage == Stage::Main
+                && setup.method.starts != Start::First
+                && !others(setup.method.stages(position.step - 1));
+            if !(goes_on && setup.config.train.keep_optimizer) {
                 trainer.optimizer.reset(&mut trainer.device);
             }
         }

@@ -85,24 +85,25 @@ impl Setup {
         }
         let mut captions = Vec::new();
         let mut known = HashMap::new();
-        let mut class_of_caption = Vec::new();
         let caption_of_sample: Vec<u32> = dataset
             .samples
             .iter()
             .map(|sample| {
                 *known.entry(sample.caption.as_str()).or_insert_with(|| {
                     captions.push(tokenizer.encode(&sample.caption, context));
-                    class_of_caption.push(sample.class);
                     captions.len() as u32 - 1
                 })
             })
             .collect();
         let mut texts = TextBank::default();
+        // A caption that classes share is a prompt of each of them: a batch tells a sample's class by its prompt.
         let mut add_captions = || -> Vec<u32> {
-            for (tokens, class) in captions.iter().zip(&class_of_caption) {
-                texts.add(tokens.clone(), *class);
-            }
-            caption_of_sample.clone()
+            let mut known = HashMap::new();
+            let mut add = |caption: u32, class: u32| {
+                *known.entry((caption, class)).or_insert_with(|| texts.add(captions[caption as usize].clone(), class))
+            };
+            let samples = dataset.samples.iter().zip(&caption_of_sample);
+            samples.map(|(sample, caption)| add(*caption, sample.class)).collect()
         };
         let with_captions = (config.data.text != TrainText::Class).then(&mut add_captions);
         let mut add_prompts = || -> Vec<u32> {
@@ -177,8 +178,7 @@ impl Setup {
     /// The part of a step's training samples that patching holds back, ascending.
     pub fn validation(&self, step: usize) -> Vec<u32> {
         let train = &self.stream.steps[step].train;
-        let count = (train.len() as f64 * self.config.patching.validation).round() as usize;
-        subsample(train, count, self.config.seed, &[u64::MAX, step as u64])
+        part_of(&self.dataset, train, self.config.patching.validation, self.config.seed, &[u64::MAX, step as u64])
     }
 
     /// What a stage of step `step` draws from, ascending.
@@ -263,7 +263,7 @@ impl Setup {
             learn_logit_scale: self.config.train.learn_logit_scale,
             samples: self.dataset.samples.len(),
             classes: self.dataset.classes.len(),
-            by_class: self.config.data.text == TrainText::Class,
+            by_class: self.config.data.text != TrainText::Caption,
             steps: self.stream.steps.len(),
             keeps_start: self.method.keeps_start(),
         }
@@ -354,21 +354,31 @@ fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
             *index = places[*index as usize];
         }
     }
-    hold_out(&mut stream, config.evaluation.held_out);
+    hold_out(&mut stream, dataset, config.evaluation.held_out);
     Ok(stream)
 }
 
 /// Puts a part of each step's training samples in the place of its tests. Which ones does not depend on the run's seed, so that
 /// every run of a search for settings is judged by the same.
-fn hold_out(stream: &mut Stream, part: f64) {
+fn hold_out(stream: &mut Stream, dataset: &Dataset, part: f64) {
     if part == 0.0 {
         return;
     }
     for (number, step) in stream.steps.iter_mut().enumerate() {
-        let count = (step.train.len() as f64 * part).round() as usize;
-        step.test = subsample(&step.train, count, 0, &[u64::MAX - 1, number as u64]);
+        step.test = part_of(dataset, &step.train, part, 0, &[u64::MAX - 1, number as u64]);
         step.train.retain(|sample| step.test.binary_search(sample).is_err());
     }
+}
+
+/// A random part of `samples`, ascending as they are: so many pictures of theirs, each with all its samples. Captions of one picture
+/// must not be parted, or what is held back is trained on.
+fn part_of(dataset: &Dataset, samples: &[u32], part: f64, seed: u64, place: &[u64]) -> Vec<u32> {
+    let picture = |sample: &u32| dataset.first_of_picture(*sample);
+    let mut pictures: Vec<u32> = samples.iter().map(picture).collect();
+    pictures.sort_unstable();
+    pictures.dedup();
+    let chosen = subsample(&pictures, (pictures.len() as f64 * part).round() as usize, seed, place);
+    samples.iter().copied().filter(|sample| chosen.binary_search(&picture(sample)).is_ok()).collect()
 }
 
 /// The order in which classes arrive: a file's, or the seed's.
