@@ -512,7 +512,7 @@ fn eval_agrees_with_the_run_that_made_the_checkpoint() {
     let model = out.join("checkpoints/step-001.safetensors");
     let eval = ["eval", "--model", model.to_str().unwrap(), "--data", "emoji", "--domains", "fxemoji"];
     let text = succeed(&eval);
-    assert_eq!(numbers(&text, "samples"), [185.0]);
+    assert_eq!(numbers(&text, "pictures"), [185.0]);
     assert_eq!(numbers(&text, "classes"), [98.0]);
     let [top_1, top_5, recall] =
         ["top_1_accuracy", "top_5_accuracy", "mean_per_class_recall"].map(|name| numbers(&text, name)[0]);
@@ -520,7 +520,7 @@ fn eval_agrees_with_the_run_that_made_the_checkpoint() {
     assert!(top_5 > top_1 && recall > 0.0 && recall != top_1, "{text}");
 
     let text = succeed(&[&eval[..], &["--task", "retrieval", "--split", "train"]].concat());
-    assert_eq!(numbers(&text, "samples"), [696.0]);
+    assert_eq!(numbers(&text, "pictures"), [696.0]);
     let (there, back) = (numbers(&text, "image_to_text"), numbers(&text, "text_to_image"));
     assert!(there.len() == 3 && there.is_sorted() && back.len() == 3 && back.is_sorted(), "{text}");
     assert!((numbers(&text, "mean_recall@1")[0] - (there[0] + back[0]) / 2.0).abs() < 0.011, "{text}");

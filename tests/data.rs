@@ -197,7 +197,7 @@ fn retrieval_counts_any_of_a_pictures_captions() {
         };
         format!("{:.2} %", 100.0 * (0..queries).filter(|query| hit(*query)).count() as f64 / queries as f64)
     };
-    assert!(found.contains("samples           9\n") && found.contains("captions          26\n"), "{found}");
+    assert!(found.contains("pictures          9\n") && found.contains("captions          26\n"), "{found}");
     for (name, of_images) in [("image_to_text", true), ("text_to_image", false)] {
         let line = found.lines().find(|line| line.starts_with(name)).unwrap();
         let expected = [1, 5, 10].map(|k| recall(k, of_images)).join(" ");

@@ -300,7 +300,10 @@ fn missing_and_misspelt_classes_are_told_with_the_nearest() {
     fs::remove_dir_all(data.path().join("n01531178")).unwrap();
     let (status, lines) = examined("imagenet-a", data.path(), &[]);
     assert_eq!(status, Some(1));
-    says(&lines, "WRONG  imagenet: the class 'n0149804' has no name there; did you mean 'n01498041'?");
+    says(
+        &lines,
+        "WRONG  imagenet (data.class_names): there is no name for the class 'n0149804'; did you mean 'n01498041'?",
+    );
     says(&lines, "WRONG  199 classes, expected 200: 1 are missing");
     says(&lines, "WRONG  the class 'n0149804' is not on the list 'imagenet-a'; did you mean 'n01498041'?");
     says(&lines, "WRONG  the class 'n01531178' is missing");

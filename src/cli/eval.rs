@@ -24,8 +24,8 @@ use super::run::print_broken;
 pub struct Arguments {
     #[command(flatten)]
     model: Model,
-    /// A preset, such as imagenet-r, for its data, templates and task; or a format of data: emoji, folder, cifar10, cifar100,
-    /// domainnet, csv, webdataset
+    /// A preset, such as imagenet-r or cifar100, for its data, templates and task; or a format of data: emoji, folder, domainnet, csv,
+    /// webdataset, packed
     #[arg(long, value_name = "SPEC")]
     data: String,
     /// Where its files are [default: the data set inside the program]
@@ -34,7 +34,7 @@ pub struct Arguments {
     /// A setting of the data as a run has it, such as --set data.csv.caption=title; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// The domains, separated by commas [default: all]
+    /// The domains, separated by commas [default: the preset's, or all]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     domains: Vec<String>,
     /// Which samples
@@ -80,10 +80,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let (false, Some(sample)) =
         (classifies, samples.iter().find(|sample| dataset.samples[**sample as usize].caption.is_empty()))
     {
-        return Err(Error::input(format!(
-            "{} has no caption for sample {sample}; --task classification needs none",
-            dataset.name
-        )));
+        let what = match samples.iter().all(|sample| dataset.samples[*sample as usize].caption.is_empty()) {
+            true => "has no captions".to_string(),
+            false => format!("has no caption for sample {sample}"),
+        };
+        return Err(Error::input(format!("{} {what}; --task classification needs none", dataset.name)));
     }
     let tests = Tests { dataset: Arc::new(dataset), samples, max_broken: data.max_broken };
     if classifies {
@@ -144,8 +145,9 @@ fn config(arguments: &Arguments) -> Result<Config> {
             config
         }
         false => {
-            let known = data::names().chain(PRESETS.iter().map(|preset| preset.name));
-            return Err(unknown("data set", name, known));
+            let presets = PRESETS.iter().map(|preset| preset.name);
+            let formats = data::names().filter(|format| PRESETS.iter().all(|preset| preset.name != *format));
+            return Err(unknown("data set", name, formats.chain(presets.collect::<Vec<_>>())));
         }
     };
     for setting in &arguments.settings {
@@ -215,7 +217,7 @@ fn classification<D: Device>(
     let (pictures, images) = tests.embed(&mut model)?;
     let labels: Vec<u32> = pictures.iter().map(|sample| dataset.samples[*sample as usize].class).collect();
     let found = Classification::of(&images, &texts, width, &labels).expect("there is a picture");
-    println!("samples                {}", pictures.len());
+    println!("pictures               {}", pictures.len());
     println!("classes                {classes}");
     for (name, part) in [
         ("top_1_accuracy", found.top_1),
@@ -251,7 +253,7 @@ fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpe
     let texts_of_image: Vec<Vec<u32>> = pictures.iter().map(|picture| of_picture[picture].clone()).collect();
     let (_, result) = retrieve(&images, &texts, model.clip.spec.embed_dim, &texts_of_image, |_, _| ());
     let result = result.expect("every picture has a caption");
-    println!("samples           {}", pictures.len());
+    println!("pictures          {}", pictures.len());
     println!("captions          {}", captions.len());
     println!("                  recall@1  recall@5  recall@10");
     for (name, recall) in [("image_to_text", result.image_to_text), ("text_to_image", result.text_to_image)] {

@@ -54,7 +54,8 @@ fn kernels() {
     if MODULES.is_empty() {
         return eprintln!("no CUDA kernels are in this program: no NVRTC was found when it was built");
     }
-    println!(
+    // Every line of standard output begins with a name.
+    eprintln!(
         "{:<34} {:<7} {:>9} {:>7} {:>14} {:>15}",
         "kernel", "target", "registers", "spills", "static shared", "dynamic, <="
     );

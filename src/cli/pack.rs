@@ -12,7 +12,6 @@ use super::embed::Counter;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// A bundled preset or a TOML file, whose data is packed
-    #[arg(required_unless_present = "data")]
     preset: Option<String>,
     /// A format of data: emoji, folder, cifar10, cifar100, domainnet, csv, webdataset [default: the preset's]
     #[arg(long, value_name = "NAME")]
@@ -35,6 +34,9 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.preset.is_none() && arguments.data.is_none() {
+        return Err(Error::input("what is to be packed? Give a preset, or --data FORMAT"));
+    }
     let mut config = arguments.preset.as_deref().map_or_else(|| Ok(Config::default()), Config::find)?;
     if let Some(name) = &arguments.data {
         config.data.name = name.clone();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use perennial::error::{Error, Result};
+use perennial::experiment::EvaluationTask;
 use perennial::files::{check_writable, write_atomically};
 use perennial::report::{Comparison, Reference, Run, Table, group, page, summary_table};
 
@@ -56,6 +57,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .map(|cells| Part {
             title: cells[0].runs[0].title(),
+            measure: match cells[0].runs[0].evaluation.task {
+                EvaluationTask::Classification => "accuracy",
+                EvaluationTask::Retrieval => "mean recall@1 of captions, both ways",
+            },
             summary: summary_table(cells),
             against: reference.as_ref().map(|reference| reference.compare(cells)),
         })
@@ -88,6 +93,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// The runs on one stream.
 struct Part {
     title: String,
+    /// What the table's figures are of.
+    measure: &'static str,
     summary: Table,
     against: Option<Comparison>,
 }
@@ -96,6 +103,8 @@ impl Part {
     /// The table, and that of published figures with its notes, `list` before each.
     fn print(&self, list: &str, print: fn(&Table) -> String) -> String {
         let mut text = print(&self.summary);
+        text +=
+            &format!("\n{list}Per cent of {}; GMACs are the multiply-accumulates of forward passes.\n", self.measure);
         if let Some(Comparison { table, notes }) = &self.against {
             text += &format!("\nBeside published figures, per cent:\n\n{}", print(table));
             if !notes.is_empty() {

@@ -107,7 +107,10 @@ impl ClassNames {
                     names.get(key).cloned().ok_or_else(|| {
                         let near = nearest(key, names.keys().map(String::as_str));
                         let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
-                        Error::input(format!("{}: the class '{key}' has no name there{hint}", self.file))
+                        Error::input(format!(
+                            "{} (data.class_names): there is no name for the class '{key}'{hint}",
+                            self.file
+                        ))
                     })
                 };
                 keys.iter().map(name).collect()
@@ -198,7 +201,10 @@ mod tests {
         assert!(error("\n").contains("found no names"));
         let keyed = ClassNames::parse("n.tsv", "n01440764\ttench").unwrap();
         let message = keyed.of(&keys(&["n01440765"])).unwrap_err().to_string();
-        assert_eq!(message, "n.tsv: the class 'n01440765' has no name there; did you mean 'n01440764'?");
+        assert_eq!(
+            message,
+            "n.tsv (data.class_names): there is no name for the class 'n01440765'; did you mean 'n01440764'?"
+        );
         let message = readable("cifar10", &keys(&["x"; 11])).unwrap_err().to_string();
         assert_eq!(
             message,

@@ -30,7 +30,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Dataset, Images, Sample, Source, Split, picture, transform};
+use super::{Dataset, Images, Sample, Source, Split, class_names, picture, transform};
 use crate::error::{Error, Result};
 use crate::files::{folder_of, write_new_with};
 
@@ -322,11 +322,6 @@ pub fn open(source: &Source) -> Result<Dataset> {
     // is mapped changes pixels, which have checksums, or cuts it off, which stops the process.
     let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::reading(path, cause))?;
     let (index, hash) = read_index(&map).map_err(|what| Error::reading(path, what))?;
-    if !source.class_names.is_empty() {
-        return Err(Error::input(
-            "data.class_names has no meaning for 'packed': the names are in the file; give it to 'perennial pack'",
-        ));
-    }
     let Index { classes, class_keys, domains, edges, pictures, samples: rows, .. } = index;
     let mut first_of_picture = Vec::new();
     let mut first: HashMap<u32, u32> = HashMap::new();
@@ -352,6 +347,11 @@ pub fn open(source: &Source) -> Result<Dataset> {
         })
         .collect();
     let images = Squares { map, edges, pictures, offsets, picture_of };
+    // The names that the file was packed with, unless others are asked for.
+    let classes = match source.class_names.as_str() {
+        "" => classes,
+        names => class_names::readable(names, &class_keys)?,
+    };
     let dataset = Dataset::new("packed", classes, domains, samples, hash, Box::new(images));
     Ok(dataset.with_class_keys(class_keys).with_shared_pictures(first_of_picture))
 }
@@ -507,6 +507,17 @@ mod tests {
         assert_eq!(after.samples, expected);
         assert_eq!((0..5).map(|sample| after.first_of_picture(sample)).collect::<Vec<_>>(), [0, 0, 2, 3, 4]);
         assert_eq!(after.image(2).unwrap().dimensions(), (21, 48));
+
+        // Other readable names may be asked for: the data set's own are in the file.
+        let names = folder.path().join("names.tsv");
+        std::fs::write(&names, "c\tsea\na_b\talphabet\n").unwrap();
+        let source = |names: &Path| Source {
+            class_names: names.display().to_string(),
+            ..Source::new("packed", Some(&folder.path().join("p.pack")))
+        };
+        assert_eq!(super::super::open(&source(&names)).unwrap().classes, ["alphabet", "sea"]);
+        std::fs::write(&names, "c\tsea\n").unwrap();
+        assert!(super::super::open(&source(&names)).is_err());
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub fn find_spec(
                 return Err(Error::input(format!(
                     "{}: the file says that its model is {}, which is not --arch {name}; leave --arch out",
                     path.display(),
-                    stored.to_json(),
+                    stored.in_words(),
                 )));
             }
             given

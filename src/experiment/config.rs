@@ -322,7 +322,7 @@ impl Config {
     /// Reads TOML. An unknown key, or a value of the wrong kind, is an error that names the line.
     pub fn parse(text: &str) -> Result<Config> {
         let table: toml::Table = text.parse().map_err(toml_error)?;
-        check_keys(&table, text)?;
+        check_keys(&table, text, "")?;
         toml::from_str(text).map_err(toml_error)
     }
 
@@ -371,9 +371,9 @@ impl Config {
             (None, _) => toml::Value::String(value.to_string()),
         };
         place.insert(last.to_string(), parsed);
-        *self = table
-            .try_into()
-            .map_err(|error: toml::de::Error| Error::input(format!("{key} cannot be {value}: {}", error.message())))?;
+        *self = table.try_into().map_err(|error: toml::de::Error| {
+            Error::input(format!("{key} cannot be {value}: {}", readable(error.message())))
+        })?;
         Ok(())
     }
 
@@ -383,6 +383,9 @@ impl Config {
 
     /// The row of the method, in the form that the settings choose.
     pub fn method(&self) -> Result<Method> {
+        if self.method.is_empty() {
+            return Err(Error::input("no method is named: give --method, or method = \"...\" in the preset"));
+        }
         let method = *Method::find(&self.method)?;
         Ok(if method.name == "joint" && self.joint.head { method.by_head() } else { method })
     }
@@ -452,8 +455,21 @@ impl Config {
 fn toml_error(error: toml::de::Error) -> Error {
     let text = error.to_string();
     let place = text.lines().next().unwrap_or_default().strip_prefix("TOML parse error at ").unwrap_or_default();
-    let message = error.message().trim_end();
-    Error::input(if place.is_empty() { message.to_string() } else { format!("{place}: {message}") })
+    let message = readable(error.message());
+    Error::input(if place.is_empty() { message } else { format!("{place}: {message}") })
+}
+
+/// A message about a value of the wrong kind, in words that are not Rust's.
+fn readable(message: &str) -> String {
+    let kinds = [
+        ("expected f64", "expected a number"),
+        ("expected usize", "expected a whole number"),
+        ("expected u64", "expected a whole number"),
+        ("expected i32", "expected a whole number"),
+        ("expected a sequence", "expected a list, as [\"a\", \"b\"]"),
+        ("expected a tuple of size 2", "expected two numbers, as [0.5, 1.0]"),
+    ];
+    kinds.iter().fold(message.trim_end().to_string(), |message, (rust, words)| message.replace(rust, words))
 }
 
 /// Every dotted key that a configuration may have.
@@ -490,13 +506,14 @@ fn unknown_key(key: &str) -> Error {
     Error::input(format!("unknown key '{key}'{hint}"))
 }
 
-fn check_keys(table: &toml::Table, text: &str) -> Result<()> {
+/// `within` is where the table stands in the file: empty, or `tuned.METHOD.`.
+fn check_keys(table: &toml::Table, text: &str, within: &str) -> Result<()> {
     let mut table = table.clone();
     if let Some(toml::Value::Table(tuned)) = table.remove("tuned") {
         for (method, settings) in &tuned {
             Method::find(method)?;
             let settings = settings.as_table().ok_or_else(|| unknown_key(&format!("tuned.{method}")))?;
-            check_keys(settings, text)?;
+            check_keys(settings, text, &format!("tuned.{method}."))?;
         }
     }
     // Its keys are checked where it is read.
@@ -504,13 +521,13 @@ fn check_keys(table: &toml::Table, text: &str) -> Result<()> {
     let known = known_keys();
     let Some(key) = dotted_keys(&table).into_iter().find(|key| !known.contains(key)) else { return Ok(()) };
     let name = key.rsplit('.').next().unwrap_or(&key);
-    let line = text.lines().position(|line| {
-        let rest = line.trim_start().strip_prefix(name);
-        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
-    });
-    Err(match line {
-        Some(line) => unknown_key(&key).at(format!("line {}", line + 1)),
-        None => unknown_key(&key),
+    // By the last part of a line's key: `train.epoch = 3`, or `epoch = 3` under `[train]`.
+    let is_it = |line: &str| line.split_once('=').is_some_and(|(key, _)| key.trim().rsplit('.').next() == Some(name));
+    let error = unknown_key(&key);
+    let error = if within.is_empty() { error } else { error.at(within.trim_end_matches('.')) };
+    Err(match text.lines().position(is_it) {
+        Some(line) => error.at(format!("line {}", line + 1)),
+        None => error,
     })
 }
 
@@ -532,6 +549,26 @@ mod tests {
                 assert!(config.expected.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn every_key_stands_in_the_docs_with_its_default() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md")).unwrap();
+        let rows = text.lines().filter(|line| line.starts_with("| `"));
+        let told: Vec<(&str, &str)> = rows
+            .map(|row| {
+                let mut cells = row.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
+                (cells.next().unwrap(), cells.next().unwrap())
+            })
+            .collect();
+        let defaults = toml::Value::Table(Config::default().to_table());
+        let of = |key: &str| key.split('.').fold(&defaults, |table, part| &table[part]);
+        for key in known_keys() {
+            let (_, default) = told.iter().find(|(told, _)| *told == key).unwrap_or_else(|| panic!("{key} is missing"));
+            let written: toml::Table = format!("value = {default}").parse().unwrap();
+            assert_eq!(written["value"], *of(&key), "{key}");
+        }
+        assert_eq!(told.len(), known_keys().len(), "each once, and no other");
     }
 
     #[test]
@@ -563,15 +600,19 @@ mod tests {
             "line 3: unknown key 'train.epoch'; did you mean 'train.epochs'?"
         );
         let wrong = message(Config::parse("[train]\nbatch = \"many\"\n"));
-        assert!(wrong.contains("line 2") && wrong.contains("invalid type"), "{wrong}");
+        assert!(wrong.contains("line 2") && wrong.contains("expected a whole number"), "{wrong}");
         assert!(message(Config::parse("method = \n")).contains("line 1"));
         assert!(message(Config::find("emoji-cli")).contains("did you mean 'emoji-cil'?"));
         let wrong = message(Config::parse("[tuned.joint.train]\nrate = 1\n"));
-        assert!(wrong.starts_with("line 2: unknown key 'train.rate'"), "{wrong}");
+        assert!(wrong.starts_with("line 2: tuned.joint: unknown key 'train.rate'"), "{wrong}");
+        let wrong = message(Config::parse("[tuned]\ngcl.train.epoch = 2\n"));
+        assert!(wrong.starts_with("line 2: tuned.gcl: unknown key 'train.epoch'"), "{wrong}");
         let mut config = Config::default();
         let mut error = |assignment: &str| config.set(assignment).unwrap_err().to_string();
         assert_eq!(error("train.lambda=1"), "unknown key 'train.lambda'; did you mean 'objective.lambda'?");
         assert!(error("train.batch=many").starts_with("train.batch cannot be many"));
+        assert!(error("data.csv.test=t.csv").ends_with("expected a list, as [\"a\", \"b\"]"));
+        assert!(error("train.epochs=few").ends_with("expected a number"));
         assert!(error("train").contains("key=value"));
         config.method = "gdor".to_string();
         assert!(config.validate().unwrap_err().to_string().contains("did you mean 'gdro'?"));

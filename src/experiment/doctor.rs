@@ -19,7 +19,7 @@ use crate::model::clip::Capacity;
 use crate::objective::{ObjectiveKind, TextLoss};
 use crate::ops::Device;
 use crate::rng::{rng, unit};
-use crate::stream::class_list;
+use crate::stream::{StreamKind, class_list};
 use crate::train::{TrainBatch, Trainer, TrainerSpec};
 
 /// Findings of one kind that are told one by one.
@@ -60,7 +60,7 @@ pub fn examine<D: Device>(
     doctor.weights(&config);
     config.model.pretrained.clear();
     let Some(dataset) = doctor.open(&config) else { return };
-    doctor.counts(&dataset, expected);
+    doctor.counts(&dataset, &config.data.domains, expected);
     doctor.classes(&dataset, expected);
     doctor.domains(&dataset, &config);
     doctor.broken(&dataset.broken(), config.data.max_broken, "left out of the data set");
@@ -110,7 +110,7 @@ impl Doctor<'_> {
             Err(error) => self.wrong(error.to_string()),
             Ok(_) if pretrained.is_empty() => self.note(format!("{name} starts from random values")),
             Ok((.., notes)) => {
-                self.good(format!("{pretrained} holds the weights of a {name}"));
+                self.good(format!("{pretrained} holds weights of the model {name}"));
                 notes.into_iter().for_each(|note| self.note(note));
             }
         }
@@ -130,16 +130,22 @@ impl Doctor<'_> {
         opened.ok()
     }
 
-    fn counts(&mut self, dataset: &Dataset, expected: &Expected) {
+    /// How many samples and classes there are, and of the samples how many in the domains `chosen`.
+    fn counts(&mut self, dataset: &Dataset, chosen: &[String], expected: &Expected) {
         let of = |split| dataset.samples.iter().filter(|sample| sample.split == split).count();
+        let within = |split| {
+            let samples = dataset.samples.iter().filter(|sample| sample.split == split);
+            let count = samples.filter(|sample| chosen.contains(&dataset.domains[sample.domain as usize])).count();
+            if chosen.is_empty() { String::new() } else { format!(", {} of them in data.domains", grouped(count)) }
+        };
         let classes = if dataset.has_classes() { dataset.classes.len() } else { 0 };
         let counts = [
-            ("training samples", of(Split::Train), expected.train),
-            ("test samples", of(Split::Test), expected.test),
-            ("classes", classes, expected.classes),
+            ("training samples", of(Split::Train), expected.train, within(Split::Train)),
+            ("test samples", of(Split::Test), expected.test, within(Split::Test)),
+            ("classes", classes, expected.classes, String::new()),
         ];
-        for (what, found, expected) in counts {
-            let text = format!("{} {what}", grouped(found));
+        for (what, found, expected, within) in counts {
+            let text = format!("{} {what}{within}", grouped(found));
             match expected {
                 0 => self.note(text),
                 _ if found == expected => self.good(text),
@@ -183,7 +189,7 @@ impl Doctor<'_> {
         self.all_wrong(told.collect(), "classes are missing");
     }
 
-    /// Domains that the settings name and the data do not have; classes that a domain has no samples of.
+    /// Domains that the settings name and the data do not have; in a stream of domains, classes that one of them has no samples of.
     fn domains(&mut self, dataset: &Dataset, config: &Config) {
         let names = config.stream.domain_order.iter().chain(&config.data.domains);
         let known = || dataset.domains.iter().map(String::as_str);
@@ -192,8 +198,12 @@ impl Doctor<'_> {
             format!("the domain '{name}' is missing{hint}")
         });
         self.all_wrong(missing.collect(), "domains are missing");
+        if config.stream.kind != StreamKind::DomainIncremental {
+            return;
+        }
         let splits = [(Split::Train, "training"), (Split::Test, "test")];
-        for (domain, name) in dataset.domains.iter().enumerate() {
+        let chosen = |name: &String| config.data.domains.is_empty() || config.data.domains.contains(name);
+        for (domain, name) in dataset.domains.iter().enumerate().filter(|(_, name)| chosen(name)) {
             for (split, what) in splits {
                 let mut there = vec![false; dataset.classes.len()];
                 let samples = dataset.samples.iter();
@@ -323,7 +333,7 @@ impl Doctor<'_> {
         let computing = run_macs(setup, trained, timed.text_macs) / timed.macs_per_second;
         let decoding = decoded.map_or(0.0, |speed| (trained + steps * tests) as f64 / speed);
         let pictures = match decoded {
-            Some(_) => format!("decoding its pictures takes {} of that, beside it", duration(decoding)),
+            Some(_) => format!("decoding, which goes on beside it, takes {}", duration(decoding)),
             None => "without the loading of pictures".to_string(),
         };
         self.note(format!(

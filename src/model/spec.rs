@@ -146,6 +146,22 @@ impl ModelSpec {
         serde_json::to_string(self).expect("a specification is plain numbers")
     }
 
+    /// For messages: the bundled model of these sizes by its name, or else the JSON; and which activation it is.
+    pub fn in_words(&self) -> String {
+        let sizes = |name: &&str| {
+            ModelSpec::find(name).is_ok_and(|known| known == ModelSpec { quick_gelu: false, ..self.clone() })
+        };
+        match ModelSpec::names().find(sizes) {
+            Some(name) => format!("{name} with {}", self.activation_name()),
+            None => self.to_json(),
+        }
+    }
+
+    /// As `--activation` takes it.
+    pub fn activation_name(&self) -> &'static str {
+        if self.quick_gelu { "quick_gelu" } else { "gelu" }
+    }
+
     /// Sizes come from files of others. They are bound to a few times those of the largest models there are, so that neither a
     /// kilobyte of text can ask for a terabyte, nor any sum or product of them run over.
     fn validate(&self) -> Result<()> {

@@ -51,6 +51,16 @@ impl Run {
     /// Reads a run's directory. Without its settings and its evaluation there is nothing to tell, and that is an error;
     /// whatever else is missing or damaged becomes a note.
     pub fn read(path: &Path) -> Result<Run> {
+        if path.exists() && !path.join("evaluation.json").exists() {
+            let folders = fs::read_dir(path).into_iter().flatten().flatten();
+            let runs = folders.filter(|folder| folder.path().join("evaluation.json").exists()).count();
+            let hint =
+                if runs > 0 { format!("; {runs} folders in it are: give {}/*", path.display()) } else { String::new() };
+            return Err(Error::input(format!(
+                "{} is no run's directory: it has no evaluation.json{hint}",
+                path.display()
+            )));
+        }
         let evaluation = RunDirectory::read_evaluation(path)?;
         let config_path = path.join("config.toml");
         let text = fs::read_to_string(&config_path).map_err(|cause| Error::reading(&config_path, cause))?;

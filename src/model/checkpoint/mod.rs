@@ -76,7 +76,13 @@ pub fn load_with(path: &Path, spec: &ModelSpec, positions: Positions) -> Result<
     let list = ParameterList::of(spec);
     let layout = Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str()));
     let pieces = layout.pieces(&list);
-    let sources = match_tensors(&container, layout, &pieces, positions).map_err(|error| error.at(path.display()))?;
+    let same_sizes = |stored: &ModelSpec| ModelSpec { quick_gelu: spec.quick_gelu, ..stored.clone() } == *spec;
+    let sources = match_tensors(&container, layout, &pieces, positions).map_err(|error| match &stored {
+        Some(stored) if !same_sizes(stored) => {
+            error.at(format!("{}: it holds {}, not {}", path.display(), stored.in_words(), spec.in_words()))
+        }
+        _ => error.at(path.display()),
+    })?;
 
     let mut values = vec![0.0; list.arena_len()];
     for (piece, source) in pieces.iter().zip(sources) {
@@ -100,12 +106,16 @@ pub fn load_with(path: &Path, spec: &ModelSpec, positions: Positions) -> Result<
     }
 
     if let Some(stored) = stored.as_ref().filter(|stored| *stored != spec) {
-        notes.push(format!(
-            "{}: the file's model is {}, and it is used as {}",
-            path.display(),
-            stored.to_json(),
-            spec.to_json()
-        ));
+        notes.push(match same_sizes(stored) {
+            true => {
+                let [of_file, used] = [stored, spec].map(ModelSpec::activation_name);
+                format!("{}: the file's model has the activation {of_file}, and is used with {used}", path.display())
+            }
+            false => {
+                let [of_file, used] = [stored, spec].map(ModelSpec::in_words);
+                format!("{}: the file's model is {of_file}, and it is used as {used}", path.display())
+            }
+        });
     }
     let not_finite = not_finite(path, &list, &values);
     Ok(Weights { path: container.path, values, spec: stored, notes, not_finite })
@@ -120,6 +130,10 @@ pub fn read_spec(path: &Path) -> Result<Option<Stored>> {
 
 fn stored_spec(container: &Container, notes: &mut Vec<String>) -> Result<Option<Stored>> {
     let path = &container.path;
+    if ["parameters", "first_moment"].iter().all(|state| container.tensors.iter().any(|(name, _)| name == state)) {
+        let what = "this is the state of a run, not a model's weights: those are in step-NNN.safetensors beside it";
+        return Err(Error::input(format!("{}: {what}", path.display())));
+    }
     if let Some(json) = container.metadata.get(MODEL_KEY) {
         let read = ModelSpec::read_json(json).map_err(|error| error.at(format!("{}: {MODEL_KEY}", path.display())))?;
         return Ok(Some(Stored { spec: read.0, told: read.1, origin: path.clone() }));

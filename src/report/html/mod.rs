@@ -265,9 +265,21 @@ pub fn page(groups: Vec<Vec<Cell<Run>>>, notes: &[String], reference: Option<&Re
     let parts: Vec<(&Group, Vec<Section>)> = groups.iter().map(|group| (group, sections::all(group))).collect();
     let anchor = |group: &Group, section: &Section| format!("{}{}", group.prefix, section.id);
     let mut notes = notes.to_vec();
+    // The same of many runs is told once.
+    let mut told: Vec<(&str, Vec<&Run>)> = Vec::new();
     for run in groups.iter().flat_map(Group::runs) {
-        notes.extend(run.notes.iter().map(|note| format!("{}: {note}", run.path.display())));
+        for note in &run.notes {
+            match told.iter_mut().find(|(known, _)| known == note) {
+                Some((_, runs)) => runs.push(run),
+                None => told.push((note, vec![run])),
+            }
+        }
     }
+    notes.extend(told.iter().map(|(note, runs)| match runs.as_slice() {
+        [run] => format!("{}: {note}", run.path.display()),
+        [first, rest @ ..] => format!("{} and {} more runs: {note}", first.path.display(), rest.len()),
+        [] => unreachable!("a note is a run's"),
+    }));
     let page = html! {
         (DOCTYPE)
         html lang="en" {
