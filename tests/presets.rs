@@ -188,10 +188,10 @@ fn eval_takes_a_presets_data_templates_and_task() {
         succeed(&[&fixed[..], more].concat())
     };
     let text = evaluate("cifar10", synthetic::cifar10, &[]);
-    assert!(text.contains("classes         10\n") && text.contains("templates       cifar\n"), "{text}");
+    assert!(text.contains("classes                10\n") && text.contains("templates              cifar\n"), "{text}");
     let text =
         evaluate("imagenet-r", |folder| synthetic::class_folders(folder, "imagenet-r"), &["--templates", "photo"]);
-    assert!(text.contains("classes         200\n") && text.contains("templates       photo\n"), "{text}");
+    assert!(text.contains("classes                200\n") && text.contains("templates              photo\n"), "{text}");
     let text = evaluate("flickr30k", |folder| synthetic::captions(folder, "flickr30k_test_karpathy.csv"), &[]);
     assert!(text.contains("mean_recall@1"), "{text}");
 }
@@ -245,7 +245,7 @@ fn a_healthy_folder_passes_and_says_what_a_run_needs() {
     }
     let time = lines.last().unwrap();
     assert!(time.contains("on cpu: 200 samples of training and 10 x 100 tests; an estimate by "), "{time}");
-    assert!(time.contains("decoding its pictures takes "), "{time}");
+    assert!(time.contains("decoding, which goes on beside it, takes "), "{time}");
 
     // A folder cannot lie in a file.
     let (status, lines) =

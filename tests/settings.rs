@@ -88,7 +88,7 @@ fn settings_of_methods_can_be_set_and_tuned() {
     assert_eq!((tuned.train.batch, tuned.objective.ewc.lambda), (16, 1000.0), "the rest stays as it is");
     assert_eq!(Config::parse(&tuned.to_toml()).unwrap(), tuned);
     let wrong = Config::parse("[tuned.lwf.objective.lwf]\nnu = 2\n").unwrap_err().to_string();
-    assert_eq!(wrong, "line 2: unknown key 'objective.lwf.nu'; did you mean 'objective.lwf.mu'?");
+    assert_eq!(wrong, "line 2: tuned.lwf: unknown key 'objective.lwf.nu'; did you mean 'objective.lwf.mu'?");
     let wrong = Config::parse("[tuned.lvf.objective.lwf]\nmu = 2\n").unwrap_err().to_string();
     assert!(wrong.contains("unknown method 'lvf'") && wrong.contains("did you mean 'lwf'?"), "{wrong}");
 }

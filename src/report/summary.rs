@@ -6,7 +6,7 @@ use std::fmt;
 use super::table::Table;
 use crate::eval::metrics::Summary;
 use crate::experiment::Evaluation;
-use crate::method::{METHODS, Method};
+use crate::method::METHODS;
 
 /// Runs that differ in nothing but the seed: their evaluations, or more of them.
 #[derive(Clone, Debug)]
@@ -139,10 +139,7 @@ pub fn summary_table<R: Borrow<Evaluation>>(cells: &[Cell<R>]) -> Table {
     let header = ["method", "memory", "seeds"].into_iter().chain(METRICS.iter().map(|metric| metric.heading));
     let mut table = Table::new(header.chain(["samples", "GMACs"]));
     for cell in cells {
-        // Blank where a method keeps no samples: 0 is a memory of no size.
-        let keeps = METHODS.iter().find(|method| method.name == cell.method).is_none_or(Method::uses_memory);
-        let memory = if keeps { cell.memory.to_string() } else { String::new() };
-        let mut row = vec![cell.name(), memory, cell.runs.len().to_string()];
+        let mut row = vec![cell.name(), cell.memory.to_string(), cell.runs.len().to_string()];
         for metric in &METRICS {
             let spread = cell.spread(|run| (metric.of)(&run.summary));
             row.push(spread.map(|spread| spread.to_string()).unwrap_or_default());
