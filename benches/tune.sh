@@ -75,6 +75,10 @@ train.learning_rate=3e-3,objective.foster.beta=0.85,objective.foster.compression
 train.learning_rate=1e-2,objective.foster.beta=0.85,objective.foster.compression_beta=0.87 foster
 train.learning_rate=3e-3,objective.foster.boosting=0.3,objective.foster.beta=0.85,objective.foster.compression_beta=0.87 foster
 train.learning_rate=3e-3,objective.foster.boosting=0.8,objective.foster.beta=0.85,objective.foster.compression_beta=0.87 foster
+train.learning_rate=1e-3,objective.foster.beta=0.85,objective.foster.compression_beta=0.5 foster
+train.learning_rate=1e-3,objective.foster.beta=0.85,objective.foster.compression_beta=0 foster
+train.learning_rate=1e-3,objective.foster.beta=0,objective.foster.compression_beta=0 foster
+train.learning_rate=1e-3,objective.foster.boosting=0.8,objective.foster.beta=0.85,objective.foster.compression_beta=0 foster
 END
 }
 
