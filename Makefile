@@ -23,7 +23,7 @@ chromium:
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v chrome || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
 	    apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-liberation; \
-	else echo "tests/report.rs needs Chromium; on Debian: apt-get install chromium fonts-liberation"; fi
+	else echo "tests/report.rs needs Chromium; on Debian: apt-get install chromium fonts-liberation"; exit 1; fi
 
 $(NVRTC):
 	$(call fetch,$(NVRTC_PACKAGE))

@@ -26,6 +26,9 @@ impl Error {
     /// leaves such a method out, and does not fail.
     pub const NO_MEANING: &str = "no meaning";
 
+    /// The reason where a device has less memory than was asked for: a smaller batch may fit.
+    pub const NO_ROOM: &str = "no room";
+
     /// The command or its input was wrong.
     pub fn input(message: impl Into<String>) -> Error {
         Error { fault: Fault::Input, message: message.into(), reason: None }

@@ -129,8 +129,10 @@ impl<D: Device> Pretrained<D> {
         let mut plan = Plan::new::<D>();
         let clip = Clip::plan(&mut plan, spec, capacity, Purpose::Inference);
         let mut device = D::with_plan(place, &plan).map_err(|error| match capacity.images.max(capacity.texts) {
-            1 => Error::input(error.to_string()),
-            batch => Error::input(format!("{error}; a --batch below {batch} needs less")),
+            batch if batch > 1 && error.reason() == Some(Error::NO_ROOM) => {
+                Error::input(format!("{error}; a --batch below {batch} needs less"))
+            }
+            _ => Error::input(error.to_string()),
         })?;
         clip.load(&mut device, &weights.values);
         Ok((Pretrained { device, clip, tokenizer: Tokenizer::clip() }, weights.notes))

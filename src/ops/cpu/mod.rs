@@ -181,7 +181,8 @@ impl<T: Real> Memory for Cpu<T> {
                 "this run needs {} MiB of memory and {} MiB are available",
                 plan.bytes() >> 20,
                 available >> 20
-            )));
+            ))
+            .because(Error::NO_ROOM));
         }
         Ok(Cpu::allocate(plan))
     }

@@ -178,7 +178,8 @@ impl<R: Driver> Memory for Cuda<R> {
                 plan.bytes() >> 20,
                 free >> 20,
                 driver.name()
-            )));
+            ))
+            .because(Error::NO_ROOM));
         }
         // One arena; each pool begins on a multiple of 1024 bytes, as TMA's matrices and vector accesses like it.
         let sizes = POOLS.map(|pool| (plan.elements()[pool as usize] * bytes_of(pool)).next_multiple_of(1024));
