@@ -18,14 +18,22 @@ struct alignas(16) WeightedAnchor {
     uint32_t refused;
 };
 
+// 99 KiB, all that GPUs of compute capability 8.6 and 8.9 have for a block: so records of texts lie between the rows of
+// similarities.
 struct GradientShared {
     bf16 ring[RING];
     bf16 opponents[TILE * SLICE];
     float similarity[SIMILARITIES];
-    TextRecord texts[TILE];
     ImageRecord images[TILE];
     ImageWeight weights[TILE];
 };
+static_assert(sizeof(GradientShared) == 99 << 10, "a block's shared memory");
+
+// The record of the tile's text `row`: behind its similarities, where no bank needs anything.
+DEVICE TextRecord* text_record(GradientShared* shared, int row) {
+    static_assert((SIMILARITY_STRIDE - TILE) * sizeof(float) == sizeof(TextRecord), "the gap holds a record");
+    return reinterpret_cast<TextRecord*>(shared->similarity + row * SIMILARITY_STRIDE + TILE);
+}
 
 // Replaces similarities by dS. Warp w takes texts 8 w to 8 w + 7, lane l of it images 2 l and 2 l + 1; a warp's rows are
 // read and written by nobody else. Anchors come 32 at a time, one a lane, and go round by shuffles.
@@ -51,12 +59,12 @@ DEVICE void differentiate(GradientShared* shared, const WeightedAnchor* anchors,
         weight[i] = shared->weights[2 * lane + i];
         valid[i] = at.image + 2 * lane + i < samples;
     }
-    int first = shared->texts[text].first;
+    int first = text_record(shared, text)->first;
     int place = first;
     WeightedAnchor held = anchors[min(place + lane, samples - 1)];
     for (int row = text; row < text + 8; row++) {
         float* similarities = shared->similarity + row * SIMILARITY_STRIDE;
-        TextRecord record = shared->texts[row];
+        TextRecord record = *text_record(shared, row);
         float similarity[2] = {similarities[2 * lane], similarities[2 * lane + 1]};
         float gradient[2];
         float copies = float(int(record.end - record.first));
@@ -172,7 +180,7 @@ DEVICE void gradient_rows(const bf16* image, const bf16* text, const TextRecord*
             int i = threadIdx.x & (TILE - 1);
             if (threadIdx.x < TILE) {
                 bool valid = at.text + i < text_count;
-                ptx::cp_async16(shared->texts + i, texts + (valid ? at.text + i : 0), valid);
+                ptx::cp_async16(text_record(shared, i), texts + (valid ? at.text + i : 0), valid);
             } else if (threadIdx.x < 2 * TILE) {
                 bool valid = at.image + i < samples;
                 ptx::cp_async16(shared->images + i, images + (valid ? at.image + i : 0), valid);

@@ -85,14 +85,25 @@ fn schedules(random: u64) -> Vec<(Target, Schedule)> {
         .collect()
 }
 
-/// Runs the checks that `work` starts; all that failed.
+/// Runs the checks that `work` starts, with operands of a fresh seed; all that failed.
 fn failures(
     emulator: Emulator,
     size: Size,
     only: Option<&str>,
     work: impl FnOnce(&mut Checker<Device>),
 ) -> Vec<Outcome> {
-    let (seed, mut cases, mut failed) = (fresh_seed(), 0, Vec::new());
+    failures_of(fresh_seed(), emulator, size, only, work)
+}
+
+/// The same with operands of this seed.
+fn failures_of(
+    seed: u64,
+    emulator: Emulator,
+    size: Size,
+    only: Option<&str>,
+    work: impl FnOnce(&mut Checker<Device>),
+) -> Vec<Outcome> {
+    let (mut cases, mut failed) = (0, Vec::new());
     let mut observer = |outcome: &Outcome| {
         cases += 1;
         if let Some(failure) = &outcome.failure {

@@ -20,7 +20,8 @@ const RING: usize = 3 * 2 * TILE * TILE * 2;
 /// A tile in f32, its rows 16 bytes apart from each other's banks.
 const SIMILARITIES: usize = TILE * (TILE + 4) * 4;
 pub(super) const SUMS_SHARED: usize = RING + SIMILARITIES + 2 * TILE * RECORD;
-pub(super) const GRADIENT_SHARED: usize = RING + TILE * SLICE * 2 + SIMILARITIES + 3 * TILE * RECORD;
+/// The texts' records lie in the gaps of the similarities.
+pub(super) const GRADIENT_SHARED: usize = RING + TILE * SLICE * 2 + SIMILARITIES + 2 * TILE * RECORD;
 /// Blocks of these kernels that a multiprocessor holds at once.
 const RESIDENT: usize = 2;
 

@@ -304,6 +304,10 @@ impl<R: Driver> Memory for Cuda<R> {
             Some(Recording::Seen) => {
                 self.attempt(R::begin_capture);
                 work(self);
+                if self.failure.get_mut().is_some() {
+                    // A stream that is left capturing would refuse to give its memory back; the failure is known already.
+                    let _ = self.driver.end_capture();
+                }
                 if let Some(graph) = self.attempt(R::end_capture) {
                     self.recordings.insert(key, Recording::Graph(graph));
                     self.attempt(|driver| driver.replay(graph));

@@ -91,7 +91,8 @@ fn check(status: CUresult, doing: impl FnOnce() -> String) -> Result<()> {
             _ => format!("{status:?}"),
         }
     };
-    Err(Error::run(format!("{doing}: {hint} ({text})")))
+    let error = Error::run(format!("{doing}: {hint} ({text})"));
+    Err(if status == CUresult::CUDA_ERROR_OUT_OF_MEMORY { error.because(Error::NO_ROOM) } else { error })
 }
 
 /// Calls a function of the driver and names it in its error.
@@ -124,7 +125,9 @@ impl Nvidia {
                 call!(cuModuleGetFunction(&mut function, handle, name.as_ptr()))?;
                 // Names live as long as the program, as the modules that they come from do.
                 let name: &'static str = String::leak(report.kernel);
-                self.functions.insert(name, Function { handle: function, shared: 48 << 10 });
+                // What a kernel has of its own counts in the 48 KiB that need no asking.
+                let shared = (48u32 << 10).saturating_sub(report.shared as u32);
+                self.functions.insert(name, Function { handle: function, shared });
             }
         }
         Ok(())
@@ -144,7 +147,7 @@ impl Nvidia {
 
     /// A staging buffer of at least `bytes` that nothing uses any more.
     fn staging(&mut self, bytes: usize) -> Result<usize> {
-        let bytes = bytes.next_power_of_two().max(256);
+        let bytes = if bytes < LARGE { bytes.next_power_of_two().max(256) } else { bytes.next_multiple_of(LARGE) };
         let most = if bytes >= LARGE { LARGE_BUFFERS } else { SMALL_BUFFERS };
         let same: Vec<usize> = (0..self.staging.len()).filter(|i| self.staging[*i].bytes == bytes).collect();
         // SAFETY: the events are live.
@@ -220,11 +223,11 @@ impl Driver for Nvidia {
             Nvidia::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let target = match capability {
-            (8, _) => Target::Sm80,
+            (8, 0 | 6 | 9) => Target::Sm80,
             (9, 0) => Target::Sm90a,
             (major, minor) => {
                 return Err(Error::input(format!(
-                    "{name} has compute capability {major}.{minor}; the kernels in this program are for 8.x and 9.0"
+                    "{name} has compute capability {major}.{minor}; the kernels in this program are for 8.0, 8.6, 8.9 and 9.0"
                 )));
             }
         };
