@@ -241,7 +241,7 @@ KERNEL(256, 2, contrastive_records, const uint32_t* text_of, const uint32_t* cla
 // One part writes `gradient`; several write parts [parts, samples, width] in f32, and contrastive_add_parts sums them.
 //
 // Shared memory, dynamic: the ring (48 KiB), 64 rows of the slice of the other side (32 KiB), a tile of similarities in f32,
-// which dS replaces row by row (17 KiB), records (3 KiB). Who waits for whom: TileStream::multiply as in contrastive_sums; one
+// which dS replaces row by row (17 KiB), records (2 KiB). Who waits for whom: TileStream::multiply as in contrastive_sums; one
 // __syncthreads after the tile of similarities is written, one after dS has replaced it; the first in the next tile's multiply
 // ends the reading of dS.
 // Floor: (2 ceil(width / 256) + 4) x samples x texts x width operations on the tensor cores, and the exponentials of

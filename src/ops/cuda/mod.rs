@@ -80,6 +80,13 @@ impl<R: Driver> Cuda<R> {
             most.is_some_and(|most| shared <= most),
             "{kernel}: `list kernels` tells less than {shared} bytes"
         );
+        let room = self.shared_memory();
+        if shared > room {
+            let name = self.driver.name();
+            return self.fail(Error::run(format!(
+                "{kernel} asks for {shared} bytes of shared memory, and a block of {name} has {room}"
+            )));
+        }
         let launch =
             Launch { kernel, grid: grid.map(|x| x as u32), block: block as u32, shared: shared as u32, arguments };
         self.attempt(|driver| driver.launch(launch));
