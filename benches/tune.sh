@@ -46,8 +46,8 @@ train.learning_rate=1e-3,objective.foster.beta=0.7,objective.foster.compression_
 train.learning_rate=1e-3,objective.foster.beta=0.96,objective.foster.compression_beta=0.87 foster
 train.learning_rate=3e-4,objective.co2l.weight=0.3 co2l
 train.learning_rate=3e-4,objective.co2l.weight=3 co2l
-train.learning_rate=3e-4,objective.cassle.weight=0.3 cassle
-train.learning_rate=3e-4,objective.cassle.weight=3 cassle
+objective.cassle.weight=0.3 cassle
+objective.cassle.weight=3 cassle
 END
 }
 
