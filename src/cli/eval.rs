@@ -147,7 +147,7 @@ fn config(arguments: &Arguments) -> Result<Config> {
         false => {
             let presets = PRESETS.iter().map(|preset| preset.name);
             let formats = data::names().filter(|format| PRESETS.iter().all(|preset| preset.name != *format));
-            return Err(unknown("data set", name, formats.chain(presets.collect::<Vec<_>>())));
+            return Err(unknown("data set", name, formats.chain(presets)));
         }
     };
     for setting in &arguments.settings {

@@ -152,6 +152,11 @@ pub fn rank(scores: &[f32], relevant: &[u32]) -> Option<usize> {
     Some(scores.iter().copied().filter(ahead).count() - own().filter(ahead).count())
 }
 
+/// The fraction of queries whose [`rank`] is among the first so many. NaN without any.
+pub fn part_within(ranks: &[usize], first: usize) -> f64 {
+    ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

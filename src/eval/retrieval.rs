@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::metrics::rank;
+use super::metrics::{part_within, rank};
 use super::zero_shot::map_similarities;
 
 /// The fraction of queries with a relevant item among the first 1, 5 and 10.
@@ -68,7 +68,7 @@ fn recall(ranks: Vec<Option<usize>>) -> Option<Recall> {
     if ranks.is_empty() {
         return None;
     }
-    let within = |first: usize| ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64;
+    let within = |first| part_within(&ranks, first);
     Some(Recall { at_1: within(1), at_5: within(5), at_10: within(10) })
 }
 

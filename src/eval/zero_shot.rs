@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use rayon::prelude::*;
 
 use super::embed::embed_texts;
-use super::metrics::rank;
+use super::metrics::{part_within, rank};
 use crate::model::clip::Clip;
 use crate::ops::Device;
 use crate::ops::cpu::vector::{dot, vectorized};
@@ -116,7 +116,7 @@ impl Classification {
         if ranks.is_empty() {
             return None;
         }
-        let within = |first: usize| ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64;
+        let within = |first| part_within(ranks, first);
         let mut of_class = vec![(0u32, 0u32); classes];
         for (rank, label) in ranks.iter().zip(labels) {
             let (right, all) = &mut of_class[*label as usize];
