@@ -11,6 +11,31 @@ use crate::error::{Error, Result};
 const PREFIX: &str = ".perennial-";
 const SUFFIX: &str = ".tmp";
 
+/// A text that a person or another program wrote, as they write them: UTF-8, with or without a byte order mark, or UTF-16 with one. A
+/// line's end may be Windows's: readers go by [`str::lines`]. An error of input names the file, and the place of what is no text.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(|cause| Error::reading(path, cause))?;
+    decode_text(bytes).map_err(|what| Error::reading(path, what))
+}
+
+/// The same of bytes that are there already; an error says what is no text, and on which line.
+pub fn decode_text(bytes: Vec<u8>) -> Result<String, String> {
+    let wide = |units: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = units.chunks(2).map(|pair| unit([pair[0], *pair.get(1).unwrap_or(&0xff)])).collect();
+        String::from_utf16(&units).map_err(|_| "it begins as UTF-16 and is none".to_string())
+    };
+    match bytes.as_slice() {
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] => decode_text(rest.to_vec()),
+        _ => String::from_utf8(bytes).map_err(|error| {
+            let (valid, bytes) = (error.utf8_error().valid_up_to(), error.as_bytes());
+            let line = 1 + bytes[..valid].iter().filter(|byte| **byte == b'\n').count();
+            format!("line {line} is no UTF-8 (byte {valid}, {:#04x}): save it as UTF-8", bytes[valid])
+        }),
+    }
+}
+
 /// Writes a file whole or not at all: beside, flushed to the disk, then renamed over whatever `path` was.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically_with(path, |file| file.write_all(bytes))
@@ -137,6 +162,25 @@ mod tests {
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn texts_are_read_as_editors_save_them() {
+        let utf16 = |mark: [u8; 2], unit: fn(u16) -> [u8; 2]| {
+            mark.into_iter().chain("katze\r\nhund ü".encode_utf16().flat_map(unit)).collect::<Vec<u8>>()
+        };
+        let text = "katze\r\nhund ü".to_string();
+        for bytes in [
+            text.clone().into_bytes(),
+            [b"\xef\xbb\xbf", text.as_bytes()].concat(),
+            utf16([0xff, 0xfe], u16::to_le_bytes),
+            utf16([0xfe, 0xff], u16::to_be_bytes),
+        ] {
+            assert_eq!(decode_text(bytes), Ok(text.clone()));
+        }
+        let message = decode_text(b"one\ntwo \xe4\n".to_vec()).unwrap_err();
+        assert_eq!(message, "line 2 is no UTF-8 (byte 8, 0xe4): save it as UTF-8");
+        assert!(decode_text(vec![0xff, 0xfe, 0, 0xd8, b'a']).is_err());
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let templates = Templates::find(&evaluation.templates)?;
     let spec = arguments.model.spec()?;
     let dataset = data::open(&data.source())?;
+    dataset.notes.iter().for_each(|note| eprintln!("note: {}: {note}", dataset.name));
     dataset.broken().check(&dataset.name, data.max_broken)?;
     let samples = choose(arguments, &data.domains, &dataset)?;
     let classifies = evaluation.task == EvaluationTask::Classification;

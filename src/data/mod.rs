@@ -112,6 +112,9 @@ pub struct Dataset {
     images: Box<dyn Images>,
     /// The first sample of the same picture, by sample; empty where every sample has a picture of its own.
     first_of_picture: Vec<u32>,
+    /// What the format passed over, merged, or read in another way than its files say, a sentence each, with counts and names: nobody
+    /// need look for it. `eval`, `doctor` and a run's manifest tell it.
+    pub notes: Vec<String>,
     /// What the format has left out of `samples`.
     skipped: Broken,
     /// The samples whose picture could not be loaded so far, and why.
@@ -142,6 +145,7 @@ impl Dataset {
             fingerprint,
             images,
             first_of_picture: Vec::new(),
+            notes: Vec::new(),
             skipped: Broken::default(),
             unloadable: Mutex::default(),
         }
@@ -157,6 +161,11 @@ impl Dataset {
     pub fn with_shared_pictures(self, first_of_picture: Vec<u32>) -> Dataset {
         assert_eq!(first_of_picture.len(), self.samples.len(), "a first sample for each");
         Dataset { first_of_picture, ..self }
+    }
+
+    /// Says what the format passed over, merged or read in another way: see [`Dataset::notes`].
+    pub fn with_notes(self, notes: Vec<String>) -> Dataset {
+        Dataset { notes, ..self }
     }
 
     /// Says what the format has left out of `samples`, and why.

@@ -69,12 +69,21 @@ impl RunDirectory {
     pub fn write_manifest(&self, setup: &Setup, device: &str, parameters: usize) -> Result<()> {
         let hashes: serde_json::Map<String, Value> =
             setup.hashes.iter().map(|(name, hash)| (name.to_string(), json!(hash))).collect();
+        let classes = |classes: &[u32]| {
+            classes.iter().map(|class| &setup.dataset.class_keys[*class as usize]).collect::<Vec<_>>()
+        };
+        let steps: Vec<Value> = (setup.stream.steps.iter())
+            .map(|step| json!({ "name": step.name, "classes": classes(&step.classes) }))
+            .collect();
         let manifest = json!({
             "perennial": env!("CARGO_PKG_VERSION"),
             "device": device,
             "model": setup.model,
             "parameters": parameters,
             "sha256": hashes,
+            "notes": setup.notes,
+            // In words, in their order: whoever repeats the run elsewhere needs no seed and no generator of ours.
+            "steps": if setup.dataset.has_classes() { steps.into() } else { Value::Null },
         });
         let text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain values");
         write_atomically(&self.path.join("manifest.json"), (text + "\n").as_bytes())

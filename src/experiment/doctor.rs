@@ -60,6 +60,7 @@ pub fn examine<D: Device>(
     doctor.weights(&config);
     config.model.pretrained.clear();
     let Some(dataset) = doctor.open(&config) else { return };
+    dataset.notes.iter().for_each(|note| doctor.note(format!("{}: {note}", dataset.name)));
     doctor.counts(&dataset, &config.data.domains, expected);
     doctor.classes(&dataset, expected);
     doctor.domains(&dataset, &config);

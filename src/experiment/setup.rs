@@ -62,6 +62,7 @@ impl Setup {
         let static_sets = static_sets(config, &dataset, &stream)?;
         check_texts(config, &method, &dataset, &stream, &static_sets)?;
         let (model, initial, mut hashes, mut notes) = open_model(config)?;
+        notes.extend(dataset.notes.iter().map(|note| format!("{}: {note}", dataset.name)));
         let skipped = dataset.broken();
         if !skipped.is_empty() {
             notes.push(format!("{}: left out before training: {}", dataset.name, skipped.summary()));
