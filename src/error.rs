@@ -12,6 +12,10 @@ pub enum Fault {
     Input,
     /// The run failed: exit status 1.
     Run,
+    /// Another process is at work in the same place: exit status 75, as mail programs say «try again later».
+    Locked,
+    /// A signal stopped the run, and the same command goes on: this exit status, 128 and the signal's number.
+    Stopped(i32),
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +41,16 @@ impl Error {
     /// The run failed though its input was right.
     pub fn run(message: impl Into<String>) -> Error {
         Error { fault: Fault::Run, message: message.into(), reason: None }
+    }
+
+    /// Another process is at work in the same place.
+    pub fn locked(message: impl Into<String>) -> Error {
+        Error { fault: Fault::Locked, message: message.into(), reason: None }
+    }
+
+    /// A signal stopped the run.
+    pub fn stopped(status: i32, message: impl Into<String>) -> Error {
+        Error { fault: Fault::Stopped(status), message: message.into(), reason: None }
     }
 
     /// A file of the user's that cannot be read: an error of input.

@@ -41,6 +41,15 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically_with(path, |file| file.write_all(bytes))
 }
 
+/// The same without the wait for the disk: a reader finds the old file or the new one, and a power failure may take either.
+pub fn write_quickly(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (beside, mut file) = create_beside(folder_of(path))?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&beside, path));
+    written.inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
+}
+
 /// The same for content that `fill` writes piece by piece.
 pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     write_and(path, fill, |beside| fs::rename(beside, path))

@@ -2,7 +2,7 @@
 //!
 //! The modules are floors of one house, and imports point down this list only: [`check`], [`report`], [`experiment`], [`method`],
 //! [`train`], [`objective`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; in the cellar [`error`],
-//! [`files`], [`rng`].
+//! [`files`], [`interrupt`], [`rng`], [`seal`].
 
 pub mod check;
 pub mod data;
@@ -10,6 +10,7 @@ pub mod error;
 pub mod eval;
 pub mod experiment;
 pub mod files;
+pub mod interrupt;
 pub mod memory;
 pub mod method;
 pub mod model;
@@ -17,5 +18,6 @@ pub mod objective;
 pub mod ops;
 pub mod report;
 pub mod rng;
+pub mod seal;
 pub mod stream;
 pub mod train;

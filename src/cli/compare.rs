@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use perennial::error::{Error, Result};
-use perennial::experiment::{self, Config, Evaluation, Pace, RunDirectory};
+use perennial::error::{Error, Fault, Result};
+use perennial::experiment::{self, Access, Config, Evaluation, Lines, Pace, RunDirectory};
+use perennial::interrupt;
 use perennial::method::METHODS;
 use perennial::report::{Cell, summary_table};
 
@@ -33,6 +34,8 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
+    interrupt::listen()?;
+    let access = Access { lock: !arguments.common.no_lock, start_over: false };
     let grid = grid(arguments)?;
     let (mut done, mut failed, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for config in &grid {
@@ -45,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let finished = match RunDirectory::finished(&out, config) {
             Ok(None) => {
                 let mut progress = Progress::new(Some(label.clone()));
-                on_device!(&place, D, at => experiment::run::<D>(at, config, &out, &mut progress))
+                on_device!(&place, D, at => experiment::run::<D>(at, config, &out, access, &mut progress))
             }
             Ok(Some(evaluation)) => {
                 eprintln!("{label}: finished earlier");
@@ -53,12 +56,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
             Err(error) => Err(error),
         };
-        match finished.and_then(|evaluation| Ok((evaluation, RunDirectory::read_pace(&out)?))) {
+        match finished.and_then(|evaluation| Ok((evaluation, Pace::of(&Lines::read(&out)?)))) {
             Ok(run) => done.push(run),
             Err(error) if error.reason() == Some(Error::NO_MEANING) => {
                 eprintln!("note: {} is left out with memory {}: {error}", config.method, config.memory.size);
                 left_out.push(cell);
             }
+            Err(error) if matches!(error.fault(), Fault::Stopped(_)) => return Err(error.at(label)),
             Err(error) => {
                 eprintln!("{label}: error: {error}");
                 failed.push((config, error));

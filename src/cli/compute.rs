@@ -12,6 +12,9 @@ pub struct Compute {
     threads: Option<usize>,
 }
 
+/// More than any machine of today has: a number of threads beyond it is a slip of the hand.
+const MOST_THREADS: usize = 1024;
+
 /// A device by name.
 #[derive(Clone, Debug)]
 pub enum Place {
@@ -48,14 +51,23 @@ impl Compute {
     /// Starts the threads, and finds the device.
     pub fn prepare(&self) -> Result<Place> {
         let place = Place::parse(&self.device)?;
-        match self.threads {
-            None => {}
+        let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let threads = match self.threads {
+            None => cores,
             Some(0) => return Err(Error::input("--threads is 0; at least one must compute")),
-            Some(threads) => {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-                pool.map_err(|cause| Error::run(format!("cannot start {threads} threads: {cause}")))?;
+            Some(threads) if threads > MOST_THREADS.max(cores) => {
+                return Err(Error::input(format!(
+                    "--threads is {threads}; this machine has {cores} cores, and more threads than that compute no faster"
+                )));
             }
-        }
+            Some(threads) => threads,
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        pool.map_err(|cause| {
+            Error::run(format!(
+                "cannot start {threads} threads: {cause}; ulimit -u and -v limit them, --threads asks for fewer"
+            ))
+        })?;
         Ok(place)
     }
 }

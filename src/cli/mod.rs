@@ -13,6 +13,7 @@ mod pack;
 mod progress;
 mod report;
 mod run;
+mod status;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Pack(pack::Arguments),
     /// Make tables, and a page with plots, from run directories
     Report(report::Arguments),
+    /// Tell where runs are: step, speed, time left, last saved state, at work or not
+    Status(status::Arguments),
     /// List methods, presets, models or kernels
     List(list::Arguments),
     /// Look at data and machine before a long run: what is wrong, and how long it takes
@@ -53,7 +56,8 @@ enum Command {
     Bench(bench::Arguments),
 }
 
-/// Runs the command line. Exit status: 0 done, 1 the run failed, 2 the command or its input was wrong.
+/// Runs the command line. Exit status: 0 done, 1 the run failed, 2 the command or its input was wrong, 75 another run is at work in the
+/// same place, 128 and a signal's number where that stopped the run and the same command goes on.
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments),
         Command::Pack(arguments) => pack::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
@@ -71,10 +76,13 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let kind = if matches!(error.fault(), Fault::Stopped(_)) { "" } else { "error: " };
+            eprintln!("{kind}{error}");
             ExitCode::from(match error.fault() {
                 Fault::Run => 1,
                 Fault::Input => 2,
+                Fault::Locked => 75,
+                Fault::Stopped(status) => status as u8,
             })
         }
     }

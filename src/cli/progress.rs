@@ -2,10 +2,13 @@
 //! standard output.
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use perennial::experiment::{Evaluation, Iteration, Observer, Setup};
+use perennial::error::Result;
+use perennial::experiment::{Evaluation, Iteration, Observer, Setup, Status};
+use perennial::files::{check_writable, write_quickly};
 use perennial::method::Spends;
 use perennial::ops::Plan;
 
@@ -20,6 +23,8 @@ pub struct Progress {
     since: Instant,
     samples: usize,
     last_line: Instant,
+    /// Where the run's numbers go for a collector of metrics.
+    metrics_file: Option<PathBuf>,
     /// Whether to name the run in front of every line: where several run one after the other.
     label: Option<String>,
 }
@@ -27,7 +32,13 @@ pub struct Progress {
 impl Progress {
     pub fn new(label: Option<String>) -> Progress {
         let now = Instant::now();
-        Progress { bar: None, step: None, first: 0, since: now, samples: 0, last_line: now, label }
+        Progress { bar: None, step: None, first: 0, since: now, samples: 0, last_line: now, metrics_file: None, label }
+    }
+
+    /// Has the run's numbers written to `file`, in Prometheus' text format. Fails where nothing can be written there.
+    pub fn with_metrics_file(self, file: Option<&Path>) -> Result<Progress> {
+        file.map_or(Ok(()), check_writable)?;
+        Ok(Progress { metrics_file: file.map(Path::to_path_buf), ..self })
     }
 
     fn say(&self, line: &str) {
@@ -50,17 +61,23 @@ impl Progress {
 }
 
 impl Observer for Progress {
-    fn started(&mut self, setup: &Setup, plan: &Plan, resumed: bool) {
+    fn started(&mut self, setup: &Setup, plan: &Plan, resumed: Option<&str>) {
         for note in &setup.notes {
             self.say(&format!("note: {note}"));
         }
         if self.label.is_some() {
+            if let Some(place) = resumed {
+                self.say(&format!("going on: {place}"));
+            }
             return;
         }
         let steps = setup.stream.steps.len();
-        let again = if resumed { "going on with" } else { "starting" };
+        let (method, model) = (setup.method.name, &setup.config.model.name);
         let kind = if steps == 1 { "step" } else { "steps" };
-        self.say(&format!("{again} {}: {steps} {kind}, model {}", setup.method.name, setup.config.model.name));
+        self.say(&match resumed {
+            Some(place) => format!("going on with {method}: {place}; model {model}"),
+            None => format!("starting {method}: {steps} {kind}, model {model}"),
+        });
         let sections: Vec<String> = (plan.sections().iter())
             .filter(|(_, bytes)| *bytes > 0)
             .map(|(name, bytes)| format!("{name} {}", megabytes(*bytes)))
@@ -104,6 +121,17 @@ impl Observer for Progress {
             }
             None => {}
         }
+    }
+
+    fn beat(&mut self, status: &Status) {
+        // What cannot be written for a collector ends no training.
+        if let Some(file) = &self.metrics_file {
+            let _ = write_quickly(file, status.to_prometheus().as_bytes());
+        }
+    }
+
+    fn note(&mut self, note: &str) {
+        self.say(&format!("note: {note}"));
     }
 
     fn evaluated(&mut self, setup: &Setup, evaluation: &Evaluation) {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use perennial::data::broken::Broken;
 use perennial::error::Result;
-use perennial::experiment::{self, Config, Evaluation, EvaluationTask, Observer};
+use perennial::experiment::{self, Access, Config, Evaluation, EvaluationTask, Observer};
+use perennial::interrupt;
 #[cfg(feature = "tensorboard")]
 use perennial::report::TensorBoard;
 use perennial::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
@@ -28,6 +29,12 @@ pub struct Arguments {
     /// The run's directory [default: runs/PRESET-METHOD-mMEMORY-sSEED]; the same command goes on where it stopped
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Throw away what an earlier run left in the run's directory, and begin anew
+    #[arg(long)]
+    pub start_over: bool,
+    /// Write where the run is to this file as it goes, in Prometheus' text format, for a collector of text files
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
     /// Also write events for TensorBoard, to RUN_DIR/tensorboard
     #[cfg(feature = "tensorboard")]
     #[arg(long)]
@@ -44,6 +51,9 @@ pub struct Common {
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub compute: Compute,
+    /// Do without a lock on the run's directory, where its file system has none: it is then yours to see that no second run is at work
+    #[arg(long)]
+    pub no_lock: bool,
     /// Change a setting, as --set train.epochs=3; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
@@ -66,6 +76,7 @@ impl Common {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
+    interrupt::listen()?;
     let mut config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
     if let Some(memory) = arguments.memory {
         config.memory.size = memory;
@@ -77,9 +88,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         config.memory.size = 0;
     }
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
-    let mut progress = Progress::new(None);
-    let go =
-        |observer: &mut dyn Observer| on_device!(&place, D, at => experiment::run::<D>(at, &config, &out, observer));
+    let access = Access { lock: !arguments.common.no_lock, start_over: arguments.start_over };
+    let mut progress = Progress::new(None).with_metrics_file(arguments.metrics_file.as_deref())?;
+    let go = |observer: &mut dyn Observer| on_device!(&place, D, at => experiment::run::<D>(at, &config, &out, access, observer));
     #[cfg(feature = "tensorboard")]
     let evaluation = if arguments.tensorboard {
         let mut events = TensorBoard::new(&out, &mut progress);

@@ -1,6 +1,6 @@
 //! What closes a step after its training: the Fisher information, alignment, a patch, the memory.
 //!
-//! None of it is saved on the way: a run that is killed here goes on from the last saved iteration and does it again.
+//! None of it is saved on the way: a run that is killed here goes on from the last saved state and does it again.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
@@ -32,7 +32,7 @@ impl<D: Device> Run<D> {
             self.patch()?;
         }
         self.remember()?;
-        self.note(self.position.iteration, "seconds", json!(since.elapsed().as_secs_f64()))
+        self.note("seconds", json!(since.elapsed().as_secs_f64()))
     }
 
     /// ewc: the mean of squared gradients over one pass over the step's samples.
@@ -74,7 +74,7 @@ impl<D: Device> Run<D> {
         let alpha = choose_alpha(&scores);
         self.trainer.interpolate(&trained, alpha);
         self.trainer.device.health()?;
-        self.note(self.position.iteration, "alpha", json!(alpha))
+        self.note("alpha", json!(alpha))
     }
 
     /// Takes the step's samples into the memory; those that nobody keeps give up their moving averages.
@@ -93,7 +93,8 @@ impl<D: Device> Run<D> {
                 samples.sort_unstable();
                 samples.dedup();
                 let trainer = &mut self.trainer;
-                let embedded = Embedded::of(&mut trainer.device, &trainer.evaluation, &self.setup, &samples)?;
+                let embedded =
+                    Embedded::of(&mut trainer.device, &trainer.evaluation, &self.setup, &samples, &mut |_| ())?;
                 self.position.macs += samples.len() as u64 * self.setup.model.image_macs();
                 self.memory.update_by(&new, |samples, share| herded(&embedded, samples, share))
             }

@@ -212,6 +212,8 @@ pub struct TrainConfig {
     pub learn_logit_scale: bool,
     /// Iterations between saved states, for resuming.
     pub save_every: usize,
+    /// Minutes after which a state is saved in any case.
+    pub save_minutes: f64,
     /// Iterations between lines of `metrics.jsonl`.
     pub log_every: usize,
 }
@@ -229,6 +231,7 @@ impl Default for TrainConfig {
             keep_optimizer: false,
             learn_logit_scale: false,
             save_every: 500,
+            save_minutes: 10.0,
             log_every: 10,
         }
     }
@@ -303,6 +306,9 @@ impl Default for EvaluationConfig {
         }
     }
 }
+
+/// Threads that load pictures, at most: a number beyond it is a slip of the hand.
+const MOST_THREADS: usize = 1024;
 
 impl Config {
     /// A bundled preset by name, or a file whose name ends in `.toml`.
@@ -405,9 +411,16 @@ impl Config {
                 return Err(Error::input(format!("{key} is 0; it must be at least 1")));
             }
         }
+        if self.data.loader_threads > MOST_THREADS {
+            return Err(Error::input(format!(
+                "data.loader_threads is {}; {MOST_THREADS} are the most, and 0 takes as many as there are cores",
+                self.data.loader_threads
+            )));
+        }
         let ranges = [
             ("train.epochs", epochs, 0.0, 1e6),
             ("train.learning_rate", learning_rate, 0.0, 10.0),
+            ("train.save_minutes", self.train.save_minutes, 0.0, 1e6),
             ("train.learning_rate_decay", learning_rate_decay, 0.0, 1.0),
             ("data.crop[0]", self.data.crop.0, 1e-3, 1.0),
             ("data.crop[1]", self.data.crop.1, self.data.crop.0, 1.0),

@@ -1,58 +1,101 @@
 //! A run's directory, its only state: every file in it appears whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::Config;
 use super::evaluation::{Evaluation, Prediction};
+use super::log::Log;
 use super::setup::Setup;
 use super::state::Position;
 use crate::error::{Error, Result};
 use crate::files::{remove_stale, write_atomically};
+use crate::seal::{self, Seal};
+
+/// The form of a run's directory and of its state. Since 2 every file has a seal, so that one without has lost it; a newer one than this is
+/// refused.
+pub const FORMAT: u64 = 2;
+
+/// How long to wait for a lock that somebody may hold for a moment, to see whether a run is at work.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How a run's directory is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// Whether a lock keeps a second run out; where a file system has no locks, its user sees to that.
+    pub lock: bool,
+    /// Whether what an earlier run left is thrown away.
+    pub start_over: bool,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Access { lock: true, start_over: false }
+    }
+}
 
 pub struct RunDirectory {
     path: PathBuf,
-    metrics: Option<BufWriter<File>>,
+    log: Option<Log>,
     /// Held for as long as the run lasts, so that no second process writes here.
-    _lock: File,
+    lock: Option<File>,
 }
 
 impl RunDirectory {
     /// Makes the directory, or opens it where the same run stopped. Another run's directory, and one in which a run is at
     /// work, are errors.
-    pub fn open(path: &Path, config: &Config) -> Result<RunDirectory> {
+    pub fn open(path: &Path, config: &Config, access: Access) -> Result<RunDirectory> {
         let checkpoints = path.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .map_err(|cause| Error::input(format!("cannot make {}: {cause}", checkpoints.display())))?;
-        let lock_path = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(|cause| Error::writing(&lock_path, cause))?;
-        if lock.try_lock().is_err() {
-            return Err(Error::input(format!("another run is at work in {}", path.display())));
-        }
+        let lock = if access.lock { Some(lock(path)?) } else { None };
         remove_stale(path)?;
         remove_stale(&checkpoints)?;
-        let config_path = path.join("config.toml");
-        match fs::read_to_string(&config_path) {
-            Ok(text) => check_same(&text, config, path).map(drop)?,
-            Err(cause) if cause.kind() == ErrorKind::NotFound => {
-                write_atomically(&config_path, config.to_toml().as_bytes())?;
-            }
-            Err(cause) => return Err(Error::reading(&config_path, cause)),
+        if access.start_over {
+            remove_results(path)?;
         }
-        Ok(RunDirectory { path: path.to_path_buf(), metrics: None, _lock: lock })
+        if let Some(old) = read_config(path)? {
+            check_same(&old, config, path)?;
+        } else {
+            write_atomically(&path.join("config.toml"), &seal::to_toml(&config.to_toml()))?;
+        }
+        Ok(RunDirectory { path: path.to_path_buf(), log: None, lock })
+    }
+
+    /// To be called once all is done: nobody is at work here any more.
+    pub fn close(self) -> Result<()> {
+        for file in [previous_state(&self.path), self.path.join("status.json")] {
+            match fs::remove_file(&file) {
+                Err(cause) if cause.kind() != ErrorKind::NotFound => return Err(Error::writing(&file, cause)),
+                _ => {}
+            }
+        }
+        if let Some(lock) = self.lock {
+            lock.set_len(0).map_err(|cause| Error::writing(&self.path.join("lock"), cause))?;
+        }
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `checkpoints/state.safetensors`.
-    pub fn state(&self) -> PathBuf {
-        self.path.join("checkpoints/state.safetensors")
+    /// Has the state so far become the one before, so that a new one can take its place.
+    pub fn keep_state(&self) -> Result<()> {
+        let (state, previous) = (state(&self.path), previous_state(&self.path));
+        if !state.exists() {
+            return Ok(());
+        }
+        let beside = previous.with_extension("link");
+        let _ = fs::remove_file(&beside);
+        // There is a state at any moment; not every file system has links.
+        let kept = fs::hard_link(&state, &beside).and_then(|()| fs::rename(&beside, &previous));
+        kept.or_else(|_| fs::rename(&state, &previous)).map_err(|cause| Error::writing(&previous, cause))
     }
 
     /// `checkpoints/step-NNN.safetensors` of a step counted from 0; files count from 1.
@@ -76,6 +119,7 @@ impl RunDirectory {
             .map(|step| json!({ "name": step.name, "classes": classes(&step.classes) }))
             .collect();
         let manifest = json!({
+            "format": FORMAT,
             "perennial": env!("CARGO_PKG_VERSION"),
             "device": device,
             "model": setup.model,
@@ -85,16 +129,28 @@ impl RunDirectory {
             // In words, in their order: whoever repeats the run elsewhere needs no seed and no generator of ours.
             "steps": if setup.dataset.has_classes() { steps.into() } else { Value::Null },
         });
-        let text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain values");
-        write_atomically(&self.path.join("manifest.json"), (text + "\n").as_bytes())
+        write_atomically(&self.path.join("manifest.json"), &seal::to_json(&manifest))
+    }
+
+    /// `manifest.json` of a run's directory.
+    pub fn read_manifest(path: &Path) -> Result<Value> {
+        let path = path.join("manifest.json");
+        let bytes = fs::read(&path).map_err(|cause| Error::reading(&path, cause))?;
+        let (manifest, seal) = seal::from_json::<Value>(&bytes).map_err(|what| Error::reading(&path, what))?;
+        match manifest["format"].as_u64() {
+            Some(format) if format > FORMAT => Err(Error::input(format!(
+                "{}: it is of format {format}, of a newer program; this one knows {FORMAT}",
+                path.display()
+            ))),
+            Some(_) if seal == Seal::None => Err(Error::reading(&path, seal::DAMAGED)),
+            _ => Ok(manifest),
+        }
     }
 
     /// Fails unless a run that goes on has what it began with: the same data, prompts, class order and starting weights, wherever they
     /// lie now. What it remembers are samples by their number.
     pub fn check_manifest(&self, setup: &Setup) -> Result<()> {
-        let path = self.path.join("manifest.json");
-        let text = fs::read_to_string(&path).map_err(|cause| Error::reading(&path, cause))?;
-        let manifest: Value = serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause))?;
+        let manifest = RunDirectory::read_manifest(&self.path)?;
         let changed = |(name, hash): &&(&str, String)| manifest["sha256"][*name].as_str() != Some(hash);
         match setup.hashes.iter().find(changed) {
             None => Ok(()),
@@ -108,38 +164,36 @@ impl RunDirectory {
     }
 
     pub fn write_evaluation(&self, evaluation: &Evaluation) -> Result<()> {
-        let text = serde_json::to_string_pretty(evaluation).expect("an evaluation is plain values");
-        write_atomically(&self.path.join("evaluation.json"), (text + "\n").as_bytes())
+        write_atomically(&self.path.join("evaluation.json"), &seal::to_json(evaluation))
     }
 
     pub fn write_predictions(&self, predictions: &[Prediction]) -> Result<()> {
-        let text = serde_json::to_string_pretty(predictions).expect("predictions are plain values");
-        write_atomically(&self.path.join("predictions.json"), (text + "\n").as_bytes())
+        let predictions = Predictions { predictions: predictions.to_vec() };
+        write_atomically(&self.path.join("predictions.json"), &seal::to_json(&predictions))
     }
 
     /// The predictions in a run's directory; none where there is no such file.
     pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
-        let path = path.join("predictions.json");
-        match fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause)),
-            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            Err(cause) => Err(Error::reading(&path, cause)),
+        if !path.join("predictions.json").exists() {
+            return Ok(Vec::new());
+        }
+        match read_sealed(path, "predictions.json")? {
+            AnyPredictions::Sealed(Predictions { predictions }) => Ok(predictions),
+            AnyPredictions::List(predictions) => Ok(predictions),
         }
     }
 
     /// The evaluation in a run's directory.
     pub fn read_evaluation(path: &Path) -> Result<Evaluation> {
-        let path = path.join("evaluation.json");
-        let text = fs::read_to_string(&path).map_err(|cause| Error::reading(&path, cause))?;
-        serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause))
+        read_sealed(path, "evaluation.json")
     }
 
     /// The evaluation of a run that is finished: nothing of it is left to do, and nothing of what it was made from is opened.
     /// None where it has not come to its end, or not begun, or its data lay elsewhere, so that only opening them tells whether they are
     /// the same. Another run's directory is an error, as in [`RunDirectory::open`].
     pub fn finished(path: &Path, config: &Config) -> Result<Option<Evaluation>> {
-        let Ok(text) = fs::read_to_string(path.join("config.toml")) else { return Ok(None) };
-        let old = check_same(&text, config, path)?;
+        let Some(old) = read_config(path)? else { return Ok(None) };
+        check_same(&old, config, path)?;
         if old.data.folder != config.data.folder || !path.join("evaluation.json").exists() {
             return Ok(None);
         }
@@ -147,88 +201,165 @@ impl RunDirectory {
         Ok(evaluation.is_complete().then_some(evaluation))
     }
 
-    /// How fast a run trained, by its log; nothing where there is none.
-    pub fn read_pace(path: &Path) -> Result<Pace> {
-        let path = path.join("metrics.jsonl");
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Pace::of(&text)),
-            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Pace::default()),
-            Err(cause) => Err(Error::reading(&path, cause)),
-        }
-    }
-
-    /// Opens `metrics.jsonl` to go on from `position`: lines that the resumed run will write again are dropped.
-    pub fn resume_metrics(&mut self, position: Position) -> Result<()> {
-        let path = self.path.join("metrics.jsonl");
-        let old = fs::read_to_string(&path).unwrap_or_default();
-        let before = |line: &&str| {
-            let Ok(line) = serde_json::from_str::<Value>(line) else { return false };
-            let number = |key: &str| line[key].as_u64().unwrap_or(u64::MAX);
-            // Lines of earlier versions are of the only stage that there was.
-            let stage = line["stage"].as_u64().unwrap_or(1);
-            let place = (number("step"), stage, number("iteration"));
-            place <= (position.step as u64 + 1, position.stage as u64 + 1, position.iteration as u64)
-        };
-        let kept: String = old.lines().filter(before).flat_map(|line| [line, "\n"]).collect();
-        if kept != old {
-            write_atomically(&path, kept.as_bytes())?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        self.metrics = Some(BufWriter::new(file.map_err(|cause| Error::writing(&path, cause))?));
-        Ok(())
+    /// Opens the log to go on from `position`. Returns what is to be told of it.
+    pub fn resume_log(&mut self, position: Position) -> Result<Option<String>> {
+        let (log, note) = Log::resume(&self.path, position)?;
+        self.log = Some(log);
+        Ok(note)
     }
 
     /// Appends one line.
     pub fn log(&mut self, line: &Value) -> Result<()> {
-        let path = self.path.join("metrics.jsonl");
-        let Some(metrics) = &mut self.metrics else { return Ok(()) };
-        writeln!(metrics, "{line}").and_then(|()| metrics.flush()).map_err(|cause| Error::writing(&path, cause))
+        self.log.as_mut().map_or(Ok(()), |log| log.write(line))
+    }
+
+    /// Has the log reach the disk: whatever is saved later may rely on it.
+    pub fn sync_log(&mut self) -> Result<()> {
+        self.log.as_mut().map_or(Ok(()), Log::sync)
     }
 }
 
-/// Samples trained on, and the seconds that it took, with all that closes a step and without its evaluation. It stands beside the
-/// evaluation, which no clock may change.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Pace {
-    pub samples: f64,
-    pub seconds: f64,
+/// `checkpoints/state.safetensors` of a run's directory.
+pub fn state(run: &Path) -> PathBuf {
+    run.join("checkpoints/state.safetensors")
 }
 
-impl Pace {
-    /// Of the lines of `metrics.jsonl`: those of training have the samples trained on so far and the speed since the line before,
-    /// those of a step's closing the seconds that it took.
-    fn of(text: &str) -> Pace {
-        let mut pace = Pace::default();
-        for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            if let (Some(samples), Some(speed)) = (line["samples"].as_f64(), line["samples_per_second"].as_f64()) {
-                if speed > 0.0 {
-                    pace.seconds += (samples - pace.samples).max(0.0) / speed;
-                }
-                pace.samples = samples;
+/// `checkpoints/state.previous.safetensors`: the state before, for the day on which a disk damages the last one.
+pub fn previous_state(run: &Path) -> PathBuf {
+    run.join("checkpoints/state.previous.safetensors")
+}
+
+/// What an earlier run left beside states: a result that would be written over. None where there is nothing.
+pub fn earlier_result(run: &Path) -> Option<PathBuf> {
+    ["evaluation.json", "checkpoints/step-001.safetensors"]
+        .map(|name| run.join(name))
+        .into_iter()
+        .find(|file| file.exists())
+}
+
+/// `predictions.json`; that of earlier versions was the list alone.
+#[derive(Serialize, Deserialize)]
+struct Predictions {
+    predictions: Vec<Prediction>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyPredictions {
+    Sealed(Predictions),
+    List(Vec<Prediction>),
+}
+
+/// A sealed file of a run's directory. One without a seal is an earlier version's, or has lost it.
+fn read_sealed<T: serde::de::DeserializeOwned>(run: &Path, name: &str) -> Result<T> {
+    let path = run.join(name);
+    let wrong = |what: String| {
+        let remedy = if what == seal::DAMAGED { ": put back a whole copy" } else { "" };
+        Error::reading(&path, format!("{what}{remedy}"))
+    };
+    let bytes = fs::read(&path).map_err(|cause| wrong(cause.to_string()))?;
+    let (value, seal) = seal::from_json(&bytes).map_err(wrong)?;
+    let format =
+        fs::read(run.join("manifest.json")).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    if seal == Seal::None && format.is_some_and(|manifest| manifest["format"].as_u64() >= Some(2)) {
+        return Err(wrong(seal::DAMAGED.to_string()));
+    }
+    Ok(value)
+}
+
+/// The settings in a run's directory; none where there is no such file.
+fn read_config(run: &Path) -> Result<Option<Config>> {
+    let path = run.join("config.toml");
+    let bytes = match fs::read(&path) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(|cause| Error::reading(&path, cause))?,
+    };
+    if seal::check_toml(&bytes) == Seal::Broken {
+        return Err(Error::reading(
+            &path,
+            format!("{}: put back a whole copy; where the edit was yours, remove its last line", seal::DAMAGED),
+        ));
+    }
+    let text = String::from_utf8(bytes).map_err(|cause| Error::reading(&path, cause))?;
+    Config::parse(&text).map(Some).map_err(|error| error.at(path.display()))
+}
+
+/// Takes the lock of a run's directory, and writes into it who holds it.
+fn lock(run: &Path) -> Result<File> {
+    let path = run.join("lock");
+    let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    let mut lock = lock.map_err(|cause| Error::writing(&path, cause))?;
+    let since = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 10),
+            Err(TryLockError::WouldBlock) => {
+                let holder = holder(&mut lock).map(|holder| format!(" ({holder})")).unwrap_or_default();
+                return Err(Error::locked(format!("another run is at work in {}{holder}", run.display())));
             }
-            pace.seconds += line["seconds"].as_f64().unwrap_or(0.0);
+            Err(TryLockError::Error(cause)) => {
+                return Err(Error::run(format!(
+                    "cannot lock {}: {cause}; a file system without locks is used with --no-lock, and then it is yours to see that \
+                     no second run works there",
+                    path.display()
+                )));
+            }
         }
-        pace
     }
+    let word = format!("process {} on {}\n", std::process::id(), host());
+    let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(word.as_bytes()));
+    written.map_err(|cause| Error::writing(&path, cause))?;
+    Ok(lock)
+}
 
-    pub fn samples_per_second(&self) -> Option<f64> {
-        (self.seconds > 0.0).then(|| self.samples / self.seconds)
+/// Whether a run is at work in a directory, where its file system can tell.
+pub fn is_at_work(run: &Path) -> Option<bool> {
+    let lock = File::open(run.join("lock")).ok()?;
+    match lock.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
     }
 }
 
-impl std::iter::Sum for Pace {
-    fn sum<I: Iterator<Item = Pace>>(paces: I) -> Pace {
-        let add = |one: Pace, other: Pace| Pace {
-            samples: one.samples + other.samples,
-            seconds: one.seconds + other.seconds,
-        };
-        paces.fold(Pace::default(), add)
-    }
+/// Who holds a lock, as it wrote itself.
+fn holder(lock: &mut File) -> Option<String> {
+    let mut text = String::new();
+    lock.rewind().ok()?;
+    lock.take(200).read_to_string(&mut text).ok()?;
+    Some(text.trim().to_string()).filter(|text| !text.is_empty())
 }
 
-/// The directory's settings. Fails unless they are those of this run, apart from such as change no result of a run that comes to its
+/// The name of this machine.
+pub fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "this machine".to_string() } else { name.trim().to_string() }
+}
+
+/// Throws away all that a run leaves in its directory, the evaluation first: what stays of a removal that is cut short is no result.
+fn remove_results(run: &Path) -> Result<()> {
+    let names = ["evaluation.json", "predictions.json", "metrics.jsonl", "manifest.json", "status.json", "config.toml"];
+    let checkpoints = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        (name.starts_with("step-") || name.starts_with("state.")) && name.ends_with(".safetensors")
+    };
+    let all = names.iter().map(|name| run.join(name)).chain(checkpoints.map(|entry| entry.path()).filter(ours));
+    for path in all {
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != ErrorKind::NotFound => {
+                return Err(Error::run(format!("cannot remove {}: {cause}", path.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless the directory's settings are those of this run, apart from such as change no result of a run that comes to its
 /// end, and from the place of the data: whether those are the same is the manifest's to say.
-fn check_same(text: &str, config: &Config, path: &Path) -> Result<Config> {
+fn check_same(old: &Config, config: &Config, path: &Path) -> Result<()> {
     let neutral = |config: &Config| {
         let mut config = config.clone();
         config.preset.clear();
@@ -236,39 +367,16 @@ fn check_same(text: &str, config: &Config, path: &Path) -> Result<Config> {
         config.data.max_broken = 0;
         config.data.loader_threads = 0;
         config.train.save_every = 1;
+        config.train.save_minutes = 1.0;
         config.train.log_every = 1;
         config
     };
-    let old = Config::parse(text).map_err(|error| error.at(path.join("config.toml").display()))?;
-    let (before, now) = (neutral(&old).to_toml(), neutral(config).to_toml());
+    let (before, now) = (neutral(old).to_toml(), neutral(config).to_toml());
     match before.lines().zip(now.lines()).find(|(before, now)| before != now) {
-        None => Ok(old),
+        None => Ok(()),
         Some((before, now)) => Err(Error::input(format!(
             "{} holds a run with other settings ({before}, now {now}); choose another --out",
             path.display()
         ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pace_is_all_samples_over_all_seconds() {
-        // 100 samples in 1 s, half a second without any, 300 in 1 s, and a line cut short.
-        let log = concat!(
-            "{\"step\":1,\"samples\":100,\"samples_per_second\":100.0}\n",
-            "{\"step\":1,\"class_weights\":{}}\n",
-            "{\"step\":1,\"seconds\":0.5}\n",
-            "{\"step\":2,\"samples\":400,\"samples_per_second\":300.0}\n",
-            "{\"step\":2,\"samples\":50"
-        );
-        let pace = Pace::of(log);
-        assert_eq!(pace, Pace { samples: 400.0, seconds: 2.5 });
-        assert_eq!(pace.samples_per_second(), Some(160.0));
-        assert_eq!(Pace::of("").samples_per_second(), None);
-        let both: Pace = [pace, Pace { samples: 100.0, seconds: 2.5 }].into_iter().sum();
-        assert_eq!(both.samples_per_second(), Some(100.0));
     }
 }

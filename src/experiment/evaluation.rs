@@ -175,8 +175,15 @@ impl Answer {
     }
 }
 
-/// Tests the model as it is now: on the tests of all steps, and on those of the sets beside the stream.
-pub fn evaluate<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, memory: &Memory, step: usize) -> Result<Findings> {
+/// Tests the model as it is now: on the tests of all steps, and on those of the sets beside the stream. `progress` hears how many test
+/// images are done.
+pub fn evaluate<D: Device>(
+    trainer: &mut Trainer<D>,
+    setup: &Setup,
+    memory: &Memory,
+    step: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Findings> {
     let Setup { stream, dataset, .. } = setup;
     let settings = &setup.config.evaluation;
     let retrieves = settings.task == EvaluationTask::Retrieval;
@@ -185,7 +192,7 @@ pub fn evaluate<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, memory: &Mem
     let samples: Vec<u32> = setup.test_samples().collect();
     let images = match setup.method.classifies {
         Classifies::ByText | Classifies::ByNearestMean => {
-            Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &samples)?
+            Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &samples, progress)?
         }
         Classifies::ByHead | Classifies::ByLinearProbe => Embedded::default(),
     };
@@ -193,7 +200,7 @@ pub fn evaluate<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, memory: &Mem
         Classifies::ByText if retrieves && !settings.also_classify && setup.static_sets.is_empty() => Scores::default(),
         Classifies::ByText => zero_shot(trainer, setup, &images),
         Classifies::ByNearestMean => nearest_mean(trainer, setup, memory, &images)?,
-        Classifies::ByHead | Classifies::ByLinearProbe => by_head(trainer, setup, &samples)?,
+        Classifies::ByHead | Classifies::ByLinearProbe => by_head(trainer, setup, &samples, progress)?,
     };
     let classify = || -> Vec<Vec<Answer>> {
         let of_task = |task: usize| {
@@ -249,7 +256,7 @@ pub fn accuracies<D: Device>(
     step: usize,
 ) -> Result<Vec<Option<f64>>> {
     let class = |sample: u32| setup.dataset.samples[sample as usize].class;
-    let images = Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &sets.concat())?;
+    let images = Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &sets.concat(), &mut |_| ())?;
     if setup.config.evaluation.task == EvaluationTask::Retrieval {
         let Trainer { device, evaluation: clip, .. } = trainer;
         let recall =
@@ -275,7 +282,7 @@ fn nearest_mean<D: Device>(
     memory: &Memory,
     images: &Embedded,
 ) -> Result<Scores> {
-    let kept = Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &memory.indices())?;
+    let kept = Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &memory.indices(), &mut |_| ())?;
     let columns = setup.dataset.classes.len();
     let mean = |class: usize| {
         let rows = memory.of_class(class as u32).iter().filter(|sample| kept.rows.contains_key(sample));
@@ -286,7 +293,12 @@ fn nearest_mean<D: Device>(
 }
 
 /// Scores of images by the model's head.
-fn by_head<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, samples: &[u32]) -> Result<Scores> {
+fn by_head<D: Device>(
+    trainer: &mut Trainer<D>,
+    setup: &Setup,
+    samples: &[u32],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Scores> {
     let Trainer { device, evaluation: clip, frozen, objective, .. } = trainer;
     let head = objective.head().expect("the method has a head");
     let columns = setup.dataset.classes.len();
@@ -309,6 +321,7 @@ fn by_head<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, samples: &[u32]) 
             }
         }
         loader.recycle(batch);
+        progress(rows.len());
     }
     Ok(Scores { rows, columns, values })
 }
@@ -363,13 +376,19 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Samples that share a picture share a row.
-    pub fn of<D: Device>(device: &mut D, clip: &Clip, setup: &Setup, samples: &[u32]) -> Result<Embedded> {
+    /// Samples that share a picture share a row. `progress` hears how many pictures are done.
+    pub fn of<D: Device>(
+        device: &mut D,
+        clip: &Clip,
+        setup: &Setup,
+        samples: &[u32],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Embedded> {
         let first = |sample: &u32| setup.dataset.first_of_picture(*sample);
         let mut known = HashSet::new();
         let pictures: Vec<u32> = samples.iter().map(first).filter(|picture| known.insert(*picture)).collect();
         let mut loader = test_loader(setup, &pictures, clip.capacity.images)?;
-        let (pictures, embeddings) = embed_images(device, clip, &mut loader, &mut |_| ())?;
+        let (pictures, embeddings) = embed_images(device, clip, &mut loader, progress)?;
         let row_of: HashMap<u32, usize> = pictures.into_iter().zip(0..).collect();
         let rows = samples.iter().filter_map(|sample| Some((*sample, *row_of.get(&first(sample))?))).collect();
         Ok(Embedded { rows, embeddings, width: clip.spec.embed_dim })

@@ -5,19 +5,23 @@ mod config;
 mod directory;
 mod doctor;
 mod evaluation;
+mod log;
 mod predictions;
 mod presets;
 mod run;
 mod setup;
 mod state;
+mod status;
 
 pub use config::{
     Config, DataConfig, EvaluationConfig, EvaluationTask, MemoryConfig, ModelConfig, StreamConfig, TrainConfig,
     TrainText,
 };
-pub use directory::{Pace, RunDirectory};
+pub use directory::{Access, RunDirectory};
 pub use doctor::{Finding, Verdict, examine};
 pub use evaluation::{Evaluation, Prediction, Spent, StepRecord};
+pub use log::{Lines, Pace};
 pub use presets::{Expected, PRESETS, Preset};
 pub use run::{Iteration, Observer, run};
 pub use setup::Setup;
+pub use status::{Phase, Seen, Status};

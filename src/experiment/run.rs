@@ -1,19 +1,22 @@
 //! The loop of a run.
 
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::config::Config;
-use super::directory::RunDirectory;
+use super::directory::{self, Access, RunDirectory};
 use super::evaluation::{Evaluation, Spent, evaluate, open_loader};
+use super::log::now;
 use super::predictions::pick;
 use super::setup::Setup;
-use super::state::{self, Position};
+use super::state::{self, Position, Restored};
+use super::status::{Phase, Pulse, Status};
 use crate::data::loader::{Augment, Batch, BatchRequest, Loader};
 use crate::data::transform;
 use crate::error::{Error, Result};
+use crate::interrupt::{self, Hold};
 use crate::memory::Memory;
 use crate::method::stages::{self, StepView};
 use crate::method::{Stage, Start};
@@ -23,14 +26,22 @@ use crate::objective::Objective;
 use crate::ops::{Device, Plan};
 use crate::train::{Order, Schedule, StepReport, TrainBatch, Trainer};
 
+/// What a stage has trained is saved at its end where more than this has passed since the last state: less is trained again sooner than
+/// large states are written after every stage. Before tests it is saved in any case.
+const WORTH_SAVING: Duration = Duration::from_secs(30);
+
 /// Hears what a run does; for progress bars.
 pub trait Observer {
-    /// Everything is open and planned; training begins, or goes on.
-    fn started(&mut self, setup: &Setup, plan: &Plan, resumed: bool);
+    /// Everything is open and planned; training begins, or goes on from where `resumed` says.
+    fn started(&mut self, setup: &Setup, plan: &Plan, resumed: Option<&str>);
     /// One training iteration is done.
     fn iteration(&mut self, setup: &Setup, iteration: Iteration);
     /// A step is trained and evaluated; the last row of `evaluation` is its.
     fn evaluated(&mut self, setup: &Setup, evaluation: &Evaluation);
+    /// Something that the user should hear.
+    fn note(&mut self, note: &str);
+    /// Where the run is, about once a second.
+    fn beat(&mut self, _status: &Status) {}
 }
 
 /// One iteration, for progress.
@@ -45,13 +56,20 @@ pub struct Iteration {
 
 /// Runs `config` in the directory `out`, or goes on where the same run stopped there.
 ///
-/// Errors of input come before anything is trained. An error of the run leaves the directory as its last checkpoint has it.
+/// Errors of input come before anything is trained. An error of the run leaves the directory as its last checkpoint has it, and so does
+/// a signal to which [`interrupt::listen`] listens.
 pub fn run<D: Device>(
     place: &D::Place,
     config: &Config,
     out: &Path,
+    access: Access,
     observer: &mut dyn Observer,
 ) -> Result<Evaluation> {
+    interrupt::leave(format!(" before training; what {} holds is whole", out.display()));
+    // What takes no time comes before what may take long.
+    if !access.start_over {
+        find_state(out)?.1.into_iter().for_each(|note| observer.note(&note));
+    }
     let setup = Setup::open(config)?;
     let trainer_spec = setup.trainer_spec();
     let (plan, build) = Trainer::<D>::plan(&trainer_spec, setup.evaluation_capacity());
@@ -59,11 +77,12 @@ pub fn run<D: Device>(
         let fitting = largest_batch::<D>(place, &setup, plan.bytes());
         Error::input(format!("{error}{}", fitting.map(|b| format!("; train.batch {b} would fit")).unwrap_or_default()))
     })?;
-    let directory = RunDirectory::open(out, config)?;
+    let directory = RunDirectory::open(out, config, access)?;
     let trainer = build(device);
-    let resumed = directory.state().exists();
-    observer.started(&setup, &plan, resumed);
-    Run::open(setup, directory, trainer)?.finish(observer)
+    let (run, notes) = Run::open(setup, directory, trainer)?;
+    notes.iter().for_each(|note| observer.note(note));
+    observer.started(&run.setup, &plan, run.resumed().as_deref());
+    run.finish(observer)
 }
 
 /// The largest batch whose plan needs at most half of `bytes`, halving from the one that does not fit.
@@ -91,7 +110,7 @@ struct Launched {
 }
 
 /// What came since the last line of the log.
-struct Log {
+struct SinceLine {
     since: Instant,
     samples: usize,
 }
@@ -103,30 +122,103 @@ pub(super) struct Run<D> {
     pub(super) memory: Memory,
     pub(super) position: Position,
     evaluation: Evaluation,
+    pulse: Pulse,
+    /// When the last state was saved, or this process began.
+    saved: Instant,
 }
 
 impl<D: Device> Run<D> {
-    fn open(setup: Setup, mut directory: RunDirectory, mut trainer: Trainer<D>) -> Result<Run<D>> {
-        let (size, seed) = (setup.config.memory.size, setup.config.seed);
-        let state = directory.state();
+    /// Puts together what a run begins or goes on with. Returns also what its user should hear.
+    fn open(setup: Setup, directory: RunDirectory, mut trainer: Trainer<D>) -> Result<(Run<D>, Vec<String>)> {
+        let seed = setup.config.seed;
         let mut evaluation = Evaluation::new(&setup);
-        let (position, memory) = if state.exists() {
+        let (mut position, mut memory) = (Position::default(), Memory::new(setup.config.memory.size, seed));
+        let mut notes = Vec::new();
+        if let (Some(state), _) = find_state(directory.path())? {
             directory.check_manifest(&setup)?;
-            let (position, memory, broken) =
-                state::restore(&state, &mut trainer, setup.dataset.samples.len(), size, seed)?;
-            setup.meet_broken(&broken)?;
-            if position.step > 0 {
+            let size = setup.config.memory.size;
+            let restored = state::restore(&state, &mut trainer, setup.dataset.samples.len(), size, seed);
+            let restored = restored.map_err(|error| with_remedy(error, &state, &directory))?;
+            setup.meet_broken(&restored.broken)?;
+            notes.extend(restored.notes);
+            Restored { position, memory, .. } = restored;
+            if directory.path().join("evaluation.json").exists() {
                 evaluation = RunDirectory::read_evaluation(directory.path())?;
-                evaluation.truncate(position.step)?;
             }
-            (position, memory)
+            if take_up(&setup, &directory, position, &mut evaluation)? {
+                position = Position { step: position.step + 1, stage: 0, iteration: 0, ..position };
+            }
+        } else if directory.path().join("evaluation.json").exists() {
+            // Its state was taken away; of a finished run nothing else is asked.
+            directory.check_manifest(&setup)?;
+            evaluation = RunDirectory::read_evaluation(directory.path())?;
+            position.step = setup.stream.steps.len();
         } else {
             trainer.clip.load(&mut trainer.device, &initial(&setup, &trainer.clip.parameters));
             directory.write_manifest(&setup, &trainer.device.name(), trainer.clip.parameters.count())?;
-            (Position::default(), Memory::new(size, seed))
+        }
+        let pulse = Pulse::new(directory.path(), &setup);
+        let saved = Instant::now();
+        let mut run = Run { setup, directory, trainer, memory, position, evaluation, pulse, saved };
+        if run.position.step < run.setup.stream.steps.len() {
+            run.check_position()?;
+            notes.extend(run.directory.resume_log(run.position)?);
+            run.enter();
+        }
+        Ok((run, notes))
+    }
+
+    /// In words, where a run goes on; none where it begins.
+    fn resumed(&self) -> Option<String> {
+        let Run { position: Position { step, stage, iteration, .. }, setup, .. } = self;
+        let steps = setup.stream.steps.len();
+        if *step == steps {
+            return Some(format!("all {steps} steps are done"));
+        }
+        let stages = setup.method.stages(*step);
+        let place = format!("step {} of {steps} ({})", step + 1, setup.stream.steps[*step].name);
+        match stages.get(*stage) {
+            _ if (*step, *stage, *iteration) == (0, 0, 0) => None,
+            None => Some(format!("{place}, which is trained and waits for its tests")),
+            Some(Stage::Closing) => Some(format!("{place}, which is trained")),
+            Some(stage) => Some(format!("{place}, iteration {} of {}", iteration + 1, self.order(*stage).iterations())),
+        }
+    }
+
+    /// Fails where the position cannot be one of this run.
+    fn check_position(&self) -> Result<()> {
+        let Position { step, stage, iteration, .. } = self.position;
+        let stages = self.setup.method.stages(step);
+        let most = match stages.get(stage) {
+            None | Some(Stage::Closing) => 0,
+            Some(stage) => self.order(*stage).iterations(),
         };
-        directory.resume_metrics(position)?;
-        Ok(Run { setup, directory, trainer, memory, position, evaluation })
+        if stage <= stages.len() && iteration <= most {
+            return Ok(());
+        }
+        let wrong = format!(
+            "it is damaged: it stands in stage {}, iteration {iteration}, of step {}, which has {} stages",
+            stage + 1,
+            step + 1,
+            stages.len()
+        );
+        Err(with_remedy(
+            Error::reading(&directory::state(self.directory.path()), wrong),
+            &directory::state(self.directory.path()),
+            &self.directory,
+        ))
+    }
+
+    /// Says to the trainer which stage it comes from, where a run goes on behind one.
+    fn enter(&mut self) {
+        let stages = self.setup.method.stages(self.position.step);
+        let behind = &stages[..self.position.stage.min(stages.len())];
+        if let Some(stage) = behind.iter().rfind(|stage| **stage != Stage::Closing) {
+            let order = self.order(*stage);
+            self.with_view(order.pool(), |trainer, setup, view| {
+                stages::set(trainer, &setup.method, *stage, view);
+            });
+        }
     }
 
     fn finish(mut self, observer: &mut dyn Observer) -> Result<Evaluation> {
@@ -134,41 +226,89 @@ impl<D: Device> Run<D> {
             let step = self.position.step;
             let stages = self.setup.method.stages(step);
             while self.position.stage < stages.len() {
-                match stages[self.position.stage] {
-                    Stage::Closing => self.close()?,
+                let stage = stages[self.position.stage];
+                match stage {
+                    Stage::Closing => {
+                        interrupt::leave(self.left("closes its training"));
+                        self.beat(observer, |status| status.phase = Phase::Closing);
+                        self.close()?;
+                        self.position.stage += 1;
+                        self.position.iteration = 0;
+                    }
                     stage => self.train(stage, observer)?,
                 }
-                self.position.stage += 1;
-                self.position.iteration = 0;
             }
-            let found = evaluate(&mut self.trainer, &self.setup, &self.memory, step)?;
-            self.trainer.device.health()?;
-            let predictions = (step + 1 == self.setup.stream.steps.len()).then(|| pick(&self.setup, &found.answers));
-            self.evaluation.push(found, Spent { samples: self.position.samples, macs: self.position.macs })?;
-            self.evaluation.broken = self.setup.dataset.broken();
-            // The order matters: whatever a kill cuts off here is done again from the state, with the same result, and an
-            // evaluation that is complete is the last of a run's results to appear.
-            self.save_checkpoint(step)?;
-            if let Some(predictions) = predictions {
-                self.directory.write_predictions(&predictions)?;
-            }
-            self.directory.write_evaluation(&self.evaluation)?;
+            self.test(step, observer)?;
             self.position.step += 1;
             self.position.stage = 0;
-            self.save_state()?;
-            observer.evaluated(&self.setup, &self.evaluation);
         }
+        if let Some(status) = self.pulse.beat(true, |status| status.phase = Phase::Finished) {
+            observer.beat(status);
+        }
+        self.directory.close()?;
         Ok(self.evaluation)
+    }
+
+    /// The tests after a step, and what they come to. What was trained is saved before.
+    fn test(&mut self, step: usize, observer: &mut dyn Observer) -> Result<()> {
+        self.save_state()?;
+        interrupt::leave(self.left("is in its tests"));
+        self.log_class_weights()?;
+        self.beat(observer, |status| (status.phase, status.tested) = (Phase::Testing, 0));
+        let Run { trainer, setup, memory, pulse, .. } = self;
+        let found = evaluate(trainer, setup, memory, step, &mut |tested| {
+            if let Some(status) = pulse.beat(false, |status| status.tested = tested) {
+                observer.beat(status);
+            }
+        })?;
+        self.trainer.device.health()?;
+        let predictions = (step + 1 == self.setup.stream.steps.len()).then(|| pick(&self.setup, &found.answers));
+        self.evaluation.push(found, Spent { samples: self.position.samples, macs: self.position.macs })?;
+        self.evaluation.broken = self.setup.dataset.broken();
+        // The order matters: whatever a kill cuts off here is done again from the state, with the same result, and an
+        // evaluation that is complete is the last of a run's results to appear.
+        self.save_checkpoint(step)?;
+        if let Some(predictions) = predictions {
+            self.directory.write_predictions(&predictions)?;
+        }
+        self.directory.write_evaluation(&self.evaluation)?;
+        let accuracy = self.evaluation.accuracy[step];
+        self.beat(observer, |status| status.accuracy = Some(accuracy));
+        observer.evaluated(&self.setup, &self.evaluation);
+        Ok(())
+    }
+
+    /// Tells where the run is.
+    fn beat(&mut self, observer: &mut dyn Observer, change: impl FnOnce(&mut Status)) {
+        let Run { position: Position { step, stage, .. }, setup, pulse, .. } = self;
+        let status = pulse.beat(true, |status| {
+            (status.step, status.stage) = (*step + 1, *stage + 1);
+            status.step_name.clone_from(&setup.stream.steps[*step].name);
+            change(status);
+        });
+        status.into_iter().for_each(|status| observer.beat(status));
+    }
+
+    /// What is said of a run that a signal ends while its state is saved.
+    fn left(&self, what: &str) -> String {
+        let (steps, name) = (self.setup.stream.steps.len(), &self.setup.stream.steps[self.position.step].name);
+        format!(
+            " while step {} of {steps} ({name}) {what}; {} holds all that is needed, and the same command goes on",
+            self.position.step + 1,
+            self.directory.path().display()
+        )
     }
 
     /// Trains a stage of the current step from the current iteration to its end.
     fn train(&mut self, stage: Stage, observer: &mut dyn Observer) -> Result<()> {
         let order = self.order(stage);
-        let schedule = self.schedule(stage, order.iterations());
+        let iterations = order.iterations();
+        let schedule = self.schedule(stage, iterations);
+        let hold = Hold::new()?;
         self.begin(stage, order.pool());
         let mut loader = self.open_loader(stage, self.position.iteration, order.clone())?;
-        let iterations = order.iterations();
-        let mut log = Log { since: Instant::now(), samples: 0 };
+        self.beat(observer, |status| (status.phase, status.iterations) = (Phase::Training, iterations));
+        let mut line = SinceLine { since: Instant::now(), samples: 0 };
         let mut launched = None;
         for iteration in self.position.iteration..iterations {
             let batch = loader.next().ok_or_else(|| Error::run("the loader ended early"))??;
@@ -177,7 +317,7 @@ impl<D: Device> Run<D> {
             loader.recycle(batch);
             // A GPU was at the step before while the batch was prepared and sent.
             if let Some(before) = launched.take() {
-                self.settle(before, iterations, &mut log, observer)?;
+                self.settle(before, iterations, &mut line, observer)?;
             }
             match loaded {
                 Some(step) => {
@@ -186,17 +326,29 @@ impl<D: Device> Run<D> {
                 }
                 None => self.position.iteration = iteration + 1,
             }
-            if (iteration + 1) % self.setup.config.train.save_every == 0 && iteration + 1 < iterations {
+            let train = &self.setup.config.train;
+            let due = (iteration + 1) % train.save_every == 0
+                || self.saved.elapsed().as_secs_f64() >= 60.0 * train.save_minutes;
+            if hold.is_asked() || (due && iteration + 1 < iterations) {
                 if let Some(step) = launched.take() {
-                    self.settle(step, iterations, &mut log, observer)?;
+                    self.settle(step, iterations, &mut line, observer)?;
                 }
                 self.save_state()?;
+                let what = format!("was trained up to iteration {} of {iterations}", iteration + 1);
+                if let Some(error) = hold.asked(&self.left(&what)) {
+                    return Err(error);
+                }
             }
         }
         if let Some(step) = launched.take() {
-            self.settle(step, iterations, &mut log, observer)?;
+            self.settle(step, iterations, &mut line, observer)?;
         }
-        self.log_class_weights(iterations)
+        self.position.stage += 1;
+        self.position.iteration = 0;
+        if hold.is_asked() || self.saved.elapsed() > WORTH_SAVING {
+            self.save_state()?;
+        }
+        hold.asked(&self.left("was trained")).map_or(Ok(()), Err)
     }
 
     /// What a stage of the current step draws from, and how often.
@@ -235,28 +387,37 @@ impl<D: Device> Run<D> {
 
     /// Prepares the trainer for a stage that draws from `pool`.
     fn begin(&mut self, stage: Stage, pool: &[u32]) {
+        let begins = self.position.iteration == 0;
+        self.with_view(pool, |trainer, setup, view| {
+            if begins {
+                if stage == Stage::Main && setup.method.starts == Start::First {
+                    trainer.clip.load(&mut trainer.device, &initial(setup, &trainer.clip.parameters));
+                }
+                stages::begin(trainer, &setup.method, stage, view);
+                // Moments of another stage are of other losses, and a model that is trained anew has none.
+                let others =
+                    |stages: Vec<Stage>| stages.iter().any(|one| matches!(one, Stage::Compression | Stage::Probe));
+                let goes_on = view.step > 0
+                    && stage == Stage::Main
+                    && setup.method.starts != Start::First
+                    && !others(setup.method.stages(view.step - 1));
+                if !(goes_on && setup.config.train.keep_optimizer) {
+                    trainer.optimizer.reset(&mut trainer.device);
+                }
+            }
+            stages::set(trainer, &setup.method, stage, view);
+        });
+    }
+
+    /// Lends the trainer with the current step as a stage that draws from `pool` sees it.
+    fn with_view(&mut self, pool: &[u32], work: impl FnOnce(&mut Trainer<D>, &Setup, StepView)) {
         let Run { setup, trainer, position, .. } = self;
         let counts = counts(pool, setup);
         let shares = shares(&counts, setup);
         let (before, seen) = setup.class_counts(position.step);
         let view =
             StepView { step: position.step, before, seen, counts: &counts, shares: &shares, seed: setup.config.seed };
-        if position.iteration == 0 {
-            if stage == Stage::Main && setup.method.starts == Start::First {
-                trainer.clip.load(&mut trainer.device, &initial(setup, &trainer.clip.parameters));
-            }
-            stages::begin(trainer, &setup.method, stage, view);
-            // Moments of another stage are of other losses, and a model that is trained anew has none.
-            let others = |stages: Vec<Stage>| stages.iter().any(|one| matches!(one, Stage::Compression | Stage::Probe));
-            let goes_on = position.step > 0
-                && stage == Stage::Main
-                && setup.method.starts != Start::First
-                && !others(setup.method.stages(position.step - 1));
-            if !(goes_on && setup.config.train.keep_optimizer) {
-                trainer.optimizer.reset(&mut trainer.device);
-            }
-        }
-        stages::set(trainer, &setup.method, stage, view);
+        work(trainer, setup, view);
     }
 
     /// Sends the batch of a training step.
@@ -293,15 +454,21 @@ impl<D: Device> Run<D> {
     }
 
     /// Waits for a launched step, and writes down what it came to.
-    fn settle(&mut self, done: Launched, iterations: usize, log: &mut Log, observer: &mut dyn Observer) -> Result<()> {
+    fn settle(
+        &mut self,
+        done: Launched,
+        iterations: usize,
+        line: &mut SinceLine,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         let report = self.trainer.finish().map_err(|error| self.place(error, done.iteration, iterations))?;
         let (step, iteration) = (self.position.step, done.iteration + 1);
         self.position.iteration = iteration;
         self.position.samples += done.samples as u64;
         self.position.macs += done.macs;
-        log.samples += done.samples;
+        line.samples += done.samples;
         if iteration % self.setup.config.train.log_every == 0 || iteration == iterations {
-            let seconds = log.since.elapsed().as_secs_f64();
+            let speed = line.samples as f64 / line.since.elapsed().as_secs_f64().max(1e-9);
             self.directory.log(&json!({
                 "step": step + 1,
                 "stage": self.position.stage + 1,
@@ -312,38 +479,55 @@ impl<D: Device> Run<D> {
                 "gradient_norm": report.gradient_norm,
                 "learning_rate": done.learning_rate,
                 "gamma": done.gamma,
-                "samples_per_second": log.samples as f64 / seconds.max(1e-9),
+                "samples_per_second": speed,
             }))?;
-            *log = Log { since: Instant::now(), samples: 0 };
+            *line = SinceLine { since: Instant::now(), samples: 0 };
+            self.pulse.status.samples_per_second = Some(speed);
+            let left = self.samples_left(iterations);
+            self.pulse.status.seconds_left = Some(left / speed);
         }
+        let samples = self.position.samples;
+        let status = self.pulse.beat(false, |status| {
+            (status.iteration, status.samples, status.loss) = (iteration, samples, Some(f64::from(report.loss)));
+        });
+        status.into_iter().for_each(|status| observer.beat(status));
         observer.iteration(&self.setup, Iteration { step, iteration, iterations, samples: done.samples, report });
         Ok(())
     }
 
+    /// About how many samples are still to be trained on: the rest of this stage, of which `iterations` are all, and the budgets of later
+    /// steps.
+    fn samples_left(&self, iterations: usize) -> f64 {
+        let Run { setup, position, .. } = self;
+        let stage = (iterations - position.iteration) * setup.config.train.batch;
+        let later = (position.step + 1..setup.stream.steps.len()).map(|step| setup.step_budget(step));
+        (stage + later.sum::<usize>()) as f64
+    }
+
     /// Says where training failed, and what is left of it.
     fn place(&self, error: Error, iteration: usize, iterations: usize) -> Error {
-        let state = self.directory.state();
+        let state = directory::state(self.directory.path());
         let last = if state.exists() { state.display().to_string() } else { "none yet".to_string() };
         let name = &self.setup.stream.steps[self.position.step].name;
         error.at(format!("{name}, iteration {} of {iterations} (last good checkpoint: {last})", iteration + 1))
     }
 
     /// A line of the log that belongs to the current step's end.
-    pub(super) fn note(&mut self, iteration: usize, key: &str, value: serde_json::Value) -> Result<()> {
-        let mut line =
-            json!({ "step": self.position.step + 1, "stage": self.position.stage + 1, "iteration": iteration });
+    pub(super) fn note(&mut self, key: &str, value: serde_json::Value) -> Result<()> {
+        let Position { step, stage, iteration, .. } = self.position;
+        let mut line = json!({ "step": step + 1, "stage": stage + 1, "iteration": iteration });
         line[key] = value;
         self.directory.log(&line)
     }
 
     /// gdro's class weights at the end of a step.
-    fn log_class_weights(&mut self, iterations: usize) -> Result<()> {
+    fn log_class_weights(&mut self) -> Result<()> {
         let Some(weights) = self.trainer.objective.class_weights(&self.trainer.device) else { return Ok(()) };
         let weights: serde_json::Map<String, serde_json::Value> = (self.setup.dataset.classes.iter().zip(weights))
             .filter(|(_, weight)| *weight > 0.0)
             .map(|(class, weight)| (class.clone(), json!(weight)))
             .collect();
-        self.note(iterations, "class_weights", weights.into())
+        self.note("class_weights", weights.into())
     }
 
     fn save_checkpoint(&self, step: usize) -> Result<()> {
@@ -364,10 +548,76 @@ impl<D: Device> Run<D> {
         file.save(&self.directory.head(step))
     }
 
-    fn save_state(&self) -> Result<()> {
+    /// Saves all that is needed to go on from here. The log is on the disk first, and the state before is kept.
+    fn save_state(&mut self) -> Result<()> {
         let broken = self.setup.dataset.broken_samples();
-        state::save(&self.directory.state(), self.position, &self.trainer, &self.memory, broken)
+        self.directory.sync_log()?;
+        state::save(&self.directory, self.position, &self.trainer, &self.memory, broken)?;
+        self.saved = Instant::now();
+        self.pulse.status.saved = Some(now());
+        Ok(())
     }
+}
+
+/// The state in a run's directory to go on from, if any, and what is to be told of it. Where the last one is gone it is the one before;
+/// where both are and a result lies there, that is an error unless the run is finished.
+fn find_state(run: &Path) -> Result<(Option<PathBuf>, Option<String>)> {
+    let (state, previous) = (directory::state(run), directory::previous_state(run));
+    if state.exists() {
+        return Ok((Some(state), None));
+    }
+    if previous.exists() {
+        let note = format!("{} is gone; the run goes on from the one before, {}", state.display(), previous.display());
+        return Ok((Some(previous), Some(note)));
+    }
+    let finished = || RunDirectory::read_evaluation(run).is_ok_and(|evaluation| evaluation.is_complete());
+    match directory::earlier_result(run) {
+        Some(result) if !finished() => Err(Error::input(format!(
+            "{} is gone, and {} is the result of an earlier step: put the state back, or begin anew with --start-over, which throws \
+             away all that {} holds",
+            state.display(),
+            result.display(),
+            run.display()
+        ))),
+        _ => Ok((None, None)),
+    }
+}
+
+/// An error about a state, with what can be done.
+fn with_remedy(error: Error, state: &Path, directory: &RunDirectory) -> Error {
+    let previous = directory::previous_state(directory.path());
+    let remedy = match state != previous && previous.exists() {
+        true => format!("move it away, and the same command goes on from the state before, {}", previous.display()),
+        false => "put back a whole one, or begin anew with --start-over".to_string(),
+    };
+    Error::input(format!("{error}; {remedy}"))
+}
+
+/// Cuts an evaluation to the rows of the steps that are done at `position`. Fails where it lacks some of them. Returns whether the step of
+/// the position is trained and tested.
+fn take_up(setup: &Setup, directory: &RunDirectory, position: Position, evaluation: &mut Evaluation) -> Result<bool> {
+    let (rows, steps) = (evaluation.matrix.len(), setup.stream.steps.len());
+    if position.step > steps {
+        let what = format!("it is damaged: it stands in step {}, and there are {steps}", position.step + 1);
+        return Err(with_remedy(
+            Error::reading(&directory::state(directory.path()), what),
+            &directory::state(directory.path()),
+            directory,
+        ));
+    }
+    if rows < position.step {
+        return Err(Error::input(format!(
+            "{}: evaluation.json has the results of {rows} steps, and {} stands behind {}: they are not of one moment; put back the \
+             evaluation.json that belongs to it, or begin anew with --start-over",
+            directory.path().display(),
+            directory::state(directory.path()).display(),
+            position.step
+        )));
+    }
+    let trained = position.step < steps && position.stage == setup.method.stages(position.step).len();
+    let tested = trained && rows > position.step;
+    evaluation.truncate(position.step + usize::from(tested))?;
+    Ok(tested)
 }
 
 /// The batches of a stage from `iteration` on, for the loader. `place` is the number by which its crops are drawn.

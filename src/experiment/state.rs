@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::directory::{self, FORMAT, RunDirectory};
 use crate::error::{Error, Result};
 use crate::memory::{Memory, MemoryState};
 use crate::model::checkpoint::TensorFile;
@@ -22,9 +23,9 @@ pub struct Position {
     pub macs: u64,
 }
 
-/// Writes everything at once. `broken`: the samples found broken so far, ascending.
+/// Writes everything at once, and keeps the state before. `broken`: the samples found broken so far, ascending.
 pub fn save<D: Device>(
-    path: &Path,
+    directory: &RunDirectory,
     position: Position,
     trainer: &Trainer<D>,
     memory: &Memory,
@@ -59,7 +60,11 @@ pub fn save<D: Device>(
     let Position { step, stage, iteration, samples, macs } = position;
     let position = vec![step as u64, iteration as u64, samples, macs, optimizer.steps, stage as u64];
     file.insert_u64("position", &[6], position);
-    file.save(path)
+    file.insert_metadata("format", FORMAT.to_string());
+    file.insert_metadata("perennial", env!("CARGO_PKG_VERSION"));
+    file.insert_metadata("device", trainer.device.name());
+    directory.keep_state()?;
+    file.save(&directory::state(directory.path()))
 }
 
 /// What some methods keep beside parameters and moments.
@@ -76,15 +81,26 @@ fn frozen_name(number: usize) -> String {
     format!("frozen.{number}")
 }
 
-/// Puts a saved state back into a trainer planned alike, of a run on `samples` samples. Returns also those that were found broken.
+/// What a saved state held beside what went back into the trainer.
+pub struct Restored {
+    pub position: Position,
+    pub memory: Memory,
+    /// The samples that were found broken.
+    pub broken: Vec<u32>,
+    /// What its user should hear.
+    pub notes: Vec<String>,
+}
+
+/// Puts a saved state back into a trainer planned alike, of a run on `samples` samples.
 pub fn restore<D: Device>(
     path: &Path,
     trainer: &mut Trainer<D>,
     samples: usize,
     memory_size: usize,
     seed: u64,
-) -> Result<(Position, Memory, Vec<u32>)> {
+) -> Result<Restored> {
     let file = TensorFile::load(path)?;
+    let notes = check_origin(&file, path, &trainer.device.name())?;
     let kept = kept(trainer);
     let Trainer { device, clip, objective, optimizer, frozen, frozen_in_use, .. } = trainer;
     let arena = clip.weights.master.len();
@@ -139,5 +155,23 @@ pub fn restore<D: Device>(
             path.display()
         )));
     }
-    Ok((position, Memory::restore(memory_size, seed, &memory)?, broken))
+    Ok(Restored { position, memory: Memory::restore(memory_size, seed, &memory)?, broken, notes })
+}
+
+/// Fails where the state is of a newer form; tells where another version of the program, or another device, goes on with it.
+fn check_origin(file: &TensorFile, path: &Path, device: &str) -> Result<Vec<String>> {
+    let has = |key: &str| file.metadata(key).ok();
+    // A state of earlier versions says nothing of itself.
+    if let Some(format) = has("format").filter(|format| format.parse().map_or(true, |format: u64| format > FORMAT)) {
+        return Err(Error::input(format!(
+            "{}: it is of format {format}, of a newer program; this one knows {FORMAT}",
+            path.display()
+        )));
+    }
+    let origin = [("perennial", "version", env!("CARGO_PKG_VERSION")), ("device", "device", device)];
+    let other = |(key, what, now): (&str, &str, &str)| {
+        let before = file.metadata(key).ok().filter(|before| *before != now)?;
+        Some(format!("saved by {what} {before}, gone on with by {now}: results may differ in their last digits"))
+    };
+    Ok(origin.into_iter().filter_map(other).collect())
 }

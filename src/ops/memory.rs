@@ -210,6 +210,11 @@ impl Plan {
         built
     }
 
+    /// Bytes under these headings.
+    pub fn bytes_of(&self, names: &[&str]) -> usize {
+        self.sections.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(_, bytes)| bytes).sum()
+    }
+
     /// Headings and bytes, in the order in which they were planned.
     pub fn sections(&self) -> &[(String, usize)] {
         &self.sections

@@ -175,7 +175,7 @@ fn departures(config: &Config) -> Result<Vec<String>> {
         }
         config.data.folder.clear();
         (config.data.loader_threads, config.evaluation.batch) = (1, 1);
-        (config.train.save_every, config.train.log_every) = (1, 1);
+        (config.train.save_every, config.train.save_minutes, config.train.log_every) = (1, 1.0, 1);
         dotted(&config.to_toml())
     };
     let known = lines(&preset);

@@ -214,6 +214,7 @@ fn check_seeds(cell: &Cell<Run>) -> Result<()> {
         config.data.folder.clear();
         config.data.loader_threads = 0;
         config.train.save_every = 1;
+        config.train.save_minutes = 1.0;
         config.train.log_every = 1;
         config.to_toml()
     };

@@ -8,7 +8,7 @@ use syntaxdot_summary::SummaryWriter;
 
 use super::run::LogLine;
 use crate::error::{Error, Result};
-use crate::experiment::{Evaluation, Iteration, Observer, Setup};
+use crate::experiment::{Evaluation, Iteration, Observer, Setup, Status};
 use crate::ops::Plan;
 
 /// Follows a run's `metrics.jsonl` and its evaluations, and passes everything on to another observer.
@@ -62,13 +62,21 @@ impl<'a> TensorBoard<'a> {
 }
 
 impl Observer for TensorBoard<'_> {
-    fn started(&mut self, setup: &Setup, plan: &Plan, resumed: bool) {
+    fn started(&mut self, setup: &Setup, plan: &Plan, resumed: Option<&str>) {
         self.next.started(setup, plan, resumed);
     }
 
     fn iteration(&mut self, setup: &Setup, iteration: Iteration) {
         self.follow(None);
         self.next.iteration(setup, iteration);
+    }
+
+    fn note(&mut self, note: &str) {
+        self.next.note(note);
+    }
+
+    fn beat(&mut self, status: &Status) {
+        self.next.beat(status);
     }
 
     fn evaluated(&mut self, setup: &Setup, evaluation: &Evaluation) {

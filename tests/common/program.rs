@@ -101,7 +101,9 @@ pub fn result(run: &Path) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<Value>) {
     let metrics = String::from_utf8(metrics).unwrap();
     let lines = metrics.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().retain(|key, _| key != "samples_per_second" && key != "seconds");
+        line.as_object_mut()
+            .unwrap()
+            .retain(|key, _| !["samples_per_second", "seconds", "time", "crc"].contains(&key.as_str()));
         line
     });
     (files, lines.collect())

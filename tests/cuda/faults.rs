@@ -14,9 +14,10 @@ use crate::{Device, emulator};
 struct Quiet;
 
 impl Observer for Quiet {
-    fn started(&mut self, _: &Setup, _: &Plan, _: bool) {}
+    fn started(&mut self, _: &Setup, _: &Plan, _: Option<&str>) {}
     fn iteration(&mut self, _: &Setup, _: Iteration) {}
     fn evaluated(&mut self, _: &Setup, _: &Evaluation) {}
+    fn note(&mut self, _: &str) {}
 }
 
 fn run(place: &Emulator, out: &Path) -> Result<Evaluation, Error> {
@@ -59,11 +60,12 @@ fn a_run_that_does_not_fit_says_which_batch_would() {
     let mut plan_fits = false;
     struct Started<'a>(&'a mut bool);
     impl Observer for Started<'_> {
-        fn started(&mut self, _: &Setup, _: &Plan, _: bool) {
+        fn started(&mut self, _: &Setup, _: &Plan, _: Option<&str>) {
             *self.0 = true;
         }
         fn iteration(&mut self, _: &Setup, _: Iteration) {}
         fn evaluated(&mut self, _: &Setup, _: &Evaluation) {}
+        fn note(&mut self, _: &str) {}
     }
     // The device is lost at once: that it was planned and begun is what counts.
     let faults = Faults { lost_at_launch: Some(0), ..faults };

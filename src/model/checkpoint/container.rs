@@ -9,7 +9,6 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -21,6 +20,10 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::files::write_atomically_with;
+use crate::seal::{self, Seal};
+
+/// Under this name the metadata says that there is a seal, and what it is: a file that says so and has none has lost it.
+const SEALED: &str = "sealed";
 
 /// The safetensors format's own limit, in bytes.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -38,8 +41,8 @@ pub struct Container {
 }
 
 impl Container {
-    /// Opens a file, or the one in a folder that Hugging Face or open_clip wrote, and reads its header. Whatever is wrong
-    /// with it is an error of input that names the file.
+    /// Opens a file, or the one in a folder that Hugging Face or open_clip wrote, and reads its header; of a sealed one all, to hold it
+    /// against its seal. Whatever is wrong with it is an error of input that names the file.
     pub fn open(path: &Path) -> Result<Container> {
         let path = &find_file(path)?;
         let reading = |cause: std::io::Error| Error::reading(path, cause);
@@ -76,6 +79,11 @@ impl Container {
         let header: Header = serde_json::from_slice(&bytes[8..data])
             .map_err(|cause| wrong(format!("not a safetensors file: cannot understand the header: {cause}")))?;
         let Header { metadata, mut tensors } = header;
+        match seal::check(&bytes[..data], seal::HEADER_MARK, &bytes[data..]) {
+            Seal::None if !metadata.contains_key(SEALED) => {}
+            Seal::Whole => {}
+            _ => return Err(wrong(seal::DAMAGED.to_string())),
+        }
         tensors.sort_by(|(left_name, left), (right_name, right)| {
             left.data_offsets.cmp(&right.data_offsets).then_with(|| left_name.cmp(right_name))
         });
@@ -245,14 +253,15 @@ impl Numbers<'_> {
     }
 }
 
-/// Writes a file atomically; the same input gives the same bytes. Tensors lie in the official writer's order, the
-/// most aligned type first and then by name, so that every tensor is aligned in a mapped file.
+/// Writes a file atomically, with a seal in its metadata; the same input gives the same bytes. Tensors lie in the official writer's
+/// order, the most aligned type first and then by name, so that every tensor is aligned in a mapped file.
 pub fn write(path: &Path, metadata: &BTreeMap<String, String>, mut tensors: Vec<Outgoing>) -> Result<()> {
     tensors.sort_by(|a, b| b.data.dtype().cmp(&a.data.dtype()).then_with(|| a.name.cmp(&b.name)));
     let mut header = Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), json!(metadata));
-    }
+    let mut metadata = metadata.clone();
+    metadata.insert(SEALED.to_string(), "sha256".to_string());
+    metadata.insert(seal::KEY.to_string(), seal::BLANK.to_string());
+    header.insert("__metadata__".into(), json!(metadata));
     let mut begin = 0;
     for tensor in &tensors {
         let end = begin + tensor.data.bytes().len();
@@ -260,8 +269,10 @@ pub fn write(path: &Path, metadata: &BTreeMap<String, String>, mut tensors: Vec<
         header.insert(tensor.name.clone(), info);
         begin = end;
     }
+    let mut header = header_bytes(header);
+    seal::close(&mut header, seal::HEADER_MARK, tensors.iter().map(|tensor| tensor.data.bytes()));
     write_atomically_with(path, |file| {
-        write_header(file, header)?;
+        file.write_all(&header)?;
         tensors.iter().try_for_each(|tensor| file.write_all(tensor.data.bytes()))
     })
 }
@@ -279,7 +290,7 @@ pub fn save_bytes(
     header.insert(name.into(), json!({ "dtype": Dtype::U8, "shape": shape, "data_offsets": [0, count] }));
     let (mut failed, mut written) = (None, 0);
     let done = write_atomically_with(path, |file| {
-        write_header(file, header)?;
+        file.write_all(&header_bytes(header))?;
         for part in parts {
             // The part's own error takes the place of this one below.
             let bytes = part.map_err(|error| std::io::Error::other(failed.insert(error).to_string()))?;
@@ -292,9 +303,9 @@ pub fn save_bytes(
     failed.map_or(done, Err)
 }
 
-fn write_header(file: &mut dyn Write, header: Map<String, Value>) -> std::io::Result<()> {
+/// The length of the header, and the header, filled up with spaces so that what follows is aligned.
+fn header_bytes(header: Map<String, Value>) -> Vec<u8> {
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(&header)
+    [&(header.len() as u64).to_le_bytes(), header.as_slice()].concat()
 }

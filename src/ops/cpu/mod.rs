@@ -19,6 +19,7 @@ mod pool;
 mod position_embed;
 mod real;
 mod relu;
+mod room;
 mod similarity;
 mod supcon;
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +36,10 @@ use super::memory::{Ids, Kind, Memory, Plan, Pool, Span, Stats, Tensor};
 use crate::error::{Error, Result};
 
 pub use real::Real;
+use room::Room;
+
+/// What a run takes beside its plan, in bytes, at the least: threads, batches on their way, the data set's index.
+const BESIDE: usize = 16 << 20;
 
 /// Storage and statistics in `T`: f32 to train, f64 to test gradients.
 pub struct Cpu<T> {
@@ -174,13 +179,17 @@ impl<T: Real> Memory for Cpu<T> {
     type Place = ();
 
     fn with_plan(_: &(), plan: &Plan) -> Result<Self> {
-        if let Some(available) = available_memory()
-            && plan.bytes() > available
+        // Parameters, moments and teachers are in memory once more while they are read or saved.
+        let copied = plan.bytes_of(&["parameters", "optimizer", "teachers"]);
+        let needed = plan.bytes() + copied + BESIDE;
+        if let Some(Room { bytes, limit }) = room::available()
+            && needed > bytes
         {
             return Err(Error::run(format!(
-                "this run needs {} MiB of memory and {} MiB are available",
-                plan.bytes() >> 20,
-                available >> 20
+                "this run needs {} MiB of memory, of them {} MiB for copies that are read and saved, and {} MiB are available ({limit})",
+                needed >> 20,
+                copied >> 20,
+                bytes >> 20
             ))
             .because(Error::NO_ROOM));
         }
@@ -266,14 +275,6 @@ fn ask_for_large_pages<T>(memory: &mut [T]) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = memory;
-}
-
-/// Bytes that can be taken without swapping, where the system says so.
-fn available_memory() -> Option<usize> {
-    let report = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = report.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib << 10)
 }
 
 #[cfg(test)]

@@ -1,0 +1,56 @@
+//! `perennial status`: where runs are.
+
+use std::path::PathBuf;
+
+use perennial::error::Result;
+use perennial::experiment::{Phase, Seen};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Directories of runs, at work or not
+    #[arg(required = true, value_name = "RUN_DIR")]
+    runs: Vec<PathBuf>,
+    /// Print a JSON list with an object for each run
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let seen = arguments.runs.iter().map(|run| Seen::at(run)).collect::<Result<Vec<Seen>>>()?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&seen).expect("what is seen is plain values"));
+    } else {
+        seen.iter().for_each(|seen| println!("{}", line(seen)));
+    }
+    Ok(())
+}
+
+fn line(seen: &Seen) -> String {
+    let run = seen.run.display();
+    let finished = seen.status.as_ref().is_some_and(|status| status.phase == Phase::Finished);
+    let alive = match seen.alive {
+        Some(true) => "at work",
+        _ if finished => "finished",
+        Some(false) => "stopped",
+        None => "not known whether at work",
+    };
+    let Some(status) = &seen.status else { return format!("{run}: {alive}; nothing is trained yet") };
+    let mut parts =
+        vec![format!("{run}: {alive}"), format!("step {} of {} ({})", status.step, status.steps, status.step_name)];
+    match status.phase {
+        Phase::Training => parts.push(format!("iteration {} of {}", status.iteration, status.iterations)),
+        Phase::Closing => parts.push("closing its training".to_string()),
+        Phase::Testing => parts.push(format!("tests {} of {}", status.tested, status.tests)),
+        Phase::Finished => {}
+    }
+    let number = |what: &str, value: Option<f64>| value.map(|value| format!("{what}{value:.4}"));
+    parts.extend(number("loss ", status.loss));
+    parts.extend(status.samples_per_second.map(|speed| format!("{speed:.0} samples/s")));
+    parts.extend(status.accuracy.map(|accuracy| format!("accuracy {:.1} %", 100.0 * accuracy)));
+    if !finished {
+        parts.extend(status.seconds_left.map(|left| format!("{left:.0} s of training left")));
+        parts.push(format!("last saved {}", status.saved.as_deref().unwrap_or("never")));
+        parts.push(format!("seen {}", status.time));
+    }
+    parts.join(", ")
+}
