@@ -121,15 +121,14 @@ fn each_signal_saves_the_iteration_in_hand() {
 
 #[test]
 fn a_second_signal_ends_at_once_and_nohup_keeps_a_hangup_away() {
-    // Iterations so long that the first signal is not followed yet when the second comes.
-    let trial = Trial::new(&["train.save_every=100000", "train.batch=600", "train.epochs=40"]);
+    // Both signals wait for a process that stands still, so that the first is not followed yet when the second comes.
+    let trial = Trial::new(&["train.save_every=100000", "train.epochs=200"]);
     let mut child = start(&trial.words());
-    assert!(wait_for_lines(&mut child, &trial.out, 1));
-    send(&child, 15);
-    std::thread::sleep(Duration::from_millis(20));
-    send(&child, 2);
+    assert!(wait_for_lines(&mut child, &trial.out, 3));
+    [libc::SIGSTOP, libc::SIGTERM, libc::SIGINT, libc::SIGCONT].iter().for_each(|signal| send(&child, *signal));
     let status = end(child).status;
     assert!(status == Some(143) || status == Some(130), "{status:?}");
+    assert!(!trial.state().exists(), "nothing was saved");
 
     let trial = Trial::new(&RARE);
     let program = env!("CARGO_BIN_EXE_perennial");
