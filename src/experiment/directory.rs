@@ -131,7 +131,9 @@ impl RunDirectory {
     pub fn read_evaluation(path: &Path) -> Result<Evaluation> {
         let path = path.join("evaluation.json");
         let text = fs::read_to_string(&path).map_err(|cause| Error::reading(&path, cause))?;
-        serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause))
+        let evaluation: Evaluation = serde_json::from_str(&text).map_err(|cause| Error::reading(&path, cause))?;
+        evaluation.check().map_err(|what| Error::reading(&path, what))?;
+        Ok(evaluation)
     }
 
     /// The evaluation of a run that is finished: nothing of it is left to do, and nothing of what it was made from is opened.
