@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::summary::Cell;
 use crate::error::{Error, Result};
 use crate::experiment::{Config, Evaluation, Prediction, RunDirectory};
+use crate::files::files_below;
 use crate::stream::StreamKind;
 
 /// A run as its directory tells of it.
@@ -65,9 +66,19 @@ impl Run {
         let config_path = path.join("config.toml");
         let text = fs::read_to_string(&config_path).map_err(|cause| Error::reading(&config_path, cause))?;
         let config = Config::parse(&text).map_err(|error| error.at(config_path.display()))?;
+        if (&config.method, config.seed) != (&evaluation.method, evaluation.seed) {
+            return Err(Error::input(format!(
+                "{}: evaluation.json is of {:?} with seed {}, and config.toml of {:?} with seed {}: they are not of one run",
+                path.display(),
+                evaluation.method,
+                evaluation.seed,
+                config.method,
+                config.seed
+            )));
+        }
         let mut notes = Vec::new();
-        let log = match fs::read_to_string(path.join("metrics.jsonl")) {
-            Ok(text) => parse_log(&text, &mut notes),
+        let log = match fs::read(path.join("metrics.jsonl")) {
+            Ok(bytes) => parse_log(&bytes, &mut notes),
             Err(cause) => {
                 notes.push(format!("metrics.jsonl: {cause}; there are no training curves of this run"));
                 Vec::new()
@@ -80,6 +91,15 @@ impl Run {
         let manifest = fs::read_to_string(path.join("manifest.json")).unwrap_or_default();
         let manifest = serde_json::from_str(&manifest).unwrap_or_default();
         Ok(Run { path: path.to_path_buf(), config, evaluation, log, predictions, manifest, notes })
+    }
+
+    /// The files of a run's directory, apart from pages and tables that reports of it may have left there.
+    pub fn files(path: &Path) -> Vec<PathBuf> {
+        let made = |file: &PathBuf| {
+            let extension = file.extension().and_then(|extension| extension.to_str());
+            extension.is_some_and(|extension| ["html", "md", "csv"].contains(&extension))
+        };
+        files_below(path).into_iter().filter(|file| !made(file)).collect()
     }
 
     /// What was learnt, as a heading.
@@ -114,13 +134,14 @@ impl Run {
 }
 
 /// What a run without weights starts from.
-const RANDOM: &str = "random values";
+pub const RANDOM: &str = "random values";
 
 /// The lines that can be read. Those without a count of samples have that of the line before.
-fn parse_log(text: &str, notes: &mut Vec<String>) -> Vec<LogLine> {
+fn parse_log(bytes: &[u8], notes: &mut Vec<String>) -> Vec<LogLine> {
     let (mut lines, mut damaged, mut samples) = (Vec::new(), Vec::new(), 0);
-    for (number, line) in text.lines().enumerate() {
-        match serde_json::from_str::<LogLine>(line) {
+    for (number, line) in bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n').enumerate() {
+        match serde_json::from_slice::<LogLine>(line) {
+            _ if bytes.is_empty() => {}
             Ok(line) => {
                 samples = line.samples.unwrap_or(samples);
                 lines.push(LogLine { samples: Some(samples), ..line });
@@ -250,15 +271,16 @@ pub(super) mod tests {
         let step = |task: usize| StepRecord { name: format!("task {task}"), train: 10, test: 5, classes: 2 };
         let mut config = Config { method: method.to_string(), seed, ..Config::default() };
         config.stream.tasks = tasks;
+        let (matrix, accuracy) = (vec![vec![Some(0.5); tasks]; tasks], vec![0.5; tasks]);
         let evaluation = Evaluation {
             method: method.to_string(),
             memory: 0,
             seed,
             task: config.evaluation.task,
             steps: (1..=tasks).map(step).collect(),
-            matrix: vec![vec![Some(0.5); tasks]; tasks],
-            accuracy: vec![0.5; tasks],
-            summary: Summary::of(&TaskMatrix::new(tasks), &[]),
+            summary: Summary::of(&TaskMatrix::of(tasks, &matrix).unwrap(), &accuracy),
+            matrix,
+            accuracy,
             samples_spent: 0,
             macs_spent: 0,
             spent: Vec::new(),
@@ -351,10 +373,20 @@ pub(super) mod tests {
     fn damaged_lines_of_the_log_are_left_out_and_told() {
         let mut notes = Vec::new();
         let text = "{\"step\":1,\"samples\":64,\"loss\":null}\n{\"step\":1,\"class_weights\":{\"cat\":0.5}}\n{\"step\":1,\"los";
-        let lines = parse_log(text, &mut notes);
+        let lines = parse_log(text.as_bytes(), &mut notes);
         assert_eq!((lines.len(), lines[0].loss, lines[1].samples), (2, None, Some(64)));
         assert_eq!(lines[1].class_weights.as_ref().unwrap()["cat"], 0.5);
         assert_eq!(notes, ["metrics.jsonl: lines that cannot be read: 1, the first is line 3"]);
+        // One bit of a byte, which then is no text, costs its line alone.
+        let mut bytes = text.as_bytes().to_vec();
+        bytes[text.find("cat").unwrap()] ^= 0x80;
+        bytes.extend(b"\n{\"step\":2}\n");
+        notes.clear();
+        let lines = parse_log(&bytes, &mut notes);
+        assert_eq!(lines.iter().map(|line| line.step).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(notes, ["metrics.jsonl: lines that cannot be read: 2, the first is line 2"]);
+        notes.clear();
+        assert!(parse_log(b"", &mut notes).is_empty() && notes.is_empty());
     }
 
     #[test]
