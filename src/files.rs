@@ -107,8 +107,8 @@ fn own_output(_: &Path) -> Option<File> {
 
 /// Writes to what is no regular file. A reader that goes before the end has had enough.
 fn write_to_stream(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    // What was printed before comes before.
-    io::stdout().flush()?;
+    // What was printed before comes before; whether it could be is another's to tell.
+    let _ = io::stdout().flush();
     let file = own_output(path).map_or_else(|| OpenOptions::new().write(true).open(path), Ok)?;
     let mut buffered = BufWriter::new(file);
     match fill(&mut buffered).and_then(|()| buffered.flush()) {

@@ -637,31 +637,33 @@ mod tests {
         whole.check().unwrap();
         whole.push(found([0.25, 0.75]), Spent { samples: 192, macs: 19200 }).unwrap();
         whole.check().unwrap();
-        let wrong = |change: &dyn Fn(&mut Evaluation)| {
+        type Change = fn(&mut Evaluation);
+        let changes: [(Change, &str); 14] = [
+            (|one| one.accuracy.truncate(1), "accuracy has 1 values; 2 steps are finished"),
+            (|one| one.accuracy[1] = f64::NAN, "accuracy has a value of NaN"),
+            (|one| one.accuracy[1] = 1.5, "accuracy has a value of 1.5; all lie between 0 and 1"),
+            (|one| one.steps.truncate(1), "matrix has 2 rows, and steps 1"),
+            (|one| one.steps.clear(), "matrix has 2 rows, and steps 0"),
+            (|one| one.matrix.truncate(1), "accuracy has 2 values; 1 steps are finished"),
+            (|one| one.matrix[1].truncate(1), "row 2 of matrix has 1 values; there are 2 steps"),
+            (|one| one.matrix[0][1] = Some(-0.5), "row 1 of matrix has a value of -0.5"),
+            (|one| one.spent.truncate(1), "spent has 1 values"),
+            (|one| one.macs_spent = 7, "samples_spent is 192 and macs_spent 7; the last of spent says 192 and 19200"),
+            (
+                |one| one.dynamic.values_mut().for_each(|matrix| matrix.truncate(1)),
+                "dynamic.classification has 1 values",
+            ),
+            (
+                |one| one.static_sets.values_mut().for_each(|series| series.push(None)),
+                "static_sets.older accuracy has 3",
+            ),
+            (|one| one.summary.forgetting = Some(0.5), "summary.forgetting is 0.5; by matrix and accuracy it is 0.25"),
+            (|one| one.summary.bwt = None, "summary.bwt is null; by matrix and accuracy it is -0.25"),
+        ];
+        for (change, message) in changes {
             let mut evaluation = whole.clone();
             change(&mut evaluation);
-            evaluation.check().unwrap_err()
-        };
-        for (change, message) in [
-            (
-                &(|one| one.accuracy.truncate(1)) as &dyn Fn(&mut Evaluation),
-                "accuracy has 1 values; 2 steps are finished",
-            ),
-            (&|one| one.accuracy[1] = f64::NAN, "accuracy has a value of NaN"),
-            (&|one| one.accuracy[1] = 1.5, "accuracy has a value of 1.5; all lie between 0 and 1"),
-            (&|one| one.steps.truncate(1), "matrix has 2 rows, and steps 1"),
-            (&|one| one.steps.clear(), "matrix has 2 rows, and steps 0"),
-            (&|one| drop(one.matrix.pop()), "accuracy has 2 values; 1 steps are finished"),
-            (&|one| one.matrix[1].truncate(1), "row 2 of matrix has 1 values; there are 2 steps"),
-            (&|one| one.matrix[0][1] = Some(-0.5), "row 1 of matrix has a value of -0.5"),
-            (&|one| one.spent.truncate(1), "spent has 1 values"),
-            (&|one| one.macs_spent = 7, "samples_spent is 192 and macs_spent 7; the last of spent says 192 and 19200"),
-            (&|one| drop(one.dynamic.get_mut("classification").unwrap().pop()), "dynamic.classification has 1 values"),
-            (&|one| one.static_sets.get_mut("older accuracy").unwrap().push(None), "static_sets.older accuracy has 3"),
-            (&|one| one.summary.forgetting = Some(0.5), "summary.forgetting is 0.5; by matrix and accuracy it is 0.25"),
-            (&|one| one.summary.bwt = None, "summary.bwt is null; by matrix and accuracy it is -0.25"),
-        ] {
-            let told = wrong(change);
+            let told = evaluation.check().unwrap_err();
             assert!(told.starts_with(message), "{told}\n{message}");
         }
     }
