@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all.
+//! Files that appear whole or not at all; and what is no file is written to, and never replaced by one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -36,7 +36,8 @@ pub fn decode_text(bytes: Vec<u8>) -> Result<String, String> {
     }
 }
 
-/// Writes a file whole or not at all: beside, flushed to the disk, then renamed over whatever `path` was.
+/// Writes a file whole or not at all: beside, flushed to the disk, then renamed over the file that `path` was. Of a symbolic link the
+/// file that it leads to is replaced, and the link stays. A device, a pipe or a socket is written to.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically_with(path, |file| file.write_all(bytes))
 }
@@ -52,7 +53,127 @@ pub fn write_quickly(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The same for content that `fill` writes piece by piece.
 pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    write_and(path, fill, |beside| fs::rename(beside, path))
+    match Place::of(path).map_err(|cause| Error::writing(path, cause))? {
+        Place::File(file) => write_and(&file, fill, |beside| fs::rename(beside, &file)),
+        Place::Stream => write_to_stream(path, fill).map_err(|cause| Error::writing(path, cause)),
+    }
+}
+
+/// What a path of an output leads to.
+enum Place {
+    /// A regular file, or none yet: here, behind all links.
+    File(PathBuf),
+    /// What keeps no content that could be replaced: a device, a pipe, or what is open as standard output or error.
+    Stream,
+}
+
+impl Place {
+    fn of(path: &Path) -> io::Result<Place> {
+        // Links that lead in circles end here.
+        const MOST_LINKS: usize = 40;
+        match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => return Err(ErrorKind::IsADirectory.into()),
+            Ok(meta) if !meta.is_file() || own_output(path).is_some() => {
+                return if is_disk(&meta) { Err(io::Error::other("it is a disk")) } else { Ok(Place::Stream) };
+            }
+            _ => {}
+        }
+        let mut place = path.to_path_buf();
+        for _ in 0..MOST_LINKS {
+            match fs::read_link(&place) {
+                Ok(target) => place = folder_of(&place).join(target),
+                Err(_) => return Ok(Place::File(place)),
+            }
+        }
+        Err(io::Error::other("too many symbolic links"))
+    }
+}
+
+#[cfg(unix)]
+fn is_disk(meta: &fs::Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_block_device(&meta.file_type())
+}
+
+#[cfg(not(unix))]
+fn is_disk(_: &fs::Metadata) -> bool {
+    false
+}
+
+/// What is open as this process's standard output or error, if `path` is that: `/dev/stdout`, or a file that the shell sends it to.
+/// Opened anew, such a file would be written to from its beginning.
+#[cfg(unix)]
+fn own_output(path: &Path) -> Option<File> {
+    use std::os::fd::AsFd;
+    let open = [io::stdout().as_fd().try_clone_to_owned(), io::stderr().as_fd().try_clone_to_owned()];
+    let path = identity(&fs::metadata(path).ok()?);
+    open.into_iter().flatten().map(File::from).find(|file| file.metadata().is_ok_and(|meta| identity(&meta) == path))
+}
+
+#[cfg(not(unix))]
+fn own_output(_: &Path) -> Option<File> {
+    None
+}
+
+/// Writes to what is no regular file. A reader that goes before the end has had enough.
+fn write_to_stream(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    // What was printed before comes before; whether it could be is another's to tell.
+    let _ = io::stdout().flush();
+    let file = own_output(path).map_or_else(|| OpenOptions::new().write(true).open(path), Ok)?;
+    let mut buffered = BufWriter::new(file);
+    match fill(&mut buffered).and_then(|()| buffered.flush()) {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => Err(cause),
+        _ => Ok(()),
+    }
+}
+
+/// Which file it is, by whatever name.
+#[cfg(unix)]
+fn identity(meta: &fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (meta.dev(), meta.ino())
+}
+
+/// Whether two paths lead to one file or folder, through links of either kind. What does not exist is nothing's like.
+#[cfg(unix)]
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((fs::metadata(one), fs::metadata(other)), (Ok(one), Ok(other)) if identity(&one) == identity(&other))
+}
+
+#[cfg(not(unix))]
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Fails where the output at `path` would replace one of `inputs`, files that the command reads, by whatever path or link.
+pub fn check_no_input<P: AsRef<Path>>(path: &Path, inputs: impl IntoIterator<Item = P>) -> Result<()> {
+    // Nothing is replaced of what is no regular file.
+    if !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
+        return Ok(());
+    }
+    match inputs.into_iter().find(|input| is_same(path, input.as_ref())) {
+        None => Ok(()),
+        Some(input) => {
+            let (path, input) = (path.display().to_string(), input.as_ref().display().to_string());
+            let which = if path == input { String::new() } else { format!(" ({input})") };
+            Err(Error::input(format!("{path} is one of the files that are read{which}: write to another")))
+        }
+    }
+}
+
+/// Every file below a folder; of what is no folder, the path itself. Folders that links lead to are not entered: they may lead back up.
+pub fn files_below(path: &Path) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![path.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else {
+            found.push(folder);
+            continue;
+        };
+        for entry in entries.flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_folder { folders.push(entry.path()) } else { found.push(entry.path()) }
+        }
+    }
+    found
 }
 
 /// The same for a file that must not take another's place: where there is one by the time that all is written, it is left alone, and
@@ -99,11 +220,16 @@ fn write_and(
 /// Fails unless a file can be written at `path`: to be asked before hours of work. Leaves nothing behind.
 pub fn check_writable(path: &Path) -> Result<()> {
     let wrong = |cause: io::Error| Error::input(format!("cannot write {}: {cause}", path.display()));
-    let (folder, refuse) =
-        (folder_of(path), |why: String| Err(Error::input(format!("cannot write {}: {why}", path.display()))));
+    let refuse = |why: String| Err(Error::input(format!("cannot write {}: {why}", path.display())));
     if path.is_dir() {
         return refuse("it is a folder".to_string());
     }
+    let place = match Place::of(path).map_err(wrong)? {
+        Place::File(file) => file,
+        // Whether it takes what is written is not known before.
+        Place::Stream => return Ok(()),
+    };
+    let folder = folder_of(&place);
     if !folder.is_dir() {
         return refuse(format!("there is no folder {}", folder.display()));
     }
@@ -221,6 +347,80 @@ mod tests {
         assert!(write_atomically(&taken, b"x").is_err());
         assert!(write_atomically(&folder.path().join("nowhere/b.json"), b"x").is_err());
         assert_eq!(names(folder.path()), ["a.json", "taken"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_stays_and_what_it_leads_to_is_replaced() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("deep")).unwrap();
+        fs::write(at("deep/file"), "old").unwrap();
+        symlink("deep/file", at("one")).unwrap();
+        symlink("one", at("two")).unwrap();
+        symlink("deep/new", at("dangling")).unwrap();
+        for (link, file) in [("two", "deep/file"), ("dangling", "deep/new")] {
+            check_writable(&at(link)).unwrap();
+            write_atomically(&at(link), b"new").unwrap();
+            assert_eq!(fs::read(at(file)).unwrap(), b"new");
+        }
+        assert!(["one", "two", "dangling"].iter().all(|link| at(link).is_symlink()));
+        assert_eq!(names(&at("deep")), ["file", "new"]);
+        symlink("circle", at("circle")).unwrap();
+        assert!(check_writable(&at("circle")).is_err() && write_atomically(&at("circle"), b"x").is_err());
+        assert_eq!(names(folder.path()), ["circle", "dangling", "deep", "one", "two"]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn devices_and_pipes_are_written_to() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let null = Path::new("/dev/null");
+        std::os::unix::fs::symlink(null, folder.path().join("null")).unwrap();
+        for path in [null, &folder.path().join("null")] {
+            check_writable(path).unwrap();
+            write_atomically(path, b"nothing of this is kept").unwrap();
+        }
+        assert!(fs::symlink_metadata(null).unwrap().file_type().is_char_device());
+        let full = write_atomically(Path::new("/dev/full"), b"x").unwrap_err().to_string();
+        assert!(full.starts_with("cannot write /dev/full: No space left"), "{full}");
+
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        check_writable(&pipe).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write_atomically(&pipe, b"through the pipe").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through the pipe");
+        assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+        assert_eq!(names(folder.path()), ["null", "pipe"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn an_output_is_no_input_by_whatever_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("model/sub")).unwrap();
+        for name in ["model/weights", "model/sub/table", "other"] {
+            fs::write(at(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("model/weights", at("soft")).unwrap();
+        fs::hard_link(at("model/weights"), at("hard")).unwrap();
+        let inputs = files_below(&at("model"));
+        assert_eq!(inputs.len(), 2);
+        for name in ["model/weights", "model/sub/table", "model/../model/weights", "soft", "hard"] {
+            let message = check_no_input(&at(name), &inputs).unwrap_err().to_string();
+            assert!(message.contains("is one of the files that are read"), "{message}");
+        }
+        check_no_input(&at("other"), &inputs).unwrap();
+        check_no_input(&at("new"), &inputs).unwrap();
+        check_no_input(Path::new("/dev/null"), [Path::new("/dev/null")]).unwrap();
+        assert_eq!(files_below(&at("other")), [at("other")]);
     }
 
     #[test]

@@ -7,18 +7,14 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    set_signals();
+    survive_file_size_limits();
     cli::main()
 }
 
-/// Has `perennial list kernels | head` end when its reader has enough, as other programs do, instead of failing to print; and has a
-/// limit of file sizes (`ulimit -f`) be an error of the write that meets it.
-fn set_signals() {
-    // SAFETY: the default action, and none, need nothing of ours.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-    }
+/// Has a limit of file sizes (`ulimit -f`) be an error of the write that meets it.
+fn survive_file_size_limits() {
+    // SAFETY: a signal that is ignored needs nothing of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// The system's allocator. Where it has nothing left, the program says so and ends with 1: what lies on the disk is whole.

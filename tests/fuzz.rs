@@ -710,6 +710,7 @@ fn run_directories() {
     succeed(&["run", TINY_TIC, "--out", out.to_str().unwrap(), "--set", "train.samples=32"]);
     let names = ["evaluation.json", "config.toml", "metrics.jsonl", "manifest.json"];
     let files = names.map(|name| (name, fs::read(out.join(name)).unwrap()));
+    let reference = Reference::find("reference").unwrap();
     fuzz_folder("run directory", FILES, &files, mutate_json, |folder, _| {
         let Ok(run) = Run::read(folder) else { return false };
         if !run.evaluation.is_complete() {
@@ -718,8 +719,11 @@ fn run_directories() {
         let _ = (report::matrix_table(&run.evaluation), report::transfer_table(&run.evaluation));
         let _ = report::static_table(&run.evaluation);
         if let Ok(groups) = report::group(vec![run]) {
-            groups.iter().for_each(|cells| drop(report::summary_table(cells).to_text()));
-            let _ = report::page(groups, &[], None);
+            for cells in &groups {
+                let table = report::summary_table(cells);
+                let _ = (table.to_text(), table.to_markdown(), table.to_csv(), reference.compare(cells).table.to_csv());
+            }
+            let _ = report::page(groups, &[], Some(&reference));
         }
         true
     });

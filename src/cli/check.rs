@@ -8,6 +8,7 @@ use perennial::ops::cuda::emulated::Emulated;
 use perennial::ops::cuda::nvidia::Nvidia;
 
 use super::compute::{Place, on_device};
+use super::output::put;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -43,10 +44,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(0, |now| now.as_nanos() as u64)
     });
-    println!("seed {seed}");
-    println!(
+    put!("seed {seed}");
+    put!(
         "{:<16} {:<40} {:>8} {:>8}  result; error: the largest, of what is allowed",
-        "op", "shape", "seconds", "error"
+        "op",
+        "shape",
+        "seconds",
+        "error"
     );
     let (mut cases, mut failed) = (0, 0);
     let mut observer = |outcome: &Outcome| {
@@ -55,13 +59,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let verdict = outcome.failure.clone().unwrap_or_else(|| "ok".to_string());
         let Outcome { op, shape, worst, seconds, .. } = outcome;
         let error = if worst.is_finite() { format!("{:.0}%", 100.0 * worst) } else { worst.to_string() };
-        println!("{op:<16} {shape:<40} {seconds:>8.2} {error:>8}  {verdict}");
+        put!("{op:<16} {shape:<40} {seconds:>8.2} {error:>8}  {verdict}");
     };
     let only = arguments.only.clone();
     if only.as_ref().is_none_or(|only| only == conformance::OP) {
         let skipped = check_instructions(&place, seed, &mut observer)?;
         if skipped > 0 {
-            println!(
+            put!(
                 "{:<16} {skipped} kernels for Hopper's instructions were left out: this GPU has none",
                 conformance::OP
             );
@@ -71,7 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if failed > 0 {
         return Err(Error::run(format!("{failed} of {cases} cases failed (seed {seed})")));
     }
-    println!("{cases} cases: all agree with the reference");
+    put!("{cases} cases: all agree with the reference");
     Ok(())
 }
 

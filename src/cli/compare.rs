@@ -6,9 +6,11 @@ use perennial::error::{Error, Fault, Result};
 use perennial::experiment::{self, Access, Config, Evaluation, Lines, Pace, RunDirectory};
 use perennial::interrupt;
 use perennial::method::METHODS;
-use perennial::report::{Cell, summary_table};
+use perennial::report::{Cell, Value, summary_json, summary_table};
+use serde_json::json;
 
 use super::compute::on_device;
+use super::output::{self, put, say};
 use super::progress::Progress;
 use super::run::Common;
 
@@ -51,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 on_device!(&place, D, at => experiment::run::<D>(at, config, &out, access, &mut progress))
             }
             Ok(Some(evaluation)) => {
-                eprintln!("{label}: finished earlier");
+                say!("{label}: finished earlier");
                 Ok(evaluation)
             }
             Err(error) => Err(error),
@@ -59,12 +61,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         match finished.and_then(|evaluation| Ok((evaluation, Pace::of(&Lines::read(&out)?)))) {
             Ok(run) => done.push(run),
             Err(error) if error.reason() == Some(Error::NO_MEANING) => {
-                eprintln!("note: {} is left out with memory {}: {error}", config.method, config.memory.size);
+                say!("note: {} is left out with memory {}: {error}", config.method, config.memory.size);
                 left_out.push(cell);
             }
             Err(error) if matches!(error.fault(), Fault::Stopped(_)) => return Err(error.at(label)),
             Err(error) => {
-                eprintln!("{label}: error: {error}");
+                say!("{label}: error: {error}");
                 failed.push((config, error));
             }
         }
@@ -72,7 +74,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if done.is_empty() && failed.is_empty() {
         return Err(Error::input("there is nothing to run: every method is left out"));
     }
-    print(&done, &failed);
+    match arguments.common.json {
+        true => output::document("compare", document(arguments, &done, &failed)),
+        false => print(&done, &failed),
+    }
     match failed.as_slice() {
         [] => Ok(()),
         [(config, error)] => Err(error.clone().at(label(config))),
@@ -97,7 +102,7 @@ fn grid(arguments: &Arguments) -> Result<Vec<Config>> {
         let base = arguments.common.config(&arguments.preset, Some(name))?;
         let method = match base.validate() {
             Err(error) if error.reason() == Some(Error::NO_MEANING) => {
-                eprintln!("note: {name} is left out: {error}");
+                say!("note: {name} is left out: {error}");
                 continue;
             }
             method => method?,
@@ -125,8 +130,30 @@ fn sizes(replays: bool, preset: usize, asked: &[usize]) -> Vec<usize> {
     }
 }
 
-/// The table; a cell of which every run failed has an empty row, and each failure is told below.
-fn print(done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) {
+/// Every run with its directory, summary and speed; the cells of the table; and the failures.
+fn document(arguments: &Arguments, done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) -> serde_json::Value {
+    let run = |(run, pace): &(Evaluation, Pace)| {
+        json!({
+            "directory": arguments.out.join(format!("{}-m{}-s{}", run.method, run.memory, run.seed)).display().to_string(),
+            "method": run.method,
+            "memory": run.memory,
+            "seed": run.seed,
+            "summary": run.summary,
+            "samples_spent": run.samples_spent,
+            "macs_spent": run.macs_spent,
+            "samples_per_second": pace.samples_per_second(),
+        })
+    };
+    let failure = |(config, error): &(&Config, Error)| json!({ "run": label(config), "error": error.to_string() });
+    json!({
+        "runs": done.iter().map(run).collect::<Vec<_>>(),
+        "cells": cells(done, failed).iter().map(summary_json).collect::<Vec<_>>(),
+        "failed": failed.iter().map(failure).collect::<Vec<_>>(),
+    })
+}
+
+/// The runs by method and memory, in the order of the table of methods; a cell of which every run failed is empty.
+fn cells(done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) -> Vec<Cell> {
     let mut cells = Cell::group(done.iter().map(|(evaluation, _)| evaluation.clone()));
     for (config, _) in failed {
         if !cells.iter().any(|cell| cell.method == config.method && cell.memory == config.memory.size) {
@@ -136,22 +163,29 @@ fn print(done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) {
     }
     let rank = |name: &str| METHODS.iter().position(|method| method.name == name);
     cells.sort_by_key(|cell| (rank(&cell.method), cell.memory));
+    cells
+}
+
+/// The table; each failure is told below.
+fn print(done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) {
+    let cells = cells(done, failed);
     let mut table = summary_table(&cells);
     let cost = |cell: &Cell| {
         let spent = |number: fn(&Evaluation) -> u64| cell.runs.iter().map(number).sum::<u64>();
         let (macs, samples) = (spent(|run| run.macs_spent), spent(|run| run.samples_spent));
-        if samples > 0 { format!("{:.1}", macs as f64 / 1e6 / samples as f64) } else { String::new() }
+        let each = (samples > 0).then(|| format!("{:.1}", macs as f64 / 1e6 / samples as f64));
+        each.map(Value::Number).into()
     };
     let speed = |cell: &Cell| {
         let runs = done.iter().filter(|(run, _)| run.method == cell.method && run.memory == cell.memory);
         let pace: Pace = runs.map(|(_, pace)| *pace).sum();
-        pace.samples_per_second().map(|speed| format!("{speed:.0}")).unwrap_or_default()
+        pace.samples_per_second().map(|speed| Value::Number(format!("{speed:.0}"))).into()
     };
     table.column("MMACs/sample", cells.iter().map(cost));
     table.column("samples/s", cells.iter().map(speed));
-    print!("{}", table.to_text());
+    put!("{}", table.to_text().trim_end());
     for (config, error) in failed {
-        println!("failed: {}: {error}", label(config));
+        put!("failed: {}: {error}", label(config));
     }
 }
 

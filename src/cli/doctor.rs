@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use perennial::error::{Error, Result};
 use perennial::experiment::{Config, Finding, Verdict, examine};
+use serde_json::json;
 
 use super::compute::on_device;
+use super::output::{self, put};
 use super::run::{Common, default_out};
 
 #[derive(clap::Args)]
@@ -46,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let expected = Config::find(&arguments.preset)?.expected;
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
-    let mut wrong = 0;
+    let (mut wrong, mut findings) = (0, Vec::new());
     let mut say = |Finding { verdict, text }: Finding| {
         let word = match verdict {
             Verdict::Good => "ok",
@@ -54,9 +56,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Verdict::Wrong => "WRONG",
         };
         wrong += usize::from(verdict == Verdict::Wrong);
-        println!("{word:<6} {text}");
+        match arguments.common.json {
+            true => findings.push(json!({ "verdict": word.to_lowercase(), "text": text })),
+            false => put!("{word:<6} {text}"),
+        }
     };
     on_device!(&place, D, at => examine::<D>(at, &config, &expected, &out, arguments.decode.0, &mut say));
+    if arguments.common.json {
+        output::document("doctor", json!({ "wrong": wrong, "findings": findings }));
+    }
     match wrong {
         0 => Ok(()),
         1 => Err(Error::run("one thing is wrong: see above")),

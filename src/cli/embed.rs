@@ -1,6 +1,5 @@
 //! `perennial embed`: embeddings of images or texts by any checkpoint.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use perennial::data::broken::read_picture;
 use perennial::data::{tokenizer::Tokenizer, transform};
 use perennial::error::{Error, Result};
 use perennial::eval::pretrained::{Pretrained, find_spec, prepare};
-use perennial::files::check_writable;
+use perennial::files::{check_no_input, check_writable, files_below, folder_of, is_same, read_text};
 use perennial::model::checkpoint::{Positions, TensorFile, save_bytes};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
@@ -18,6 +17,7 @@ use perennial::ops::Device;
 use perennial::ops::linear::Activation;
 
 use super::compute::{Compute, Place, on_device};
+use super::output::{put, say};
 
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["images", "texts"]))]
@@ -73,8 +73,24 @@ impl Model {
             ActivationName::QuickGelu => Activation::QuickGelu,
         });
         let (spec, note) = find_spec(&self.model, self.arch.as_deref(), activation, self.positions())?;
-        note.iter().for_each(|note| eprintln!("note: {note}"));
+        note.iter().for_each(|note| say!("note: {note}"));
         Ok(spec)
+    }
+
+    /// The files that it may be read from: of a folder all, of a file also the parts that it lists and what may lie beside it.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = files_below(&self.model);
+        files.extend(self.arch.iter().map(PathBuf::from));
+        let folder = folder_of(&self.model);
+        if self.model.extension().is_some_and(|extension| extension == "json")
+            && let Ok(index) = read_text(&self.model)
+            && let Ok(index) = serde_json::from_str::<serde_json::Value>(&index)
+        {
+            let parts = index["weight_map"].as_object().into_iter().flatten();
+            files.extend(parts.filter_map(|(_, part)| Some(folder.join(part.as_str()?))));
+        }
+        files.extend(["open_clip_config.json", "config.json"].map(|name| folder.join(name)));
+        files
     }
 
     pub fn positions(&self) -> Positions {
@@ -91,7 +107,7 @@ impl Model {
     ) -> Result<Pretrained<D>> {
         let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
         let (model, notes) = Pretrained::open(place, &self.model, spec, self.positions(), capacity)?;
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().for_each(|note| say!("note: {note}"));
         Ok(model)
     }
 }
@@ -126,6 +142,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (None, Some(path)) => Source::Texts(read_texts(path)?),
         (None, None) => unreachable!("clap asks for one of the two"),
     };
+    let own = match &source {
+        Source::Images(paths) => paths.clone(),
+        Source::Texts(_) => arguments.texts.iter().cloned().collect(),
+    };
+    check_no_input(out, own.into_iter().chain(arguments.model.files()))?;
+    if arguments.model.model.is_dir() && is_same(folder_of(out), &arguments.model.model) {
+        return Err(Error::input(format!(
+            "{} lies in the model's folder, whose files say what the model is: write to another",
+            out.display()
+        )));
+    }
     if arguments.inputs {
         return write_inputs(&spec, &source, arguments);
     }
@@ -139,7 +166,7 @@ enum Source {
 }
 
 fn read_texts(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
+    let text = read_text(path)?;
     let texts: Vec<String> = text.lines().map(str::to_string).collect();
     if texts.is_empty() {
         return Err(Error::input(format!("{} holds no texts, expected one a line", path.display())));
@@ -159,7 +186,7 @@ fn write_inputs(spec: &ModelSpec, source: &Source, arguments: &Arguments) -> Res
                 Ok(pixels)
             });
             save_bytes(out, "pixels", &[paths.len(), size, size, 3], batches)?;
-            println!("{}: {} images of {size} x {size} pixels", out.display(), paths.len());
+            put!("{}: {} images of {size} x {size} pixels", out.display(), paths.len());
         }
         Source::Texts(texts) => {
             let (tokenizer, context) = (Tokenizer::clip(), spec.text_cfg.context_length);
@@ -171,7 +198,7 @@ fn write_inputs(spec: &ModelSpec, source: &Source, arguments: &Arguments) -> Res
             let mut file = TensorFile::new();
             file.insert_u32("tokens", &[texts.len(), context], tokens);
             file.save(out)?;
-            println!("{}: {} texts of {context} tokens", out.display(), texts.len());
+            put!("{}: {} texts of {context} tokens", out.display(), texts.len());
         }
     }
     Ok(())
@@ -197,7 +224,7 @@ fn embed<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, s
     let mut file = TensorFile::new();
     file.insert_f32("embeddings", &[count, width], embeddings);
     file.save(out)?;
-    println!("{}: {count} embeddings of width {width}", out.display());
+    put!("{}: {count} embeddings of width {width}", out.display());
     Ok(())
 }
 
@@ -247,7 +274,7 @@ impl Counter {
             None if self.last_line.elapsed() >= PLAIN_INTERVAL && done < self.total => {
                 self.last_line = Instant::now();
                 let left = (self.total - done) as f64 * self.start.elapsed().as_secs_f64() / done as f64;
-                eprintln!("{}  {done}/{}  {left:.0} s left", self.what, self.total);
+                say!("{}  {done}/{}  {left:.0} s left", self.what, self.total);
             }
             None => {}
         }

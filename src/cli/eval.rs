@@ -15,9 +15,11 @@ use perennial::eval::zero_shot::{Classification, class_embeddings};
 use perennial::experiment::{Config, EvaluationTask, PRESETS};
 use perennial::model::spec::ModelSpec;
 use perennial::ops::Device;
+use serde_json::{Value, json};
 
 use super::compute::on_device;
 use super::embed::{Counter, Inference, Model};
+use super::output::{self, put, say};
 use super::run::print_broken;
 
 #[derive(clap::Args)]
@@ -47,6 +49,9 @@ pub struct Arguments {
     /// Zero-shot classification among all classes, or retrieval by captions [default: the preset's, or classification]
     #[arg(long, value_enum)]
     task: Option<Task>,
+    /// Print one JSON document in place of lines (docs/output.md)
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     inference: Inference,
 }
@@ -71,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let templates = Templates::find(&evaluation.templates)?;
     let spec = arguments.model.spec()?;
     let dataset = data::open(&data.source())?;
-    dataset.notes.iter().for_each(|note| eprintln!("note: {}: {note}", dataset.name));
+    dataset.notes.iter().for_each(|note| say!("note: {}: {note}", dataset.name));
     dataset.broken().check(&dataset.name, data.max_broken)?;
     let samples = choose(arguments, &data.domains, &dataset)?;
     let classifies = evaluation.task == EvaluationTask::Classification;
@@ -88,14 +93,66 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::input(format!("{} {what}; --task classification needs none", dataset.name)));
     }
     let tests = Tests { dataset: Arc::new(dataset), samples, max_broken: data.max_broken };
+    let mut found = match classifies {
+        true => on_device!(&place, D, at => classification::<D>(at, arguments, &spec, &templates, &tests))?,
+        false => on_device!(&place, D, at => retrieval::<D>(at, arguments, &spec, &tests))?,
+    };
     if classifies {
-        on_device!(&place, D, at => classification::<D>(at, arguments, &spec, &templates, &tests))?;
-        println!("templates              {}", evaluation.templates);
-    } else {
-        on_device!(&place, D, at => retrieval::<D>(at, arguments, &spec, &tests))?;
+        found.settings.push(("templates", evaluation.templates.clone()));
     }
-    print_broken(&tests.dataset.broken());
+    let broken = tests.dataset.broken();
+    if arguments.json {
+        let mut document = found.document();
+        document["data"] = tests.dataset.name.as_str().into();
+        document["task"] = json!(evaluation.task);
+        document["broken"] = json!(broken);
+        document["notes"] = json!(tests.dataset.notes);
+        output::document("eval", document);
+        return Ok(());
+    }
+    found.print();
+    print_broken(&broken);
     Ok(())
+}
+
+/// What a model came to, by the names that lines and document share.
+#[derive(Default)]
+struct Found {
+    counts: Vec<(&'static str, usize)>,
+    /// Fractions.
+    parts: Vec<(&'static str, f64)>,
+    /// Of both directions, fractions at 1, 5 and 10.
+    recalls: Vec<(&'static str, [f64; 3])>,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Found {
+    fn print(&self) {
+        let width = if self.recalls.is_empty() { 21 } else { 16 };
+        self.counts.iter().for_each(|(name, count)| put!("{name:width$}  {count}"));
+        if !self.recalls.is_empty() {
+            put!("{:width$}  recall@1  recall@5  recall@10", "");
+        }
+        for (name, recalls) in &self.recalls {
+            let [at_1, at_5, at_10] = recalls.map(|part| format!("{:.2} %", 100.0 * part));
+            put!("{name:width$}  {at_1:>8}  {at_5:>8}  {at_10:>9}");
+        }
+        self.parts.iter().for_each(|(name, part)| put!("{name:width$}  {:.2} %", 100.0 * part));
+        self.settings.iter().for_each(|(name, setting)| put!("{name:width$}  {setting}"));
+    }
+
+    fn document(&self) -> Value {
+        let mut document = json!({});
+        self.counts.iter().for_each(|(name, count)| document[*name] = json!(count));
+        for (name, recalls) in &self.recalls {
+            for (at, recall) in [1, 5, 10].iter().zip(recalls) {
+                document[format!("{name}_recall@{at}")] = json!(recall);
+            }
+        }
+        self.parts.iter().for_each(|(name, part)| document[*name] = json!(part));
+        self.settings.iter().for_each(|(name, setting)| document[*name] = json!(setting));
+        document
+    }
 }
 
 /// What a model is tested on.
@@ -205,7 +262,7 @@ fn classification<D: Device>(
     spec: &ModelSpec,
     templates: &Templates,
     tests: &Tests,
-) -> Result<()> {
+) -> Result<Found> {
     let Tests { dataset, samples, .. } = tests;
     let prompts: Vec<String> = dataset.classes.iter().flat_map(|class| templates.prompts(class)).collect();
     let mut model = open::<D>(place, arguments, spec, samples.len(), prompts.len())?;
@@ -218,19 +275,18 @@ fn classification<D: Device>(
     let (pictures, images) = tests.embed(&mut model)?;
     let labels: Vec<u32> = pictures.iter().map(|sample| dataset.samples[*sample as usize].class).collect();
     let found = Classification::of(&images, &texts, width, &labels).expect("there is a picture");
-    println!("pictures               {}", pictures.len());
-    println!("classes                {classes}");
-    for (name, part) in [
-        ("top_1_accuracy", found.top_1),
-        ("top_5_accuracy", found.top_5),
-        ("mean_per_class_recall", found.mean_per_class_recall),
-    ] {
-        println!("{name:21}  {:.2} %", 100.0 * part);
-    }
-    Ok(())
+    Ok(Found {
+        counts: vec![("pictures", pictures.len()), ("classes", classes)],
+        parts: vec![
+            ("top_1_accuracy", found.top_1),
+            ("top_5_accuracy", found.top_5),
+            ("mean_per_class_recall", found.mean_per_class_recall),
+        ],
+        ..Found::default()
+    })
 }
 
-fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, tests: &Tests) -> Result<()> {
+fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, tests: &Tests) -> Result<Found> {
     let Tests { dataset, samples, .. } = tests;
     let mut captions: Vec<&str> = Vec::new();
     let mut known = HashMap::new();
@@ -254,15 +310,13 @@ fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpe
     let texts_of_image: Vec<Vec<u32>> = pictures.iter().map(|picture| of_picture[picture].clone()).collect();
     let (_, result) = retrieve(&images, &texts, model.clip.spec.embed_dim, &texts_of_image, |_, _| ());
     let result = result.expect("every picture has a caption");
-    println!("pictures          {}", pictures.len());
-    println!("captions          {}", captions.len());
-    println!("                  recall@1  recall@5  recall@10");
-    for (name, recall) in [("image_to_text", result.image_to_text), ("text_to_image", result.text_to_image)] {
-        let [at_1, at_5, at_10] = [recall.at_1, recall.at_5, recall.at_10].map(|part| format!("{:.2} %", 100.0 * part));
-        println!("{name:16}  {at_1:>8}  {at_5:>8}  {at_10:>9}");
-    }
-    println!("mean_recall@1     {:.2} %", 100.0 * result.mean_recall_at_1());
-    Ok(())
+    let both = [("image_to_text", result.image_to_text), ("text_to_image", result.text_to_image)];
+    Ok(Found {
+        counts: vec![("pictures", pictures.len()), ("captions", captions.len())],
+        parts: vec![("mean_recall@1", result.mean_recall_at_1())],
+        recalls: both.map(|(name, recall)| (name, [recall.at_1, recall.at_5, recall.at_10])).to_vec(),
+        ..Found::default()
+    })
 }
 
 fn open<D: Device>(

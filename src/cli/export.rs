@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use perennial::data::tokenizer::{self, Tokenizer};
 use perennial::error::{Error, Result};
-use perennial::files::check_writable;
+use perennial::files::{check_no_input, check_writable, folder_of, is_same};
 use perennial::model::checkpoint;
 use perennial::model::parameters::ParameterList;
 
 use super::embed::Model;
+use super::output::{put, say};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,8 +35,19 @@ enum Format {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let (spec, out) = (arguments.model.spec()?, &arguments.out);
     check_folder(out)?;
+    let own = if arguments.model.model.is_dir() { &arguments.model.model } else { folder_of(&arguments.model.model) };
+    if is_same(out, own) {
+        return Err(Error::input(format!("{} is the model's own folder: write to another", out.display())));
+    }
+    // Links may lead there.
+    let files = arguments.model.files();
+    std::fs::read_dir(out)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .try_for_each(|entry| check_no_input(&entry.path(), &files))?;
     let weights = checkpoint::load_with(&arguments.model.model, &spec, arguments.model.positions())?;
-    weights.notes.iter().chain(&weights.not_finite).for_each(|note| eprintln!("note: {note}"));
+    weights.notes.iter().chain(&weights.not_finite).for_each(|note| say!("note: {note}"));
     let list = ParameterList::of(&spec);
     match arguments.format {
         Format::OpenClip => checkpoint::export_open_clip(out, &spec, &list, &weights.values)?,
@@ -45,11 +57,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             if text.vocab_size == Tokenizer::END as usize + 1 {
                 tokenizer::save_hugging_face(out, text.context_length)?;
             } else {
-                eprintln!("note: no tokenizer is written: the vocabulary of {} is not CLIP's", text.vocab_size);
+                say!("note: no tokenizer is written: the vocabulary of {} is not CLIP's", text.vocab_size);
             }
         }
     }
-    println!("{}: {} tensors, {} parameters", out.display(), list.len(), list.count());
+    put!("{}: {} tensors, {} parameters", out.display(), list.len(), list.count());
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
 
+use super::output::{put, say};
+
 #[derive(clap::Args)]
 pub struct Arguments {
     what: What,
@@ -30,7 +32,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             for name in ModelSpec::names() {
                 let spec = ModelSpec::find(name)?;
                 let (vision, text) = (&spec.vision_cfg, &spec.text_cfg);
-                println!(
+                put!(
                     "{name:16}  {:.1} M parameters; images of {} px in patches of {}: {} layers of width {}; \
                      texts of {} tokens: {} layers of width {}",
                     ParameterList::of(&spec).count() as f64 / 1e6,
@@ -52,24 +54,29 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Each kernel on each target, as the compiler reports it: registers a thread, bytes that did not fit into them, shared memory.
 fn kernels() {
     if MODULES.is_empty() {
-        return eprintln!("no CUDA kernels are in this program: no NVRTC was found when it was built");
+        return say!("no CUDA kernels are in this program: no NVRTC was found when it was built");
     }
     // Every line of standard output begins with a name.
-    eprintln!(
+    say!(
         "{:<34} {:<7} {:>9} {:>7} {:>14} {:>15}",
-        "kernel", "target", "registers", "spills", "static shared", "dynamic, <="
+        "kernel",
+        "target",
+        "registers",
+        "spills",
+        "static shared",
+        "dynamic, <="
     );
     for module in MODULES {
         for Report { kernel, registers, spills, shared, .. } in module.reports() {
             let (target, spilled) = (module.target.name(), spills.0 + spills.1);
             let dynamic = dynamic_shared(&kernel, module.target).map_or("-".to_string(), |bytes| bytes.to_string());
-            println!("{kernel:<34} {target:<7} {registers:>9} {spilled:>7} {shared:>14} {dynamic:>15}");
+            put!("{kernel:<34} {target:<7} {registers:>9} {spilled:>7} {shared:>14} {dynamic:>15}");
         }
     }
 }
 
 fn lines<'a>(entries: impl Iterator<Item = (&'a str, String)>) {
     for (name, text) in entries {
-        println!("{name:20} {text}");
+        put!("{name:20} {text}");
     }
 }

@@ -9,16 +9,19 @@ mod embed;
 mod eval;
 mod export;
 mod list;
+mod output;
 mod pack;
 mod progress;
 mod report;
 mod run;
 mod status;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use perennial::error::Fault;
+use output::say;
+use perennial::error::{Error, Fault, Result};
 
 /// CLIP models that keep learning: new classes, new domains, new years, without forgetting.
 #[derive(Parser)]
@@ -59,7 +62,11 @@ enum Command {
 /// Runs the command line. Exit status: 0 done, 1 the run failed, 2 the command or its input was wrong, 75 another run is at work in the
 /// same place, 128 and a signal's number where that stopped the run and the same command goes on.
 pub fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(help_or_mistake) => return explain(&help_or_mistake),
+    };
+    let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
@@ -73,11 +80,17 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
+    // A command's own failure says more than that of its output.
+    exit_code(result.and_then(|()| output::finish()))
+}
+
+/// The status of what a command came to; an error is said first.
+fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let kind = if matches!(error.fault(), Fault::Stopped(_)) { "" } else { "error: " };
-            eprintln!("{kind}{error}");
+            say!("{kind}{error}");
             ExitCode::from(match error.fault() {
                 Fault::Run => 1,
                 Fault::Input => 2,
@@ -85,5 +98,16 @@ pub fn main() -> ExitCode {
                 Fault::Stopped(status) => status as u8,
             })
         }
+    }
+}
+
+/// Help that was asked for, or what is wrong with the arguments.
+fn explain(message: &clap::Error) -> ExitCode {
+    match message.print().and_then(|()| std::io::stdout().flush()) {
+        _ if message.use_stderr() => ExitCode::from(2),
+        Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+            exit_code(Err(Error::run(format!("cannot print to standard output: {cause}"))))
+        }
+        _ => ExitCode::SUCCESS,
     }
 }

@@ -8,6 +8,7 @@ use perennial::error::{Error, Result};
 use perennial::experiment::Config;
 
 use super::embed::Counter;
+use super::output::{put, say};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -56,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let edges = Edges { train: arguments.train_size.unwrap_or(edges.train), ..edges };
     let plan = Plan::of(&dataset, edges)?;
     let out = arguments.out.display();
-    eprintln!(
+    say!(
         "{out}: {} pictures, {1} x {1} for training, {2} x {2} for tests, {3} in all",
         plan.pictures(),
         edges.train,
@@ -67,8 +68,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let samples = plan.write(&arguments.out, config.data.max_broken, &mut |done| counter.set(done))?;
     let broken = dataset.broken();
     for (reason, kind) in broken.iter() {
-        eprintln!("left out: {} {reason}, first {}", kind.count, kind.first.join("; "));
+        say!("left out: {} {reason}, first {}", kind.count, kind.first.join("; "));
     }
-    println!("{out}: {samples} samples");
+    put!("{out}: {samples} samples");
     Ok(())
 }

@@ -12,6 +12,8 @@ use perennial::files::{check_writable, write_quickly};
 use perennial::method::Spends;
 use perennial::ops::Plan;
 
+use super::output::say;
+
 /// Seconds between plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -47,8 +49,8 @@ impl Progress {
             None => line.to_string(),
         };
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| say!("{line}")),
+            None => say!("{line}"),
         }
     }
 

@@ -4,8 +4,13 @@ use std::path::PathBuf;
 
 use perennial::error::{Error, Result};
 use perennial::experiment::EvaluationTask;
-use perennial::files::{check_writable, write_atomically};
-use perennial::report::{Comparison, Reference, Run, Table, group, page, summary_table};
+use perennial::files::{check_no_input, check_writable, is_same, write_atomically};
+use perennial::report::{
+    Cell, Comparison, Reference, Run, Table, group, markdown, page, summary_json, summary_table, visible,
+};
+use serde_json::json;
+
+use super::output::{self, put, say};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -24,28 +29,15 @@ pub struct Arguments {
     /// Also write the table as CSV; with --against, the one that holds the runs against published figures
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Print one JSON document in place of tables (docs/output.md)
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    [&arguments.html, &arguments.markdown, &arguments.csv]
-        .into_iter()
-        .flatten()
-        .try_for_each(|path| check_writable(path))?;
+    check_outputs(arguments)?;
     let reference = arguments.against.as_deref().map(Reference::find).transpose()?;
-    let (mut finished, mut notes) = (Vec::new(), Vec::new());
-    for path in &arguments.runs {
-        let run = Run::read(path)?;
-        if run.evaluation.is_complete() {
-            finished.push(run);
-        } else {
-            let (done, steps) = (run.evaluation.matrix.len(), run.evaluation.steps.len());
-            notes.push(format!("{} has finished {done} of {steps} steps and is left out", path.display()));
-            eprintln!("note: {}", notes[notes.len() - 1]);
-        }
-    }
-    if finished.is_empty() {
-        return Err(Error::input("none of the runs is finished: there is nothing to report"));
-    }
+    let Runs { finished, notes, failed } = read(&arguments.runs)?;
     let groups = group(finished)?;
     if arguments.csv.is_some() && groups.len() > 1 {
         return Err(Error::input(format!(
@@ -53,42 +45,117 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             groups.len()
         )));
     }
-    let parts: Vec<Part> = groups
-        .iter()
-        .map(|cells| Part {
-            title: cells[0].runs[0].title(),
-            measure: match cells[0].runs[0].evaluation.task {
-                EvaluationTask::Classification => "accuracy",
-                EvaluationTask::Retrieval => "mean recall@1 of captions, both ways",
-            },
-            summary: summary_table(cells),
-            against: reference.as_ref().map(|reference| reference.compare(cells)),
-        })
-        .collect();
+    let parts: Vec<Part> = groups.iter().map(|cells| Part::of(cells, reference.as_ref())).collect();
     // Where there are several, each has its heading.
-    let all = |heading: &str, list: &str, print: fn(&Table) -> String| {
-        let body = |part: &Part| part.print(list, print);
+    let all = |form: &Form| {
+        let body = |part: &Part| part.print(form);
         match parts.as_slice() {
             [part] => body(part),
             parts => {
-                let parts = parts.iter().map(|part| format!("{heading}{}\n\n{}", part.title, body(part)));
+                let parts =
+                    parts.iter().map(|part| format!("{}{}\n\n{}", form.heading, (form.text)(&part.title), body(part)));
                 parts.collect::<Vec<_>>().join("\n")
             }
         }
     };
-    print!("{}", all("", "", Table::to_text));
-    if let Some(path) = &arguments.markdown {
-        write_atomically(path, all("## ", "- ", Table::to_markdown).as_bytes())?;
-    }
+    let mut files: Vec<(&PathBuf, String)> = Vec::new();
+    files.extend(arguments.markdown.iter().map(|path| (path, all(&MARKDOWN))));
     if let (Some(path), [Part { summary, against, .. }]) = (&arguments.csv, parts.as_slice()) {
-        let table = against.as_ref().map_or(summary, |against| &against.table);
-        write_atomically(path, table.to_csv().as_bytes())?;
+        files.push((path, against.as_ref().map_or(summary, |against| &against.table).to_csv()));
     }
+    let printed = match arguments.json {
+        true => None,
+        false => Some(all(&TEXT)),
+    };
+    let document = json!({
+        "groups": parts.iter().map(|part| &part.document).collect::<Vec<_>>(),
+        "notes": notes,
+        "unreadable": failed.len(),
+    });
     if let Some(path) = &arguments.html {
-        write_atomically(path, page(groups, &notes, reference.as_ref()).as_bytes())?;
+        files.push((path, page(groups, &notes, reference.as_ref())));
+    }
+    // All that can be written is, and the table is printed, whatever fails.
+    let written = files.iter().map(|(path, text)| write_atomically(path, text.as_bytes()));
+    let written = written.fold(Ok(()), |all: Result<()>, one| all.and(one));
+    match printed {
+        Some(text) => put!("{}", text.trim_end()),
+        None => output::document("report", document),
+    }
+    written?;
+    match failed.len() {
+        0 => Ok(()),
+        count => Err(Error::run(format!("{count} of {} runs cannot be read: see above", arguments.runs.len()))),
+    }
+}
+
+/// The runs of a report, and what there is to say of the others.
+#[derive(Default)]
+struct Runs {
+    finished: Vec<Run>,
+    notes: Vec<String>,
+    failed: Vec<Error>,
+}
+
+/// Reads the runs, and says which are left out. Fails where none is left.
+fn read(paths: &[PathBuf]) -> Result<Runs> {
+    let mut runs = Runs::default();
+    for path in paths {
+        match Run::read(path) {
+            Ok(run) if run.evaluation.is_complete() => runs.finished.push(run),
+            Ok(run) => {
+                let (done, steps) = (run.evaluation.matrix.len(), run.evaluation.steps.len());
+                runs.notes.push(format!("{} has finished {done} of {steps} steps and is left out", path.display()));
+            }
+            Err(error) => runs.failed.push(error),
+        }
+    }
+    match runs.failed.as_slice() {
+        [error] if paths.len() == 1 => return Err(error.clone()),
+        [error, ..] if runs.finished.is_empty() => {
+            return Err(error.clone().at(format!("none of {} runs can be reported; the first error", paths.len())));
+        }
+        _ => {}
+    }
+    runs.notes.extend(runs.failed.iter().map(|error| format!("a run is left out: {error}")));
+    runs.notes.iter().for_each(|note| say!("note: {note}"));
+    if runs.finished.is_empty() {
+        return Err(Error::input("none of the runs is finished: there is nothing to report"));
+    }
+    for run in &runs.finished {
+        run.notes.iter().for_each(|note| say!("note: {}: {note}", run.path.display()));
+    }
+    Ok(runs)
+}
+
+/// Fails unless every output can be written, is no file of a run or of the figures, and no other output.
+fn check_outputs(arguments: &Arguments) -> Result<()> {
+    let outputs: Vec<&PathBuf> = [&arguments.html, &arguments.markdown, &arguments.csv].into_iter().flatten().collect();
+    let mut inputs: Vec<PathBuf> = arguments.against.iter().map(PathBuf::from).collect();
+    if !outputs.is_empty() {
+        inputs.extend(arguments.runs.iter().flat_map(|run| Run::files(run)));
+    }
+    for (place, output) in outputs.iter().enumerate() {
+        check_writable(output)?;
+        check_no_input(output, &inputs)?;
+        let keeps = std::fs::metadata(output).map_or(true, |meta| meta.is_file());
+        if keeps && outputs[..place].iter().any(|other| other == output || is_same(other, output)) {
+            return Err(Error::input(format!("{} is two outputs at once: name another file", output.display())));
+        }
     }
     Ok(())
 }
+
+/// How a report is written: tables, the texts between them, and what stands before headings and notes.
+struct Form {
+    heading: &'static str,
+    list: &'static str,
+    table: fn(&Table) -> String,
+    text: fn(&str) -> String,
+}
+
+const TEXT: Form = Form { heading: "", list: "", table: Table::to_text, text: visible };
+const MARKDOWN: Form = Form { heading: "## ", list: "- ", table: Table::to_markdown, text: markdown };
 
 /// The runs on one stream.
 struct Part {
@@ -97,17 +164,41 @@ struct Part {
     measure: &'static str,
     summary: Table,
     against: Option<Comparison>,
+    /// All of it for `--json`.
+    document: serde_json::Value,
 }
 
 impl Part {
-    /// The table, and that of published figures with its notes, `list` before each.
-    fn print(&self, list: &str, print: fn(&Table) -> String) -> String {
+    fn of(cells: &[Cell<Run>], reference: Option<&Reference>) -> Part {
+        let first = &cells[0].runs[0];
+        let (title, measure) = match first.evaluation.task {
+            EvaluationTask::Classification => (first.title(), "accuracy"),
+            EvaluationTask::Retrieval => (first.title(), "mean recall@1 of captions, both ways"),
+        };
+        let against = reference.map(|reference| reference.compare(cells));
+        let cell = |cell: &Cell<Run>| {
+            let mut document = summary_json(cell);
+            document["runs"] = cell.runs.iter().map(|run| run.path.display().to_string()).collect();
+            document
+        };
+        let mut document =
+            json!({ "title": title, "measure": measure, "cells": cells.iter().map(cell).collect::<Vec<_>>() });
+        if let Some(Comparison { table, notes }) = &against {
+            document["against"] = json!({ "figures": table.to_json(), "notes": notes });
+        }
+        Part { title, measure, summary: summary_table(cells), against, document }
+    }
+
+    /// The table, and that of published figures with its notes.
+    fn print(&self, form: &Form) -> String {
+        let Form { list, table: print, text: escape, .. } = form;
         let mut text = print(&self.summary);
         text +=
             &format!("\n{list}Per cent of {}; GMACs are the multiply-accumulates of forward passes.\n", self.measure);
         if let Some(Comparison { table, notes }) = &self.against {
             text += &format!("\nBeside published figures, per cent:\n\n{}", print(table));
             if !notes.is_empty() {
+                let notes = notes.iter().map(|note| escape(note)).collect::<Vec<_>>();
                 text += &format!("\n{list}{}\n", notes.join(&format!("\n{list}")));
             }
         }

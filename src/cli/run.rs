@@ -11,6 +11,7 @@ use perennial::report::TensorBoard;
 use perennial::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
 
 use super::compute::{Compute, on_device};
+use super::output::{self, put};
 use super::progress::Progress;
 
 #[derive(clap::Args)]
@@ -57,6 +58,9 @@ pub struct Common {
     /// Change a setting, as --set train.epochs=3; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
+    /// Print one JSON document in place of tables (docs/output.md)
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Common {
@@ -102,6 +106,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     #[cfg(not(feature = "tensorboard"))]
     let evaluation = go(&mut progress)?;
+    if arguments.common.json {
+        let mut found = serde_json::to_value(&evaluation).expect("an evaluation is plain values");
+        found["directory"] = out.display().to_string().into();
+        output::document("run", found);
+        return Ok(());
+    }
     print(&evaluation, &out)
 }
 
@@ -117,17 +127,17 @@ fn print(evaluation: &Evaluation, out: &Path) -> Result<()> {
             EvaluationTask::Classification => "accuracy",
             EvaluationTask::Retrieval => "mean recall@1",
         };
-        println!("{measure} on each task after each step, per cent:\n\n{}", matrix_table(evaluation).to_text());
+        put!("{measure} on each task after each step, per cent:\n\n{}", matrix_table(evaluation).to_text());
     }
     if let Some(table) = transfer_table(evaluation)? {
-        println!("other measures on the same tests, per cent:\n\n{}", table.to_text());
+        put!("other measures on the same tests, per cent:\n\n{}", table.to_text());
     }
     if let Some(table) = static_table(evaluation) {
-        println!("tests beside the stream, per cent:\n\n{}", table.to_text());
+        put!("tests beside the stream, per cent:\n\n{}", table.to_text());
     }
-    println!("{}", summary_table(&Cell::group([evaluation.clone()])).to_text());
+    put!("{}", summary_table(&Cell::group([evaluation.clone()])).to_text());
     print_broken(&evaluation.broken);
-    println!("run directory: {}", out.display());
+    put!("run directory: {}", out.display());
     Ok(())
 }
 
@@ -136,13 +146,13 @@ pub fn print_broken(broken: &Broken) {
     if broken.is_empty() {
         return;
     }
-    println!("broken samples left out: {}", broken.summary());
+    put!("broken samples left out: {}", broken.summary());
     for (reason, kind) in broken.iter() {
-        kind.first.iter().for_each(|what| println!("  {reason}: {what}"));
+        kind.first.iter().for_each(|what| put!("  {reason}: {what}"));
         let more = kind.count - kind.first.len();
         if more > 0 {
-            println!("  {reason}: and {more} more");
+            put!("  {reason}: and {more} more");
         }
     }
-    println!();
+    put!("");
 }

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use perennial::error::Result;
 use perennial::experiment::{Phase, Seen};
+use serde_json::json;
+
+use super::output::{document, put};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Directories of runs, at work or not
     #[arg(required = true, value_name = "RUN_DIR")]
     runs: Vec<PathBuf>,
-    /// Print a JSON list with an object for each run
+    /// Print one JSON document, with an object for each run
     #[arg(long)]
     json: bool,
 }
@@ -18,9 +21,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let seen = arguments.runs.iter().map(|run| Seen::at(run)).collect::<Result<Vec<Seen>>>()?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&seen).expect("what is seen is plain values"));
+        document("status", json!({ "runs": seen }));
     } else {
-        seen.iter().for_each(|seen| println!("{}", line(seen)));
+        seen.iter().for_each(|seen| put!("{}", line(seen)));
     }
     Ok(())
 }

@@ -12,11 +12,12 @@ use crate::error::{Error, Result, unknown};
 pub struct Templates(Vec<String>);
 
 /// The templates that come with the program.
-const BUNDLED: [(&str, &str); 4] = [
+const BUNDLED: [(&str, &str); 5] = [
     ("emoji", include_str!("../../presets/prompts/emoji.txt")),
     ("cifar", include_str!("../../presets/prompts/cifar.txt")),
     ("imagenet", include_str!("../../presets/prompts/imagenet.txt")),
     ("photo", include_str!("../../presets/prompts/photo.txt")),
+    ("bad-photo", include_str!("../../presets/prompts/bad-photo.txt")),
 ];
 
 const SLOT: &str = "{}";

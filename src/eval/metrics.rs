@@ -140,6 +140,31 @@ impl Summary {
     }
 }
 
+impl Summary {
+    /// The first metric that is another in `other`, up to rounding: its name, here and there.
+    pub fn differs(&self, other: &Summary) -> Option<(&'static str, Option<f64>, Option<f64>)> {
+        let all = |summary: &Summary| {
+            [
+                ("in_domain", summary.in_domain),
+                ("backward_transfer", summary.backward_transfer),
+                ("forward_transfer", summary.forward_transfer),
+                ("average_incremental_accuracy", summary.average_incremental_accuracy),
+                ("last_accuracy", summary.last_accuracy),
+                ("forgetting", summary.forgetting),
+                ("bwt", summary.bwt),
+            ]
+        };
+        let is_same = |here: Option<f64>, there: Option<f64>| match (here, there) {
+            (Some(here), Some(there)) => (here - there).abs() < 1e-9,
+            (here, there) => here == there,
+        };
+        let mut pairs = all(self).into_iter().zip(all(other));
+        pairs
+            .find(|((_, here), (_, there))| !is_same(*here, *there))
+            .map(|((name, here), (_, there))| (name, here, there))
+    }
+}
+
 /// How many items come before the best of the `relevant` ones and are none themselves; None if there is none.
 pub fn rank(scores: &[f32], relevant: &[u32]) -> Option<usize> {
     let own = || relevant.iter().map(|item| scores[*item as usize]);

@@ -185,7 +185,9 @@ impl RunDirectory {
 
     /// The evaluation in a run's directory.
     pub fn read_evaluation(path: &Path) -> Result<Evaluation> {
-        read_sealed(path, "evaluation.json")
+        let evaluation: Evaluation = read_sealed(path, "evaluation.json")?;
+        evaluation.check().map_err(|what| Error::reading(&path.join("evaluation.json"), what))?;
+        Ok(evaluation)
     }
 
     /// The evaluation of a run that is finished: nothing of it is left to do, and nothing of what it was made from is opened.

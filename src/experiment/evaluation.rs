@@ -110,6 +110,46 @@ impl Evaluation {
         self.matrix.len() == self.steps.len()
     }
 
+    /// Fails, with the field and what would be right, where no run can have come to this: lists that do not fit the steps, numbers out
+    /// of their range, or a summary that does not follow from them.
+    pub fn check(&self) -> Result<(), String> {
+        let (done, steps) = (self.matrix.len(), self.steps.len());
+        if steps == 0 || done > steps {
+            return Err(format!("matrix has {done} rows, and steps {steps}: a row for each step is the most"));
+        }
+        check_matrix("matrix", &self.matrix, done, steps)?;
+        check_length("accuracy", self.accuracy.len(), done)?;
+        check_fractions("accuracy", &self.accuracy)?;
+        // Earlier versions did not write it.
+        if !self.spent.is_empty() {
+            check_length("spent", self.spent.len(), done)?;
+            let all = self.spent.last().copied().unwrap_or_default();
+            if (self.samples_spent, self.macs_spent) != (all.samples, all.macs) {
+                return Err(format!(
+                    "samples_spent is {} and macs_spent {}; the last of spent says {} and {}",
+                    self.samples_spent, self.macs_spent, all.samples, all.macs
+                ));
+            }
+        }
+        for (name, matrix) in &self.dynamic {
+            check_matrix(&format!("dynamic.{name}"), matrix, done, steps)?;
+        }
+        for (name, series) in &self.static_sets {
+            let name = format!("static_sets.{name}");
+            check_length(&name, series.len(), done)?;
+            check_fractions(&name, series.iter().flatten())?;
+        }
+        let matrix = TaskMatrix::of(steps, &self.matrix).map_err(|error| error.to_string())?;
+        let expected = Summary::of(&matrix, &self.accuracy);
+        match self.summary.differs(&expected) {
+            None => Ok(()),
+            Some((name, here, there)) => {
+                let word = |value: Option<f64>| value.map_or("null".to_string(), |value| value.to_string());
+                Err(format!("summary.{name} is {}; by matrix and accuracy it is {}", word(here), word(there)))
+            }
+        }
+    }
+
     /// Forgets the rows from step `steps` on: a resumed run makes them again.
     pub fn truncate(&mut self, steps: usize) -> Result<()> {
         self.matrix.truncate(steps);
@@ -147,6 +187,32 @@ impl Evaluation {
         self.summary = Summary::of(&TaskMatrix::of(self.steps.len(), &self.matrix)?, &self.accuracy);
         Ok(())
     }
+}
+
+fn check_length(name: &str, found: usize, expected: usize) -> Result<(), String> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("{name} has {found} values; {expected} steps are finished, by the rows of matrix")),
+    }
+}
+
+fn check_fractions<'a>(name: &str, values: impl IntoIterator<Item = &'a f64>) -> Result<(), String> {
+    match values.into_iter().find(|value| !(0.0..=1.0).contains(*value)) {
+        None => Ok(()),
+        Some(value) => Err(format!("{name} has a value of {value}; all lie between 0 and 1")),
+    }
+}
+
+fn check_matrix(name: &str, matrix: &[Vec<Option<f64>>], done: usize, steps: usize) -> Result<(), String> {
+    check_length(name, matrix.len(), done)?;
+    for (place, row) in matrix.iter().enumerate() {
+        let name = format!("row {} of {name}", place + 1);
+        if row.len() != steps {
+            return Err(format!("{name} has {} values; there are {steps} steps", row.len()));
+        }
+        check_fractions(&name, row.iter().flatten())?;
+    }
+    Ok(())
 }
 
 /// The model as it is after one step.
@@ -574,6 +640,51 @@ mod tests {
         assert_eq!(evaluation, first);
         evaluation.push(found(0.25), spent(192)).unwrap();
         assert_eq!(evaluation, whole);
+    }
+
+    #[test]
+    fn what_no_run_can_have_come_to_is_told_with_its_field() {
+        let found = |values: [f64; 2]| Findings {
+            row: values.map(Some).to_vec(),
+            dynamic: BTreeMap::from([("classification".to_string(), values.map(Some).to_vec())]),
+            static_sets: BTreeMap::from([("older accuracy".to_string(), Some(0.5))]),
+            answers: vec![answered(4), answered(4)],
+        };
+        let mut whole = empty();
+        whole.check().unwrap();
+        whole.push(found([0.5, 0.25]), Spent { samples: 96, macs: 9600 }).unwrap();
+        whole.check().unwrap();
+        whole.push(found([0.25, 0.75]), Spent { samples: 192, macs: 19200 }).unwrap();
+        whole.check().unwrap();
+        type Change = fn(&mut Evaluation);
+        let changes: [(Change, &str); 14] = [
+            (|one| one.accuracy.truncate(1), "accuracy has 1 values; 2 steps are finished"),
+            (|one| one.accuracy[1] = f64::NAN, "accuracy has a value of NaN"),
+            (|one| one.accuracy[1] = 1.5, "accuracy has a value of 1.5; all lie between 0 and 1"),
+            (|one| one.steps.truncate(1), "matrix has 2 rows, and steps 1"),
+            (|one| one.steps.clear(), "matrix has 2 rows, and steps 0"),
+            (|one| one.matrix.truncate(1), "accuracy has 2 values; 1 steps are finished"),
+            (|one| one.matrix[1].truncate(1), "row 2 of matrix has 1 values; there are 2 steps"),
+            (|one| one.matrix[0][1] = Some(-0.5), "row 1 of matrix has a value of -0.5"),
+            (|one| one.spent.truncate(1), "spent has 1 values"),
+            (|one| one.macs_spent = 7, "samples_spent is 192 and macs_spent 7; the last of spent says 192 and 19200"),
+            (
+                |one| one.dynamic.values_mut().for_each(|matrix| matrix.truncate(1)),
+                "dynamic.classification has 1 values",
+            ),
+            (
+                |one| one.static_sets.values_mut().for_each(|series| series.push(None)),
+                "static_sets.older accuracy has 3",
+            ),
+            (|one| one.summary.forgetting = Some(0.5), "summary.forgetting is 0.5; by matrix and accuracy it is 0.25"),
+            (|one| one.summary.bwt = None, "summary.bwt is null; by matrix and accuracy it is -0.25"),
+        ];
+        for (change, message) in changes {
+            let mut evaluation = whole.clone();
+            change(&mut evaluation);
+            let told = evaluation.check().unwrap_err();
+            assert!(told.starts_with(message), "{told}\n{message}");
+        }
     }
 
     /// So many answers to tests.

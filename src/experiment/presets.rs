@@ -30,12 +30,13 @@ const TIME: &str = "time-continual";
 const ZERO_SHOT: &str = "zero-shot";
 
 /// All of them. A new one is a file in `presets/` and a row here.
-pub const PRESETS: [Preset; 20] = [
+pub const PRESETS: [Preset; 21] = [
     preset!(BUNDLED_DATA, "emoji-pretrain", "train a small CLIP from scratch on the captions of three older vendors"),
     preset!(BUNDLED_DATA, "emoji-cil", "five newer vendors in 10 tasks of classes (class-incremental)"),
     preset!(BUNDLED_DATA, "emoji-dil", "five newer vendors, one after the other (domain-incremental)"),
     preset!(BUNDLED_DATA, "emoji-tic", "five newer vendors by the years in which emoji appeared (time-continual)"),
     preset!(CLASSES, "cifar100-cil", "CIFAR-100 in 10 tasks of 10 classes"),
+    preset!(CLASSES, "cifar100-dytox", "the same in the class order of DyTox, for Continual-CLIP's figures"),
     preset!(CLASSES, "imagenet1k-cil", "ImageNet-1k in 10 tasks of 100 classes"),
     preset!(DOMAINS, "domainnet-dil", "the six domains of DomainNet, from real to clipart"),
     preset!(TIME, "tic-yfcc", "TiC-YFCC: pictures of Flickr in 4 periods, 2004 to 2014"),

@@ -1,6 +1,6 @@
 //! What one run measured beside E: other matrices on the same tests, and test sets beside the stream.
 
-use super::table::Table;
+use super::table::{Table, Value};
 use crate::error::Result;
 use crate::eval::metrics::TaskMatrix;
 use crate::experiment::Evaluation;
@@ -17,7 +17,7 @@ pub fn transfer_table(evaluation: &Evaluation) -> Result<Option<Table>> {
     for (name, rows) in &matrices {
         let matrix = TaskMatrix::of(evaluation.steps.len(), rows)?;
         let transfers = [matrix.in_domain(), matrix.backward_transfer(), matrix.forward_transfer()];
-        table.row(std::iter::once(name.to_string()).chain(transfers.map(percent)));
+        table.row(std::iter::once(name.as_str().into()).chain(transfers.map(percent)));
     }
     Ok((!matrices.is_empty()).then_some(table))
 }
@@ -27,12 +27,12 @@ pub fn static_table(evaluation: &Evaluation) -> Option<Table> {
     let steps = 1..=evaluation.matrix.len();
     let mut table = Table::new(std::iter::once("set".to_string()).chain(steps.map(|step| format!("after {step}"))));
     for (name, series) in &evaluation.static_sets {
-        table.row(std::iter::once(name.clone()).chain(series.iter().map(|value| percent(*value))));
+        table.row(std::iter::once(name.as_str().into()).chain(series.iter().map(|value| percent(*value))));
     }
     (!evaluation.static_sets.is_empty()).then_some(table)
 }
 
 /// A fraction in per cent; nothing where there is none.
-fn percent(value: Option<f64>) -> String {
-    value.map(|value| format!("{:.1}", 100.0 * value)).unwrap_or_default()
+fn percent(value: Option<f64>) -> Value {
+    value.map(Value::percent).into()
 }

@@ -13,7 +13,7 @@ pub use html::page;
 pub use matrices::{static_table, transfer_table};
 pub use reference::{Comparison, Reference};
 pub use run::{LogLine, Run, group};
-pub use summary::{Cell, matrix_table, summary_table};
-pub use table::Table;
+pub use summary::{Cell, matrix_table, summary_json, summary_table};
+pub use table::{Table, Value, markdown, visible};
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;

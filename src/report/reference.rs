@@ -1,24 +1,39 @@
-//! A run's figures beside published ones.
+//! A run's figures beside published ones, where those are of the same experiment.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::run::Run;
+use super::run::{RANDOM, Run};
 use super::summary::{Cell, METRICS};
-use super::table::Table;
+use super::table::{Table, Value};
+use crate::data::prompts::Templates;
 use crate::error::{Error, Result, unknown};
 use crate::experiment::Config;
-use crate::method::Method;
+use crate::files::read_text;
+use crate::method::{Classifies, Method};
+use crate::model::spec::ModelSpec;
+use crate::stream::{StreamKind, class_list};
 
 /// Published figures, and what papers say without one: `presets/reference.toml`, or a file of the same form.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reference {
+    #[serde(rename = "weights")]
+    weights: Vec<Weights>,
     #[serde(rename = "figure")]
     figures: Vec<Figure>,
     #[serde(rename = "claim")]
     claims: Vec<Claim>,
+}
+
+/// Files that hold the weights of a name, by their SHA-256 in hexadecimal.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Weights {
+    model: String,
+    name: String,
+    sha256: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -26,15 +41,44 @@ pub struct Reference {
 struct Figure {
     preset: String,
     method: String,
-    /// Where the figure is of one memory size alone.
+    /// The size of its memory, where the method has one.
     memory: Option<usize>,
     /// The heading of a metric: `average`, `last`, ...
     metric: String,
     /// In per cent.
     value: f64,
-    /// Model and weights.
+    model: String,
+    /// The name of the weights that it started from, as open_clip has them; [`RANDOM`] for none.
+    weights: String,
+    /// Where classes arrive in tasks: a list as `stream.class_order` names it, or words for what is none.
+    #[serde(default)]
+    order: String,
+    /// Where texts classify: a list as `evaluation.templates` names it, or one template.
+    #[serde(default)]
+    prompt: String,
+    origin: Origin,
+    /// What else there is to know.
+    #[serde(default)]
     of: String,
     source: String,
+}
+
+/// Whose figure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Origin {
+    /// Of those whose method it is, or whose weights.
+    Reported,
+    /// Of others.
+    Reproduced,
+}
+
+impl Figure {
+    /// Model and weights, and what else there is to know.
+    fn described(&self) -> String {
+        let of = if self.of.is_empty() { String::new() } else { format!(" ({})", self.of) };
+        format!("{}, {}{of}", self.model, self.weights)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -48,9 +92,9 @@ struct Claim {
 /// What published figures have to say of the runs on one stream.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// A row for each figure beside the weights that the run started from, and one for each method and memory size that has none.
+    /// A row for each figure that is of the runs' own experiment, and one for each method and memory size that has none.
     pub table: Table,
-    /// What papers say in words, and what to bear in mind.
+    /// Which figures are of another experiment, and in what; what papers say in words; and what to bear in mind.
     pub notes: Vec<String>,
 }
 
@@ -63,9 +107,7 @@ impl Reference {
         if !name.ends_with(".toml") {
             return Err(unknown("list of published figures", name, ["reference"]));
         }
-        let path = Path::new(name);
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
-        Reference::parse(&text).map_err(|error| error.at(name))
+        Reference::parse(&read_text(Path::new(name))?).map_err(|error| error.at(name))
     }
 
     /// Reads TOML. A metric or a method that does not exist is an error of input.
@@ -89,48 +131,146 @@ impl Reference {
 
     /// Holds the runs on one stream, as [`super::group`] makes them, against the figures of their presets.
     pub fn compare(&self, cells: &[Cell<Run>]) -> Comparison {
-        let header =
-            ["method", "memory", "weights", "metric", "here", "published", "difference", "published of", "source"];
+        let header = [
+            "method",
+            "memory",
+            "weights",
+            "metric",
+            "here",
+            "published",
+            "difference",
+            "published of",
+            "origin",
+            "source",
+        ];
         let mut table = Table::new(header);
+        let mut notes = Vec::new();
         for cell in cells {
-            let preset = &cell.runs[0].config.preset;
-            let row_of = |rest: &[String]| {
-                let start = [cell.name(), cell.memory.to_string(), cell.runs[0].weights()];
-                start.into_iter().chain(rest.iter().cloned()).collect::<Vec<_>>()
+            let first = &cell.runs[0];
+            let row_of = |rest: Vec<Value>| {
+                let start: [Value; 3] = [cell.name().into(), Value::number(cell.memory), first.weights().into()];
+                start.into_iter().chain(rest)
             };
-            let of_method: Vec<&Figure> =
-                self.figures.iter().filter(|one| one.preset == *preset && one.method == cell.method).collect();
-            let fits = |figure: &&&Figure| figure.memory.is_none_or(|memory| memory == cell.memory);
-            for figure in of_method.iter().filter(fits) {
+            let of_method: Vec<&Figure> = (self.figures.iter())
+                .filter(|one| one.preset == first.config.preset && one.method == cell.method)
+                .collect();
+            let (mut comparable, mut others) = (0, Others::default());
+            for figure in &of_method {
+                let mismatches = self.mismatches(figure, cell);
+                if !mismatches.is_empty() {
+                    others.add(figure, mismatches.join("; "));
+                    continue;
+                }
+                comparable += 1;
                 let metric = METRICS.iter().find(|metric| metric.heading == figure.metric).expect("parse has looked");
                 // A figure of what the run has not measured stands there alone.
                 let here = cell.spread(|run| (metric.of)(&run.summary));
-                table.row(row_of(&[
-                    figure.metric.clone(),
-                    here.map(|here| here.to_string()).unwrap_or_default(),
-                    format!("{:.2}", figure.value),
-                    here.map(|here| format!("{:+.1}", 100.0 * here.mean - figure.value)).unwrap_or_default(),
-                    figure.of.clone(),
-                    figure.source.clone(),
+                let origin = match figure.origin {
+                    Origin::Reported => "reported",
+                    Origin::Reproduced => "reproduced",
+                };
+                table.row(row_of(vec![
+                    figure.metric.as_str().into(),
+                    Value::Spread(here),
+                    Value::Number(format!("{:.2}", figure.value)),
+                    here.map(|here| Value::Number(format!("{:+.1}", 100.0 * here.mean - figure.value))).into(),
+                    figure.described().into(),
+                    origin.into(),
+                    figure.source.as_str().into(),
                 ]));
             }
-            if !of_method.iter().any(|figure| fits(&figure)) {
-                let mut sizes: Vec<usize> = of_method.iter().filter_map(|figure| figure.memory).collect();
-                sizes.sort_unstable();
-                sizes.dedup();
-                let nothing = match sizes.as_slice() {
-                    [] => "no published figure".to_string(),
-                    sizes => {
-                        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
-                        format!("published with memory {} alone", sizes.join(", "))
-                    }
-                };
-                let mut row = vec![String::new(); 4];
-                row.push(nothing);
-                table.row(row_of(&row));
+            if comparable == 0 {
+                let nothing = if of_method.is_empty() { "no published figure" } else { "no comparable figure" };
+                let empty = [Value::Empty, Value::Spread(None), Value::Empty, Value::Empty];
+                table.row(row_of(empty.into_iter().chain([nothing.into()]).collect()));
+            }
+            notes.extend(others.0.into_iter().map(|(what, values, why)| {
+                format!(
+                    "not comparable with {}, memory {}: {} of {what}: {why}",
+                    cell.name(),
+                    cell.memory,
+                    values.join(", ")
+                )
+            }));
+            let by_name = |run: &&Run| of_method.iter().any(|figure| self.goes_by_name(figure, run));
+            if comparable > 0
+                && let Some(run) = cell.runs.iter().find(by_name)
+            {
+                notes.push(format!(
+                    "{}: which weights they are is taken from the name {}",
+                    run.path.display(),
+                    run.config.model.pretrained
+                ));
             }
         }
-        Comparison { table, notes: self.notes(cells) }
+        notes.extend(self.notes(cells));
+        Comparison { table, notes }
+    }
+
+    /// In what a figure is of another experiment than these runs; empty where it is of theirs.
+    fn mismatches(&self, figure: &Figure, cell: &Cell<Run>) -> Vec<String> {
+        let mut mismatches: Vec<String> = Vec::new();
+        for run in &cell.runs {
+            let Run { config, .. } = run;
+            let mut differs = |what: &str, here: String, there: &str| {
+                let mismatch = format!("{what} {there}, here {here}");
+                if !mismatches.contains(&mismatch) {
+                    mismatches.push(mismatch);
+                }
+            };
+            if !is_model(&figure.model, run) {
+                differs("model", config.model.name.clone(), &figure.model);
+            }
+            if !self.is_weights(figure, run) {
+                differs("weights", run.weights(), &figure.weights);
+            }
+            let in_tasks = config.stream.kind == StreamKind::ClassIncremental;
+            if in_tasks && !figure.order.is_empty() && !is_order(&figure.order, run) {
+                let here = match config.stream.class_order.as_str() {
+                    "" => format!("of seed {}", config.stream.class_order_seed),
+                    name => name.to_string(),
+                };
+                differs("class order", here, &figure.order);
+            }
+            let by_text = config.method().is_ok_and(|method| method.classifies == Classifies::ByText);
+            if by_text && !figure.prompt.is_empty() && !is_prompt(&figure.prompt, run) {
+                differs("prompt", config.evaluation.templates.clone(), &figure.prompt);
+            }
+            if figure.memory.is_some_and(|memory| memory != cell.memory) {
+                differs("memory", cell.memory.to_string(), &figure.memory.unwrap_or_default().to_string());
+            }
+            if let Ok(mut preset) = Config::find(&config.preset) {
+                // Packed tests are those of the data.
+                if config.data.name == "packed" {
+                    preset.data.name = config.data.name.clone();
+                }
+                let (here, there) = (tests_of(config), tests_of(&preset));
+                for (here, there) in here.lines().zip(there.lines()).filter(|(here, there)| here != there) {
+                    differs("setting", here.to_string(), there);
+                }
+            }
+        }
+        mismatches
+    }
+
+    /// Whether a run started from a figure's weights: by their hash where the list knows it, or else by their file's path.
+    fn is_weights(&self, figure: &Figure, run: &Run) -> bool {
+        let named = |name: &str| name == figure.weights;
+        match (run.config.model.pretrained.as_str(), self.known_weights(run)) {
+            ("", _) => named(RANDOM),
+            (_, Some(known)) => named(&known.name) && known.model == figure.model,
+            (path, None) => !named(RANDOM) && letters(path).contains(&letters(&figure.weights)),
+        }
+    }
+
+    /// Whether it is a path alone that says that a run started from a figure's weights.
+    fn goes_by_name(&self, figure: &Figure, run: &Run) -> bool {
+        !run.config.model.pretrained.is_empty() && self.known_weights(run).is_none() && self.is_weights(figure, run)
+    }
+
+    fn known_weights(&self, run: &Run) -> Option<&Weights> {
+        let hash = run.manifest["sha256"]["pretrained"].as_str()?;
+        self.weights.iter().find(|weights| weights.sha256.iter().any(|known| known.eq_ignore_ascii_case(hash)))
     }
 
     fn notes(&self, cells: &[Cell<Run>]) -> Vec<String> {
@@ -160,6 +300,82 @@ impl Reference {
         }
         notes
     }
+}
+
+/// Figures of other experiments: what they are of, their metrics and values, and in what they differ.
+#[derive(Default)]
+struct Others(Vec<(String, Vec<String>, String)>);
+
+impl Others {
+    fn add(&mut self, figure: &Figure, why: String) {
+        let what = format!("{}, {}", figure.described(), figure.source);
+        let value = format!("{} {:.2}", figure.metric, figure.value);
+        match self.0.iter_mut().find(|(known, _, reason)| *known == what && *reason == why) {
+            Some((_, values, _)) => values.push(value),
+            None => self.0.push((what, vec![value], why)),
+        }
+    }
+}
+
+/// Whether a run's model is that of a name: by its sizes where the manifest has them, apart from its activation, which weights decide.
+fn is_model(name: &str, run: &Run) -> bool {
+    let here = serde_json::from_value::<ModelSpec>(run.manifest["model"].clone());
+    match (here, ModelSpec::find(name)) {
+        (Ok(here), Ok(there)) => ModelSpec { quick_gelu: there.quick_gelu, ..here } == there,
+        _ => run.config.model.name == name,
+    }
+}
+
+/// Whether a run's classes arrived in the order of a list, by the classes of its steps where the manifest has them: within a step
+/// there is none.
+fn is_order(name: &str, run: &Run) -> bool {
+    let (Ok(list), Some(steps)) = (class_list(name), run.manifest["steps"].as_array()) else {
+        return run.config.stream.class_order == name;
+    };
+    let plain = |name: &str| letters(name);
+    let mut list = list.lines().map(str::trim).filter(|line| !line.is_empty()).map(plain);
+    let same = steps.iter().all(|step| {
+        let mut here: Vec<String> =
+            step["classes"].as_array().into_iter().flatten().filter_map(|class| class.as_str().map(plain)).collect();
+        let mut there: Vec<String> = list.by_ref().take(here.len()).collect();
+        here.sort_unstable();
+        there.sort_unstable();
+        !here.is_empty() && here == there
+    });
+    same && list.next().is_none()
+}
+
+/// Whether a run was tested with these prompts, a list's name or one template: by their hash where the manifest has it.
+fn is_prompt(prompt: &str, run: &Run) -> bool {
+    let find = |name: &str| if name.contains("{}") { Templates::parse(name, name) } else { Templates::find(name) };
+    let Ok(there) = find(prompt) else { return run.config.evaluation.templates == prompt };
+    match run.manifest["sha256"]["templates"].as_str() {
+        Some(here) => here == there.hash(),
+        None => find(&run.config.evaluation.templates).is_ok_and(|here| here == there),
+    }
+}
+
+/// The settings that decide what a run is tested on, a line each: those in which no figure's experiment may differ from the run's.
+fn tests_of(config: &Config) -> String {
+    let Config { data, stream, evaluation, .. } = config;
+    format!(
+        "data.name {}\ndata.domains {:?}\nstream.kind {:?}\nstream.tasks {}\nstream.first_task {}\nstream.domain_order {:?}\n\
+         stream.periods {:?}\nevaluation.task {:?}\nevaluation.held_out {}",
+        data.name,
+        data.domains,
+        stream.kind,
+        stream.tasks,
+        stream.first_task,
+        stream.domain_order,
+        stream.periods,
+        evaluation.task,
+        evaluation.held_out
+    )
+}
+
+/// Letters and digits alone, small: names are written with all kinds of marks between them.
+fn letters(name: &str) -> String {
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
 /// The settings in which a run differs from its preset, apart from those of which no figure is made. That it started from
@@ -198,7 +414,7 @@ fn dotted(toml: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::PRESETS;
+    use crate::experiment::{EvaluationTask, PRESETS};
     use crate::report::run::group;
     use crate::report::run::tests::run;
 
@@ -210,7 +426,14 @@ mod tests {
             assert!(PRESETS.iter().any(|known| known.name == preset), "{preset}");
         }
         for figure in &reference.figures {
-            assert!(!figure.source.is_empty() && !figure.of.is_empty());
+            assert!(!figure.source.is_empty() && !figure.model.is_empty() && !figure.weights.is_empty());
+            // What decides whether it is comparable is there.
+            let (preset, method) = (Config::find(&figure.preset).unwrap(), Method::find(&figure.method).unwrap());
+            let in_tasks = preset.stream.kind == StreamKind::ClassIncremental;
+            assert_eq!(!figure.order.is_empty(), in_tasks, "{figure:?}");
+            let by_prompt = preset.evaluation.task == EvaluationTask::Classification;
+            assert_eq!(!figure.prompt.is_empty(), by_prompt && method.classifies == Classifies::ByText, "{figure:?}");
+            assert_eq!(figure.memory.is_some(), method.uses_memory(), "{figure:?}");
         }
         // Every preset of a paper has something to be held against.
         for preset in PRESETS.iter().filter(|preset| preset.group != "bundled") {
@@ -225,12 +448,14 @@ mod tests {
         let wrong = |text: &str| Reference::parse(text).unwrap_err().to_string();
         let figure = |method: &str, metric: &str| {
             format!(
-                "[[figure]]\npreset = \"a\"\nmethod = \"{method}\"\nmetric = \"{metric}\"\nvalue = 1\nof = \"\"\nsource = \"\"\n"
+                "[[figure]]\npreset = \"a\"\nmethod = \"{method}\"\nmetric = \"{metric}\"\nvalue = 1\nmodel = \"\"\nweights = \"\"\n\
+                 origin = \"reported\"\nsource = \"\"\n"
             )
         };
         assert!(wrong(&figure("gdor", "last")).contains("did you mean 'gdro'?"));
         assert!(wrong(&figure("gdro", "lost")).contains("did you mean 'last'?"));
         assert!(wrong(&figure("gdro", "last").replace("= 1\n", "= 101\n")).contains("it must be per cent"));
+        assert!(wrong(&figure("gdro", "last").replace("reported", "read")).contains("line 8: unknown variant `read`"));
         assert!(wrong("[[figure]]\npresets = 3\n").starts_with("line "));
         assert!(Reference::find("refrence").unwrap_err().to_string().contains("did you mean 'reference'?"));
     }
@@ -254,45 +479,122 @@ mod tests {
         assert!(departures(&config).unwrap_err().to_string().contains("unknown preset 'cifar100-lic'"));
     }
 
+    /// One figure of cifar100-cil, of a file with these weights.
+    fn figure(method: &str, metric: &str, more: &str) -> String {
+        format!(
+            "[[figure]]\npreset = \"cifar100-cil\"\nmethod = \"{method}\"\nmetric = \"{metric}\"\nvalue = 75.0\n\
+             model = \"ViT-B-16\"\nweights = \"openai\"\norigin = \"reported\"\nsource = \"paper\"\n{more}"
+        )
+    }
+
+    /// A run of cifar100-cil, of which nothing is known but its settings.
+    fn run_of(method: &str, pretrained: &str) -> Run {
+        let mut run = run(method, 0, 2);
+        run.config = Config::find("cifar100-cil").unwrap().for_method(method).unwrap();
+        run.config.model.pretrained = pretrained.to_string();
+        run.evaluation.summary.average_incremental_accuracy = Some(0.1);
+        run.evaluation.summary.last_accuracy = None;
+        run
+    }
+
+    fn compared(figures: &str, runs: Vec<Run>) -> (Vec<String>, Vec<String>) {
+        let groups = group(runs).unwrap();
+        let Comparison { table, notes } = Reference::parse(figures).unwrap().compare(&groups[0]);
+        let shown = |row: &Vec<Value>| row.iter().map(Value::shown).collect::<Vec<_>>().join("|");
+        (table.rows().iter().map(shown).collect(), notes)
+    }
+
     #[test]
-    fn every_figure_stands_beside_the_weights_of_the_run() {
-        let figure = |method: &str, metric: &str, more: &str| {
-            format!(
-                "[[figure]]\npreset = \"cifar100-cil\"\nmethod = \"{method}\"\nmetric = \"{metric}\"\nvalue = 75.0\n\
-                 of = \"its model\"\nsource = \"paper\"\n{more}"
-            )
-        };
+    fn figures_stand_beside_comparable_runs_alone() {
         let figures = [
-            figure("zero-shot", "average", ""),
+            figure("zero-shot", "average", "of = \"its words\"\n"),
             figure("zero-shot", "last", ""),
             figure("gcl", "average", "memory = 2000\n"),
         ];
-        let reference = Reference::parse(&figures.concat()).unwrap();
-        let run = |method: &str, pretrained: &str| {
-            let mut run = run(method, 0, 2);
-            run.config = Config::find("cifar100-cil").unwrap().for_method(method).unwrap();
-            run.config.model.pretrained = pretrained.to_string();
-            run.evaluation.summary.average_incremental_accuracy = Some(0.1);
-            run.evaluation.summary.last_accuracy = None;
-            run
-        };
-        let runs = vec![run("zero-shot", "w/openai.safetensors"), run("zero-shot", ""), run("gcl", ""), run("ewc", "")];
-        let groups = group(runs).unwrap();
-        let Comparison { table, notes } = reference.compare(&groups[0]);
-        let rows: Vec<String> = table.rows().iter().map(|row| row.join("|")).collect();
+        let runs = vec![
+            run_of("zero-shot", "w/OpenAI.safetensors"),
+            run_of("zero-shot", ""),
+            run_of("gcl", ""),
+            run_of("ewc", ""),
+        ];
+        let (rows, notes) = compared(&figures.concat(), runs);
         assert_eq!(
             rows,
             [
-                "zero-shot (openai.safetensors)|0|openai.safetensors|average|10.0|75.00|-65.0|its model|paper",
-                "zero-shot (openai.safetensors)|0|openai.safetensors|last||75.00||its model|paper",
-                "zero-shot (random values)|0|random values|average|10.0|75.00|-65.0|its model|paper",
-                "zero-shot (random values)|0|random values|last||75.00||its model|paper",
-                "gcl (random values)|0|random values|||||published with memory 2000 alone|",
-                "ewc (random values)|0|random values|||||no published figure|",
+                "zero-shot (OpenAI.safetensors)|0|OpenAI.safetensors|average|10.0|75.00|-65.0|ViT-B-16, openai (its words)|reported|paper",
+                "zero-shot (OpenAI.safetensors)|0|OpenAI.safetensors|last||75.00||ViT-B-16, openai|reported|paper",
+                "zero-shot (random values)|0|random values|||||no comparable figure||",
+                "gcl (random values)|0|random values|||||no comparable figure||",
+                "ewc (random values)|0|random values|||||no published figure||",
             ]
         );
+        for note in [
+            "not comparable with zero-shot (random values), memory 0: average 75.00 of ViT-B-16, openai (its words), paper: \
+             weights openai, here random values",
+            "not comparable with gcl (random values), memory 0: average 75.00 of ViT-B-16, openai, paper: \
+             weights openai, here random values; memory 2000, here 0",
+            "runs/zero-shot-0-2: which weights they are is taken from the name w/OpenAI.safetensors",
+        ] {
+            assert!(notes.iter().any(|known| known == note), "{note}\n{notes:?}");
+        }
         let random =
             notes.iter().filter(|note| note.contains("other settings than the preset: model.pretrained = \"\""));
         assert_eq!(random.count(), 3, "{notes:?}");
+    }
+
+    #[test]
+    fn a_figure_of_another_experiment_says_in_what() {
+        let figures = figure("zero-shot", "last", "order = \"cifar100-dytox\"\nprompt = \"a bad photo of a {}.\"\n");
+        let why = |change: &dyn Fn(&mut Run)| {
+            let mut run = run_of("zero-shot", "openai.safetensors");
+            run.config.set("stream.class_order=cifar100-dytox").unwrap();
+            run.config.set("evaluation.templates=bad-photo").unwrap();
+            change(&mut run);
+            let (_, notes) = compared(&figures, vec![run]);
+            let mark = "last 75.00 of ViT-B-16, openai, paper: ";
+            notes.iter().find_map(|note| Some(note.split_once(mark)?.1.to_string())).unwrap_or_default()
+        };
+        let set = |setting: &'static str| move |run: &mut Run| run.config.set(setting).unwrap();
+        assert_eq!(why(&|_| ()), "");
+        assert_eq!(why(&set("stream.class_order=cifar100")), "class order cifar100-dytox, here cifar100");
+        assert_eq!(why(&set("stream.class_order=")), "class order cifar100-dytox, here of seed 1993");
+        assert_eq!(why(&set("evaluation.templates=cifar")), "prompt a bad photo of a {}., here cifar");
+        assert_eq!(why(&set("model.name=ViT-B-32")), "model ViT-B-16, here ViT-B-32");
+        assert_eq!(why(&set("stream.tasks=20")), "setting stream.tasks 10, here stream.tasks 20");
+        assert_eq!(why(&set("evaluation.held_out=0.5")), "setting evaluation.held_out 0, here evaluation.held_out 0.5");
+        assert_eq!(why(&set("model.pretrained=laion.safetensors")), "weights openai, here laion.safetensors");
+        assert_eq!(why(&set("data.name=packed")), "");
+        // What the manifest knows goes before what things are called.
+        let hash = |hash: &'static str| move |run: &mut Run| run.manifest["sha256"]["pretrained"] = hash.into();
+        let listed = "[[weights]]\nmodel = \"ViT-B-16\"\nname = \"laion\"\nsha256 = [\"AA\"]\n\
+                      [[weights]]\nmodel = \"ViT-B-16\"\nname = \"openai\"\nsha256 = [\"bb\"]\n";
+        let with_hash = |pretrained: &str, change: &dyn Fn(&mut Run)| {
+            let mut run = run_of("zero-shot", pretrained);
+            run.manifest = serde_json::json!({});
+            change(&mut run);
+            compared(&(listed.to_string() + &figure("zero-shot", "average", "")), vec![run]).0[0].contains("|75.00|")
+        };
+        assert!(with_hash("weights.safetensors", &hash("bb")));
+        assert!(!with_hash("openai.safetensors", &hash("aa")));
+        assert!(!with_hash("weights.safetensors", &hash("cc")));
+        let names: Vec<&str> = include_str!("../../presets/class_orders/cifar100-dytox.txt").lines().collect();
+        let steps = |names: &[&str]| -> serde_json::Value {
+            names
+                .chunks(10)
+                .map(|names| serde_json::json!({ "classes": names.iter().rev().collect::<Vec<_>>() }))
+                .collect()
+        };
+        let of_file = |names: &[&str]| {
+            let steps = steps(names);
+            why(&move |run: &mut Run| {
+                run.config.set("stream.class_order=mine.txt").unwrap();
+                run.manifest = serde_json::json!({ "steps": steps });
+            })
+        };
+        assert_eq!(of_file(&names), "");
+        let mut swapped = names.clone();
+        swapped.swap(9, 10);
+        assert_eq!(of_file(&swapped), "class order cifar100-dytox, here mine.txt");
+        assert_eq!(of_file(&names[..90]), "class order cifar100-dytox, here mine.txt");
     }
 }

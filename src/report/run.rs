@@ -6,10 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::summary::Cell;
 use crate::error::{Error, Result};
-use crate::experiment::{Config, Evaluation, Prediction, RunDirectory};
+use crate::experiment::{Config, Evaluation, Lines, Prediction, RunDirectory};
+use crate::files::decode_text;
+use crate::files::files_below;
+use crate::seal::{self, Seal};
 use crate::stream::StreamKind;
 
 /// A run as its directory tells of it.
@@ -21,7 +25,7 @@ pub struct Run {
     pub log: Vec<LogLine>,
     pub predictions: Vec<Prediction>,
     /// `manifest.json`; null where there is none.
-    pub manifest: serde_json::Value,
+    pub manifest: Value,
     /// What could not be read though the rest could.
     pub notes: Vec<String>,
 }
@@ -63,23 +67,47 @@ impl Run {
         }
         let evaluation = RunDirectory::read_evaluation(path)?;
         let config_path = path.join("config.toml");
-        let text = fs::read_to_string(&config_path).map_err(|cause| Error::reading(&config_path, cause))?;
-        let config = Config::parse(&text).map_err(|error| error.at(config_path.display()))?;
+        let text = fs::read(&config_path).map_err(|cause| Error::reading(&config_path, cause))?;
         let mut notes = Vec::new();
-        let log = match fs::read_to_string(path.join("metrics.jsonl")) {
-            Ok(text) => parse_log(&text, &mut notes),
-            Err(cause) => {
-                notes.push(format!("metrics.jsonl: {cause}; there are no training curves of this run"));
-                Vec::new()
-            }
-        };
+        if seal::check_toml(&text) == Seal::Broken {
+            notes.push(format!("config.toml: {}", seal::DAMAGED));
+        }
+        let text = decode_text(text).map_err(|what| Error::reading(&config_path, what))?;
+        let config = Config::parse(&text).map_err(|error| error.at(config_path.display()))?;
+        if (&config.method, config.seed) != (&evaluation.method, evaluation.seed) {
+            return Err(Error::input(format!(
+                "{}: evaluation.json is of {:?} with seed {}, and config.toml of {:?} with seed {}: they are not of one run",
+                path.display(),
+                evaluation.method,
+                evaluation.seed,
+                config.method,
+                config.seed
+            )));
+        }
+        let log = Lines::read(path)?;
+        if !path.join("metrics.jsonl").exists() {
+            notes.push("metrics.jsonl: there is none, and so no training curves of this run".to_string());
+        }
+        notes.extend(log.note());
+        let log = of_training(log);
         let predictions = RunDirectory::read_predictions(path).unwrap_or_else(|error| {
             notes.push(error.to_string());
             Vec::new()
         });
-        let manifest = fs::read_to_string(path.join("manifest.json")).unwrap_or_default();
-        let manifest = serde_json::from_str(&manifest).unwrap_or_default();
+        let manifest = RunDirectory::read_manifest(path).unwrap_or_else(|error| {
+            notes.push(error.to_string());
+            Value::Null
+        });
         Ok(Run { path: path.to_path_buf(), config, evaluation, log, predictions, manifest, notes })
+    }
+
+    /// The files of a run's directory, apart from pages and tables that reports of it may have left there.
+    pub fn files(path: &Path) -> Vec<PathBuf> {
+        let made = |file: &PathBuf| {
+            let extension = file.extension().and_then(|extension| extension.to_str());
+            extension.is_some_and(|extension| ["html", "md", "csv"].contains(&extension))
+        };
+        files_below(path).into_iter().filter(|file| !made(file)).collect()
     }
 
     /// What was learnt, as a heading.
@@ -114,24 +142,18 @@ impl Run {
 }
 
 /// What a run without weights starts from.
-const RANDOM: &str = "random values";
+pub const RANDOM: &str = "random values";
 
-/// The lines that can be read. Those without a count of samples have that of the line before.
-fn parse_log(text: &str, notes: &mut Vec<String>) -> Vec<LogLine> {
-    let (mut lines, mut damaged, mut samples) = (Vec::new(), Vec::new(), 0);
-    for (number, line) in text.lines().enumerate() {
-        match serde_json::from_str::<LogLine>(line) {
-            Ok(line) => {
-                samples = line.samples.unwrap_or(samples);
-                lines.push(LogLine { samples: Some(samples), ..line });
-            }
-            Err(_) => damaged.push(number + 1),
-        }
-    }
-    if let Some(first) = damaged.first() {
-        notes.push(format!("metrics.jsonl: lines that cannot be read: {}, the first is line {first}", damaged.len()));
-    }
+/// The lines of a step. Those without a count of samples have that of the line before.
+fn of_training(log: Lines) -> Vec<LogLine> {
+    let mut samples = 0;
+    let lines = log.lines.into_iter().filter_map(|line| serde_json::from_value::<LogLine>(line).ok());
     lines
+        .map(|line| {
+            samples = line.samples.unwrap_or(samples);
+            LogLine { samples: Some(samples), ..line }
+        })
+        .collect()
 }
 
 /// Groups runs by what they were tested on: the data, the stream and the kind of test. Numbers of different groups say
@@ -251,15 +273,16 @@ pub(super) mod tests {
         let step = |task: usize| StepRecord { name: format!("task {task}"), train: 10, test: 5, classes: 2 };
         let mut config = Config { method: method.to_string(), seed, ..Config::default() };
         config.stream.tasks = tasks;
+        let (matrix, accuracy) = (vec![vec![Some(0.5); tasks]; tasks], vec![0.5; tasks]);
         let evaluation = Evaluation {
             method: method.to_string(),
             memory: 0,
             seed,
             task: config.evaluation.task,
             steps: (1..=tasks).map(step).collect(),
-            matrix: vec![vec![Some(0.5); tasks]; tasks],
-            accuracy: vec![0.5; tasks],
-            summary: Summary::of(&TaskMatrix::new(tasks), &[]),
+            summary: Summary::of(&TaskMatrix::of(tasks, &matrix).unwrap(), &accuracy),
+            matrix,
+            accuracy,
             samples_spent: 0,
             macs_spent: 0,
             spent: Vec::new(),
@@ -269,7 +292,7 @@ pub(super) mod tests {
         };
         let path = PathBuf::from(format!("runs/{method}-{seed}-{tasks}"));
         let (log, predictions, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Run { path, config, evaluation, log, predictions, manifest: serde_json::Value::Null, notes }
+        Run { path, config, evaluation, log, predictions, manifest: Value::Null, notes }
     }
 
     #[test]
@@ -350,12 +373,19 @@ pub(super) mod tests {
 
     #[test]
     fn damaged_lines_of_the_log_are_left_out_and_told() {
-        let mut notes = Vec::new();
         let text = "{\"step\":1,\"samples\":64,\"loss\":null}\n{\"step\":1,\"class_weights\":{\"cat\":0.5}}\n{\"step\":1,\"los";
-        let lines = parse_log(text, &mut notes);
+        let log = Lines::parse(text.as_bytes());
+        assert_eq!(log.note(), None, "a kill cut the last one short");
+        let lines = of_training(log);
         assert_eq!((lines.len(), lines[0].loss, lines[1].samples), (2, None, Some(64)));
         assert_eq!(lines[1].class_weights.as_ref().unwrap()["cat"], 0.5);
-        assert_eq!(notes, ["metrics.jsonl: lines that cannot be read: 1, the first is line 3"]);
+        // One bit of a byte, which then is no text, costs its line alone.
+        let mut bytes = text.as_bytes().to_vec();
+        bytes[text.find("cat").unwrap()] ^= 0x80;
+        bytes.extend(b"\n{\"step\":2}\n");
+        let log = Lines::parse(&bytes);
+        assert!(log.note().unwrap().starts_with("metrics.jsonl: lines that cannot be read: 2, the first is line 2"));
+        assert_eq!(of_training(log).iter().map(|line| line.step).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
@@ -369,7 +399,9 @@ pub(super) mod tests {
         fs::write(folder.path().join("config.toml"), config.to_toml()).unwrap();
         fs::write(folder.path().join("predictions.json"), "[{").unwrap();
         let run = Run::read(folder.path()).unwrap();
-        assert_eq!((run.notes.len(), run.log.len(), run.predictions.len()), (2, 0, 0));
-        assert!(run.notes[0].contains("metrics.jsonl") && run.notes[1].contains("predictions.json"), "{:?}", run.notes);
+        assert_eq!((run.log.len(), run.predictions.len()), (0, 0));
+        let of = ["metrics.jsonl", "predictions.json", "manifest.json"];
+        assert_eq!(run.notes.len(), 3, "{:?}", run.notes);
+        assert!(run.notes.iter().zip(of).all(|(note, name)| note.contains(name)), "{:?}", run.notes);
     }
 }

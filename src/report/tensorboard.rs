@@ -10,6 +10,7 @@ use super::run::LogLine;
 use crate::error::{Error, Result};
 use crate::experiment::{Evaluation, Iteration, Observer, Setup, Status};
 use crate::ops::Plan;
+use crate::seal;
 
 /// Follows a run's `metrics.jsonl` and its evaluations, and passes everything on to another observer.
 ///
@@ -29,7 +30,7 @@ struct Events {
     writer: SummaryWriter<BufWriter<File>>,
     log: File,
     /// The beginning of a line whose end is not there yet.
-    rest: String,
+    rest: Vec<u8>,
     /// Steps whose accuracies are written.
     evaluated: usize,
 }
@@ -95,14 +96,15 @@ impl Events {
             }
         }
         let writer = SummaryWriter::from_prefix(folder.join("events"))?;
-        Ok(Events { writer, log: File::open(run.join("metrics.jsonl"))?, rest: String::new(), evaluated: 0 })
+        Ok(Events { writer, log: File::open(run.join("metrics.jsonl"))?, rest: Vec::new(), evaluated: 0 })
     }
 
     fn write(&mut self, evaluation: Option<&Evaluation>) -> std::io::Result<()> {
-        self.log.read_to_string(&mut self.rest)?;
-        let whole = self.rest.rfind('\n').map_or(0, |end| end + 1);
-        let lines: String = self.rest.drain(..whole).collect();
-        for line in lines.lines().filter_map(|line| serde_json::from_str::<LogLine>(line).ok()) {
+        self.log.read_to_end(&mut self.rest)?;
+        let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.rest.drain(..whole).collect();
+        let lines = lines.split(|byte| *byte == b'\n');
+        for line in lines.filter_map(|line| serde_json::from_value::<LogLine>(seal::from_line(line)?).ok()) {
             let Some(samples) = line.samples else { continue };
             let numbers = [
                 ("train/loss", line.loss),
@@ -166,6 +168,8 @@ mod tests {
         events.write(None).unwrap();
         assert_eq!((count("train/loss"), count("train/learning_rate")), (1, 1));
         writeln!(log, "\"loss\":null,\"learning_rate\":0.2}}").unwrap();
+        // A damaged line is no event, and ends nothing.
+        log.write_all(b"{\"step\":1,\xff\n").unwrap();
         events.write(None).unwrap();
         events.write(None).unwrap();
         assert_eq!((count("train/loss"), count("train/learning_rate")), (1, 2));

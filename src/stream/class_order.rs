@@ -7,8 +7,9 @@ use std::path::Path;
 use crate::error::{Error, Result, nearest, unknown};
 
 /// The lists that come with the program: orders of classes, and which classes a data set has.
-const BUNDLED: [(&str, &str); 4] = [
+const BUNDLED: [(&str, &str); 5] = [
     ("cifar100", include_str!("../../presets/class_orders/cifar100.txt")),
+    ("cifar100-dytox", include_str!("../../presets/class_orders/cifar100-dytox.txt")),
     ("imagenet", include_str!("../../presets/class_orders/imagenet.txt")),
     ("imagenet-r", include_str!("../../presets/class_orders/imagenet-r.txt")),
     ("imagenet-a", include_str!("../../presets/class_orders/imagenet-a.txt")),
@@ -119,13 +120,19 @@ mod tests {
 
     #[test]
     fn bundled_lists_are_the_permutations_of_seed_1993() {
-        // The numbers that numpy draws; are places in CIFAR-100's own order.
+        // The numbers that numpy draws are places in CIFAR-100's own order.
         let names: Vec<&str> = include_str!("../../presets/class_names/cifar100.txt").lines().collect();
-        let order = class_list("cifar100").unwrap();
-        let first: Vec<usize> =
-            order.lines().take(10).map(|name| names.iter().position(|known| *known == name).unwrap()).collect();
-        assert_eq!(first, [68, 56, 78, 8, 23, 84, 90, 65, 74, 76]);
-        for (name, count) in [("cifar100", 100), ("imagenet", 1000), ("imagenet-r", 200), ("imagenet-a", 200)] {
+        let places = |list: &str| -> Vec<usize> {
+            let place = |name: &str| names.iter().position(|known| *known == name).unwrap();
+            class_list(list).unwrap().lines().map(place).collect()
+        };
+        assert_eq!(places("cifar100")[..10], [68, 56, 78, 8, 23, 84, 90, 65, 74, 76]);
+        // That of DyTox is no such permutation: one that iCaRL's code once drew.
+        assert_eq!(places("cifar100-dytox")[..10], [87, 0, 52, 58, 44, 91, 68, 97, 51, 15]);
+        assert_eq!(places("cifar100-dytox")[90..], [98, 13, 99, 7, 34, 55, 54, 26, 35, 39]);
+        for (name, count) in
+            [("cifar100", 100), ("cifar100-dytox", 100), ("imagenet", 1000), ("imagenet-r", 200), ("imagenet-a", 200)]
+        {
             let list = class_list(name).unwrap();
             let distinct: std::collections::BTreeSet<&str> = list.lines().collect();
             assert_eq!((list.lines().count(), distinct.len()), (count, count), "{name}");

@@ -23,6 +23,7 @@ use perennial::ops::{Device, Ids, Plan, Span, Stats, Tensor, Write};
 use perennial::rng::{rng, unit};
 use serde_json::{Value, json};
 
+use super::super::output::put;
 use super::{captions, median};
 
 pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Result<Value> {
@@ -30,10 +31,10 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Res
     for (tower, transformer, tokens) in
         [("image", spec.vision(), spec.patches() + 1), ("text", spec.text(), spec.text_cfg.context_length)]
     {
-        println!("{tower} tower, {tokens} tokens");
+        put!("{tower} tower, {tokens} tokens");
         block(&mut table, transformer, batch, tokens)?;
     }
-    println!("ends of the towers, objectives, optimiser");
+    put!("ends of the towers, objectives, optimiser");
     image_input(&mut table, spec, batch)?;
     text_input(&mut table, spec, batch)?;
     objective(&mut table, spec.embed_dim, batch)?;
@@ -141,12 +142,12 @@ impl<D: Device> Table<D> {
         let mut copy = Bench::<D, _>::new(place, |plan| [(); 2].map(|()| plan.stats(values)))?;
         let seconds = copy.time(|device, &[from, to]| device.copy(from, to))?;
         let bytes = 8.0 * values as f64 / seconds;
-        println!(
+        put!(
             "{device}; ceilings: products {:.1} GFLOP/s, copies {:.1} GB/s; what stays in a cache can pass the latter",
             operations / 1e9,
             bytes / 1e9
         );
-        println!("{:<24} {:<26} {:>10} {:>10} {:>8} {:>8}", "op", "shape", "us", "GFLOP/s", "GB/s", "% floor");
+        put!("{:<24} {:<26} {:>10} {:>10} {:>8} {:>8}", "op", "shape", "us", "GFLOP/s", "GB/s", "% floor");
         Ok(Table { place: place.clone(), device, operations, bytes, rows: Vec::new() })
     }
 
@@ -167,7 +168,7 @@ impl<D: Device> Table<D> {
         let (operations, bytes) = (operations as f64, (D::STORAGE_BYTES * storage + 4 * wide) as f64);
         let floor = (operations / self.operations).max(bytes / self.bytes);
         let (gflops, gbs, share) = (operations / seconds / 1e9, bytes / seconds / 1e9, 100.0 * floor / seconds);
-        println!("{op:<24} {shape:<26} {:>10.1} {gflops:>10.1} {gbs:>8.1} {share:>8.1}", seconds * 1e6);
+        put!("{op:<24} {shape:<26} {:>10.1} {gflops:>10.1} {gbs:>8.1} {share:>8.1}", seconds * 1e6);
         self.rows.push(json!({
             "op": op, "shape": shape, "seconds": seconds, "gflops": gflops, "gb_per_second": gbs,
             "percent_of_floor": share,

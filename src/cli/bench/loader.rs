@@ -10,6 +10,8 @@ use perennial::error::{Error, Result};
 use perennial::rng::{below, rng};
 use serde_json::{Value, json};
 
+use super::super::output::put;
+
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Loader: a format of data
@@ -32,8 +34,8 @@ pub struct Arguments {
 pub fn bench(arguments: &Arguments, batch: usize) -> Result<Value> {
     let dataset = Arc::new(data::open(&Source::new(&arguments.data, arguments.folder.as_deref()))?);
     let size = usize::from(arguments.image_size);
-    println!("{dataset:?}; {} threads, {size} x {size} pixels, batch {batch}", arguments.loader_threads);
-    println!("{:<12} {:>6} {:>12} {:>14}", "transform", "epoch", "samples/s", "own memory, MB");
+    put!("{dataset:?}; {} threads, {size} x {size} pixels, batch {batch}", arguments.loader_threads);
+    put!("{:<12} {:>6} {:>12} {:>14}", "transform", "epoch", "samples/s", "own memory, MB");
     let mut report = json!({"data": arguments.data, "loader_threads": arguments.loader_threads});
     for (name, split) in [("evaluation", Split::Test), ("training", Split::Train)] {
         let samples: Vec<u32> =
@@ -66,7 +68,7 @@ pub fn bench(arguments: &Arguments, batch: usize) -> Result<Value> {
             let rate = loaded as f64 / start.elapsed().as_secs_f64();
             let megabytes = own_memory().map(|bytes| bytes as f64 / 1e6);
             let shown = megabytes.map_or("?".to_string(), |megabytes| format!("{megabytes:.1}"));
-            println!("{name:<12} {:>6} {rate:>12.1} {shown:>14}", epoch + 1);
+            put!("{name:<12} {:>6} {rate:>12.1} {shown:>14}", epoch + 1);
             rates.push(rate);
             memory.push(megabytes);
         }

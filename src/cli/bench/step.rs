@@ -11,6 +11,7 @@ use perennial::rng::{rng, unit};
 use perennial::train::{BatchTexts, OptimizerSettings, TrainBatch, Trainer, TrainerSpec};
 use serde_json::{Value, json};
 
+use super::super::output::put;
 use super::{captions, median};
 
 /// Distinct batches, used in turn.
@@ -54,8 +55,8 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize, steps:
 
     print_plan(&plan);
     let device = trainer.device.name();
-    println!("{device}, batch {batch}, median of {steps} steps, {} threads on the host", rayon::current_num_threads());
-    println!("{:<14} {:>10} {:>10} {:>10} {:>6}", "texts", "ms a step", "samples/s", "GFLOP/s", "MFU");
+    put!("{device}, batch {batch}, median of {steps} steps, {} threads on the host", rayon::current_num_threads());
+    put!("{:<14} {:>10} {:>10} {:>10} {:>6}", "texts", "ms a step", "samples/s", "GFLOP/s", "MFU");
     let mut measured = Vec::new();
     for full_context in [false, true] {
         trainer.set_full_context(full_context);
@@ -73,12 +74,12 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize, steps:
         let mfu = trainer.device.peak_operations().map(|peak| operations / peak);
         let share = mfu.map_or("".to_string(), |mfu| format!("{:.1} %", 100.0 * mfu));
         let name = if full_context { "full context" } else { "own length" };
-        println!("{name:<14} {:>10.2} {rate:>10.1} {:>10.1} {share:>6}", seconds * 1e3, operations / 1e9);
+        put!("{name:<14} {:>10.2} {rate:>10.1} {:>10.1} {share:>6}", seconds * 1e3, operations / 1e9);
         measured.push((rate, seconds, operations, mfu));
     }
     let phases = profile(&mut trainer, &batches)?;
     for (phase, seconds) in &phases {
-        println!("  {phase:<12} {:>10.2} ms", seconds * 1e3);
+        put!("  {phase:<12} {:>10.2} ms", seconds * 1e3);
     }
     let [own, full] = [measured[0], measured[1]];
     Ok(json!({
@@ -99,8 +100,8 @@ pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize, steps:
 }
 
 fn print_plan(plan: &Plan) {
-    println!("planned memory");
-    let line = |section: &str, bytes: usize| println!("  {section:<24} {:>9.1} MiB", bytes as f64 / (1 << 20) as f64);
+    put!("planned memory");
+    let line = |section: &str, bytes: usize| put!("  {section:<24} {:>9.1} MiB", bytes as f64 / (1 << 20) as f64);
     plan.sections().iter().for_each(|(section, bytes)| line(section, *bytes));
     line("total", plan.bytes());
 }

@@ -117,14 +117,14 @@ fn result(group: &Group) -> Section {
 fn against(group: &Group) -> Option<Section> {
     let Comparison { table, notes } = group.against.as_ref()?;
     let body = html! {
-        p { "Per cent; the difference in points. A published figure is of its own model and settings." }
+        p { "Per cent; the difference in points. Figures of other experiments are in the notes, with what differs." }
         div.scroll tabindex="0" {
             table {
                 thead { tr {
                     @for (column, name) in table.header().iter().enumerate() { th.name[!table.is_numeric(column)] { (name) } }
                 } }
                 tbody { @for row in table.rows() { tr {
-                    @for (column, cell) in row.iter().enumerate() { td.name[!table.is_numeric(column)] { (cell) } }
+                    @for (column, cell) in row.iter().enumerate() { td.name[!table.is_numeric(column)] { (cell.shown()) } }
                 } } }
             }
         }
