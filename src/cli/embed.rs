@@ -1,6 +1,5 @@
 //! `perennial embed`: embeddings of images or texts by any checkpoint.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use perennial::data::broken::read_picture;
 use perennial::data::{tokenizer::Tokenizer, transform};
 use perennial::error::{Error, Result};
 use perennial::eval::pretrained::{Pretrained, find_spec, prepare};
-use perennial::files::check_writable;
+use perennial::files::{check_writable, read_text};
 use perennial::model::checkpoint::{Positions, TensorFile, save_bytes};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
@@ -139,7 +138,7 @@ enum Source {
 }
 
 fn read_texts(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
+    let text = read_text(path)?;
     let texts: Vec<String> = text.lines().map(str::to_string).collect();
     if texts.is_empty() {
         return Err(Error::input(format!("{} holds no texts, expected one a line", path.display())));

@@ -64,7 +64,7 @@ impl Reference {
             return Err(unknown("list of published figures", name, ["reference"]));
         }
         let path = Path::new(name);
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
+        let text = crate::files::read_text(path)?;
         Reference::parse(&text).map_err(|error| error.at(name))
     }
 
