@@ -118,10 +118,10 @@ impl ClassNames {
                 let Some(numbers) = numbers(keys) else { return Ok(names.clone()) };
                 let mut ranked: Vec<usize> = (0..keys.len()).collect();
                 ranked.sort_by_key(|place| numbers[*place]);
-                if let Some([a, b]) = ranked.array_windows().find(|[a, b]| numbers[*a] == numbers[*b]) {
+                if let Some(pair) = ranked.windows(2).find(|pair| numbers[pair[0]] == numbers[pair[1]]) {
                     return Err(Error::input(format!(
                         "{} (data.class_names) names classes by number, and '{}' and '{}' are the same",
-                        self.file, keys[*a], keys[*b]
+                        self.file, keys[pair[0]], keys[pair[1]]
                     )));
                 }
                 let mut of_keys = vec![String::new(); keys.len()];
@@ -181,7 +181,7 @@ fn check_plain(file: &str, names: &[String]) -> Result<()> {
     };
     let numbers: Option<Vec<usize>> = names.iter().map(number_of).collect();
     if names.len() > 1
-        && numbers.is_some_and(|numbers| numbers.array_windows().all(|[a, b]| a + 1 == *b) && numbers[0] <= 1)
+        && numbers.is_some_and(|numbers| numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]) && numbers[0] <= 1)
     {
         return refuse("expected names without their numbers, or a tab between the class's key and its name");
     }
@@ -285,7 +285,7 @@ pub fn readable(class_names: &str, keys: &[String]) -> Result<Vec<String>> {
 }
 
 /// What is to be told of the names of a data set's classes and domains: classes that share a readable name, names that are nearly the
-/// same, numbers that are not in their order, and names of the list that no class has.
+/// same, classes without a sample, numbers that are not in their order, and names of the list that no class has.
 pub fn notes(class_names: &str, dataset: &Dataset) -> Result<Vec<String>> {
     let Dataset { class_keys: keys, classes, domains, .. } = dataset;
     let mut notes = Vec::new();
@@ -314,6 +314,18 @@ pub fn notes(class_names: &str, dataset: &Dataset) -> Result<Vec<String>> {
             let told = near.iter().map(|(first, second)| format!("'{first}' and '{second}'"));
             notes.push(format!("{what} that differ by capitals, signs or spaces alone stay apart: {}", first_of(told)));
         }
+    }
+    let mut has_sample = vec![false; classes.len()];
+    dataset.samples.iter().for_each(|sample| has_sample[sample.class as usize] = true);
+    let without = keys.iter().zip(&has_sample).filter(|(_, has)| !**has).map(|(key, _)| format!("'{key}'"));
+    let without: Vec<String> = without.collect();
+    if !without.is_empty() && without.len() < classes.len() {
+        notes.push(format!(
+            "no sample of {} of the {} classes: {}",
+            without.len(),
+            classes.len(),
+            first_of(without.into_iter())
+        ));
     }
     let list = ClassNames::find(class_names)?;
     let numbers = numbers(keys).filter(|numbers| numbers.len() > 1);

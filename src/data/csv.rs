@@ -466,6 +466,8 @@ fn separator(path: &Path, settings: &CsvSettings) -> Result<u8> {
             let by_tabs = path.extension().is_some_and(|ending| ending == "tsv" || ending == "txt");
             Ok(if by_tabs { b'\t' } else { b',' })
         }
+        // As it is typed in a shell.
+        b"\\t" => Ok(b'\t'),
         [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte) => Ok(*byte),
         _ => Err(Error::input(format!("data.csv.separator is {:?}; it must be \",\" or \"\\t\"", settings.separator))),
     }
@@ -654,6 +656,175 @@ a.jpg,the same cat,cat,home,1425168000
         // A comparison of each with each would take an hour.
         let patterns: Vec<String> = (0..1_000_000).map(|number| format!("shard-{number:06}.tar")).collect();
         assert_eq!(find(Path::new("/data"), &patterns).unwrap().len(), patterns.len());
+    }
+
+    /// Captions by the path of their picture, by tabs.
+    fn captions(table: &str, quotes: Quotes) -> Result<Vec<String>, String> {
+        let csv = CsvSettings {
+            test: vec!["t.tsv".to_string()],
+            caption: "title".to_string(),
+            quotes,
+            ..CsvSettings::default()
+        };
+        let dataset = opened(&[("t.tsv", table)], csv, "").map_err(|error| error.to_string())?;
+        Ok(dataset.samples.iter().map(|sample| sample.caption.clone()).collect())
+    }
+
+    #[test]
+    fn an_open_quote_never_swallows_rows() {
+        let checked = |rows: &str| captions(&format!("filepath\ttitle\n{rows}"), Quotes::Checked).unwrap_err();
+        let never = "t.tsv, line 3: the quote that opens a cell here is never closed; a cell in quotes doubles those within it; where \
+                     quotes are text, set data.csv.quotes to \"none\"";
+        assert_eq!(checked("1.png\tone\n2.png\t\"two inch nails\n3.png\tthree\n4.png\tfour\n"), never);
+        // The next quote is that of another row's cell, at its beginning, within it, or at its end.
+        let behind = "found 'two more' behind the quote that closes a cell that opens on line 3";
+        let row = "looks like a row of its own: '3.png";
+        for (last, part) in [
+            ("\"two more", behind),
+            ("5\" nails", "found ' nails' behind the quote"),
+            ("nails of 5\"", row),
+            ("\"\"", "never closed"),
+        ] {
+            let message =
+                checked(&format!("1.png\tone\n2.png\t\"two inch nails\n3.png\tthree\n4.png\t{last}\n5.png\tfive\n"));
+            assert!(message.contains(part), "{message}");
+            assert!(message.starts_with("t.tsv, line 3: ") || message.starts_with("t.tsv, line 5: "), "{message}");
+        }
+        let next = checked("2.png\t\"two inch nails\n3.png\tnails of 3\"\n");
+        assert!(next.contains("looks like a row of its own: '3.png\\tnails of 3'"), "{next}");
+        let first = captions("title\tfilepath\n\"two inch\t2.png\nnails of 3\"\t3.png\n", Quotes::Checked).unwrap_err();
+        assert!(first.contains("looks like a row of its own: 'two inch\\t2.png'"), "{first}");
+        let bare = checked("2\t\"two inch nails\n3\tthree\n4\tnails of 4\"\n");
+        assert!(bare.contains("looks like a row of its own: '3\\tthree'"), "{bare}");
+    }
+
+    #[test]
+    fn quotes_are_as_the_settings_say() {
+        let rows = "filepath\ttitle\n1.png\t\"a cat,\n\tasleep, \"\"here\"\"\nsee 2.png\"\n3.png\t5\" nails\n";
+        let tall = "a cat,\n\tasleep, \"here\"\nsee 2.png";
+        assert_eq!(captions(rows, Quotes::Checked).unwrap(), [tall, "5\" nails"]);
+        let believed = "filepath\ttitle\n1.png\t\"a list:\n2.png\tof pictures\"\n";
+        assert!(captions(believed, Quotes::Checked).is_err());
+        assert_eq!(captions(believed, Quotes::Csv).unwrap(), ["a list:\n2.png\tof pictures"]);
+        let plain = "filepath\ttitle\n1.png\t\"two inch nails\n2.png\t\"hello\" she said\n3.png\t\"all\"\n";
+        assert_eq!(captions(plain, Quotes::None).unwrap(), ["\"two inch nails", "\"hello\" she said", "\"all\""]);
+    }
+
+    #[test]
+    fn tables_are_read_as_systems_write_them() {
+        let plain = opened(&[("t.csv", TABLE)], settings(), "").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            fs::write(root.path().join("t.csv"), bytes).unwrap();
+            open(&Source { csv: settings(), ..Source::new("csv", Some(root.path())) })
+        };
+        let wide: Vec<u8> = [0xfeff].into_iter().chain(TABLE.encode_utf16()).flat_map(u16::to_be_bytes).collect();
+        for bytes in [
+            TABLE.replace('\n', "\r\n").into_bytes(),
+            TABLE.replace('\n', "\r").into_bytes(),
+            [b"\xef\xbb\xbf", TABLE.as_bytes()].concat(),
+            TABLE.replace("filepath", "\"filepath\" ").into_bytes(),
+            TABLE.replace("title", " title ").into_bytes(),
+            wide.clone(),
+        ] {
+            let read = of(&bytes).unwrap();
+            assert_eq!((&read.samples, &read.notes), (&plain.samples, &plain.notes));
+        }
+        let message = of(&wide[2..]).unwrap_err().to_string();
+        assert!(message.contains("t.csv: line 1 holds a NUL character"), "{message}");
+        assert!(of(b"filepath\xff,title\n").unwrap_err().to_string().contains("t.csv: line 1 is no UTF-8"));
+        // Lines count as editors count them.
+        let windows = TABLE.replace("2015-02-03", "soon").replace('\n', "\r\n");
+        assert!(of(windows.as_bytes()).unwrap_err().to_string().contains("t.csv, line 3, column 'when'"));
+    }
+
+    #[test]
+    fn a_header_that_is_none_is_told() {
+        let of = |table: &str| wrong(table, settings());
+        assert!(
+            of("a.jpg,a cat,cat,home,2014\n")
+                .ends_with("the first line must name the columns, and this one looks like a sample")
+        );
+        let semicolons = of(&TABLE.replace("\"a cat, asleep\"", "a cat").replace(',', ";"));
+        assert!(semicolons.ends_with("its columns seem to be parted by ';': set data.csv.separator"), "{semicolons}");
+        assert_eq!(of(""), "t.csv: the table is empty, expected a header");
+        assert_eq!(
+            of(&TABLE.replace("b.jpg", "# by hand\nb.jpg")),
+            "t.csv, line 3: found 1 columns, expected 5 as in the header; comments are not read: remove the line"
+        );
+        assert_eq!(
+            of(&TABLE.replace("a dog", "a dog, asleep")),
+            "t.csv, line 3: found 6 columns, expected 5 as in the header; a cell with ',' in it must stand in quotes"
+        );
+    }
+
+    #[test]
+    fn what_is_merged_and_what_rows_say_of_one_picture_is_told() {
+        let rows = [
+            "filepath,title,label,place,when",
+            "a.jpg,one,cat,home,2014",
+            "a.jpg,one,cat,home,2014",
+            "",
+            "a.jpg,two, cat,home,2015",
+            "a.jpg,three,dog,street,2014",
+            "b.jpg,four,Cat,home ,2014",
+            "b.jpg,five,Cat,home,2014",
+        ];
+        let csv = CsvSettings { test: vec!["u.csv".to_string()], ..settings() };
+        let test = format!("{}\nb.jpg,six,Cat,home,2014\n", rows[0]);
+        let dataset = opened(&[("t.csv", &rows.join("\n")), ("u.csv", &test)], csv, "").unwrap();
+        assert_eq!(dataset.classes, ["Cat", "cat", "dog"]);
+        let notes: Vec<String> = (dataset.notes.iter())
+            .map(|note| note.split(' ').map(|word| word.rsplit('/').next().unwrap()).collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(
+            notes,
+            [
+                "t.csv: passed over, empty lines between rows: 1, the first is line 4",
+                "1 labels are another with white space around it, as 'cat' and ' cat' (t.csv, line 5): merged",
+                "1 domains are another with white space around it, as 'home' and 'home ' (t.csv, line 7): merged",
+                "1 rows stand there twice, word for word; each counts; the first is 'a.jpg' at t.csv, line 2 and at t.csv, line 3",
+                "1 pictures have rows of more than one class; in tests of classes the picture's first row counts; the first is 'a.jpg' \
+                 at t.csv, line 2 and at t.csv, line 6",
+                "1 pictures have rows of more than one domain; the first is 'a.jpg' at t.csv, line 2 and at t.csv, line 6",
+                "1 pictures have rows of more than one time; the first is 'a.jpg' at t.csv, line 2 and at t.csv, line 5",
+                "1 pictures stand among the training samples and among the tests; the first is 'b.jpg' at t.csv, line 7 and at u.csv, \
+                 line 2",
+            ]
+        );
+        assert!(
+            opened(&[("t.csv", TABLE)], settings(), "")
+                .unwrap()
+                .notes
+                .iter()
+                .all(|note| note.contains("more than one time"))
+        );
+        let numbers =
+            CsvSettings { label: "label".to_string(), train: vec!["t.csv".to_string()], ..CsvSettings::default() };
+        let dataset = opened(&[("t.csv", "filepath,label\na.jpg,1\nb.jpg,0\nc.jpg,01\n")], numbers, "").unwrap();
+        assert_eq!(dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>(), [1, 0, 1]);
+        assert_eq!(
+            dataset.notes,
+            ["1 labels are another's number, as '1' and '01': labels are numbers here, and merged"]
+        );
+    }
+
+    #[test]
+    fn an_error_about_a_picture_names_the_table_and_the_line() {
+        let dataset = opened(&[("t.csv", TABLE)], settings(), "").unwrap();
+        let error = dataset.image(1).unwrap_err();
+        assert!(error.to_string().contains("t.csv, line 3: cannot read "), "{error}");
+        assert_eq!(error.reason(), Some(broken::MISSING_FILE));
+    }
+
+    #[test]
+    fn the_fingerprint_knows_what_quotes_mean() {
+        // As it was before there was such a setting.
+        assert_eq!(
+            printed(&CsvSettings::default()),
+            "CsvSettings { train: [], test: [], separator: \"\", image: \"filepath\", caption: \"\", label: \"\", domain: \"\", time: \"\" }"
+        );
+        assert_ne!(printed(&CsvSettings { quotes: Quotes::None, ..settings() }), printed(&settings()));
     }
 
     #[test]

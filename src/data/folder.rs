@@ -594,7 +594,192 @@ mod tests {
         let root = folder(&["a/1.png"]);
         std::os::unix::fs::symlink("..", root.path().join("data/a/up")).unwrap();
         let message = opened(&root).unwrap_err().to_string();
-        assert!(message.contains("folders in folders"), "{message}");
+        assert!(
+            message.contains("data/a/up is a link to ") && message.ends_with("which it lies in: remove the link"),
+            "{message}"
+        );
+        // By way of another folder, and from many classes at once.
+        let root = folder(&["data/a/1.png", "other/2.png"]);
+        let [data, other] = ["data/data", "data/other"].map(|path| root.path().join(path));
+        for class in 0..40 {
+            fs::create_dir(data.join(format!("c{class}"))).unwrap();
+            fs::write(data.join(format!("c{class}/1.png")), "").unwrap();
+            std::os::unix::fs::symlink(&other, data.join(format!("c{class}/x"))).unwrap();
+        }
+        std::os::unix::fs::symlink(&data, other.join("y")).unwrap();
+        let message = open(&Source::new("folder", Some(&data))).unwrap_err().to_string();
+        assert!(message.contains(" is a link to "), "{message}");
+        // Links to other places are followed, as ImageFolder does.
+        fs::remove_file(other.join("y")).unwrap();
+        assert_eq!(open(&Source::new("folder", Some(&data))).unwrap().samples.len(), 1 + 2 * 40);
+    }
+
+    #[test]
+    fn splits_have_their_names_in_many_spellings() {
+        let train = [
+            "train",
+            "Train",
+            "TRAIN",
+            "training",
+            "train_images",
+            "train2017",
+            "TrainImages",
+            "ILSVRC2012_img_train",
+            "trainset",
+        ];
+        let test = [
+            "val",
+            "Val",
+            "valid",
+            "validation",
+            "VALIDATION",
+            "test",
+            "tests",
+            "Testing",
+            "dev",
+            "eval",
+            "val2017",
+            "test_set",
+        ];
+        for (names, role) in [(train.as_slice(), Role::Train), (&test, Role::Test)] {
+            names.iter().for_each(|name| assert!(role_of(name) == Some(role), "{name}"));
+        }
+        for name in [
+            "cat",
+            "trainer",
+            "steam train",
+            "n01440764",
+            "2017",
+            "images",
+            "evaluate_me",
+            "",
+            "devil",
+            "strain",
+            "contest",
+        ] {
+            assert!(role_of(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn splits_under_other_names_are_no_classes() {
+        for (a, b) in [
+            ("Train", "Val"),
+            ("training", "validation"),
+            ("TRAIN", "TEST"),
+            ("train_images", "test_images"),
+            ("train", "valid"),
+        ] {
+            let [a_of, b_of] = [a, b].map(|split| ["cat", "dog"].map(|class| format!("{split}/{class}/1.png")));
+            let paths: Vec<&str> = a_of.iter().chain(&b_of).map(String::as_str).collect();
+            let message = wrong(&paths);
+            assert!(message.contains(&format!("'{b}'")) && message.contains("data.splits."), "{message}");
+            let root = folder(&paths);
+            let splits = SplitSettings { train: a.to_string(), test: b.to_string() };
+            let source = Source { splits, ..Source::new("folder", Some(&root.path().join("data"))) };
+            let dataset = open(&source).unwrap();
+            assert_eq!(dataset.classes, ["cat", "dog"]);
+            assert_eq!(dataset.samples.iter().filter(|sample| sample.split == Split::Train).count(), 2);
+        }
+        let alone = wrong(&["Validation/cat/1.png", "Validation/dog/1.png", "labels/1.txt"]);
+        assert!(alone.contains("call 'Validation' 'val' or 'test'"), "{alone}");
+        let below = wrong(&[
+            "ILSVRC/Data/CLS-LOC/train/n01/1.jpg",
+            "ILSVRC/Data/CLS-LOC/val/n01/1.jpg",
+            "ILSVRC/Annotations/1.xml",
+        ]);
+        assert!(below.starts_with("data/ILSVRC/Data/CLS-LOC holds 'train', 'val', which look like splits"), "{below}");
+        let within = wrong(&["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"]);
+        assert!(within.starts_with("data/cat holds 'test', 'train'"), "{within}");
+        let root = folder(&["a/1.png"]);
+        let splits = SplitSettings { train: String::new(), test: "tset".to_string() };
+        let source = Source { splits, ..Source::new("folder", Some(&root.path().join("data"))) };
+        assert!(open(&source).unwrap_err().to_string().starts_with("data.splits.test: there is no folder 'tset' in "));
+    }
+
+    #[test]
+    fn a_class_may_be_called_as_a_split() {
+        let dataset =
+            opened(&folder(&["bus/1.png", "train/1.png", "vehicles/old/train/1.png", "vehicles/old/tram/1.png"]))
+                .unwrap();
+        assert_eq!(dataset.classes, ["bus", "train", "vehicles"]);
+        assert_eq!(
+            dataset.notes,
+            ["the folder 'train' is called as a split and holds no folders: it is taken for a class"]
+        );
+    }
+
+    #[test]
+    fn what_is_passed_over_is_counted_and_named() {
+        let root = folder(&[
+            "train/a/1.png",
+            "train/a/2.heic",
+            "train/a/3.HEIC",
+            "train/a/._1.png",
+            "train/a/.hidden/1.png",
+            "train/a/Thumbs.db",
+            "train/__MACOSX/a/._1.png",
+            "train/b/1.bmp",
+            "train/b/labels",
+            "train/beside.png",
+            "val/a/1.png",
+            "test/1.png",
+            "test.tar.gz",
+            "readme.md",
+            "top.jpg",
+        ]);
+        let expected = [
+            "the tests have no picture of 1 of the classes: b",
+            "all 1 pictures of a split are of the one class 'a': is data.folder the folder above the classes?",
+            "passed over, archives, which are not opened: 1, as test.tar.gz",
+            "passed over, files ending in .heic: 2, as train/a/2.heic, train/a/3.HEIC",
+            "passed over, files ending in .md: 1, as readme.md",
+            "passed over, files without an ending: 1, as train/b/labels",
+            "passed over, folders beside the splits: 1, as test",
+            "passed over, hidden by a dot: 1, as train/a/.hidden",
+            "passed over, left behind by operating systems: 3, as train/__MACOSX, train/a/._1.png, train/a/Thumbs.db",
+            "passed over, pictures beside the folders of classes: 2, as top.jpg, train/beside.png",
+        ];
+        let told = |root: &tempfile::TempDir| {
+            let mut notes = opened(root).unwrap().notes;
+            notes.sort();
+            notes
+        };
+        let mut sorted = expected.to_vec();
+        sorted.sort();
+        assert_eq!(told(&root), sorted);
+        // What was kept tells the same: the folders are as old as they must be.
+        let data = root.path().join("data");
+        for folder in ["train/a", "train/b", "train", "val/a", "val", "test", ""] {
+            let past = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+            fs::File::open(data.join(folder)).unwrap().set_modified(past).unwrap();
+        }
+        assert_eq!((told(&root), told(&root)), (sorted.iter().map(|note| note.to_string()).collect(), told(&root)));
+        assert!(root.path().join("data.folder.perennial-index").exists());
+        let empty = wrong(&["a/1.png", "b/1.avif", "b/2.avif"]);
+        assert!(empty.ends_with("an empty class; there are files ending in .avif: 2, as b/1.avif"), "{empty}");
+        let archives = wrong(&["train.tar", "val.tar"]);
+        assert!(archives.ends_with("; there are archives, which are not opened: 2, as train.tar"), "{archives}");
+        assert!(opened(&folder(&["a/1.png", "b/1.png"])).unwrap().notes.is_empty());
+    }
+
+    #[test]
+    fn folders_that_are_numbers_take_names_in_their_order() {
+        let paths: Vec<String> = (0..11).map(|class| format!("{class}/{class}.png")).collect();
+        let root = folder(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+        let list = root.path().join("names.txt");
+        fs::write(&list, (0..11).map(|class| format!("thing {class}\n")).collect::<String>()).unwrap();
+        let of = |class_names: &str| {
+            let source = Source::new("folder", Some(&root.path().join("data")));
+            open(&Source { class_names: class_names.to_string(), ..source }).unwrap()
+        };
+        let named = of(list.to_str().unwrap());
+        for sample in 0..11 {
+            let name = named.images.name(sample);
+            let class = name.split('/').next().unwrap();
+            assert_eq!(named.classes[named.samples[sample].class as usize], format!("thing {class}"));
+        }
+        assert_eq!(of("").class_keys[..4], ["0", "1", "10", "2"]);
     }
 
     #[test]

@@ -48,13 +48,14 @@ impl Templates {
     /// one that does not hold a place for the class once, or one that is a piece of a program.
     pub fn parse(file: &str, text: &str) -> Result<Templates> {
         static PLACE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\{[A-Za-z0-9_]*\}").expect("well formed"));
-        let (kind, lines) = match text.trim_start().starts_with(['[', '{']).then(|| serde_json::from_str(text)) {
-            Some(Ok(list)) => ("template", list),
-            Some(Err(cause)) if !PLACE.is_match_at(text, text.len() - text.trim_start().len()) || cause.line() > 1 => {
-                return Err(Error::input(format!("{file}: it begins as JSON and is no list of templates ({cause})")));
-            }
-            _ => ("line", text.lines().map(str::to_string).collect::<Vec<String>>()),
-        };
+        let no_list = |cause| Error::input(format!("{file}: it begins as JSON and is no list of templates ({cause})"));
+        let begin = text.trim_start();
+        let begins_with_place = PLACE.find(begin).is_some_and(|place| place.start() == 0);
+        let (kind, lines): (_, Vec<String>) =
+            match begin.starts_with('[') || (begin.starts_with('{') && !begins_with_place) {
+                true => ("template", serde_json::from_str(begin).map_err(no_list)?),
+                false => ("line", text.lines().map(str::to_string).collect()),
+            };
         let mut templates = Vec::new();
         for (number, template) in lines.iter().enumerate().map(|(index, line)| (index + 1, line.trim())) {
             let wrong = |what: String| Err(Error::input(format!("{file}, {kind} {number}: {what}")));
@@ -141,7 +142,7 @@ mod tests {
 
     #[test]
     fn pieces_of_programs_are_refused() {
-        let error = |text| Templates::parse("my.txt", text).unwrap_err().to_string();
+        let error = |text: &str| Templates::parse("my.txt", text).unwrap_err().to_string();
         for line in
             ["'a photo of a {}.',", "\"a photo of a {}.\"", "lambda c: f'a photo of a {c}.',", "f'a photo of a {c}.',"]
         {
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_place() {
-        let error = |text| Templates::parse("my.txt", text).unwrap_err().to_string();
+        let error = |text: &str| Templates::parse("my.txt", text).unwrap_err().to_string();
         assert_eq!(error("{}\na cat"), "my.txt, line 2: found '{}' 0 times in 'a cat', expected it once");
         assert!(error("{} {}").contains("line 1: found '{}' 2 times"));
         assert!(error(" \n").contains("my.txt: found no templates"));

@@ -133,7 +133,7 @@ pub struct StreamConfig {
     /// Class-incremental: the seed of the class order; it is not the run's, so that seeds of a run share it.
     pub class_order_seed: u64,
     /// Class-incremental: a bundled list of classes or a file, one a line, in the order in which they arrive, by their readable
-    /// names or the data set's own; empty for the seed's.
+    /// names or the data set's own; `numpy:SEED` for the permutation that numpy draws; empty for the seed's.
     pub class_order: String,
     /// Domain-incremental: the domains in order; empty for the data set's order.
     pub domain_order: Vec<String>,
