@@ -337,10 +337,11 @@ fn list_classes(
         )));
     }
     passed.extend(listing.pictures.iter().map(|(name, _)| (BESIDE_FOLDERS.to_string(), join(split, name))));
-    let found: Vec<Found> =
-        listing.folders.par_iter().map(|name| list_class(root, split, name)).collect::<Result<_>>()?;
+    // All of them first: which error is told must not depend on the threads.
+    let found: Vec<Result<Found>> = listing.folders.par_iter().map(|name| list_class(root, split, name)).collect();
     let mut classes = Vec::new();
-    for mut of_class in found {
+    for of_class in found {
+        let mut of_class = of_class?;
         stamps.append(&mut of_class.stamps);
         passed.append(&mut of_class.passed);
         classes.push(of_class.class);
@@ -350,7 +351,8 @@ fn list_classes(
 
 /// What an error about a folder without pictures or classes tells of the rest.
 fn what_else(passed: &Passed) -> String {
-    let mut kinds = Broken::default();
+    let (mut passed, mut kinds) = (passed.clone(), Broken::default());
+    passed.sort();
     passed.iter().for_each(|(kind, path)| kinds.add(kind, path));
     let told: Vec<String> =
         kinds.iter().map(|(kind, of)| format!("{kind}: {}, as {}", of.count, of.first[0])).collect();
