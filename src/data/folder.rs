@@ -300,7 +300,7 @@ fn role_of(name: &str) -> Option<Role> {
     });
     let (word, None) = (words.next()?, words.next()) else { return None };
     match word {
-        "train" | "training" | "trn" => Some(Role::Train),
+        "train" | "training" | "trn" | "trainval" => Some(Role::Train),
         "val" | "vals" | "valid" | "validate" | "validation" | "dev" | "devel" | "development" | "test" | "tests"
         | "testing" | "tst" | "eval" | "evals" | "evaluation" | "holdout" | "heldout" => Some(Role::Test),
         _ => None,
