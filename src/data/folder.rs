@@ -235,7 +235,8 @@ fn list(root: &Path, given: &SplitSettings) -> Result<(Vec<Stamp>, Index)> {
 fn splits(root: &Path, top: &Listing, given: &SplitSettings) -> Result<(Option<String>, Option<String>)> {
     let keys = [("data.splits.train", &given.train), ("data.splits.test", &given.test)];
     if keys.iter().any(|(_, name)| !name.is_empty()) {
-        for (key, name) in keys.iter().filter(|(_, name)| !name.is_empty() && !root.join(name).is_dir()) {
+        let missing = |name: &str| !name.is_empty() && !root.join(name).is_dir();
+        if let Some((key, name)) = keys.iter().find(|(_, name)| missing(name)) {
             let near = nearest(name, top.folders.iter().map(String::as_str));
             let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
             return Err(Error::input(format!("{key}: there is no folder '{name}' in {}{hint}", root.display())));
