@@ -14,8 +14,20 @@ const SUFFIX: &str = ".tmp";
 /// A text that a person or another program wrote, as they write them: UTF-8, with or without a byte order mark, or UTF-16 with one. A
 /// line's end may be Windows's: readers go by [`str::lines`]. An error of input names the file, and the place of what is no text.
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|cause| Error::reading(path, cause))?;
-    decode_text(bytes).map_err(|what| Error::reading(path, what))
+    text_of(path, fs::read(path).map_err(|cause| Error::reading(path, cause))?)
+}
+
+/// The same of a file's bytes. Where lines end in carriage returns alone, as on old Macs, these become line feeds. A NUL is an error: it
+/// is how UTF-16 without its mark begins, and no text of a person's has one.
+pub fn text_of(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    let text = decode_text(bytes).map_err(|what| Error::reading(path, what))?;
+    if let Some(place) = text.find('\0') {
+        let line = 1 + text[..place].matches('\n').count();
+        let what =
+            format!("line {line} holds a NUL character: it is no text, or UTF-16 without its mark; save it as UTF-8");
+        return Err(Error::reading(path, what));
+    }
+    Ok(if text.contains('\r') && !text.contains('\n') { text.replace('\r', "\n") } else { text })
 }
 
 /// The same of bytes that are there already; an error says what is no text, and on which line.
@@ -316,6 +328,16 @@ mod tests {
         let message = decode_text(b"one\ntwo \xe4\n".to_vec()).unwrap_err();
         assert_eq!(message, "line 2 is no UTF-8 (byte 8, 0xe4): save it as UTF-8");
         assert!(decode_text(vec![0xff, 0xfe, 0, 0xd8, b'a']).is_err());
+    }
+
+    #[test]
+    fn old_line_ends_are_read_and_nul_characters_are_refused() {
+        let of = |bytes: &[u8]| text_of(Path::new("t.txt"), bytes.to_vec()).map_err(|error| error.to_string());
+        assert_eq!(of(b"one\rtwo\r"), Ok("one\ntwo\n".to_string()));
+        assert_eq!(of(b"one\r\ntwo\rthree\n"), Ok("one\r\ntwo\rthree\n".to_string()));
+        let wide: Vec<u8> = "one\ntwo".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(of(&wide).unwrap_err().starts_with("cannot read t.txt: line 1 holds a NUL character"));
+        assert!(of(b"one\ntw\0o").unwrap_err().contains("line 2 holds a NUL"));
     }
 
     #[test]

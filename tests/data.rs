@@ -245,3 +245,100 @@ fn a_broken_picture_is_left_out_of_a_pack_with_all_its_captions() {
     assert!(outcome.stderr.contains("left out: 2 truncated, first sample 0 "), "{}", outcome.stderr);
     assert!(outcome.stdout.ends_with("p.pack: 3 samples\n"), "{}", outcome.stdout);
 }
+
+/// A table in which rows are doubled, labels merged, and two classes share a name.
+fn untidy() -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for split in ["train", "test"] {
+        let mut table = "filepath,title,label\n".to_string();
+        for number in 0..8 {
+            let path = format!("{split}-{number}.png");
+            picture(number).save(root.path().join(&path)).unwrap();
+            let label = ["crane", " crane", "crane_", "dog"][number as usize % 4];
+            table += &format!("{path},picture {number},{label}\n");
+        }
+        fs::write(root.path().join(format!("{split}.csv")), table + &format!("{split}-7.png,picture 7,dog\n")).unwrap();
+    }
+    root
+}
+
+#[test]
+fn what_is_merged_or_passed_over_is_told_by_eval_doctor_and_the_manifest() {
+    let root = untidy();
+    let (folder, model) = (root.path().to_str().unwrap(), checkpoint(root.path()));
+    let expected = [
+        "csv: 4 labels are another with white space around it, as 'crane' and ' crane' (",
+        "csv: 2 rows stand there twice, word for word; each counts; the first is 'train-7.png' at ",
+        "csv: 1 of the classes' readable names belong to more than one class: 'crane' (crane, crane_); their prompts are the same",
+        "csv: classes that differ by capitals, signs or spaces alone stay apart: 'crane' and 'crane_'",
+    ];
+    let tables = [
+        "data.csv.test=['test.csv']",
+        "data.csv.train=['train.csv']",
+        "data.csv.caption=title",
+        "data.csv.label=label",
+    ];
+    let settings: Vec<&str> = tables.iter().flat_map(|setting| ["--set", *setting]).collect();
+    let eval = ["eval", "--model", &model, "--data", "csv", "--folder", folder];
+    let outcome = perennial(&[&eval, settings.as_slice()].concat());
+    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    let preset = root.path().join("untidy.toml");
+    let text =
+        format!("method = \"zero-shot\"\n[data]\nname = \"csv\"\ntext = \"class\"\n[model]\nname = \"{MICRO}\"\n");
+    fs::write(&preset, format!("\u{feff}{}", text.replace('\n', "\r\n"))).unwrap();
+    let preset = preset.to_str().unwrap();
+    let doctor = perennial(&[&["doctor", preset, "--data", folder], settings.as_slice()].concat());
+    let out = root.path().join("run");
+    succeed(&[&["run", preset, "--data", folder, "--out", out.to_str().unwrap()], settings.as_slice()].concat());
+    let manifest: Value = serde_json::from_slice(&fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    let kept: Vec<&str> = manifest["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    for note in expected {
+        assert_eq!(outcome.stderr.matches(&format!("note: {note}")).count(), 1, "'{note}' in: {}", outcome.stderr);
+        assert_eq!(doctor.stdout.matches(&format!("note   {note}")).count(), 1, "'{note}' in: {}", doctor.stdout);
+        assert_eq!(kept.iter().filter(|kept| kept.starts_with(note)).count(), 1, "'{note}' in: {kept:?}");
+    }
+}
+
+#[test]
+fn a_picture_that_is_missing_is_named_with_its_table_and_line() {
+    let root = untidy();
+    let (folder, model) = (root.path().to_str().unwrap(), checkpoint(root.path()));
+    fs::remove_file(root.path().join("test-2.png")).unwrap();
+    let eval = ["eval", "--model", &model, "--data", "csv", "--folder", folder, "--set", "data.csv.test=['test.csv']"];
+    let outcome =
+        perennial(&[eval.as_slice(), &["--set", "data.csv.label=label", "--set", "data.csv.caption=title"]].concat());
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(2), ""), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("test.csv, line 4: cannot read ") && outcome.stderr.contains("1 missing file"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn an_order_of_numpys_is_kept_in_words() {
+    let root = tempfile::tempdir().unwrap();
+    for split in ["train", "val"] {
+        for class in 0..10 {
+            let folder = root.path().join("data").join(split).join(format!("kind{class}"));
+            fs::create_dir_all(&folder).unwrap();
+            (0..2).for_each(|file| picture(class * 2 + file).save(folder.join(format!("{file}.png"))).unwrap());
+        }
+    }
+    let preset = root.path().join("p.toml");
+    let text = format!(
+        "method = \"zero-shot\"\n[data]\nname = \"folder\"\ntext = \"class\"\n[stream]\nkind = \"class_incremental\"\ntasks = 5\n[model]\n\
+         name = \"{MICRO}\"\n"
+    );
+    fs::write(&preset, text).unwrap();
+    let (data, out) = (root.path().join("data"), root.path().join("run"));
+    let fixed = ["run", preset.to_str().unwrap(), "--data", data.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let outcome = perennial(&[fixed.as_slice(), &["--set", "stream.class_order=numpy:-3"]].concat());
+    assert_eq!(outcome.status, Some(2));
+    assert!(outcome.stderr.contains("stream.class_order: found 'numpy:-3'"), "{}", outcome.stderr);
+    succeed(&[fixed.as_slice(), &["--set", "stream.class_order=numpy:0"]].concat());
+    let manifest = fs::read_to_string(out.join("manifest.json")).unwrap();
+    // numpy.random.seed(0); numpy.random.permutation(10)
+    let order = [2, 8, 4, 9, 1, 6, 7, 3, 0, 5].map(|class| manifest.find(&format!("kind{class}\"")).unwrap());
+    assert!(order.is_sorted(), "{manifest}");
+}

@@ -472,7 +472,7 @@ fn csv() {
 #[test]
 fn folder() {
     const NAMES: [&str; 14] =
-        ["train", "val", "test", "a", "b", "..c", ".d", "a b", "é", "x.png", "y.JPG", "z.webp", "-", "%"];
+        ["train", "val", "test", "a", "b", "..c", ".d", "Training", "é", "x.png", "y.JPG", "z.webp", "-", "7"];
     fuzz("folder", PICTURE, |rng| {
         let parent: TempDir = scratch();
         let root = parent.path().join("data");
@@ -748,6 +748,16 @@ fn fuzz_text(format: &str, text: &str, parse: impl Fn(&str) -> bool) {
 fn texts() {
     fuzz_bytes("emoji index", EMOJI_INDEX, |bytes| emoji::Index::parse("index.tsv", bytes).is_ok());
     fuzz_text("prompt templates", "a photo of a {}.\na {} indeed\n", |text| Templates::parse("t.txt", text).is_ok());
+    fuzz_text("prompt templates in JSON", r#"["a photo of a {c}.", "{} indeed"]"#, |text| {
+        Templates::parse("t.json", text).is_ok()
+    });
+    for json in [
+        r#"["tench", "great_white_shark"]"#,
+        r#"{"0": ["n01", "tench"], "1": ["n02", "shark"]}"#,
+        r#"{"tench": 0, "shark": 1}"#,
+    ] {
+        fuzz_text("class names in JSON", json, |text| ClassNames::parse("n.json", text).is_ok());
+    }
     fuzz_text("class names", "n01\ttench\nn02\tgoldfish\n", |text| ClassNames::parse("n.txt", text).is_ok());
     let names = ["sea lion", "tabby cat", "aircraft carrier"].map(String::from);
     let keys = ["n01", "n02", "n03"].map(String::from);

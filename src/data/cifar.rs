@@ -17,6 +17,7 @@ use image::{Rgb, RgbImage};
 
 use super::{Dataset, Images, Sample, Source, Split, class_names, fingerprint, id_of};
 use crate::error::{Error, Result};
+use crate::files::text_of;
 
 const EDGE: usize = 32;
 const PLANE: usize = EDGE * EDGE;
@@ -108,7 +109,7 @@ fn inner_folder(folder: &Path, name: &str) -> PathBuf {
 }
 
 fn parse_names(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
-    let text = std::str::from_utf8(bytes).map_err(|cause| Error::reading(path, cause))?;
+    let text = text_of(path, bytes.to_vec())?;
     let names: Vec<String> = text.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_string).collect();
     match names.len() {
         1..=256 => Ok(names),

@@ -2,19 +2,21 @@
 //!
 //! Which columns there are is a setting. Rows of one picture, such as its five captions in Flickr30k and COCO, are samples that share
 //! it: training sees each with its caption, evaluation the picture once, with all of its captions. A row whose cell is empty in a
-//! column that was named is a broken sample.
+//! column that was named is a broken sample. What two rows say of one picture, and what is merged, becomes a note.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ::csv::{ErrorKind, ReaderBuilder, StringRecord};
 use serde::{Deserialize, Serialize};
 
 use super::broken::{self, Broken};
-use super::folder::PictureFiles;
+use super::folder::{ListedFiles, PictureFiles, Place};
+use super::picture::is_picture_name;
+use super::rows::{Row, Rows};
 use super::{Dataset, Sample, Source, Split, class_names, fingerprint, id_of, time};
 use crate::error::{Error, Result, nearest};
+use crate::files::text_of;
 
 /// The tables, and what their columns are. A column of an empty name is not there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,7 @@ pub struct CsvSettings {
     pub test: Vec<String>,
     /// What parts the columns: `,` or a tab; empty for what the file's ending says: a tab in `.tsv` and `.txt`, else a comma.
     pub separator: String,
+    pub quotes: Quotes,
     /// The column with the path of the picture, relative to the data set's folder.
     pub image: String,
     pub caption: String,
@@ -36,12 +39,26 @@ pub struct CsvSettings {
     pub time: String,
 }
 
+/// What a quote means that opens a cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quotes {
+    /// The cell ends at the next quote that is not doubled; one that seems to hold whole rows is an error.
+    #[default]
+    Checked,
+    /// The same, and what it holds is believed.
+    Csv,
+    /// Nothing: quotes are text.
+    None,
+}
+
 impl Default for CsvSettings {
     fn default() -> Self {
         CsvSettings {
             train: Vec::new(),
             test: Vec::new(),
             separator: String::new(),
+            quotes: Quotes::default(),
             image: "filepath".to_string(),
             caption: String::new(),
             label: String::new(),
@@ -57,9 +74,9 @@ pub(super) const MISSING_TIME: &str = "missing time";
 
 /// Opens the tables that `source.csv` names, in `source.folder`.
 ///
-/// Fails when there is none, when one lacks a column that is named, when a row has another number of cells than the header, when a
-/// time is none or a label is out of range, or when a picture without captions stands there twice; the error names the file and the
-/// line.
+/// Fails when there is none, when one lacks a column that is named, when its quotes are wrong, when a row has another number of cells
+/// than the header, when a time is none or a label is out of range, or when a picture without captions stands there twice; the error
+/// names the file and the line.
 pub fn open(source: &Source) -> Result<Dataset> {
     let (folder, settings) = (source.folder()?, &source.csv);
     if settings.image.is_empty() {
@@ -75,7 +92,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
     for (key, split, patterns) in [("train", Split::Train, &settings.train), ("test", Split::Test, &settings.test)] {
         for path in find(folder, patterns).map_err(|error| error.at(format!("data.csv.{key}")))? {
             let bytes = fs::read(&path).map_err(|cause| Error::reading(&path, cause))?;
-            tables.add(&path, &bytes, settings, split)?;
+            tables.add(&path, &text_of(&path, bytes.clone())?, settings, split)?;
             files.push((path.strip_prefix(folder).unwrap_or(&path).display().to_string(), bytes));
         }
     }
@@ -87,15 +104,28 @@ pub fn open(source: &Source) -> Result<Dataset> {
         return Err(Error::input(format!("{}: {why} after the header", files[0].0)));
     }
     let (keys, classes) = tables.classes(source)?;
-    files.push((format!("{settings:?}"), classes.join("\n").into_bytes()));
+    files.push((printed(settings), classes.join("\n").into_bytes()));
     let fingerprint = fingerprint(files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
-    let Tables { samples, paths, mut domains, skipped, first_of_picture, .. } = tables;
-    if settings.domain.is_empty() {
-        domains = vec!["csv".to_string()];
-    }
-    let images = PictureFiles { folder: folder.to_path_buf(), paths };
+    let notes = tables.all_notes();
+    let Tables { files, samples, paths, places, domains, skipped, first_of_picture, .. } = tables;
+    let domains = if settings.domain.is_empty() { vec!["csv".to_string()] } else { domains.texts };
+    let images = ListedFiles { pictures: PictureFiles { folder: folder.to_path_buf(), paths }, lists: files, places };
     let dataset = Dataset::new("csv", classes, domains, samples, fingerprint, Box::new(images));
-    Ok(dataset.with_class_keys(keys).with_shared_pictures(first_of_picture).with_skipped(skipped))
+    Ok(dataset.with_class_keys(keys).with_shared_pictures(first_of_picture).with_skipped(skipped).with_notes(notes))
+}
+
+/// The settings as the fingerprint knows them. What quotes mean is part of it where it is not the usual, so that fingerprints of before
+/// the setting hold.
+fn printed(settings: &CsvSettings) -> String {
+    let CsvSettings { train, test, separator, quotes, image, caption, label, domain, time } = settings;
+    let mut text = format!(
+        "CsvSettings {{ train: {train:?}, test: {test:?}, separator: {separator:?}, image: {image:?}, caption: {caption:?}, label: \
+         {label:?}, domain: {domain:?}, time: {time:?} }}"
+    );
+    if *quotes == Quotes::None {
+        text.push_str(" without quotes");
+    }
+    text
 }
 
 /// The files that some names or patterns in a folder mean, each once: those of a pattern sorted by name.
@@ -127,9 +157,6 @@ pub(super) fn find(folder: &Path, patterns: &[String]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A row of a table: the table's place in [`Tables::files`], and the line, from 1.
-type Place = (u32, u32);
-
 /// What the tables say so far.
 #[derive(Default)]
 struct Tables {
@@ -142,11 +169,38 @@ struct Tables {
     first_of_picture: Vec<u32>,
     /// Of each path, its first sample and how many there are.
     pictures: HashMap<Box<str>, (u32, u32)>,
-    labels: Vec<String>,
-    number_of_label: HashMap<String, u32>,
-    domains: Vec<String>,
-    number_of_domain: HashMap<String, u32>,
+    labels: Words,
+    domains: Words,
     skipped: Broken,
+    notes: Vec<String>,
+}
+
+/// The texts of a column, each once, without the white space around them.
+#[derive(Default)]
+struct Words {
+    texts: Vec<String>,
+    /// Of each text its place, and how it was first written.
+    numbers: HashMap<String, (u32, String)>,
+    /// How many cells are another's text with other white space around it, and the first such: both as written, and its place.
+    merged: Option<(usize, String, String, Place)>,
+}
+
+impl Words {
+    /// The place of a cell's text among those met so far.
+    fn number_of(&mut self, cell: &str, place: Place) -> u32 {
+        let text = cell.trim();
+        let Some((number, written)) = self.numbers.get(text) else {
+            self.texts.push(text.to_string());
+            let number = self.texts.len() as u32 - 1;
+            self.numbers.insert(text.to_string(), (number, cell.to_string()));
+            return number;
+        };
+        if written != cell {
+            let first = || (0, written.clone(), cell.to_string(), place);
+            self.merged.get_or_insert_with(first).0 += 1;
+        }
+        *number
+    }
 }
 
 /// A column: its place, and its name.
@@ -157,22 +211,31 @@ struct Column<'a> {
 
 impl Tables {
     /// Reads a table. `path` is its name in errors; its ending says what parts the columns where the settings do not.
-    fn add(&mut self, path: &Path, bytes: &[u8], settings: &CsvSettings, split: Split) -> Result<()> {
+    fn add(&mut self, path: &Path, text: &str, settings: &CsvSettings, split: Split) -> Result<()> {
         let file = path.display().to_string();
         self.files.push(file.clone());
-        let mut reader = ReaderBuilder::new().delimiter(separator(path, settings)?).from_reader(bytes);
-        let header = reader.headers().map_err(|error| table_error(&file, error))?.clone();
-        let column = |name| find_column(&file, &header, name);
+        let separator = separator(path, settings)?;
+        let mut rows = Rows::of(text, separator, settings.quotes != Quotes::None);
+        let mut next = || {
+            rows.next_row()
+                .map_err(|fault| Error::input(format!("{file}, line {}: {}; {QUOTES_HELP}", fault.line, fault.what)))
+        };
+        let header = next()?.ok_or_else(|| Error::input(format!("{file}: the table is empty, expected a header")))?;
+        let column = |name| find_column(&file, &header, separator, name);
         let image = column(&settings.image)?.expect("open has looked");
         let [caption, label, domain, time] =
             [&settings.caption, &settings.label, &settings.domain, &settings.time].map(|name| column(name));
         let (caption, label, domain, time) = (caption?, label?, domain?, time?);
 
-        let mut row = StringRecord::new();
-        while reader.read_record(&mut row).map_err(|error| table_error(&file, error))? {
-            let line = row.position().map_or(0, |position| position.line());
-            let text = |column: &Option<Column>| column.as_ref().map_or("", |column| row[column.place].trim());
-            let path = row[image.place].trim();
+        while let Some(row) = next()? {
+            let line = row.line;
+            check_length(&file, &row, header.cells.len(), separator)?;
+            if settings.quotes == Quotes::Checked {
+                check_tall(&file, &row, header.cells.len(), image.place, separator)?;
+            }
+            let cell = |column: &Option<Column>| column.as_ref().map_or("", |column| &row.cells[column.place]);
+            let text = |column: &Option<Column>| cell(column).trim();
+            let path = row.cells[image.place].trim();
             let holes = [
                 (path.is_empty(), broken::MISSING_IMAGE, &image.name),
                 (caption.is_some() && text(&caption).is_empty(), broken::MISSING_CAPTION, &settings.caption.as_str()),
@@ -204,21 +267,83 @@ impl Tables {
                     self.files[file_of_first as usize]
                 )));
             }
+            let place = (self.files.len() as u32 - 1, line);
             self.first_of_picture.push(*first);
             self.samples.push(Sample {
                 // The same wherever the table's other rows stand.
                 id: id_of(&[path, &count.to_string()]),
                 caption: text(&caption).to_string(),
-                class: number_of(text(&label), &mut self.labels, &mut self.number_of_label),
-                domain: number_of(text(&domain), &mut self.domains, &mut self.number_of_domain),
+                class: self.labels.number_of(cell(&label), place),
+                domain: self.domains.number_of(cell(&domain), place),
                 time: year,
                 split,
             });
             *count += 1;
             self.paths.push(path.into());
-            self.places.push((self.files.len() as u32 - 1, line as u32));
+            self.places.push(place);
+        }
+        if let Some((count, first)) = rows.empty_lines {
+            self.notes
+                .push(format!("{file}: passed over, empty lines between rows: {count}, the first is line {first}"));
         }
         Ok(())
+    }
+
+    /// Where a row stands, for a message.
+    fn at(&self, (file, line): Place) -> String {
+        format!("{}, line {line}", self.files[file as usize])
+    }
+
+    /// What was merged, and what rows of one picture say of it.
+    fn all_notes(&mut self) -> Vec<String> {
+        let mut notes = std::mem::take(&mut self.notes);
+        for (what, words) in [("labels", &self.labels), ("domains", &self.domains)] {
+            if let Some((count, first, other, place)) = &words.merged {
+                notes.push(format!(
+                    "{count} {what} are another with white space around it, as '{first}' and '{other}' ({}): merged",
+                    self.at(*place)
+                ));
+            }
+        }
+        // The rows of each picture with several, side by side.
+        let mut rows: Vec<usize> = (0..self.samples.len()).collect();
+        rows.retain(|row| self.pictures[&self.paths[*row]].1 > 1);
+        rows.sort_by_key(|row| (self.first_of_picture[*row], *row));
+        let mut found = [Found::default(); 5];
+        for rows in rows.chunk_by(|a, b| self.first_of_picture[*a] == self.first_of_picture[*b]) {
+            let mut known: HashMap<(&str, u32, u32, i32, bool), usize> = HashMap::new();
+            let mut differs = [false; 4];
+            for row in rows {
+                let of = |row: usize| {
+                    let sample = &self.samples[row];
+                    (sample.caption.as_str(), sample.class, sample.domain, sample.time, sample.split == Split::Train)
+                };
+                let (first, this) = (of(rows[0]), of(*row));
+                if let Some(same) = known.insert(this, *row) {
+                    found[0].add(same, *row);
+                }
+                let now = [first.1 != this.1, first.2 != this.2, first.3 != this.3, first.4 != this.4];
+                for (kind, now) in now.into_iter().enumerate() {
+                    if now && !differs[kind] {
+                        differs[kind] = true;
+                        found[1 + kind].add(rows[0], *row);
+                    }
+                }
+            }
+        }
+        let told = [
+            "rows stand there twice, word for word; each counts",
+            "pictures have rows of more than one class; in tests of classes the picture's first row counts",
+            "pictures have rows of more than one domain",
+            "pictures have rows of more than one time",
+            "pictures stand among the training samples and among the tests",
+        ];
+        for (found, told) in found.iter().zip(told).filter(|(found, _)| found.count > 0) {
+            let [first, second] = found.first.map(|row| self.at(self.places[row]));
+            let path = &self.paths[found.first[0]];
+            notes.push(format!("{} {told}; the first is '{path}' at {first} and at {second}", found.count));
+        }
+        notes
     }
 
     /// Keys and readable names of the classes; the samples' classes are then places among them.
@@ -226,17 +351,17 @@ impl Tables {
         if source.csv.label.is_empty() {
             return Ok((vec![String::new()], vec![String::new()]));
         }
+        let labels = &self.labels.texts;
         let place = |label: usize| {
             let sample = self.samples.iter().position(|sample| sample.class == label as u32);
-            let (file, line) = self.places[sample.expect("every label is a sample's")];
-            format!("{}, line {line}", self.files[file as usize])
+            self.at(self.places[sample.expect("every label is a sample's")])
         };
         let by_number = |label: &String| label.bytes().all(|byte| byte.is_ascii_digit()).then(|| label.parse().ok())?;
-        let numbers: Vec<Option<u32>> = self.labels.iter().map(by_number).collect();
+        let numbers: Vec<Option<u32>> = labels.iter().map(by_number).collect();
         // Among numbers a name is a slip, and so is a number that is no class's: taken for names, all would change places.
-        let like_numbers = self.labels.iter().filter(|label| label.parse::<f64>().is_ok()).count();
-        if let (Some(odd), true) = (numbers.iter().position(Option::is_none), 2 * like_numbers > self.labels.len()) {
-            let found: String = self.labels[odd].escape_debug().take(60).collect();
+        let like_numbers = labels.iter().filter(|label| label.parse::<f64>().is_ok()).count();
+        if let (Some(odd), true) = (numbers.iter().position(Option::is_none), 2 * like_numbers > labels.len()) {
+            let found: String = labels[odd].escape_debug().take(60).collect();
             return Err(Error::input(format!(
                 "{}, column '{}': found '{found}', expected a whole number from 0 on, as most labels are numbers",
                 place(odd),
@@ -245,27 +370,94 @@ impl Tables {
         }
         if let Some(numbers) = numbers.into_iter().collect::<Option<Vec<u32>>>() {
             let classes = class_names::numbered(&source.class_names, &numbers, place)?;
+            let mut known = HashMap::new();
+            let again =
+                numbers.iter().zip(labels).filter_map(|(number, label)| Some((known.insert(number, label)?, label)));
+            let merged: Vec<String> = again.map(|(first, second)| format!("'{first}' and '{second}'")).collect();
+            if let Some(first) = merged.first() {
+                let count = merged.len();
+                self.notes.push(format!(
+                    "{count} labels are another's number, as {first}: labels are numbers here, and merged"
+                ));
+            }
             self.samples.iter_mut().for_each(|sample| sample.class = numbers[sample.class as usize]);
             return Ok(classes);
         }
-        let mut keys = self.labels.clone();
+        let mut keys = labels.clone();
         keys.sort();
         let place = |label: &String| keys.binary_search(label).expect("every label is among them") as u32;
-        let places: Vec<u32> = self.labels.iter().map(place).collect();
+        let places: Vec<u32> = labels.iter().map(place).collect();
         self.samples.iter_mut().for_each(|sample| sample.class = places[sample.class as usize]);
         let names = class_names::readable(&source.class_names, &keys)?;
         Ok((keys, names))
     }
 }
 
-/// The place of a text among those met so far.
-fn number_of(text: &str, texts: &mut Vec<String>, numbers: &mut HashMap<String, u32>) -> u32 {
-    if let Some(number) = numbers.get(text) {
-        return *number;
+/// What two rows of one picture have in common, or not: how often it was found, and the first two rows.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    count: usize,
+    first: [usize; 2],
+}
+
+impl Found {
+    fn add(&mut self, first: usize, second: usize) {
+        if self.count == 0 {
+            self.first = [first, second];
+        }
+        self.count += 1;
     }
-    texts.push(text.to_string());
-    numbers.insert(text.to_string(), texts.len() as u32 - 1);
-    texts.len() as u32 - 1
+}
+
+/// What an error about quotes adds.
+const QUOTES_HELP: &str =
+    "a cell in quotes doubles those within it; where quotes are text, set data.csv.quotes to \"none\"";
+
+/// Fails when a row has another number of cells than the header.
+fn check_length(file: &str, row: &Row, expected: usize, separator: u8) -> Result<()> {
+    let found = row.cells.len();
+    if found == expected {
+        return Ok(());
+    }
+    let hint = match (row.cells[0].trim_start().starts_with('#'), found > expected) {
+        (true, _) => "; comments are not read: remove the line".to_string(),
+        (_, true) => format!("; a cell with {:?} in it must stand in quotes", char::from(separator)),
+        _ => String::new(),
+    };
+    let line = row.line;
+    Err(Error::input(format!("{file}, line {line}: found {found} columns, expected {expected} as in the header{hint}")))
+}
+
+/// Fails when a line within a cell in quotes looks like a row of its own: it has as many cells as the header, and a picture's path
+/// where those stand. A quote that was never meant to open a cell swallows such rows, up to the next quote.
+fn check_tall(file: &str, row: &Row, columns: usize, image: usize, separator: u8) -> Result<()> {
+    let own = row.cells[image].trim();
+    // Where pictures' names have no ending, a word is one.
+    let is_path = |cell: &str| {
+        is_picture_name(cell) || (!is_picture_name(own) && !cell.is_empty() && !cell.contains(char::is_whitespace))
+    };
+    for tall in &row.tall {
+        let lines: Vec<&str> = tall.content.split(['\n', '\r']).collect();
+        for (number, line) in lines.iter().enumerate() {
+            let before = if number == 0 { tall.place } else { 0 };
+            let cells: Vec<&str> = line.split(char::from(separator)).collect();
+            let path = image.checked_sub(before).and_then(|place| cells.get(place)).map(|cell| cell.trim());
+            // The last line ends at a quote, and more cells may follow it.
+            let is_whole = match number + 1 == lines.len() {
+                true => cells.len() > 1,
+                false => before + cells.len() == columns,
+            };
+            if is_whole && path.is_some_and(is_path) {
+                let shown: String = line.escape_debug().take(60).collect();
+                return Err(Error::input(format!(
+                    "{file}, line {}: a quote opens a cell here, and a line before the quote that closes it looks like a row of its own: \
+                     '{shown}'; {QUOTES_HELP}, and where the cell is meant, to \"csv\"",
+                    tall.line
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn separator(path: &Path, settings: &CsvSettings) -> Result<u8> {
@@ -274,47 +466,46 @@ fn separator(path: &Path, settings: &CsvSettings) -> Result<u8> {
             let by_tabs = path.extension().is_some_and(|ending| ending == "tsv" || ending == "txt");
             Ok(if by_tabs { b'\t' } else { b',' })
         }
+        // As it is typed in a shell.
+        b"\\t" => Ok(b'\t'),
         [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte) => Ok(*byte),
         _ => Err(Error::input(format!("data.csv.separator is {:?}; it must be \",\" or \"\\t\"", settings.separator))),
     }
 }
 
 /// The column of a name; `None` where the name is empty. Fails when there is none of it, saying which there are, or more than one.
-fn find_column<'a>(file: &str, header: &StringRecord, name: &'a str) -> Result<Option<Column<'a>>> {
+fn find_column<'a>(file: &str, header: &Row, separator: u8, name: &'a str) -> Result<Option<Column<'a>>> {
     if name.is_empty() {
         return Ok(None);
     }
-    let mut places = header.iter().enumerate().filter(|(_, title)| title.trim() == name).map(|(place, _)| place);
+    let line = header.line;
+    let titles: Vec<&str> = header.cells.iter().map(|title| title.trim()).collect();
+    let mut places = titles.iter().enumerate().filter(|(_, title)| **title == name).map(|(place, _)| place);
     match (places.next(), places.next()) {
         (Some(place), None) => Ok(Some(Column { place, name })),
-        (Some(_), Some(_)) => Err(Error::input(format!("{file}, line 1: the column '{name}' is there twice"))),
+        (Some(_), Some(_)) => Err(Error::input(format!("{file}, line {line}: the column '{name}' is there twice"))),
         (None, _) => {
-            let near = nearest(name, header.iter());
-            let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
-            let shown: Vec<String> = header
-                .iter()
-                .take(20)
+            let other = [',', '\t', ';', '|'].into_iter().find(|other| {
+                *other != char::from(separator)
+                    && titles.iter().any(|title| title.split(*other).any(|one| one.trim() == name))
+            });
+            let hint = match (other, nearest(name, titles.iter().copied())) {
+                (Some(other), _) => format!("; its columns seem to be parted by {other:?}: set data.csv.separator"),
+                (None, Some(near)) => format!("; did you mean '{near}'?"),
+                _ if titles.iter().any(|title| is_picture_name(title)) => {
+                    "; the first line must name the columns, and this one looks like a sample".to_string()
+                }
+                _ => String::new(),
+            };
+            let shown: Vec<String> = (titles.iter().take(20))
                 .map(|title| format!("'{}'", title.escape_debug().take(60).collect::<String>()))
                 .collect();
             Err(Error::input(format!(
-                "{file}, line 1: found the columns {}, none named '{name}'{hint}",
+                "{file}, line {line}: found the columns {}, none named '{name}'{hint}",
                 shown.join(", ")
             )))
         }
     }
-}
-
-/// An error of the crate with the file and the line in front.
-fn table_error(file: &str, error: ::csv::Error) -> Error {
-    let line = error.position().map(|position| format!(", line {}", position.line())).unwrap_or_default();
-    let what = match error.kind() {
-        ErrorKind::Utf8 { .. } => "the text is no UTF-8".to_string(),
-        ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("found {len} columns, expected {expected_len} as in the header")
-        }
-        _ => error.to_string(),
-    };
-    Error::input(format!("{file}{line}: {what}"))
 }
 
 #[cfg(test)]
@@ -467,6 +658,175 @@ a.jpg,the same cat,cat,home,1425168000
         assert_eq!(find(Path::new("/data"), &patterns).unwrap().len(), patterns.len());
     }
 
+    /// Captions by the path of their picture, by tabs.
+    fn captions(table: &str, quotes: Quotes) -> Result<Vec<String>, String> {
+        let csv = CsvSettings {
+            test: vec!["t.tsv".to_string()],
+            caption: "title".to_string(),
+            quotes,
+            ..CsvSettings::default()
+        };
+        let dataset = opened(&[("t.tsv", table)], csv, "").map_err(|error| error.to_string())?;
+        Ok(dataset.samples.iter().map(|sample| sample.caption.clone()).collect())
+    }
+
+    #[test]
+    fn an_open_quote_never_swallows_rows() {
+        let checked = |rows: &str| captions(&format!("filepath\ttitle\n{rows}"), Quotes::Checked).unwrap_err();
+        let never = "t.tsv, line 3: the quote that opens a cell here is never closed; a cell in quotes doubles those within it; where \
+                     quotes are text, set data.csv.quotes to \"none\"";
+        assert_eq!(checked("1.png\tone\n2.png\t\"two inch nails\n3.png\tthree\n4.png\tfour\n"), never);
+        // The next quote is that of another row's cell, at its beginning, within it, or at its end.
+        let behind = "found 'two more' behind the quote that closes a cell that opens on line 3";
+        let row = "looks like a row of its own: '3.png";
+        for (last, part) in [
+            ("\"two more", behind),
+            ("5\" nails", "found 'nails' behind the quote"),
+            ("nails of 5\"", row),
+            ("\"\"", "never closed"),
+        ] {
+            let message =
+                checked(&format!("1.png\tone\n2.png\t\"two inch nails\n3.png\tthree\n4.png\t{last}\n5.png\tfive\n"));
+            assert!(message.contains(part), "{message}");
+            assert!(message.starts_with("t.tsv, line 3: ") || message.starts_with("t.tsv, line 5: "), "{message}");
+        }
+        let next = checked("2.png\t\"two inch nails\n3.png\tnails of 3\"\n");
+        assert!(next.contains("looks like a row of its own: '3.png\\tnails of 3'"), "{next}");
+        let first = captions("title\tfilepath\n\"two inch\t2.png\nnails of 3\"\t3.png\n", Quotes::Checked).unwrap_err();
+        assert!(first.contains("looks like a row of its own: 'two inch\\t2.png'"), "{first}");
+        let bare = checked("2\t\"two inch nails\n3\tthree\n4\tnails of 4\"\n");
+        assert!(bare.contains("looks like a row of its own: '3\\tthree'"), "{bare}");
+    }
+
+    #[test]
+    fn quotes_are_as_the_settings_say() {
+        let rows = "filepath\ttitle\n1.png\t\"a cat,\n\tasleep, \"\"here\"\"\nsee 2.png\"\n3.png\t5\" nails\n";
+        let tall = "a cat,\n\tasleep, \"here\"\nsee 2.png";
+        assert_eq!(captions(rows, Quotes::Checked).unwrap(), [tall, "5\" nails"]);
+        let believed = "filepath\ttitle\n1.png\t\"a list:\n2.png\tof pictures\"\n";
+        assert!(captions(believed, Quotes::Checked).is_err());
+        assert_eq!(captions(believed, Quotes::Csv).unwrap(), ["a list:\n2.png\tof pictures"]);
+        let plain = "filepath\ttitle\n1.png\t\"two inch nails\n2.png\t\"hello\" she said\n3.png\t\"all\"\n";
+        assert_eq!(captions(plain, Quotes::None).unwrap(), ["\"two inch nails", "\"hello\" she said", "\"all\""]);
+    }
+
+    #[test]
+    fn tables_are_read_as_systems_write_them() {
+        let root = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            fs::write(root.path().join("t.csv"), bytes).unwrap();
+            open(&Source { csv: settings(), ..Source::new("csv", Some(root.path())) })
+        };
+        let plain = of(TABLE.as_bytes()).unwrap();
+        let wide: Vec<u8> = [0xfeff].into_iter().chain(TABLE.encode_utf16()).flat_map(u16::to_be_bytes).collect();
+        for bytes in [
+            TABLE.replace('\n', "\r\n").into_bytes(),
+            TABLE.replace('\n', "\r").into_bytes(),
+            [b"\xef\xbb\xbf", TABLE.as_bytes()].concat(),
+            TABLE.replace("filepath", "\"filepath\" ").into_bytes(),
+            TABLE.replace("title", " title ").into_bytes(),
+            wide.clone(),
+        ] {
+            let read = of(&bytes).unwrap();
+            assert_eq!((&read.samples, &read.notes), (&plain.samples, &plain.notes));
+        }
+        let message = of(&wide[2..]).unwrap_err().to_string();
+        assert!(message.contains("t.csv: line 1 holds a NUL character"), "{message}");
+        assert!(of(b"filepath\xff,title\n").unwrap_err().to_string().contains("t.csv: line 1 is no UTF-8"));
+        // Lines count as editors count them.
+        let windows = TABLE.replace("2015-02-03", "soon").replace('\n', "\r\n");
+        assert!(of(windows.as_bytes()).unwrap_err().to_string().contains("t.csv, line 3, column 'when'"));
+    }
+
+    #[test]
+    fn a_header_that_is_none_is_told() {
+        let of = |table: &str| wrong(table, settings());
+        assert!(
+            of("a.jpg,a cat,cat,home,2014\n")
+                .ends_with("the first line must name the columns, and this one looks like a sample")
+        );
+        let semicolons = of(&TABLE.replace("\"a cat, asleep\"", "a cat").replace(',', ";"));
+        assert!(semicolons.ends_with("its columns seem to be parted by ';': set data.csv.separator"), "{semicolons}");
+        assert_eq!(of(""), "t.csv: the table is empty, expected a header");
+        assert_eq!(
+            of(&TABLE.replace("b.jpg", "# by hand\nb.jpg")),
+            "t.csv, line 3: found 1 columns, expected 5 as in the header; comments are not read: remove the line"
+        );
+        assert_eq!(
+            of(&TABLE.replace("a dog", "a dog, asleep")),
+            "t.csv, line 3: found 6 columns, expected 5 as in the header; a cell with ',' in it must stand in quotes"
+        );
+    }
+
+    #[test]
+    fn what_is_merged_and_what_rows_say_of_one_picture_is_told() {
+        let rows = [
+            "filepath,title,label,place,when",
+            "a.jpg,one,cat,home,2014",
+            "a.jpg,one,cat,home,2014",
+            "",
+            "a.jpg,two, cat,home,2015",
+            "a.jpg,three,dog,street,2014",
+            "b.jpg,four,Cat,home ,2014",
+            "b.jpg,five,Cat,home,2014",
+        ];
+        let csv = CsvSettings { test: vec!["u.csv".to_string()], ..settings() };
+        let test = format!("{}\nb.jpg,six,Cat,home,2014\n", rows[0]);
+        let dataset = opened(&[("t.csv", &rows.join("\n")), ("u.csv", &test)], csv, "").unwrap();
+        assert_eq!(dataset.classes, ["Cat", "cat", "dog"]);
+        // Without the folder, whose name changes.
+        let folder = dataset.notes[0].split("t.csv").next().unwrap();
+        let notes: Vec<String> = dataset.notes.iter().map(|note| note.replace(folder, "")).collect();
+        assert_eq!(
+            notes,
+            [
+                "t.csv: passed over, empty lines between rows: 1, the first is line 4",
+                "1 labels are another with white space around it, as 'cat' and ' cat' (t.csv, line 5): merged",
+                "1 domains are another with white space around it, as 'home' and 'home ' (t.csv, line 7): merged",
+                "1 rows stand there twice, word for word; each counts; the first is 'a.jpg' at t.csv, line 2 and at t.csv, line 3",
+                "1 pictures have rows of more than one class; in tests of classes the picture's first row counts; the first is 'a.jpg' \
+                 at t.csv, line 2 and at t.csv, line 6",
+                "1 pictures have rows of more than one domain; the first is 'a.jpg' at t.csv, line 2 and at t.csv, line 6",
+                "1 pictures have rows of more than one time; the first is 'a.jpg' at t.csv, line 2 and at t.csv, line 5",
+                "1 pictures stand among the training samples and among the tests; the first is 'b.jpg' at t.csv, line 7 and at u.csv, \
+                 line 2",
+            ]
+        );
+        assert!(
+            opened(&[("t.csv", TABLE)], settings(), "")
+                .unwrap()
+                .notes
+                .iter()
+                .all(|note| note.contains("more than one time"))
+        );
+        let numbers =
+            CsvSettings { label: "label".to_string(), train: vec!["t.csv".to_string()], ..CsvSettings::default() };
+        let dataset = opened(&[("t.csv", "filepath,label\na.jpg,1\nb.jpg,0\nc.jpg,01\n")], numbers, "").unwrap();
+        assert_eq!(dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>(), [1, 0, 1]);
+        assert_eq!(
+            dataset.notes,
+            ["1 labels are another's number, as '1' and '01': labels are numbers here, and merged"]
+        );
+    }
+
+    #[test]
+    fn an_error_about_a_picture_names_the_table_and_the_line() {
+        let dataset = opened(&[("t.csv", TABLE)], settings(), "").unwrap();
+        let error = dataset.image(1).unwrap_err();
+        assert!(error.to_string().contains("t.csv, line 3: cannot read "), "{error}");
+        assert_eq!(error.reason(), Some(broken::MISSING_FILE));
+    }
+
+    #[test]
+    fn the_fingerprint_knows_what_quotes_mean() {
+        // As it was before there was such a setting.
+        assert_eq!(
+            printed(&CsvSettings::default()),
+            "CsvSettings { train: [], test: [], separator: \"\", image: \"filepath\", caption: \"\", label: \"\", domain: \"\", time: \"\" }"
+        );
+        assert_ne!(printed(&CsvSettings { quotes: Quotes::None, ..settings() }), printed(&settings()));
+    }
+
     #[test]
     fn rows_with_holes_are_counted() {
         let table =
@@ -516,7 +876,9 @@ a.jpg,the same cat,cat,home,1425168000
             let mut table = b"filepath,title,label,place,when\n".to_vec();
             table.extend(bytes);
             let mut tables = Tables::default();
-            if tables.add(Path::new("t.csv"), &table, &settings(), Split::Train).is_ok() {
+            let text = String::from_utf8_lossy(&table);
+            if tables.add(Path::new("t.csv"), &text, &settings(), Split::Train).is_ok() {
+                tables.all_notes();
                 let _ = tables.classes(&Source { csv: settings(), ..Source::new("csv", None) });
             }
         }

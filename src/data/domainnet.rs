@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
-use super::folder::PictureFiles;
+use super::broken;
+use super::folder::{ListedFiles, PictureFiles, Place};
 use super::{Dataset, Sample, Source, Split, class_names, fingerprint, id_of};
 use crate::error::{Error, Result};
+use crate::files::text_of;
 
 const LISTS: [(&str, Split); 2] = [("_train.txt", Split::Train), ("_test.txt", Split::Test)];
 
@@ -21,13 +23,29 @@ pub fn open(source: &Source) -> Result<Dataset> {
     let folder = source.folder()?;
     let wrong = |cause: std::io::Error| Error::reading(folder, cause);
     let mut domains = Vec::new();
+    let mut others = Vec::new();
     for entry in fs::read_dir(folder).map_err(wrong)? {
         let name = entry.map_err(wrong)?.file_name();
         let name = name.to_string_lossy();
-        domains.extend(LISTS.iter().filter_map(|(ending, _)| name.strip_suffix(ending)).map(str::to_string));
+        match LISTS.iter().find_map(|(ending, _)| name.strip_suffix(ending)).filter(|_| !name.starts_with('.')) {
+            Some(domain) => domains.push(domain.to_string()),
+            None if name.ends_with(".txt") || name.ends_with("_train") || name.ends_with("_test") => {
+                others.push(name.to_string())
+            }
+            None => {}
+        }
     }
     domains.sort();
     domains.dedup();
+    others.sort();
+    let notes = (!others.is_empty()).then(|| {
+        let shown = others[..others.len().min(broken::SHOWN)].join(", ");
+        let more = if others.len() > broken::SHOWN { ", ..." } else { "" };
+        format!(
+            "passed over, files that are no DOMAIN_train.txt or DOMAIN_test.txt: {}, as {shown}{more}",
+            others.len()
+        )
+    });
     if domains.is_empty() {
         return Err(Error::input(format!(
             "{} has no lists, expected DOMAIN_train.txt and DOMAIN_test.txt",
@@ -41,24 +59,22 @@ pub fn open(source: &Source) -> Result<Dataset> {
         for (ending, split) in LISTS {
             let path = folder.join(format!("{name}{ending}"));
             let bytes = fs::read(&path).map_err(|cause| Error::reading(&path, cause))?;
-            lists.add(&path.display().to_string(), &bytes, domain as u32, split)?;
+            lists.add(&path.display().to_string(), &text_of(&path, bytes.clone())?, domain as u32, split)?;
             files.push((format!("{name}{ending}"), bytes));
         }
     }
-    let Lists { names, mut samples, paths, .. } = lists;
+    let Lists { files: names_of_lists, names, mut samples, paths, places, .. } = lists;
     let place_of: HashMap<u32, u32> = names.keys().zip(0..).map(|(label, place)| (*label, place)).collect();
     samples.iter_mut().for_each(|sample| sample.class = place_of[&sample.class]);
     let keys: Vec<String> = names.into_values().map(|(name, _)| name).collect();
     let classes = class_names::readable(&source.class_names, &keys)?;
     files.push((String::new(), classes.join("\n").into_bytes()));
     let fingerprint = fingerprint(files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
-    let images = PictureFiles { folder: folder.to_path_buf(), paths };
+    let pictures = PictureFiles { folder: folder.to_path_buf(), paths };
+    let images = ListedFiles { pictures, lists: names_of_lists, places };
     let dataset = Dataset::new("domainnet", classes, domains, samples, fingerprint, Box::new(images));
-    Ok(dataset.with_class_keys(keys))
+    Ok(dataset.with_class_keys(keys).with_notes(notes.into_iter().collect()))
 }
-
-/// A line of a list: the list's place in [`Lists::files`], and the line, from 1.
-type Place = (u32, u32);
 
 /// What the lists say.
 #[derive(Default)]
@@ -73,15 +89,12 @@ struct Lists {
     /// Their classes are still numbers of the lists.
     samples: Vec<Sample>,
     paths: Vec<Box<str>>,
+    places: Vec<Place>,
 }
 
 impl Lists {
     /// Reads a list; `file` is its name in errors.
-    fn add(&mut self, file: &str, bytes: &[u8], domain: u32, split: Split) -> Result<()> {
-        let text = std::str::from_utf8(bytes).map_err(|cause| {
-            let line = 1 + bytes[..cause.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-            Error::input(format!("{file}, line {line}: the text is no UTF-8"))
-        })?;
+    fn add(&mut self, file: &str, text: &str, domain: u32, split: Split) -> Result<()> {
         let before = self.samples.len();
         self.files.push(file.to_string());
         let files = &self.files;
@@ -121,6 +134,7 @@ impl Lists {
             let id = id_of(&[path]);
             self.samples.push(Sample { id, caption: String::new(), class: label, domain, time: 0, split });
             self.paths.push(path.into());
+            self.places.push(place);
         }
         if self.samples.len() == before {
             return Err(Error::input(format!("{file}: found no lines, expected a path and a class on each")));
@@ -164,7 +178,35 @@ mod tests {
         let (train, test) = (Split::Train, Split::Test);
         assert_eq!(found, [(0, 1, train), (0, 1, test), (1, 1, train), (1, 0, train), (1, 1, test)]);
         let message = dataset.image(3).unwrap_err().to_string();
-        assert!(message.contains("sketch/aircraft_carrier/a b.jpg"), "{message}");
+        assert!(
+            message.contains("sketch_train.txt, line 2: ") && message.contains("sketch/aircraft_carrier/a b.jpg"),
+            "{message}"
+        );
+        assert_eq!(
+            dataset.notes,
+            ["passed over, files that are no DOMAIN_train.txt or DOMAIN_test.txt: 1, as readme.txt"]
+        );
+    }
+
+    #[test]
+    fn lists_are_read_as_systems_write_them() {
+        let (train, test) = ("real/dog/1.jpg 0\nreal/cat/1.jpg 1\n", "real/dog/2.jpg 0\n");
+        let of = |train: &[u8]| {
+            let root = folder(&[("real_test.txt", test), ("._real_train.txt", "Mac OS X\0")]);
+            fs::write(root.path().join("real_train.txt"), train).unwrap();
+            open(&Source::new("domainnet", Some(root.path()))).map(|dataset| dataset.samples)
+        };
+        let plain = of(train.as_bytes()).unwrap();
+        let wide: Vec<u8> = [0xfeff].into_iter().chain(train.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+        for bytes in [
+            [b"\xef\xbb\xbf", train.as_bytes()].concat(),
+            train.replace('\n', "\r\n").into_bytes(),
+            train.replace('\n', "\r").into_bytes(),
+            wide.clone(),
+        ] {
+            assert_eq!(of(&bytes).unwrap(), plain);
+        }
+        assert!(of(&wide[2..]).unwrap_err().to_string().contains("real_train.txt: line 1 holds a NUL"));
     }
 
     #[test]
@@ -196,7 +238,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_list_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = Lists::default().add("list", &bytes, 0, Split::Train);
+            let _ = Lists::default().add("list", &String::from_utf8_lossy(&bytes), 0, Split::Train);
         }
     }
 }

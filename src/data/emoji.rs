@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::{Dataset, Images, Sample, Split, fingerprint, picture};
 use crate::error::{Error, Result};
+use crate::files::decode_text;
 
 /// Width and height of a tile, in pixels.
 pub const TILE: u32 = 32;
@@ -196,7 +197,11 @@ impl Index {
     /// of a file name, a split is neither `train` nor `test`, an id is given twice, or two samples of a domain share a
     /// tile.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Index> {
-        let text = std::str::from_utf8(bytes).map_err(|cause| not_utf8(file, bytes, cause.valid_up_to()))?;
+        // A byte order mark, of an editor's, is no part of the first column's name; UTF-16 has one always.
+        let text = decode_text(bytes.to_vec()).map_err(|what| match std::str::from_utf8(bytes) {
+            Err(cause) if !bytes.starts_with(&[0xff, 0xfe]) => not_utf8(file, bytes, cause.valid_up_to()),
+            _ => Error::input(format!("{file}: {what}")),
+        })?;
         let mut lines = text.lines();
         let header: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
         let [id, domain, tile, name, class, year, split] =

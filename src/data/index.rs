@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
 /// Goes up when the form of any index changes: an old file is then made anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of the hash in front of an index, in hexadecimal: what is no longer as it was written is made anew.
 const HASH: usize = 64;

@@ -11,6 +11,7 @@
 //! | `braces.rs` | names of shards with ranges and lists in braces |
 //! | `packed.rs` | pixels in one mapped file |
 //! | `csv.rs` | a table with a line for each sample |
+//! | `rows.rs` | the rows and cells of a table |
 //! | `class_names.rs` | from a data set's own names of classes to readable ones |
 //! | `time.rs` | from a date or a timestamp to a year |
 //! | `index.rs` | indexes of data sets that are slow to list, kept |
@@ -38,6 +39,7 @@ pub mod packed;
 pub mod picture;
 pub mod prompts;
 mod resample;
+mod rows;
 pub mod time;
 pub mod tokenizer;
 pub mod transform;
@@ -54,6 +56,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result, unknown};
 use broken::Broken;
 use csv::CsvSettings;
+use folder::SplitSettings;
 use webdataset::WebDatasetSettings;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -251,6 +254,8 @@ pub struct Source {
     /// Readable names of the classes: a bundled list or a file, see [`class_names`]. Empty for the data set's own names, their
     /// underscores as spaces.
     pub class_names: String,
+    /// Which folders hold the splits; the format `folder` alone looks here.
+    pub splits: SplitSettings,
     /// What the columns of a table are; the format `csv` alone looks here.
     pub csv: CsvSettings,
     /// Which shards there are; the format `webdataset` alone looks here.
@@ -307,7 +312,9 @@ pub fn open(source: &Source) -> Result<Dataset> {
     let Some(format) = FORMATS.iter().find(|format| format.name == source.name) else {
         return Err(unknown("data set", &source.name, names()));
     };
-    let dataset = (format.open)(source)?;
+    let mut dataset = (format.open)(source)?;
+    let of_names = class_names::notes(&source.class_names, &dataset)?;
+    dataset.notes.extend(of_names);
     check_ids(&dataset)?;
     if dataset.samples.len() > u32::MAX as usize {
         return Err(Error::input(format!(

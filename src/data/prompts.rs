@@ -1,11 +1,16 @@
 //! Prompts: the texts that stand for a class, made from templates such as `a photo of a {}.`
 //!
-//! Templates are data: text files, one a line, the class's name at `{}`. The run's manifest records their hash.
+//! Templates are data: text files, one a line, the class's name at `{}`, or at one word in braces, as in the lists of others: `{c}`,
+//! `{0}`, `{classname}`. A JSON list of them is read too. The run's manifest records their hash.
 
 use std::path::Path;
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 use super::fingerprint;
 use crate::error::{Error, Result, unknown};
+use crate::files::read_text;
 
 /// Templates, in their file's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,32 +33,43 @@ impl Templates {
         BUNDLED.iter().map(|(name, _)| *name)
     }
 
-    /// Bundled templates by name, or those of a file whose name ends in `.txt`. Fails when the name is not known, or
+    /// Bundled templates by name, or those of a file whose name ends in `.txt` or `.json`. Fails when the name is not known, or
     /// when the file cannot be read or holds no templates.
     pub fn find(name: &str) -> Result<Templates> {
         if let Some((_, text)) = BUNDLED.iter().find(|(known, _)| *known == name) {
             return Templates::parse(name, text);
         }
-        if !name.ends_with(".txt") {
+        if !name.ends_with(".txt") && !name.ends_with(".json") {
             return Err(unknown("prompt templates", name, Templates::names()));
         }
-        let text = std::fs::read_to_string(name).map_err(|cause| Error::reading(Path::new(name), cause))?;
-        Templates::parse(name, &text)
+        Templates::parse(name, &read_text(Path::new(name))?)
     }
 
-    /// Reads templates, one a line; empty lines are left out. `file` is their name in errors. Fails when there is none,
-    /// or one that does not hold `{}` once.
+    /// Reads templates, one a line, or a JSON list; empty lines are left out. `file` is their name in errors. Fails when there is none,
+    /// one that does not hold a place for the class once, or one that is a piece of a program.
     pub fn parse(file: &str, text: &str) -> Result<Templates> {
+        static PLACE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\{[A-Za-z0-9_]*\}").expect("well formed"));
+        let no_list = |cause| Error::input(format!("{file}: it begins as JSON and is no list of templates ({cause})"));
+        let begin = text.trim_start();
+        let begins_with_place = PLACE.find(begin).is_some_and(|place| place.start() == 0);
+        let (kind, lines): (_, Vec<String>) =
+            match begin.starts_with('[') || (begin.starts_with('{') && !begins_with_place) {
+                true => ("template", serde_json::from_str(begin).map_err(no_list)?),
+                false => ("line", text.lines().map(str::to_string).collect()),
+            };
         let mut templates = Vec::new();
-        for (line, template) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {
-            match template.matches(SLOT).count() {
+        for (number, template) in lines.iter().enumerate().map(|(index, line)| (index + 1, line.trim())) {
+            let wrong = |what: String| Err(Error::input(format!("{file}, {kind} {number}: {what}")));
+            let quoted = template.starts_with(['"', '\'']) && template.trim_end_matches(',').ends_with(['"', '\'']);
+            if quoted || template.starts_with("lambda ") || template.starts_with("f'") || template.starts_with("f\"") {
+                return wrong(format!(
+                    "found '{template}', a piece of a program; expected the words alone, as a photo of a {SLOT}."
+                ));
+            }
+            match PLACE.find_iter(template).count() {
                 _ if template.is_empty() => {}
-                1 => templates.push(template.to_string()),
-                found => {
-                    let message =
-                        format!("{file}, line {line}: found '{SLOT}' {found} times in '{template}', expected it once");
-                    return Err(Error::input(message));
-                }
+                1 => templates.push(PLACE.replace(template, SLOT).into_owned()),
+                found => return wrong(format!("found '{SLOT}' {found} times in '{template}', expected it once")),
             }
         }
         if templates.is_empty() {
@@ -109,8 +125,42 @@ mod tests {
     }
 
     #[test]
+    fn the_place_of_the_class_is_read_as_others_write_it() {
+        let plain = Templates::parse("", "a photo of a {}.\n{} two\n").unwrap();
+        for text in [
+            "a photo of a {c}.\r\n{c} two",
+            "a photo of a {0}.\n{classname} two",
+            "[\"a photo of a {}.\", \"{class_name} two\"]",
+        ] {
+            assert_eq!(Templates::parse("", text).unwrap(), plain, "{text}");
+        }
+        assert_eq!(Templates::parse("", "{} one").unwrap().prompts("cat"), ["cat one"]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.json");
+        std::fs::write(&path, "\u{feff}[\"a photo of a {}.\",\n\"{} two\"]").unwrap();
+        assert_eq!(Templates::find(path.to_str().unwrap()).unwrap(), plain);
+    }
+
+    #[test]
+    fn pieces_of_programs_are_refused() {
+        let error = |text: &str| Templates::parse("my.txt", text).unwrap_err().to_string();
+        for line in
+            ["'a photo of a {}.',", "\"a photo of a {}.\"", "lambda c: f'a photo of a {c}.',", "f'a photo of a {c}.',"]
+        {
+            assert!(error(&format!("one {{}}\n    {line}")).starts_with("my.txt, line 2: found '"), "{line}");
+        }
+        assert!(error("imagenet_templates = [\n    'a photo of a {}.',\n]").contains("line 1: found '{}' 0 times"));
+        assert!(
+            error("{\"imagenet1k\": [\"a photo of a {c}.\"]}")
+                .contains("it begins as JSON and is no list of templates")
+        );
+        assert!(error("[\n'a photo of a {}.',\n]").contains("it begins as JSON and is no list of templates"));
+        assert!(error("a {c} of {c}").contains("found '{}' 2 times"));
+    }
+
+    #[test]
     fn errors_name_the_place() {
-        let error = |text| Templates::parse("my.txt", text).unwrap_err().to_string();
+        let error = |text: &str| Templates::parse("my.txt", text).unwrap_err().to_string();
         assert_eq!(error("{}\na cat"), "my.txt, line 2: found '{}' 0 times in 'a cat', expected it once");
         assert!(error("{} {}").contains("line 1: found '{}' 2 times"));
         assert!(error(" \n").contains("my.txt: found no templates"));

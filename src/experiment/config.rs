@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::presets::{Expected, PRESETS};
 use crate::data::Source;
 use crate::data::csv::CsvSettings;
+use crate::data::folder::SplitSettings;
 use crate::data::webdataset::WebDatasetSettings;
 use crate::error::{Error, Result, nearest, unknown};
+use crate::files::read_text;
 use crate::method::patching::PatchingSettings;
 use crate::method::{Classifies, Method};
 use crate::objective::ObjectiveSettings;
@@ -67,6 +69,8 @@ pub struct DataConfig {
     pub loader_threads: usize,
     /// Samples that may be broken before the run stops.
     pub max_broken: usize,
+    /// Where `name` is `folder`: the folders of the splits.
+    pub splits: SplitSettings,
     /// Where `name` is `csv`: the tables, and what their columns are.
     pub csv: CsvSettings,
     /// Where `name` is `webdataset`: the shards.
@@ -80,6 +84,7 @@ impl DataConfig {
             name: self.name.clone(),
             folder: (!self.folder.is_empty()).then(|| PathBuf::from(&self.folder)),
             class_names: self.class_names.clone(),
+            splits: self.splits.clone(),
             csv: self.csv.clone(),
             webdataset: self.webdataset.clone(),
         }
@@ -110,6 +115,7 @@ impl Default for DataConfig {
             crop: (0.9, 1.0),
             loader_threads: 0,
             max_broken: 0,
+            splits: SplitSettings::default(),
             csv: CsvSettings::default(),
             webdataset: WebDatasetSettings::default(),
         }
@@ -127,7 +133,7 @@ pub struct StreamConfig {
     /// Class-incremental: the seed of the class order; it is not the run's, so that seeds of a run share it.
     pub class_order_seed: u64,
     /// Class-incremental: a bundled list of classes or a file, one a line, in the order in which they arrive, by their readable
-    /// names or the data set's own; empty for the seed's.
+    /// names or the data set's own; `numpy:SEED` for the permutation that numpy draws; empty for the seed's.
     pub class_order: String,
     /// Domain-incremental: the domains in order; empty for the data set's order.
     pub domain_order: Vec<String>,
@@ -321,7 +327,7 @@ impl Config {
             return Err(unknown("preset", name, PRESETS.iter().map(|preset| preset.name)));
         }
         let path = Path::new(name);
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
+        let text = read_text(path)?;
         Config::parse(&text).map_err(|error| error.at(name))
     }
 

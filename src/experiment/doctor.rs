@@ -54,7 +54,7 @@ pub fn examine<D: Device>(
     decode: Option<usize>,
     say: &mut dyn FnMut(Finding),
 ) {
-    let mut doctor = Doctor { say };
+    let mut doctor = Doctor { say, told: HashSet::new() };
     // What is tested below needs no weights.
     let mut config = config.clone();
     doctor.weights(&config);
@@ -81,6 +81,8 @@ pub fn examine<D: Device>(
 
 struct Doctor<'a> {
     say: &'a mut dyn FnMut(Finding),
+    /// The notes so far: what the data set and the run both have to tell is told once.
+    told: HashSet<String>,
 }
 
 impl Doctor<'_> {
@@ -89,7 +91,10 @@ impl Doctor<'_> {
     }
 
     fn note(&mut self, text: impl Into<String>) {
-        (self.say)(Finding { verdict: Verdict::Note, text: text.into() });
+        let text = text.into();
+        if self.told.insert(text.clone()) {
+            (self.say)(Finding { verdict: Verdict::Note, text });
+        }
     }
 
     fn wrong(&mut self, text: impl Into<String>) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::config::{Config, EvaluationTask, ModelConfig, TrainConfig, TrainText};
+use crate::data::broken::SHOWN;
 use crate::data::prompts::{Templates, fill};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Dataset, Split};
@@ -338,6 +339,7 @@ fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
     let mut stream = match settings.kind {
         StreamKind::Single => stream::single(&items),
         StreamKind::ClassIncremental => {
+            check_trained(config, dataset, &items)?;
             let first = (settings.first_task > 0).then_some(settings.first_task);
             stream::class_incremental(&items, settings.tasks, first, &class_order(config, dataset, &items)?)
         }
@@ -382,15 +384,45 @@ fn part_of(dataset: &Dataset, samples: &[u32], part: f64, seed: u64, place: &[u6
     samples.iter().copied().filter(|sample| chosen.binary_search(&picture(sample)).is_ok()).collect()
 }
 
-/// The order in which classes arrive: a file's, or the seed's.
+/// Fails where the samples of a stream of classes have a class without one for training: it names the classes and the domains.
+fn check_trained(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<()> {
+    let mut splits = vec![(false, false); dataset.classes.len()];
+    for item in items {
+        let (any, trained) = &mut splits[item.class as usize];
+        (*any, *trained) = (true, *trained || item.train);
+    }
+    let untrained = splits.iter().zip(&dataset.classes).filter(|((any, trained), _)| *any && !trained);
+    let untrained: Vec<String> = untrained.map(|(_, name)| format!("'{name}'")).collect();
+    if untrained.is_empty() {
+        return Ok(());
+    }
+    let shown = untrained[..untrained.len().min(SHOWN)].join(", ");
+    let more = if untrained.len() > SHOWN { format!(" and {} more", untrained.len() - SHOWN) } else { String::new() };
+    let within = match config.data.domains.as_slice() {
+        [] => format!("in {}", dataset.name),
+        domains => format!("in the chosen domains of {} (data.domains: {})", dataset.name, domains.join(", ")),
+    };
+    Err(Error::input(format!(
+        "classes without training samples {within}: {shown}{more}; a stream of classes trains on each: choose more domains, or leave their \
+         tests out"
+    )))
+}
+
+/// The order in which classes arrive: a file's, numpy's, or the seed's.
 fn class_order(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<ClassOrder> {
     let file = &config.stream.class_order;
     if file.is_empty() {
         return Ok(ClassOrder::Seed(config.stream.class_order_seed));
     }
-    let text = stream::class_list(file).map_err(|error| error.at("stream.class_order"))?;
     let mut present = vec![false; dataset.classes.len()];
     items.iter().for_each(|item| present[item.class as usize] = true);
+    if let Some(seed) = stream::seed_of(file) {
+        let seed = seed.map_err(|error| error.at("stream.class_order"))?;
+        let classes: Vec<u32> = (0..).zip(&present).filter(|(_, present)| **present).map(|(class, _)| class).collect();
+        let order = stream::permutation(seed, classes.len()).into_iter();
+        return Ok(ClassOrder::Given(order.map(|place| classes[place as usize]).collect()));
+    }
+    let text = stream::class_list(file).map_err(|error| error.at("stream.class_order"))?;
     Ok(ClassOrder::Given(stream::parse_class_order(file, &text, &dataset.classes, &dataset.class_keys, &present)?))
 }
 

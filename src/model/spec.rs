@@ -115,7 +115,7 @@ impl ModelSpec {
             return Err(unknown("model", name, ModelSpec::names()));
         }
         let path = Path::new(name);
-        let json = std::fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
+        let json = crate::files::read_text(path)?;
         ModelSpec::read_json(&json).map_err(|error| error.at(name))
     }
 

@@ -1,10 +1,11 @@
-//! The order of classes from a list: one name a line.
+//! The order of classes from a list: one name a line, or the numbers of all classes.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{Error, Result, nearest, unknown};
+use crate::files::read_text;
 
 /// The lists that come with the program: orders of classes, and which classes a data set has.
 const BUNDLED: [(&str, &str); 5] = [
@@ -24,12 +25,13 @@ pub fn class_list(name: &str) -> Result<Cow<'static, str>> {
     if !path.exists() && path.extension().is_none() && path.components().count() == 1 {
         return Err(unknown("list of classes", name, BUNDLED.iter().map(|(name, _)| *name)));
     }
-    std::fs::read_to_string(path).map(Cow::Owned).map_err(|cause| Error::reading(path, cause))
+    read_text(path).map(Cow::Owned)
 }
 
 /// The classes that `text` names, a line each, as places in `names`; lines without a word are left out. A line may also be what
 /// the data set itself calls the class, one of `keys`, which are in the order of `names`. `present` says which classes the stream
-/// has: each of them must be named, once, and no other. `file` is the text's name in errors, which also tell the line.
+/// has: each of them must be named, once, and no other. Where no class is called by a number, lines that are all numbers are places in
+/// `names`, from 0. `file` is the text's name in errors, which also tell the line.
 pub fn parse_class_order(
     file: &str,
     text: &str,
@@ -39,7 +41,13 @@ pub fn parse_class_order(
 ) -> Result<Vec<u32>> {
     // Of one word that is both, the data set's own counts: readable names need not differ.
     let known = names.iter().enumerate().chain(keys.iter().enumerate());
-    let class_of: HashMap<&str, usize> = known.map(|(class, name)| (name.as_str(), class)).collect();
+    let mut class_of: HashMap<&str, usize> = known.map(|(class, name)| (name.as_str(), class)).collect();
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    let mut words = text.lines().map(str::trim).filter(|word| !word.is_empty()).peekable();
+    let numbers: Vec<String> = (0..names.len()).map(|class| class.to_string()).collect();
+    if !class_of.keys().any(|name| is_number(name)) && words.peek().is_some() && words.all(is_number) {
+        class_of = numbers.iter().zip(0..).map(|(number, class)| (number.as_str(), class)).collect();
+    }
     let mut line_of_class = HashMap::new();
     let mut order = Vec::new();
     for (line, name) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {
@@ -116,6 +124,26 @@ mod tests {
         assert_eq!(order("n03\npalm tree\nn02\n").unwrap(), [1, 2, 0]);
         assert_eq!(order("palm_tree\nn02\nn03\n").unwrap(), [2, 0, 1]);
         assert!(order("n02\nn04\n").unwrap_err().to_string().contains("did you mean 'n02'?"));
+    }
+
+    #[test]
+    fn lines_may_be_numbers_of_classes() {
+        let names = ["crane", "palm tree", "shark"].map(String::from);
+        let order = |text: &str, names: &[String]| {
+            parse_class_order("order.txt", text, names, &[], &[true; 3]).map_err(|error| error.to_string())
+        };
+        assert_eq!(order("2\r\n0\r\n1\r\n", &names).unwrap(), [2, 0, 1]);
+        assert!(order("2\n0\n3\n", &names).unwrap_err().starts_with("order.txt, line 3: unknown class '3'"));
+        assert!(
+            order("2\n0\n2\n", &names)
+                .unwrap_err()
+                .starts_with("order.txt, line 3: the class '2' stands already on line 1")
+        );
+        assert!(order("2\n0\n", &names).unwrap_err().contains("lacks classes: palm tree"));
+        assert!(order("crane\n1\n2\n", &names).unwrap_err().starts_with("order.txt, line 2: unknown class '1'"));
+        // Of classes that are called by numbers, those are their names.
+        let called = ["1", "10", "2"].map(String::from);
+        assert_eq!(order("1\n2\n10\n", &called).unwrap(), [0, 2, 1]);
     }
 
     #[test]

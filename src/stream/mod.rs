@@ -3,6 +3,7 @@
 mod class_incremental;
 mod class_order;
 mod domain_incremental;
+mod numpy;
 mod single;
 mod time_incremental;
 
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 pub use class_incremental::{ClassOrder, class_incremental};
 pub use class_order::{class_list, parse_class_order};
 pub use domain_incremental::domain_incremental;
+pub use numpy::{permutation, seed_of};
 pub use single::single;
 pub use time_incremental::time_incremental;
 
