@@ -257,15 +257,17 @@ enum Labels {
 }
 
 impl Labels {
-    /// Numbers where more than half of the labels are, else names, as in a table.
+    /// Numbers where more than half of the samples' labels are, else names.
     fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Labels {
         let usable = entries.filter(|entry| entry.image.is_some() && entry.damage.is_none());
-        let labels: BTreeSet<&str> = usable.filter_map(|entry| entry.class.as_deref()).collect();
+        let labels: Vec<&str> = usable.filter_map(|entry| entry.class.as_deref()).collect();
         let like_numbers = labels.iter().filter(|label| label.parse::<f64>().is_ok()).count();
+        let by_number = 2 * like_numbers > labels.len();
+        let labels: BTreeSet<&str> = labels.into_iter().collect();
         if labels.is_empty() {
             return Labels::None;
         }
-        if 2 * like_numbers <= labels.len() {
+        if !by_number {
             return Labels::Names(labels.into_iter().map(Box::from).collect());
         }
         let mut written = BTreeMap::<u32, BTreeSet<String>>::new();
