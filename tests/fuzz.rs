@@ -547,6 +547,7 @@ fn webdataset() {
             test: vec![setting("b.tar")],
             time: setting("when"),
             domain: setting("where"),
+            ..WebDatasetSettings::default()
         },
         ..Source::new("webdataset", Some(folder))
     });
@@ -560,6 +561,48 @@ fn webdataset() {
         },
         ..Source::new("webdataset", Some(folder))
     });
+}
+
+/// What stands beside a picture in a shard: the json, with what Python alone writes, and lists of UIDs.
+#[test]
+fn texts_and_lists_of_shards() {
+    let shard = |json: &[u8]| {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, bytes) in [("1.png", PICTURES[4].1), ("1.txt", b"one\ntwo"), ("1.cls", b"07\n"), ("1.json", json)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            archive.append_data(&mut header, name, bytes).unwrap();
+        }
+        archive.into_inner().unwrap()
+    };
+    let json = format!(
+        "{{\"uid\": \"{:032x}\", \"when\": 2015, \"p\": NaN, \"q\": [-Infinity, 1e999], \"exif\": \"\\ud83d \\ud83d\\ude00\"}}",
+        7 << 64 | 9u128
+    );
+    let source = |folder: &Path, by_uid: bool| Source {
+        class_names: "cifar10".to_string(),
+        webdataset: WebDatasetSettings {
+            train: vec!["*.tar".to_string()],
+            time: if by_uid { String::new() } else { "when".to_string() },
+            time_uids: if by_uid { "{year}.npy".to_string() } else { String::new() },
+            ..WebDatasetSettings::default()
+        },
+        ..Source::new("webdataset", Some(folder))
+    };
+    let folder = scratch();
+    fuzz("json of shards", FILES, |rng| {
+        let mut json = json.clone().into_bytes();
+        mutate(&mut json, &[], rng);
+        fs::write(folder.path().join("a.tar"), shard(&json)).unwrap();
+        data::open(&source(folder.path(), false)).is_ok()
+    });
+
+    let halves: Vec<u8> = [0u64, 1, 7, 9, 7, 10].into_iter().flat_map(u64::to_le_bytes).collect();
+    let header = "{'descr': [('f0', '<u8'), ('f1', '<u8')], 'fortran_order': False, 'shape': (3,), }";
+    let list = [b"\x93NUMPY\x01\x00v\x00".as_slice(), format!("{header:117}\n").as_bytes(), &halves].concat();
+    fs::write(folder.path().join("a.tar"), shard(json.as_bytes())).unwrap();
+    let files = [("2015.npy", list.clone()), ("2016.npy", list), ("a.tar", shard(json.as_bytes()))];
+    fuzz_files("lists of UIDs", &files, mutate, |folder| source(folder, true));
 }
 
 /// Three times of four the index alone is changed, and its length and its hash are made right.

@@ -27,10 +27,11 @@ const CASES: [(&str, Make, usize, usize); 17] = [
     ("cifar100-dytox", synthetic::cifar100, 10, 20),
     ("imagenet1k-cil", synthetic::imagenet, 10, 100),
     ("domainnet-dil", synthetic::domainnet, 6, 20),
-    ("tic-yfcc", |folder| synthetic::shards(folder, &[2008, 2010, 2012, 2014]), 4, 12),
-    ("tic-redcaps", |folder| synthetic::shards(folder, &[2017, 2018, 2019, 2020]), 4, 12),
+    ("tic-yfcc", |folder| synthetic::batches(folder, &["0", "1", "2", "3"]), 4, 12),
+    ("tic-redcaps", |folder| synthetic::batches(folder, &["2017", "2018", "2019", "2020"]), 4, 12),
     ("tic-datacomp-medium", datacomp, 7, 12),
     ("tic-datacomp-large", datacomp, 7, 12),
+    ("tic-datacomp-xlarge", datacomp, 7, 12),
     ("cifar10", synthetic::cifar10, 1, 20),
     ("cifar100", synthetic::cifar100, 1, 200),
     ("imagenet", |folder| synthetic::class_folders(folder, "imagenet"), 1, 0),
@@ -42,8 +43,11 @@ const CASES: [(&str, Make, usize, usize); 17] = [
     ("coco", |folder| synthetic::captions(folder, "coco_test_karpathy.csv"), 1, 0),
 ];
 
+/// Of TiC-DataComp.
+const YEARS: [i32; 7] = [2016, 2017, 2018, 2019, 2020, 2021, 2022];
+
 fn datacomp(folder: &Path) {
-    synthetic::shards(folder, &[2016, 2017, 2018, 2019, 2020, 2021, 2022]);
+    synthetic::datacomp(folder, &YEARS);
 }
 
 /// What makes a preset small: a tiny model from random values, and a batch and a memory that fit little data.
@@ -88,7 +92,7 @@ fn end_to_end(name: &str) {
     let out = folder.path().join("run");
     let mut more = vec!["--out", out.to_str().unwrap()];
     // 80 templates of 1000 classes would be most of the test's time; the sets of 200 classes have them.
-    if ["imagenet1k-cil", "imagenet", "imagenet-v2", "imagenet-sketch"].contains(&name) {
+    if ["imagenet1k-cil", "imagenet", "imagenet-v2", "imagenet-sketch"].contains(&name) || name.contains("datacomp") {
         more.extend(["--set", "evaluation.templates=photo"]);
     }
     let outcome = small("run", name, data.path(), &more);
@@ -103,6 +107,10 @@ fn end_to_end(name: &str) {
     }
     let retrieves = name.starts_with("tic-") || ["flickr30k", "coco"].contains(&name);
     assert_eq!(evaluation.task == EvaluationTask::Retrieval, retrieves, "{name}");
+    if name.contains("datacomp") {
+        let found = &evaluation.dynamic["classification"];
+        assert!(found.iter().flatten().all(Option::is_some) && found.len() == steps, "{name}: {found:?}");
+    }
     let trained = evaluation.samples_spent > 0;
     assert_eq!(trained, evaluation.method != "zero-shot", "{name}");
 
@@ -144,6 +152,7 @@ cases! {
     tic_redcaps: "tic-redcaps",
     tic_datacomp_medium: "tic-datacomp-medium",
     tic_datacomp_large: "tic-datacomp-large",
+    tic_datacomp_xlarge: "tic-datacomp-xlarge",
     cifar10: "cifar10",
     cifar100: "cifar100",
     imagenet: "imagenet",
@@ -193,12 +202,18 @@ fn figures_stand_beside_a_runs_own_with_the_difference() {
     assert!(outcome.stderr.contains("did you mean 'reference'?"), "{}", outcome.stderr);
 }
 
+/// A checkpoint of the micro model with random weights.
+fn checkpoint(path: &Path) {
+    let spec = ModelSpec::find(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro.json")).unwrap();
+    let list = ParameterList::of(&spec);
+    save(path, &spec, &list, &list.initial_values(3), &[]).unwrap();
+}
+
 #[test]
 fn eval_takes_a_presets_data_templates_and_task() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = ModelSpec::find(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro.json")).unwrap();
-    let (model, list) = (folder.path().join("micro.safetensors"), ParameterList::of(&spec));
-    save(&model, &spec, &list, &list.initial_values(3), &[]).unwrap();
+    let model = folder.path().join("micro.safetensors");
+    checkpoint(&model);
     let evaluate = |preset: &str, make: Make, more: &[&str]| {
         let data = data(make);
         let fixed =
@@ -349,6 +364,59 @@ fn unreadable_pictures_and_missing_domains_are_told() {
     let (status, lines) = examined("domainnet-dil", &nowhere, &[]);
     assert_eq!(status, Some(1));
     says(&lines, "WRONG  cannot read ");
+}
+
+/// The pool of DataComp as it was downloaded, by lists of UIDs, gives the run that its resharded form gives.
+#[test]
+fn a_pool_by_lists_of_uids_needs_no_resharding() {
+    let folder = data(|folder| synthetic::datacomp_pool(folder, &YEARS));
+    let out = folder.path().join("run");
+    let settings = [
+        "data.webdataset.train=['shards/*']",
+        "data.webdataset.time_uids=lists/{year}.npy",
+        "data.webdataset.time_pattern=eval/*/{year}/*.tar",
+        "data.webdataset.time_from=uids",
+        "evaluation.templates=photo",
+    ];
+    let mut more = vec!["--out", out.to_str().unwrap()];
+    settings.iter().for_each(|setting| more.extend(["--set", setting]));
+    fs::write(folder.path().join("shards/00000000.parquet"), "PAR1").unwrap();
+    let outcome = small("run", "tic-datacomp-medium", folder.path(), &more);
+    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    let evaluation: Evaluation = RunDirectory::read_evaluation(&out).unwrap();
+    let counts: Vec<(usize, usize)> = evaluation.steps.iter().map(|step| (step.train, step.test)).collect();
+    assert_eq!(counts, [(12, 8); 7]);
+    assert!(
+        evaluation.matrix.iter().flatten().all(Option::is_some) && evaluation.dynamic.contains_key("classification")
+    );
+    let manifest = fs::read_to_string(out.join("manifest.json")).unwrap();
+    assert!(manifest.contains("what is no shard by its name is passed over: 1 .parquet"), "{manifest}");
+
+    // Retrieval and classification of their own sets by `eval`; a set without classes is not classified.
+    let place = folder.path().to_str().unwrap();
+    let model = folder.path().join("micro.safetensors");
+    checkpoint(&model);
+    let eval = |more: &[&str]| {
+        let fixed = ["eval", "--model", model.to_str().unwrap(), "--data", "tic-datacomp-medium", "--folder", place];
+        let pool = ["--set", "data.webdataset.train=[]", "--templates", "photo"];
+        perennial(&[&fixed[..], &pool, more].concat())
+    };
+    let found = eval(&[]);
+    assert!(found.stdout.contains("pictures          28\ncaptions          28\n"), "{}{}", found.stdout, found.stderr);
+    let found = eval(&["--task", "classification"]);
+    assert!(
+        found.stdout.contains("pictures               28\nclasses                1000\n"),
+        "{}{}",
+        found.stdout,
+        found.stderr
+    );
+    let found = eval(&["--task", "classification", "--domains", "retrieval"]);
+    assert_eq!(found.status, Some(2));
+    assert!(
+        found.stderr.contains("of the domain 'retrieval'; --domains names those that have classes"),
+        "{}",
+        found.stderr
+    );
 }
 
 #[test]

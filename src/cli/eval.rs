@@ -71,17 +71,28 @@ enum Task {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
-    let Config { data, evaluation, .. } = config(arguments)?;
+    let Config { mut data, evaluation, .. } = config(arguments)?;
     // What takes no time comes before what may take long.
     let templates = Templates::find(&evaluation.templates)?;
     let spec = arguments.model.spec()?;
     let dataset = data::open(&data.source())?;
     dataset.notes.iter().for_each(|note| say!("note: {}: {note}", dataset.name));
     dataset.broken().check(&dataset.name, data.max_broken)?;
-    let samples = choose(arguments, &data.domains, &dataset)?;
     let classifies = evaluation.task == EvaluationTask::Classification;
+    if data.domains.is_empty() {
+        // A preset may have sets of tests for one and for the other.
+        data.domains = if classifies { evaluation.classification_domains } else { evaluation.retrieval_domains };
+    }
+    let samples = choose(arguments, &data.domains, &dataset)?;
     if classifies && !dataset.has_classes() {
         return Err(Error::input(format!("{} has no classes; --task retrieval needs none", dataset.name)));
+    }
+    if let (true, Some(sample)) = (classifies, samples.iter().find(|sample| !dataset.is_labelled(**sample))) {
+        let domain = &dataset.domains[dataset.samples[*sample as usize].domain as usize];
+        return Err(Error::input(format!(
+            "{} has no class for sample {sample}, of the domain '{domain}'; --domains names those that have classes",
+            dataset.name
+        )));
     }
     if let (false, Some(sample)) =
         (classifies, samples.iter().find(|sample| dataset.samples[**sample as usize].caption.is_empty()))

@@ -5,10 +5,11 @@ use crate::error::{Error, Result};
 /// Names of a specification, at most: `{0..9999999999}` is a slip of the pen.
 const MOST_NAMES: usize = 1 << 20;
 
+/// Braces in a specification, at most: no name has more, and each is a call in a call.
+const MOST_BRACES: usize = 32;
+
 /// `{08..10}.tar` as `08.tar`, `09.tar` and `10.tar`, `{a,b}.tar` as `a.tar` and `b.tar`; in their order, the first brace slowest.
 pub fn expand(spec: &str) -> Result<Vec<String>> {
-    /// Braces in a specification, at most: no name has more, and each is a call in a call.
-    const MOST_BRACES: usize = 32;
     if spec.is_empty() {
         return Err(Error::input("a shard without a name"));
     }
@@ -18,21 +19,51 @@ pub fn expand(spec: &str) -> Result<Vec<String>> {
     expand_within(spec)
 }
 
-fn expand_within(spec: &str) -> Result<Vec<String>> {
-    let Some(open) = spec.find('{') else { return Ok(vec![spec.to_string()]) };
-    let (mut depth, mut commas, mut close) = (0, Vec::new(), None);
+/// The same of a command: what is neither a range nor a list stays as it is, as a shell leaves it (`awk '{print}'`, `${NAME}`).
+pub fn expand_command(command: &str) -> Result<Vec<String>> {
+    let mut commands = vec![String::new()];
+    let (mut rest, mut braces) = (command, 0);
+    while let Some(open) = rest.find('{') {
+        let end = closing(rest, open).0.map(|close| close + 1).filter(|_| !rest[..open].ends_with('$'));
+        let choices = match end {
+            Some(end) if braces < MOST_BRACES => expand_within(&rest[open..end]).ok(),
+            _ => None,
+        };
+        braces += 1;
+        let end = end.filter(|_| choices.is_some()).unwrap_or(open + 1);
+        let choices = choices.unwrap_or_else(|| vec!["{".to_string()]);
+        if commands.len().saturating_mul(choices.len()) > MOST_NAMES {
+            return Err(Error::input(format!("more than {MOST_NAMES} shards")));
+        }
+        let with = |command: String| {
+            let before = format!("{command}{}", &rest[..open]);
+            choices.iter().map(move |choice| format!("{before}{choice}")).collect::<Vec<_>>()
+        };
+        commands = commands.into_iter().flat_map(with).collect();
+        rest = &rest[end..];
+    }
+    commands.iter_mut().for_each(|command| *command += rest);
+    Ok(commands)
+}
+
+/// Where the brace that opens at `open` is closed, and the commas in between that belong to it.
+fn closing(spec: &str, open: usize) -> (Option<usize>, Vec<usize>) {
+    let (mut depth, mut commas) = (0, Vec::new());
     for (place, byte) in spec.bytes().enumerate().skip(open) {
         match byte {
             b'{' => depth += 1,
             b',' if depth == 1 => commas.push(place),
-            b'}' if depth == 1 => {
-                close = Some(place);
-                break;
-            }
+            b'}' if depth == 1 => return (Some(place), commas),
             b'}' => depth -= 1,
             _ => {}
         }
     }
+    (None, commas)
+}
+
+fn expand_within(spec: &str) -> Result<Vec<String>> {
+    let Some(open) = spec.find('{') else { return Ok(vec![spec.to_string()]) };
+    let (close, commas) = closing(spec, open);
     let close = close.ok_or_else(|| Error::input("a brace is not closed, expected {00000..00012} or {a,b}"))?;
     let choices = if commas.is_empty() {
         range(&spec[open + 1..close])?
@@ -98,6 +129,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn commands_keep_the_braces_of_their_own() {
+        // Of bash 5, but for the spaces.
+        for (command, expected) in [
+            ("cat {0..1}.tar", vec!["cat 0.tar", "cat 1.tar"]),
+            ("cat {a,b}.tar | awk '{print}'", vec!["cat a.tar | awk '{print}'", "cat b.tar | awk '{print}'"]),
+            ("cat ${NAME,,}/{01..02}", vec!["cat ${NAME,,}/01", "cat ${NAME,,}/02"]),
+            ("{ cat x", vec!["{ cat x"]),
+            ("", vec![""]),
+        ] {
+            assert_eq!(expand_command(command).unwrap(), expected, "{command}");
+        }
+        assert!(expand_command("{0..9999}{0..9999}").is_err());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
@@ -105,6 +151,9 @@ mod tests {
         fn any_specification_is_fine_or_an_error(spec in "[a0-9{},.]{0,24}") {
             if let Ok(names) = expand(&spec) {
                 prop_assert!(names.len() <= MOST_NAMES);
+            }
+            if let Ok(commands) = expand_command(&spec) {
+                prop_assert!(commands.len() <= MOST_NAMES);
             }
         }
     }

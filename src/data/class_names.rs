@@ -109,6 +109,12 @@ impl ClassNames {
         }
     }
 
+    /// How many classes the list has where its keys are the numbers from 0 on.
+    fn numbers(&self) -> Option<usize> {
+        let Names::OfKey(names) = &self.names else { return None };
+        (0..names.len()).all(|number| names.contains_key(&number.to_string())).then_some(names.len())
+    }
+
     /// The readable names of the classes `keys`. Fails when one has none, naming it, or when the list's order has another number
     /// of classes.
     fn of(&self, keys: &[String]) -> Result<Vec<String>> {
@@ -401,7 +407,7 @@ pub fn numbered(
     /// A label beyond is no class's: it would make a list of names of its own length.
     const MOST: u32 = 1 << 20;
     let list = ClassNames::find(class_names)?;
-    let listed = list.as_ref().and_then(ClassNames::len);
+    let listed = list.as_ref().and_then(|list| list.len().or_else(|| list.numbers()));
     let bound = listed.map_or(MOST, |len| len as u32);
     if let Some(index) = labels.iter().position(|label| *label >= bound) {
         let why = listed.map(|len| format!(", as {class_names} has {len} names")).unwrap_or_default();
@@ -594,6 +600,9 @@ mod tests {
         assert_eq!(numbered("cifar10", &[0, 1], place).unwrap().1[1], "automobile");
         let message = numbered("cifar10", &[0, 10], place).unwrap_err().to_string();
         assert_eq!(message, "t.csv, line 3: the label 10 is out of range, expected 0 to 9, as cifar10 has 10 names");
+        // All that a list of numbered keys names, whether a sample has it or not.
+        let (keys, names) = numbered("imagenet-v2", &[3], place).unwrap();
+        assert_eq!((keys.len(), names[999].as_str()), (1000, "toilet paper"));
         assert!(numbered("", &[u32::MAX], place).is_err());
     }
 

@@ -131,13 +131,18 @@ fn places(folder: &Path, kind: &str) -> Vec<PathBuf> {
         file.push(format!(".{kind}.perennial-index"));
         places.push(parent.join(file));
     }
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    if let Some(cache) = cache {
+    if let Some(cache) = cache_folder() {
         let id = super::id_of(&[&folder.to_string_lossy()]);
-        places.push(cache.join("perennial").join(format!("{id:016x}.{kind}.perennial-index")));
+        places.push(cache.join(format!("{id:016x}.{kind}.perennial-index")));
     }
     places
+}
+
+/// The program's folder among the user's caches.
+pub fn cache_folder() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+    Some(cache.join("perennial"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! | `folder.rs` | a folder of pictures for each class |
 //! | `cifar.rs` | the binary files of CIFAR-10 and CIFAR-100 |
 //! | `domainnet.rs` | DomainNet's lists |
-//! | `webdataset.rs` | tar shards |
+//! | `webdataset/` | tar shards |
 //! | `braces.rs` | names of shards with ranges and lists in braces |
 //! | `packed.rs` | pixels in one mapped file |
 //! | `csv.rs` | a table with a line for each sample |
@@ -59,7 +59,7 @@ use csv::CsvSettings;
 use folder::SplitSettings;
 use webdataset::WebDatasetSettings;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Split {
     Train,
     Test,
@@ -113,6 +113,8 @@ pub struct Dataset {
     /// SHA-256 in hexadecimal of all that the data set was read from. Of picture files, names and sizes.
     pub fingerprint: String,
     images: Box<dyn Images>,
+    /// Whether a sample has a class, by sample; empty where all have, or none.
+    labelled: Vec<bool>,
     /// The first sample of the same picture, by sample; empty where every sample has a picture of its own.
     first_of_picture: Vec<u32>,
     /// What the format passed over, merged, or read in another way than its files say, a sentence each, with counts and names: nobody
@@ -147,6 +149,7 @@ impl Dataset {
             samples,
             fingerprint,
             images,
+            labelled: Vec::new(),
             first_of_picture: Vec::new(),
             notes: Vec::new(),
             skipped: Broken::default(),
@@ -164,6 +167,12 @@ impl Dataset {
     pub fn with_shared_pictures(self, first_of_picture: Vec<u32>) -> Dataset {
         assert_eq!(first_of_picture.len(), self.samples.len(), "a first sample for each");
         Dataset { first_of_picture, ..self }
+    }
+
+    /// Says which samples have a class, where some have and others have none: `class` means nothing in those.
+    pub fn with_labelled(self, labelled: Vec<bool>) -> Dataset {
+        assert_eq!(labelled.len(), self.samples.len(), "a word for each");
+        Dataset { labelled, ..self }
     }
 
     /// Says what the format passed over, merged or read in another way: see [`Dataset::notes`].
@@ -184,6 +193,11 @@ impl Dataset {
     /// Whether the data set tells its samples' classes.
     pub fn has_classes(&self) -> bool {
         self.classes.len() != 1 || !self.classes[0].is_empty()
+    }
+
+    /// Whether the data set tells this sample's class.
+    pub fn is_labelled(&self, sample: u32) -> bool {
+        self.has_classes() && self.labelled.get(sample as usize).copied().unwrap_or(true)
     }
 
     /// The picture of the sample at `index`, in its own size. An error names the sample and its cause: the sample is

@@ -125,6 +125,14 @@ impl<'a> Plan<'a> {
             let Edges { train, test } = edges;
             return Err(Error::input(format!("edges of {train} and {test} pixels; both must be 1 to {LONGEST}")));
         }
+        if let Some(sample) = (0..dataset.samples.len() as u32).find(|sample| !dataset.is_labelled(*sample))
+            && dataset.has_classes()
+        {
+            return Err(Error::input(format!(
+                "{} has no class for sample {sample} and classes for others; a packed file holds the one or the other",
+                dataset.name
+            )));
+        }
         let mut places = HashMap::new();
         let (mut pictures, mut picture_of) = (Vec::new(), Vec::new());
         for (sample, known) in (0..).zip(&dataset.samples) {

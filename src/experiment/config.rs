@@ -283,6 +283,10 @@ pub struct EvaluationConfig {
     pub batch: usize,
     /// Beside retrieval, zero-shot accuracy on each step's tests among all classes of the stream.
     pub also_classify: bool,
+    /// Domains whose tests are for retrieval, where not all are: a set of tests with a name is a domain.
+    pub retrieval_domains: Vec<String>,
+    /// Domains whose tests are classified, where not all are; then among all classes of the data set.
+    pub classification_domains: Vec<String>,
     /// Domains beside the stream: after each step the model is also tested on their test samples.
     pub static_domains: Vec<String>,
     /// The part of each step's training samples that is not trained on and stands in for its tests, for choosing settings; 0 for
@@ -307,6 +311,8 @@ impl Default for EvaluationConfig {
             templates: "emoji".to_string(),
             batch: 256,
             also_classify: false,
+            retrieval_domains: Vec::new(),
+            classification_domains: Vec::new(),
             static_domains: Vec::new(),
             held_out: 0.0,
         }

@@ -271,12 +271,14 @@ pub fn evaluate<D: Device>(
     let classify = || -> Vec<Vec<Answer>> {
         let of_task = |task: usize| {
             let candidates = match by_text {
+                // A set of tests of its own has nothing to do with the classes that others happen to have.
+                true if !settings.classification_domains.is_empty() => (0..dataset.classes.len() as u32).collect(),
                 true => candidates(stream, step, task),
                 // A head has rows for the classes seen so far; a task whose classes are still to come is not for it.
                 false if stream.kind == StreamKind::ClassIncremental && task > step => return Vec::new(),
                 false => stream.classes_seen(step),
             };
-            scores.answers(&stream.steps[task].test, &candidates, class)
+            scores.answers(&setup.classified[task], &candidates, class)
         };
         (0..stream.steps.len()).map(of_task).collect()
     };
@@ -284,8 +286,8 @@ pub fn evaluate<D: Device>(
     let mut found = Findings::default();
     let Trainer { device, evaluation: clip, .. } = trainer;
     if retrieves {
-        for task in &stream.steps {
-            let (answers, retrieval) = images.retrieve(device, clip, setup, &task.test);
+        for tests in &setup.retrieved {
+            let (answers, retrieval) = images.retrieve(device, clip, setup, tests);
             found.row.push(retrieval.map(|retrieval| retrieval.mean_recall_at_1()));
             for (name, value) in recalls(retrieval) {
                 found.dynamic.entry(name).or_default().push(value);

@@ -30,7 +30,7 @@ const TIME: &str = "time-continual";
 const ZERO_SHOT: &str = "zero-shot";
 
 /// All of them. A new one is a file in `presets/` and a row here.
-pub const PRESETS: [Preset; 21] = [
+pub const PRESETS: [Preset; 22] = [
     preset!(BUNDLED_DATA, "emoji-pretrain", "train a small CLIP from scratch on the captions of three older vendors"),
     preset!(BUNDLED_DATA, "emoji-cil", "five newer vendors in 10 tasks of classes (class-incremental)"),
     preset!(BUNDLED_DATA, "emoji-dil", "five newer vendors, one after the other (domain-incremental)"),
@@ -43,6 +43,7 @@ pub const PRESETS: [Preset; 21] = [
     preset!(TIME, "tic-redcaps", "TiC-RedCaps: pictures of Reddit in 4 years, 2017 to 2020"),
     preset!(TIME, "tic-datacomp-medium", "TiC-DataComp, medium: 7 periods to 2022, ViT-B-32 from scratch"),
     preset!(TIME, "tic-datacomp-large", "TiC-DataComp, large: 7 periods to 2022, ViT-B-16 from scratch"),
+    preset!(TIME, "tic-datacomp-xlarge", "TiC-DataComp, xlarge: 7 periods to 2022, ViT-B-16 from scratch"),
     preset!(ZERO_SHOT, "cifar10", "classification of CIFAR-10's tests"),
     preset!(ZERO_SHOT, "cifar100", "classification of CIFAR-100's tests"),
     preset!(ZERO_SHOT, "imagenet", "classification of ImageNet-1k's validation pictures"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::config::{Config, EvaluationTask, ModelConfig, TrainConfig, TrainText};
+use super::config::{Config, EvaluationConfig, EvaluationTask, ModelConfig, TrainConfig, TrainText};
 use crate::data::broken::SHOWN;
 use crate::data::prompts::{Templates, fill};
 use crate::data::tokenizer::Tokenizer;
@@ -21,7 +21,7 @@ use crate::model::clip::Capacity;
 use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
 use crate::ops::linear::Activation;
-use crate::stream::{self, ClassOrder, Item, Stream, StreamKind};
+use crate::stream::{self, ClassOrder, Item, Step, Stream, StreamKind};
 use crate::train::{TextBank, TrainerSpec};
 
 pub struct Setup {
@@ -46,6 +46,9 @@ pub struct Setup {
     /// Distinct captions, for retrieval, and which each sample has.
     pub captions: Vec<Vec<u32>>,
     pub caption_of_sample: Vec<u32>,
+    /// Of each step, the tests that are for retrieval, and those that are classified: all, unless the settings name domains.
+    pub retrieved: Vec<Vec<u32>>,
+    pub classified: Vec<Vec<u32>>,
     /// Test samples of each domain beside the stream, with its name.
     pub static_sets: Vec<(String, Vec<u32>)>,
     /// Hashes of everything that came from outside the settings, for the manifest.
@@ -61,7 +64,20 @@ impl Setup {
         let stream = open_stream(config, &dataset)?;
         check_sizes(config, &method, dataset.classes.len(), &stream)?;
         let static_sets = static_sets(config, &dataset, &stream)?;
-        check_texts(config, &method, &dataset, &stream, &static_sets)?;
+        let EvaluationConfig { task, also_classify, retrieval_domains, classification_domains, .. } =
+            &config.evaluation;
+        let retrieves = *task == EvaluationTask::Retrieval;
+        let classifies = !retrieves || *also_classify;
+        let tests = |key: &str, wanted: bool, domains: &[String]| {
+            let domains = if wanted && config.evaluation.held_out == 0.0 { domains } else { &[] };
+            tests_of(&dataset, &stream, domains).map_err(|error| error.at(format!("evaluation.{key}")))
+        };
+        let retrieved = tests("retrieval_domains", retrieves, retrieval_domains)?;
+        let classified = tests("classification_domains", classifies, classification_domains)?;
+        check_texts(config, &method, &dataset, &stream, &retrieved, &static_sets)?;
+        let static_tests = static_sets.iter().map(|(_, tests)| tests);
+        let answered = classified.iter().filter(|_| classifies).chain(static_tests);
+        check_labels(config, &method, &dataset, &stream, answered)?;
         let (model, initial, mut hashes, mut notes) = open_model(config)?;
         notes.extend(dataset.notes.iter().map(|note| format!("{}: {note}", dataset.name)));
         let skipped = dataset.broken();
@@ -142,6 +158,8 @@ impl Setup {
             templates: templates.iter().len(),
             captions,
             caption_of_sample,
+            retrieved,
+            classified,
             static_sets,
             hashes,
             dataset: Arc::new(dataset),
@@ -295,6 +313,20 @@ fn domain_index(dataset: &Dataset, name: &str) -> Result<u32> {
     place.map(|place| place as u32).ok_or_else(|| unknown("domain", name, known))
 }
 
+/// Of each step, the tests of some domains; all where none is named. Fails where a step has none of theirs.
+fn tests_of(dataset: &Dataset, stream: &Stream, domains: &[String]) -> Result<Vec<Vec<u32>>> {
+    let wanted = domains.iter().map(|name| domain_index(dataset, name)).collect::<Result<Vec<u32>>>()?;
+    let is_wanted = |test: &u32| wanted.is_empty() || wanted.contains(&dataset.samples[*test as usize].domain);
+    let of_step = |step: &Step| {
+        let tests: Vec<u32> = step.test.iter().copied().filter(is_wanted).collect();
+        match tests.is_empty() && !step.test.is_empty() {
+            true => Err(Error::input(format!("{} has no tests of {}", step.name, domains.join(" or ")))),
+            false => Ok(tests),
+        }
+    };
+    stream.steps.iter().map(of_step).collect()
+}
+
 /// The test samples of the domains that `evaluation.static_domains` names.
 fn static_sets(config: &Config, dataset: &Dataset, stream: &Stream) -> Result<Vec<(String, Vec<u32>)>> {
     let names = &config.evaluation.static_domains;
@@ -432,6 +464,7 @@ fn check_texts(
     method: &Method,
     dataset: &Dataset,
     stream: &Stream,
+    retrieved: &[Vec<u32>],
     static_sets: &[(String, Vec<u32>)],
 ) -> Result<()> {
     let retrieves = config.evaluation.task == EvaluationTask::Retrieval;
@@ -445,7 +478,7 @@ fn check_texts(
     if learns_captions && let Some(sample) = stream.steps.iter().find_map(|step| without_caption(&step.train)) {
         return refuse(sample, "data.text trains on captions; \"class\" needs none");
     }
-    let mut tests = stream.steps.iter().map(|step| &step.test).chain(static_sets.iter().map(|(_, tests)| tests));
+    let mut tests = retrieved.iter().chain(static_sets.iter().map(|(_, tests)| tests));
     if retrieves && let Some(sample) = tests.find_map(|tests| without_caption(tests)) {
         return refuse(sample, "evaluation.task asks for captions; \"classification\" needs none");
     }
@@ -461,6 +494,38 @@ fn check_texts(
     ];
     match needs.into_iter().find(|(needed, _)| *needed) {
         Some((_, why)) => Err(Error::input(format!("{} has no classes, but {why}", dataset.name))),
+        None => Ok(()),
+    }
+}
+
+/// Fails when a sample without a class, in a data set where others have one, would be trained or tested by it. `answered` are the
+/// tests that are classified.
+fn check_labels<'a>(
+    config: &Config,
+    method: &Method,
+    dataset: &Dataset,
+    stream: &Stream,
+    mut answered: impl Iterator<Item = &'a Vec<u32>>,
+) -> Result<()> {
+    let without = |samples: &[u32]| samples.iter().copied().find(|sample| !dataset.is_labelled(*sample));
+    let refuse = |sample: u32, why: &str| {
+        let domain = &dataset.domains[dataset.samples[sample as usize].domain as usize];
+        Err(Error::input(format!("{} has no class for sample {sample} (domain '{domain}'), but {why}", dataset.name)))
+    };
+    if !dataset.has_classes() {
+        return Ok(());
+    }
+    if let Some(sample) = answered.find_map(|tests| without(tests)) {
+        return refuse(
+            sample,
+            "it would be classified; evaluation.classification_domains names those that have classes",
+        );
+    }
+    let learns_classes = config.data.text != TrainText::Caption
+        || config.stream.kind == StreamKind::ClassIncremental
+        || (!method.reads_texts() && method.spends != Spends::Nothing);
+    match stream.steps.iter().find_map(|step| without(&step.train)).filter(|_| learns_classes) {
+        Some(sample) => refuse(sample, "the run trains on classes; data.text = \"caption\" needs none"),
         None => Ok(()),
     }
 }

@@ -90,21 +90,81 @@ pub fn domainnet(folder: &Path) {
     }
 }
 
-/// WebDataset shards of captioned pictures with a time, twelve training and four test samples of each year.
-pub fn shards(folder: &Path, years: &[i32]) {
-    for year in years {
-        for (split, first, count) in [("train", 0, 8), ("train", 8, 4), ("test", 12, 4)] {
-            let mut shard = Vec::new();
-            for number in first..first + count {
-                let key = format!("{year}{number:06}");
-                add_member(&mut shard, &format!("{key}.jpg"), &picture(number + *year as usize));
-                add_member(&mut shard, &format!("{key}.txt"), format!("picture {number} of {year}").as_bytes());
-                let json = format!("{{\"url\": \"http://pictures/{key}\", \"timestamp\": \"{year}-06-01T12:00:00Z\"}}");
-                add_member(&mut shard, &format!("{key}.json"), json.as_bytes());
-            }
-            shard.extend([0; 1024]);
-            write(folder, &format!("{split}/{year}/{first:08}.tar"), shard);
+/// What a sample of a shard has beside its picture.
+type Beside = fn(usize) -> Vec<(&'static str, String)>;
+
+/// A shard of pictures; `key` makes a sample's key of its number.
+fn shard(path: &Path, numbers: std::ops::Range<usize>, key: impl Fn(usize) -> String, beside: Beside) {
+    let mut shard = Vec::new();
+    for number in numbers {
+        add_member(&mut shard, &format!("{}.jpg", key(number)), &picture(number));
+        for (ending, text) in beside(number) {
+            add_member(&mut shard, &format!("{}.{ending}", key(number)), text.as_bytes());
         }
+    }
+    shard.extend([0; 1024]);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, shard).unwrap();
+}
+
+/// TiC-YFCC and TiC-RedCaps as their scripts write them, twelve training and four test samples of each group.
+pub fn batches(folder: &Path, groups: &[&str]) {
+    for (place, group) in groups.iter().enumerate() {
+        for (split, number, first, count) in [("train", 0, 0, 8), ("train", 1, 8, 4), ("test", 0, 12, 4)] {
+            let first = first + 16 * place;
+            let path = folder.join(format!("shards/{split}_batch_{group}__{number:08}.tar"));
+            let caption = |number: usize| vec![("json", format!("{{\"caption\": \"picture {number}\"}}"))];
+            shard(&path, first..first + count, |number| number.to_string(), caption);
+        }
+    }
+}
+
+/// TiC-DataComp as its scripts write it: of each year twelve training samples, four tests for retrieval, and four with classes.
+pub fn datacomp(folder: &Path, years: &[i32]) {
+    let pair: Beside = |number| {
+        let json = format!("{{\"uid\": \"{:032x}\", \"similarity\": NaN, \"original_width\": 20}}", uid(number));
+        vec![("txt", format!("picture {number}")), ("json", json)]
+    };
+    let labelled: Beside = |number| vec![("cls", (number % 1000).to_string()), ("txt", format!("picture {number}"))];
+    let key = |number: usize| format!("{:032x}-0", uid(number));
+    for (place, year) in years.iter().enumerate() {
+        let first = 20 * place;
+        for (set, number, from, count, beside) in [
+            ("train", "00000000", 0, 8, pair),
+            ("train", "00000001", 8, 4, pair),
+            ("eval/retrieval", "0", 12, 4, pair),
+            ("eval/datacompnet", "0", 16, 4, labelled),
+        ] {
+            let path = folder.join(format!("{set}/{year}/{number}.tar"));
+            shard(&path, first + from..first + from + count, key, beside);
+            fs::write(path.with_extension("json"), "{\"successes\": 4}").unwrap();
+        }
+    }
+}
+
+/// The UID of a pair.
+pub fn uid(number: usize) -> u128 {
+    (number as u128 + 1) << 64 | 0xffff_ffff_ffff_0000 - number as u128
+}
+
+/// DataComp's pool as it was downloaded, with a sorted list of each year's UIDs, and the tests as [`datacomp`] has them.
+pub fn datacomp_pool(folder: &Path, years: &[i32]) {
+    datacomp(folder, years);
+    fs::remove_dir_all(folder.join("train")).unwrap();
+    let pair: Beside =
+        |number| vec![("txt", format!("picture {number}")), ("json", format!("{{\"uid\": \"{:032x}\"}}", uid(number)))];
+    // The years in turn, so that no shard is of one.
+    let key = |number: usize| format!("{number:012}");
+    shard(&folder.join("shards/00000000.tar"), 1000..1000 + 12 * years.len(), key, pair);
+    for (place, year) in years.iter().enumerate() {
+        let own = (0..12 * years.len()).filter(|number| number % years.len() == place).map(|number| uid(1000 + number));
+        let halves = own.flat_map(|uid| [(uid >> 64) as u64, uid as u64]);
+        let bytes: Vec<u8> = halves.flat_map(u64::to_le_bytes).collect();
+        let count = bytes.len() / 16;
+        let header =
+            format!("{{'descr': [('f0', '<u8'), ('f1', '<u8')], 'fortran_order': False, 'shape': ({count},), }}");
+        let file = [b"\x93NUMPY\x01\x00v\x00".as_slice(), format!("{header:117}\n").as_bytes(), &bytes].concat();
+        write(folder, &format!("lists/{year}.npy"), file);
     }
 }
 
