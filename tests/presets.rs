@@ -22,7 +22,7 @@ const MICRO: &str = "tests/fixtures/micro.json";
 type Make = fn(&Path);
 
 /// The presets on data from outside: how their data are made, and the steps and training samples of each step that come of it.
-const CASES: [(&str, Make, usize, usize); 17] = [
+const CASES: [(&str, Make, usize, usize); 18] = [
     ("cifar100-cil", synthetic::cifar100, 10, 20),
     ("cifar100-dytox", synthetic::cifar100, 10, 20),
     ("imagenet1k-cil", synthetic::imagenet, 10, 100),
