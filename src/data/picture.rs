@@ -20,6 +20,17 @@ use crate::error::{Error, Result};
 /// Pixels beyond which a picture is taken for an attack on the memory: Pillow's limit.
 pub const MOST_PIXELS: u64 = 178_956_970;
 
+/// Endings of the names of picture files: those of torchvision's ImageFolder, and `gif`, `jfif` and `pbm`. They say which files are
+/// taken for pictures; what a file is, its first bytes say.
+pub const ENDINGS: [&str; 12] =
+    ["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"];
+
+/// Whether a file of this name, or path, is taken for a picture: by its ending, in small or capital letters.
+pub fn is_picture_name(name: &str) -> bool {
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
+}
+
 /// The picture in the bytes of a PNG, JPEG or WebP file; of an animation the first frame. It is an error of input if the
 /// file is broken, cut short, of another format, or of more than 179 million pixels, and where a decoder panics.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage> {
@@ -149,6 +160,16 @@ mod tests {
             let expected = BASE64_STANDARD.decode(&case.rgb).unwrap();
             let difference = image.as_raw().iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
             assert_eq!(difference, Some(0), "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn pictures_are_known_by_their_endings() {
+        for name in ["a.png", "a.b/c.d.JPEG", ".hidden.Gif", "x.tif", "x.TIFF", "x.pbm", "x.jfif"] {
+            assert!(is_picture_name(name), "{name}");
+        }
+        for name in ["", "png", "a.png.txt", "a.png/b", "a.", "a.json", "a.avif"] {
+            assert!(!is_picture_name(name), "{name}");
         }
     }
 
