@@ -65,6 +65,34 @@ const EXTRA_SAMPLES: u16 = 338;
 const SAMPLE_FORMAT: u16 = 339;
 const JPEG_TABLES: u16 = 347;
 
+/// What is looked at of a directory: a tag of a few bytes may ask for as many numbers as the file has bytes.
+const READ: [u16; 21] = [
+    WIDTH,
+    HEIGHT,
+    BITS,
+    COMPRESSION,
+    PHOTOMETRIC,
+    FILL_ORDER,
+    STRIP_OFFSETS,
+    ORIENTATION,
+    SAMPLES,
+    STRIP_ROWS,
+    STRIP_BYTES,
+    PLANAR,
+    PREDICTOR,
+    COLOUR_MAP,
+    TILE_WIDTH,
+    TILE_HEIGHT,
+    TILE_OFFSETS,
+    TILE_BYTES,
+    EXTRA_SAMPLES,
+    SAMPLE_FORMAT,
+    JPEG_TABLES,
+];
+
+/// Numbers of a tag, at most: a million strips.
+const MOST_NUMBERS: u64 = 1 << 20;
+
 /// The whole numbers of a file's first directory, by their tags.
 struct Tags {
     big_endian: bool,
@@ -95,7 +123,10 @@ impl Tags {
                 16 | 17 => 8,
                 _ => continue,
             };
-            let count = usize::try_from(count).ok().filter(|count| *count <= bytes.len()).ok_or(Fault::CutShort)?;
+            if !READ.contains(&(tag as u16)) || numbers.contains_key(&(tag as u16)) || count > MOST_NUMBERS {
+                continue;
+            }
+            let count = count as usize;
             let place = entry + 4 + long;
             let place = if count * len <= long { place } else { number(place, long)? as usize };
             // What is cut short may be a tag that nobody needs.
