@@ -11,19 +11,25 @@ ifneq ($(PERENNIAL_NVRTC)$(CUDA_HOME)$(CUDA_PATH)$(wildcard /usr/local/cuda/lib6
 NVRTC =
 endif
 
-.PHONY: build tools chromium pretrain demo compare test bench interop dist emoji clean
+.PHONY: build tools chromium nasm pretrain demo compare test bench interop dist emoji clean
 
-build: $(NVRTC)
+build: $(NVRTC) nasm
 	cargo build --release --locked
 
 # What the kernels are compiled and disassembled with, and the browser in which the tests look at the report.
-tools: $(NVRTC) $(NVDISASM) chromium
+tools: $(NVRTC) $(NVDISASM) chromium nasm
 
 chromium:
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v chrome || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
 	    apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-liberation; \
 	else echo "tests/report.rs needs Chromium; on Debian: apt-get install chromium fonts-liberation"; exit 1; fi
+
+# The assembler of libjpeg-turbo's vector code. Without it the C code alone is built: the same pixels, more slowly.
+nasm:
+	@command -v nasm || { [ "$$(id -u)" = 0 ] && command -v apt-get && \
+	    apt-get update -q && apt-get install -y -q --no-install-recommends nasm; } || \
+	echo "without nasm JPEGs are decoded more slowly; on Debian: apt-get install nasm"
 
 $(NVRTC):
 	$(call fetch,$(NVRTC_PACKAGE))
@@ -60,7 +66,7 @@ test: tools
 	cargo test --release --locked --features emulator
 
 # One stripped file that needs libc and, for a GPU, NVIDIA's driver.
-dist: $(NVRTC)
+dist: $(NVRTC) nasm
 	cargo build --profile dist --locked
 	@ls -l target/dist/perennial
 	@test $$(stat -c %s target/dist/perennial) -lt 30000000 || { echo "it is larger than 30 MB"; exit 1; }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Cursor, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 
-use image::{ImageReader, RgbImage};
+use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::picture;
@@ -93,65 +93,16 @@ pub fn read_picture(path: &Path) -> Result<RgbImage> {
 
 /// The picture in the bytes of a file; an error has its reason.
 pub fn decode_picture(bytes: &[u8]) -> Result<RgbImage> {
-    let cut_short = || Error::input("the picture is cut short").because(TRUNCATED);
     if bytes.is_empty() {
         return Err(Error::input("the file is empty").because(EMPTY_FILE));
     }
-    // Decoders fill up what is missing of a JPEG.
-    if jpeg_is_cut_short(bytes) {
-        return Err(cut_short());
-    }
-    picture::decode(bytes).map_err(|error| match picture::guarded(|| Ok(dimensions(bytes))) {
-        Ok(Some((width, height))) if u64::from(width) * u64::from(height) > picture::MOST_PIXELS => {
-            Error::input(format!("a picture of {width} x {height} pixels; {} are the most", picture::MOST_PIXELS))
-                .because(TOO_LARGE)
-        }
-        _ if is_cut_short(bytes) => cut_short(),
-        _ => error.because(UNDECODABLE),
-    })
-}
-
-/// Width and height that a file's header tells.
-fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
-    ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_dimensions().ok()
-}
-
-/// Whether a PNG or WebP file ends before its format says so.
-fn is_cut_short(bytes: &[u8]) -> bool {
-    match bytes {
-        [0x89, b'P', b'N', b'G', ..] => !bytes.windows(4).rev().any(|window| window == b"IEND"),
-        [b'R', b'I', b'F', b'F', a, b, c, d, ..] => {
-            (bytes.len() as u64) < 8 + u64::from(u32::from_le_bytes([*a, *b, *c, *d]))
-        }
-        _ => false,
-    }
-}
-
-/// Whether a JPEG has a beginning but no end: after the first scan's header the marker of the end must come. The segments before
-/// may hold a thumbnail with an end of its own.
-fn jpeg_is_cut_short(bytes: &[u8]) -> bool {
-    const SCAN: u8 = 0xda;
-    const END: [u8; 2] = [0xff, 0xd9];
-    if !bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-        return false;
-    }
-    let mut at = 2;
-    loop {
-        match bytes.get(at..) {
-            Some([0xff, 0xff, ..]) => at += 1,
-            Some([0xff, SCAN, rest @ ..]) => return !rest.windows(2).rev().any(|window| window == END),
-            // Markers without a length.
-            Some([0xff, 0x01 | 0xd0..=0xd8, ..]) => at += 2,
-            Some([0xff, _, high, low, ..]) => at += 2 + usize::from(u16::from_be_bytes([*high, *low])).max(2),
-            // No marker where one must be: the decoder says what is wrong.
-            Some([_, _, _, _, ..]) => return false,
-            _ => return true,
-        }
-    }
+    picture::decode(bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use image::ImageFormat;
 
     use super::*;

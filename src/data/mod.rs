@@ -9,7 +9,7 @@
 //! | `domainnet.rs` | DomainNet's lists |
 //! | `webdataset/` | tar shards |
 //! | `braces.rs` | names of shards with ranges and lists in braces |
-//! | `packed.rs` | pixels in one mapped file |
+//! | `packed.rs` | pixels in one file |
 //! | `csv.rs` | a table with a line for each sample |
 //! | `rows.rs` | the rows and cells of a table |
 //! | `class_names.rs` | from a data set's own names of classes to readable ones |

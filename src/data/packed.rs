@@ -1,5 +1,5 @@
 //! Packed files: all pictures of a data set as 8-bit pixels of one size, with all that is known of them, in one file that is
-//! mapped into memory. Training then waits for no decoder. `perennial pack` writes them.
+//! read where they stand. Training then waits for no decoder. `perennial pack` writes them.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -21,15 +21,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use image::RgbImage;
-use memmap2::Mmap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::broken::{TRUNCATED, UNREADABLE};
 use super::{Dataset, Images, Sample, Source, Split, class_names, picture, transform};
 use crate::error::{Error, Result};
 use crate::files::{folder_of, write_new_with};
@@ -326,10 +327,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
         ));
     };
     let file = File::open(path).map_err(|cause| Error::reading(path, cause))?;
-    // SAFETY: the file is written whole and then renamed to its name, and never changed by this program; whoever changes it while it
-    // is mapped changes pixels, which have checksums, or cuts it off, which stops the process.
-    let map = unsafe { Mmap::map(&file) }.map_err(|cause| Error::reading(path, cause))?;
-    let (index, hash) = read_index(&map).map_err(|what| Error::reading(path, what))?;
+    let (index, hash) = read_index(&file).map_err(|what| Error::reading(path, what))?;
     let Index { classes, class_keys, domains, edges, pictures, samples: rows, .. } = index;
     let mut first_of_picture = Vec::new();
     let mut first: HashMap<u32, u32> = HashMap::new();
@@ -354,7 +352,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
             Some(begin)
         })
         .collect();
-    let images = Squares { map, edges, pictures, offsets, picture_of };
+    let images = Squares { file, edges, pictures, offsets, picture_of };
     // The names that the file was packed with, unless others are asked for.
     let classes = match source.class_names.as_str() {
         "" => classes,
@@ -365,30 +363,47 @@ pub fn open(source: &Source) -> Result<Dataset> {
 }
 
 /// The index of a packed file, and its SHA-256 in hexadecimal; an error says only what is wrong.
-fn read_index(file: &[u8]) -> Result<(Index, String), String> {
+fn read_index(file: &File) -> Result<(Index, String), String> {
     let short = || "the packed file is cut short; pack it again".to_string();
     let altered = |what: &str| format!("the packed file was altered ({what}); pack it again");
-    if !file.starts_with(HEAD) {
-        return Err("this is no packed file; 'perennial pack' writes one".to_string());
+    let foreign = || "this is no packed file; 'perennial pack' writes one".to_string();
+    let read = |bytes: &mut [u8], begin: u64| {
+        file.read_exact_at(bytes, begin).map_err(|cause| match cause.kind() {
+            ErrorKind::UnexpectedEof => short(),
+            _ => cause.to_string(),
+        })
+    };
+    let file_len = file.metadata().map_err(|cause| cause.to_string())?.len();
+    let mut head = [0; HEAD.len()];
+    if file_len < HEAD.len() as u64 {
+        return Err(foreign());
     }
-    let tail = file.len().checked_sub(TAIL).filter(|tail| *tail >= HEAD.len()).ok_or_else(short)?;
-    if !file.ends_with(FOOT) {
+    read(&mut head, 0)?;
+    if head != *HEAD {
+        return Err(foreign());
+    }
+    let first = HEAD.len() as u64;
+    let tail_begin = file_len.checked_sub(TAIL as u64).filter(|tail| *tail >= first).ok_or_else(short)?;
+    let mut tail = [0; TAIL];
+    read(&mut tail, tail_begin)?;
+    if !tail.ends_with(FOOT) {
         return Err(short());
     }
-    let len = u64::from_le_bytes(file[tail..tail + 8].try_into().expect("eight bytes"));
-    let begin = usize::try_from(len).ok().and_then(|len| tail.checked_sub(len)).filter(|begin| *begin >= HEAD.len());
+    let len = u64::from_le_bytes(tail[..8].try_into().expect("eight bytes"));
+    let begin = tail_begin.checked_sub(len).filter(|begin| *begin >= first);
     let begin = begin.ok_or_else(|| altered("the length of its index"))?;
-    let bytes = &file[begin..tail];
-    let hash = Sha256::digest(bytes);
-    if hash[..] != file[tail + 8..tail + 40] {
+    let mut bytes = vec![0; len as usize];
+    read(&mut bytes, begin)?;
+    let hash = Sha256::digest(&bytes);
+    if hash[..] != tail[8..40] {
         return Err(altered("its index"));
     }
-    let index: Index = serde_json::from_slice(bytes).map_err(|cause| format!("its index is not ours: {cause}"))?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|cause| format!("its index is not ours: {cause}"))?;
     if index.version != VERSION {
         return Err(format!("version {} of packed files; this program reads {VERSION}: pack it again", index.version));
     }
     let pixels = |picture: &Picture| transform::bytes(index.edges.of(picture.train)) as u64;
-    if !index.edges.are_possible() || index.pictures.iter().map(pixels).sum::<u64>() != (begin - HEAD.len()) as u64 {
+    if !index.edges.are_possible() || index.pictures.iter().map(pixels).sum::<u64>() != begin - first {
         return Err(altered("its number of pixels"));
     }
     let fits = |row: &Row| {
@@ -410,9 +425,10 @@ fn read_index(file: &[u8]) -> Result<(Index, String), String> {
     Ok((index, hash.iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
-/// Pictures in a mapped file.
+/// Pictures in a packed file. It is read and not mapped: who cuts it off under a run makes an error and not a signal that ends the
+/// process.
 struct Squares {
-    map: Mmap,
+    file: File,
     edges: Edges,
     pictures: Vec<Picture>,
     /// Where each picture begins in the file.
@@ -432,13 +448,20 @@ impl Images for Squares {
         let place = self.picture_of[sample] as usize;
         let (Picture { train, width, height, checksum }, begin) = (self.pictures[place], self.offsets[place]);
         let edge = self.edges.of(train);
-        let pixels = &self.map[begin..begin + transform::bytes(edge)];
-        if crc32fast::hash(pixels) != checksum {
+        let mut pixels = vec![0; transform::bytes(edge)];
+        self.file.read_exact_at(&mut pixels, begin as u64).map_err(|cause| match cause.kind() {
+            ErrorKind::UnexpectedEof => {
+                Error::input(format!("the packed file was cut short: picture {place}, from byte {begin}, is not there"))
+                    .because(TRUNCATED)
+            }
+            _ => Error::input(format!("the packed file cannot be read at byte {begin}: {cause}")).because(UNREADABLE),
+        })?;
+        if crc32fast::hash(&pixels) != checksum {
             let what =
                 format!("the packed file was altered: picture {place}, from byte {begin}, is not what was written");
             return Err(Error::input(what).because(ALTERED));
         }
-        let image = RgbImage::from_raw(edge as u32, edge as u32, pixels.to_vec()).expect("three bytes a pixel");
+        let image = RgbImage::from_raw(edge as u32, edge as u32, pixels).expect("three bytes a pixel");
         Ok((image, (width, height)))
     }
 }
@@ -625,6 +648,14 @@ mod tests {
         assert_eq!(error.reason(), Some(ALTERED));
         assert!(error.to_string().contains("picture 0, from byte 16,"), "{error}");
         assert!(dataset.image(2).is_ok());
+
+        // Cut off while it is open.
+        std::fs::write(&path, &whole).unwrap();
+        let dataset = opened(&path).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(16 + 100).unwrap();
+        let error = dataset.image(0).unwrap_err();
+        assert_eq!(error.reason(), Some(broken::TRUNCATED));
+        assert!(error.to_string().contains("was cut short: picture 0, from byte 16,"), "{error}");
     }
 
     #[test]
