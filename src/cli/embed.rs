@@ -1,6 +1,5 @@
 //! `perennial embed`: embeddings of images or texts by any checkpoint.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,8 +9,8 @@ use perennial::data::broken::read_picture;
 use perennial::data::{tokenizer::Tokenizer, transform};
 use perennial::error::{Error, Result};
 use perennial::eval::pretrained::{Pretrained, find_spec, prepare};
-use perennial::files::check_writable;
-use perennial::model::checkpoint::{Positions, TensorFile, save_bytes};
+use perennial::files::{check_writable, read_text};
+use perennial::model::checkpoint::{self, Positions, TensorFile, Weights, save_bytes};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::Device;
@@ -43,7 +42,7 @@ pub struct Arguments {
 /// Which checkpoint, and what it does not say of itself.
 #[derive(clap::Args)]
 pub struct Model {
-    /// Weights in open_clip's or Hugging Face's names (safetensors), or the folder that one of the two wrote
+    /// Weights in open_clip's or Hugging Face's names (safetensors, or PyTorch's .pt, .bin, .ckpt), or the folder that one of the two wrote
     #[arg(long, value_name = "CKPT")]
     pub model: PathBuf,
     /// The model, where the file does not say it: a bundled one (see 'perennial list models') or an open_clip JSON file
@@ -55,6 +54,9 @@ pub struct Model {
     /// Fit a positional embedding of another resolution to the model's, by bicubic interpolation as open_clip
     #[arg(long)]
     pub interpolate_positions: bool,
+    /// Go on with weights that are NaN or infinite
+    #[arg(long)]
+    pub allow_non_finite: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -72,13 +74,32 @@ impl Model {
             ActivationName::Gelu => Activation::Gelu,
             ActivationName::QuickGelu => Activation::QuickGelu,
         });
-        let (spec, note) = find_spec(&self.model, self.arch.as_deref(), activation, self.positions())?;
-        note.iter().for_each(|note| eprintln!("note: {note}"));
+        let (spec, notes) = find_spec(&self.model, self.arch.as_deref(), activation, self.positions())?;
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(spec)
     }
 
     pub fn positions(&self) -> Positions {
         if self.interpolate_positions { Positions::Interpolated } else { Positions::AsStored }
+    }
+
+    /// The weights of the model `spec`; notes go to standard error.
+    pub fn load(&self, spec: &ModelSpec) -> Result<Weights> {
+        let weights = checkpoint::load_with(&self.model, spec, self.positions())?.checked(self.allow_non_finite)?;
+        weights.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(weights)
+    }
+
+    /// Fails where one of the files `out`, which are about to be written, is one that the weights are read from.
+    pub fn keep_from(&self, out: &[PathBuf]) -> Result<()> {
+        let own = checkpoint::files_of(&self.model)?;
+        let same = |out: &&PathBuf| {
+            out.canonicalize().is_ok_and(|out| own.iter().any(|own| own.canonicalize().is_ok_and(|own| own == out)))
+        };
+        match out.iter().find(same) {
+            None => Ok(()),
+            Some(out) => Err(Error::input(format!("--out {} is the model's own file; give another", out.display()))),
+        }
     }
 
     /// The model `spec`, ready for at most `images` images and `texts` texts at once; notes go to standard error.
@@ -90,9 +111,7 @@ impl Model {
         texts: usize,
     ) -> Result<Pretrained<D>> {
         let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
-        let (model, notes) = Pretrained::open(place, &self.model, spec, self.positions(), capacity)?;
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
-        Ok(model)
+        Pretrained::open(place, &self.load(spec)?, spec, capacity)
     }
 }
 
@@ -120,6 +139,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
     // Before any work, which may take hours.
     check_writable(out)?;
+    arguments.model.keep_from(std::slice::from_ref(out))?;
     let spec = arguments.model.spec()?;
     let source = match (&arguments.images, &arguments.texts) {
         (Some(pattern), _) => Source::Images(find_files(pattern)?),
@@ -139,7 +159,7 @@ enum Source {
 }
 
 fn read_texts(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|cause| Error::reading(path, cause))?;
+    let text = read_text(path)?;
     let texts: Vec<String> = text.lines().map(str::to_string).collect();
     if texts.is_empty() {
         return Err(Error::input(format!("{} holds no texts, expected one a line", path.display())));

@@ -34,8 +34,9 @@ enum Format {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let (spec, out) = (arguments.model.spec()?, &arguments.out);
     check_folder(out)?;
-    let weights = checkpoint::load_with(&arguments.model.model, &spec, arguments.model.positions())?;
-    weights.notes.iter().chain(&weights.not_finite).for_each(|note| eprintln!("note: {note}"));
+    let written = ["open_clip_model.safetensors", "open_clip_config.json", "model.safetensors", "config.json"];
+    arguments.model.keep_from(&written.map(|name| out.join(name)))?;
+    let weights = arguments.model.load(&spec)?;
     let list = ParameterList::of(&spec);
     match arguments.format {
         Format::OpenClip => checkpoint::export_open_clip(out, &spec, &list, &weights.values)?,
