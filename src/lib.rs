@@ -2,7 +2,7 @@
 //!
 //! The modules are floors of one house, and imports point down this list only: [`check`], [`report`], [`experiment`], [`method`],
 //! [`train`], [`objective`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; in the cellar [`error`],
-//! [`files`], [`interrupt`], [`rng`], [`seal`].
+//! [`files`], [`interrupt`], [`pickle`], [`rng`], [`seal`].
 
 pub mod check;
 pub mod data;
@@ -16,6 +16,7 @@ pub mod method;
 pub mod model;
 pub mod objective;
 pub mod ops;
+pub mod pickle;
 pub mod report;
 pub mod rng;
 pub mod seal;

@@ -265,6 +265,254 @@ fn prefixes_and_stored_constants_do_not_matter() {
 }
 
 #[test]
+fn what_wrappers_put_in_front_is_taken_off() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let expected = bits(&values(&ParameterList::of(&spec)));
+    let renamed = |rename: &dyn Fn(&str) -> String| {
+        let mut tensors = entries();
+        tensors.iter_mut().for_each(|(name, ..)| *name = rename(name));
+        tensors
+    };
+    for prefix in ["model.", "clip.", "clip_model.", "model.clip.", "state_dict.", "net.backbone.", "teacher."] {
+        let mut tensors = renamed(&|name| format!("{prefix}{name}"));
+        // What averaging puts beside the model, under no module's name.
+        tensors.push(("n_averaged".into(), "I64".into(), vec![], vec![0; 8]));
+        let weights = load(&write(&folder, &assemble(None, &tensors)), &spec).unwrap();
+        assert_eq!(bits(&weights.values), expected, "{prefix}");
+        contains(&weights.notes.join("; "), &[&format!("all names begin with '{prefix}', which is taken off")]);
+    }
+    let wrappers: [&dyn Fn(&str) -> String; 4] = [
+        &|name| format!("_orig_mod.{name}"),
+        &|name| format!("module._orig_mod.{name}"),
+        &|name| name.replace("visual.", "visual._orig_mod.").replace("transformer.", "transformer.module."),
+        &|name| format!("_orig_mod.module.text.{name}").replace("text.visual", "visual"),
+    ];
+    for rename in wrappers {
+        let weights = load(&write(&folder, &assemble(None, &renamed(rename))), &spec).unwrap();
+        assert_eq!(bits(&weights.values), expected);
+    }
+    let hugging_face: Vec<Entry> = hugging_face_entries(&folder, &spec)
+        .into_iter()
+        .map(|(name, dtype, shape, data)| (format!("model.clip.{name}"), dtype, shape, data))
+        .collect();
+    let weights = load(&write(&folder, &assemble(None, &hugging_face)), &spec).unwrap();
+    assert_eq!(bits(&weights.values), expected);
+
+    let mut mixed = renamed(&|name| format!("model.{name}"));
+    let count = mixed.len();
+    mixed.push(("head.weight".into(), "F32".into(), vec![1], vec![0; 4]));
+    let message = refusal(&assemble(None, &mixed));
+    let what = format!("{count} of the {} names begin with 'model.' and others, as 'head.weight', do not", count + 1);
+    contains(&message, &[&what]);
+    let two = [renamed(&|name| format!("student.{name}")), renamed(&|name| format!("teacher.{name}"))].concat();
+    contains(
+        &refusal(&assemble(None, &two)),
+        &["it holds several models, whose names begin with 'student.' and 'teacher.'"],
+    );
+}
+
+#[test]
+fn the_sizes_beside_openais_weights_are_held_against_the_model() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let with = |sizes: [(&str, i64); 3]| {
+        let mut tensors = entries();
+        for (name, size) in sizes {
+            tensors.push((name.into(), "I64".into(), vec![], size.to_le_bytes().to_vec()));
+        }
+        assemble(None, &tensors)
+    };
+    let right = [("input_resolution", 12), ("context_length", 12), ("vocab_size", 100)];
+    let weights = load(&write(&folder, &with(right)), &spec).unwrap();
+    assert_eq!(bits(&weights.values), bits(&values(&ParameterList::of(&spec))));
+    let message = refusal(&with([right[0], ("context_length", 77), right[2]]));
+    contains(&message, &["its context_length is 77, and the model's text_cfg.context_length 12"]);
+}
+
+#[test]
+fn a_header_may_say_that_there_is_no_metadata() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = load(&write(&folder, &assemble(Some(Value::Null), &entries())), &tiny()).unwrap();
+    assert_eq!((weights.spec, weights.notes), (None, vec![]));
+}
+
+#[test]
+fn a_model_in_several_files_is_read_by_its_index() {
+    let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
+    let place = |name: &str| folder.path().join(name);
+    let all = entries();
+    let parts = [("model-00001-of-00002.safetensors", &all[..9]), ("model-00002-of-00002.safetensors", &all[9..])];
+    let mut map = serde_json::Map::new();
+    for (file, tensors) in parts {
+        fs::write(place(file), assemble(None, tensors)).unwrap();
+        tensors.iter().for_each(|(name, ..)| drop(map.insert(name.clone(), json!(file))));
+    }
+    let index = place("model.safetensors.index.json");
+    let write_index = |map: &serde_json::Map<String, Value>| {
+        fs::write(&index, json!({ "metadata": { "total_size": 1 }, "weight_map": map }).to_string()).unwrap();
+    };
+    write_index(&map);
+    for path in [folder.path(), &index] {
+        let weights = load(path, &spec).unwrap();
+        assert_eq!(bits(&weights.values), bits(&values(&ParameterList::of(&spec))));
+        assert_eq!(weights.paths, [index.clone(), place(parts[0].0), place(parts[1].0)]);
+    }
+    let message = || load(folder.path(), &spec).unwrap_err().to_string();
+    let one = load(&place(parts[0].0), &spec).unwrap_err().to_string();
+    contains(&one, &["this is one of the files of a model in several: give their folder, or the index", "is missing"]);
+
+    let (moved, other) = (all[0].0.clone(), all[20].0.clone());
+    let mut wrong = map.clone();
+    wrong.insert(moved.clone(), json!(parts[1].0));
+    write_index(&wrong);
+    contains(&message(), &[&format!("'{moved}' is in "), parts[0].0, "where the index does not have it"]);
+    let mut wrong = map.clone();
+    wrong.insert("absent".into(), json!(parts[1].0));
+    write_index(&wrong);
+    contains(&message(), &["'absent' should be in ", parts[1].0, "and is not"]);
+    let mut wrong = map.clone();
+    wrong.insert(other, json!("../elsewhere.safetensors"));
+    write_index(&wrong);
+    contains(&message(), &["'../elsewhere.safetensors', which is no file beside it"]);
+    write_index(&map);
+    fs::remove_file(place(parts[1].0)).unwrap();
+    contains(
+        &message(),
+        &["the index of a model in several files, of which 'model-00002-of-00002.safetensors' is missing"],
+    );
+}
+
+// ---------------------------------------------------------------- PyTorch's own files
+
+/// A file that PyTorch wrote; `make_torch.py` beside them says of what.
+fn torch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch").join(name)
+}
+
+fn torch_spec() -> ModelSpec {
+    ModelSpec::find(torch("model.json").to_str().unwrap()).unwrap()
+}
+
+/// The numbers of all those files, by the formula that their script states.
+fn torch_values(list: &ParameterList) -> Vec<f32> {
+    let block = |name: &str| {
+        let parts = [
+            "ln_1.weight",
+            "ln_1.bias",
+            "attn.in_proj_weight",
+            "attn.in_proj_bias",
+            "attn.out_proj.weight",
+            "attn.out_proj.bias",
+            "ln_2.weight",
+            "ln_2.bias",
+            "mlp.c_fc.weight",
+            "mlp.c_fc.bias",
+            "mlp.c_proj.weight",
+            "mlp.c_proj.bias",
+        ];
+        parts.map(|part| format!("{name}transformer.resblocks.0.{part}"))
+    };
+    let named = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+    let names = [
+        named(&["positional_embedding", "text_projection", "logit_scale", "visual.class_embedding"]),
+        named(&["visual.positional_embedding", "visual.proj", "visual.conv1.weight"]),
+        named(&["visual.ln_pre.weight", "visual.ln_pre.bias"]),
+        block("visual.").to_vec(),
+        named(&["visual.ln_post.weight", "visual.ln_post.bias"]),
+        block("").to_vec(),
+        named(&["token_embedding.weight", "ln_final.weight", "ln_final.bias"]),
+    ]
+    .concat();
+    assert_eq!(names.len(), list.len());
+    let mut values = vec![0.0; list.arena_len()];
+    for (place, name) in names.iter().enumerate() {
+        for (number, value) in values[list.get(name).range()].iter_mut().enumerate() {
+            *value = ((31 * place + 7 * number) % 129) as f32 / 64.0 - 1.0;
+        }
+    }
+    values
+}
+
+#[test]
+fn every_form_in_which_pytorch_saves_weights_is_read() {
+    let spec = torch_spec();
+    let expected = bits(&torch_values(&ParameterList::of(&spec)));
+    for (name, notes) in [
+        ("f32.pt", &[][..]),
+        ("f16.pt", &[]),
+        ("bf16_views.pt", &[]),
+        ("legacy_views.pt", &[]),
+        ("training.pt", &["the weights are those under 'state_dict'"]),
+        (
+            "settings.ckpt",
+            &["the weights are those under 'state_dict'", "all names begin with 'model.', which is taken off"],
+        ),
+        ("script.pt", &[]),
+    ] {
+        let weights = load(&torch(name), &spec).unwrap();
+        assert_eq!(bits(&weights.values), expected, "{name}");
+        assert_eq!(weights.notes.len(), notes.len(), "{name}: {:?}", weights.notes);
+        contains(&weights.notes.join("; "), notes);
+        assert_eq!((weights.spec, weights.paths), (None, vec![torch(name)]));
+    }
+    // The sizes in the archive of TorchScript are held against the model.
+    let mut other = spec.clone();
+    other.text_cfg.context_length = 6;
+    other.vision_cfg.image_size = 9;
+    contains(&load(&torch("script.pt"), &other).unwrap_err().to_string(), &["its input_resolution is 8"]);
+}
+
+#[test]
+fn a_file_of_pytorchs_takes_the_models_memory() {
+    let spec = torch_spec();
+    LARGEST.set(0);
+    load(&torch("training.pt"), &spec).unwrap();
+    // The arena is 10 KB; of the 70 KB of the file, with the optimiser's state, nothing is copied. A pickle's values take 32 KB.
+    assert!(LARGEST.get() < 1 << 18, "{}", LARGEST.get());
+}
+
+#[test]
+fn what_is_no_state_dict_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |path: &Path| load(path, &torch_spec()).unwrap_err().to_string();
+    contains(
+        &message(&torch("module.pt")),
+        &[
+            "module.pt: data.pkl: byte 2 of the pickle: it asks for Python's '__main__.Part'",
+            "torch.save(model.state_dict(), FILE)",
+        ],
+    );
+    let damaged = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(torch(name)).unwrap();
+        change(&mut bytes);
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        message(&path)
+    };
+    let find = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|window| window == what).unwrap();
+    let flipped = damaged("f32.pt", &|bytes| {
+        let place = find(bytes, b"f32/data/3");
+        bytes[place + 64] ^= 1;
+    });
+    contains(&flipped, &["its member 'data/3' is damaged: the checksum is another"]);
+    contains(
+        &damaged("f32.pt", &|bytes| bytes.truncate(9000)),
+        &["a zip archive, as torch.save writes them, that is damaged"],
+    );
+    contains(&damaged("legacy_views.pt", &|bytes| bytes.truncate(9000)), &["it is cut short: its storage"]);
+    let big = damaged("legacy_views.pt", &|bytes| {
+        let place = find(bytes, b"little_endian");
+        let place = place + bytes[place..].iter().position(|byte| *byte == 0x88).unwrap();
+        bytes[place] = 0x89;
+    });
+    contains(&big, &["byte order 'big'"]);
+    let system = damaged("legacy_views.pt", &|bytes| {
+        let place = find(bytes, b"ctorch._utils\n_rebuild_tensor_v2\n");
+        bytes[place..place + 34].copy_from_slice(b"cos\nsystem_of_no_tensor_anywhere12\n"[..34].try_into().unwrap());
+    });
+    contains(&system, &["it asks for Python's 'os.system_of_no_tensor_anywhere1"]);
+}
+
+#[test]
 fn half_and_double_precision_are_read() {
     let (folder, spec) = (tempfile::tempdir().unwrap(), tiny());
     let list = ParameterList::of(&spec);
@@ -397,8 +645,8 @@ fn a_folder_without_a_model_is_refused() {
         load(folder.path(), &tiny()).unwrap_err().to_string()
     };
     contains(&message(""), &["a folder, and without open_clip_model.safetensors or model.safetensors in it"]);
-    contains(&message("pytorch_model.bin"), &["a PyTorch pickle; convert it to safetensors first"]);
-    contains(&message("model.safetensors.index.json"), &["its model is in several files", "max_shard_size"]);
+    contains(&message("pytorch_model.bin"), &["pytorch_model.bin", "2 bytes are too few"]);
+    contains(&message("model.safetensors.index.json"), &["model.safetensors.index.json", "2 bytes are too few"]);
 }
 
 /// The tensors of the tiny model with a positional embedding for a grid of `side` x `side` patches: each row is made of
@@ -576,9 +824,15 @@ fn nan_weights_are_noted() {
     data[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
     data[16..20].copy_from_slice(&f32::INFINITY.to_le_bytes());
     let weights = load(&write(&folder, &assemble(None, &tensors)), &spec).unwrap();
-    let what = "2 of the weights are NaN or infinite, the first of them in 'visual.ln_post.bias'";
-    contains(&weights.not_finite.unwrap(), &[what]);
+    let what = "2 of the weights are NaN or infinite, the first of them in 'visual.ln_post.bias' (NaN at [2])";
+    contains(weights.not_finite.as_ref().unwrap(), &[what]);
     assert_eq!(weights.notes, [""; 0]);
+    let path = write(&folder, &assemble(None, &tensors));
+    let passed = weights.checked(true).unwrap();
+    assert_eq!((passed.notes.len(), passed.not_finite.is_some()), (1, true));
+    contains(&passed.notes[0], &[what]);
+    let error = load(&path, &spec).unwrap().checked(false).unwrap_err();
+    contains(&error.to_string(), &[what, "--allow-non-finite (model.allow_non_finite = true) lets them pass"]);
 }
 
 #[test]
@@ -591,7 +845,14 @@ fn an_empty_file_is_refused() {
 
 #[test]
 fn other_formats_are_recognised() {
-    contains(&refusal(b"PK\x03\x04\x14\x00\x08\x08 and so on"), &["a PyTorch pickle", "convert it to safetensors"]);
+    contains(&refusal(b"PK\x03\x04\x14\x00\x08\x08 and so on"), &["a zip archive", "damaged or cut short"]);
+    contains(&refusal(b"version https://git-lfs.github.com/spec/v1\noid"), &["a Git LFS pointer", "git lfs pull"]);
+    contains(&refusal(b"<!doctype html><html>404"), &["a web page (HTML) in place of the weights"]);
+    contains(
+        &refusal(b"{\"a\": [1, 2, 3]}"),
+        &["a JSON text, and no weights, nor the index of a model in several files"],
+    );
+    contains(&refusal(b"\x80\x02}q\x00X\x01\x00\x00\x00as."), &["a pickle of Python's that torch.save did not write"]);
     contains(&refusal(&with_header("[1, 2]", &[])), &["cannot understand the header", "expected an object"]);
     contains(&refusal(&with_header("{\"a\": \"\u{1b}\"", &[])), &["cannot understand the header"]);
 }
@@ -599,10 +860,10 @@ fn other_formats_are_recognised() {
 #[test]
 fn many_wrong_tensors_give_one_short_error() {
     let mut tensors = entries();
-    tensors.iter_mut().for_each(|(name, ..)| *name = format!("model.{name}"));
+    tensors.iter_mut().for_each(|(name, ..)| *name = format!("x{name}"));
     let message = refusal(&assemble(None, &tensors));
     let count = 2 * tensors.len() - 5;
-    contains(&message, &["'positional_embedding' is missing", "'model.positional_embedding' is unknown"]);
+    contains(&message, &["'positional_embedding' is missing", "'xpositional_embedding' is unknown"]);
     contains(&message, &[&format!("; and {count} more")]);
     assert!(message.len() < 700, "{message}");
 }

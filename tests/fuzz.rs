@@ -22,7 +22,7 @@ use perennial::data::csv::CsvSettings;
 use perennial::data::packed::{Edges, Plan};
 use perennial::data::prompts::Templates;
 use perennial::data::webdataset::WebDatasetSettings;
-use perennial::data::{self, Dataset, Source, broken, emoji, picture, time, transform};
+use perennial::data::{self, Dataset, Source, broken, emoji, picture, time, tokenizer, transform};
 use perennial::eval::pretrained::find_spec;
 use perennial::experiment::Config;
 use perennial::model::checkpoint::{self, Positions};
@@ -36,6 +36,8 @@ use program::{TINY_TIC, succeed};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 /// What one input may take.
 #[derive(Clone, Copy)]
@@ -779,6 +781,83 @@ fn checkpoints() {
             read(Positions::AsStored).is_ok() | read(Positions::Interpolated).is_ok()
         });
     }
+}
+
+/// The pickle of a zip archive of PyTorch's, three times of four, and the archive is written anew, so that its checksums are right.
+fn mutate_archive(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
+    if below(rng, 4) == 0 {
+        return mutate(bytes, others, rng);
+    }
+    let mut archive = ZipArchive::new(Cursor::new(bytes.as_slice())).unwrap();
+    let mut written = ZipWriter::new(Cursor::new(Vec::new()));
+    for index in 0..archive.len() {
+        let mut member = archive.by_index(index).unwrap();
+        let (name, mut content) = (member.name().unwrap().into_owned(), Vec::new());
+        member.read_to_end(&mut content).unwrap();
+        if name.ends_with("data.pkl") || below(rng, 40) == 0 {
+            mutate(&mut content, &[], rng);
+        }
+        let stored = SimpleFileOptions::default().compression_method(CompressionMethod::STORE);
+        written.start_file(name, stored).unwrap();
+        written.write_all(&content).unwrap();
+    }
+    *bytes = written.finish().unwrap().into_inner();
+}
+
+/// PyTorch's own files, in each of their forms.
+#[test]
+fn pytorchs_files() {
+    let spec = ModelSpec::from_json(include_str!("fixtures/torch/model.json")).unwrap();
+    let read = |folder: &Path, _: &mut Rng| {
+        let read = checkpoint::read_spec(folder).is_ok();
+        checkpoint::load(folder, &spec).is_ok() & read
+    };
+    for (form, bytes) in [
+        ("a state_dict", &include_bytes!("fixtures/torch/bf16_views.pt")[..]),
+        ("a training program", include_bytes!("fixtures/torch/settings.ckpt")),
+        ("TorchScript", include_bytes!("fixtures/torch/script.pt")),
+    ] {
+        let files = [("pytorch_model.bin", bytes.to_vec())];
+        fuzz_folder(&format!("PyTorch's archive of {form}"), FILES, &files, mutate_archive, read);
+    }
+    let legacy = [("pytorch_model.bin", include_bytes!("fixtures/torch/legacy_views.pt").to_vec())];
+    fuzz_folder("PyTorch's file from before 1.6", FILES, &legacy, mutate, read);
+
+    let map: serde_json::Map<String, Value> =
+        (ParameterList::of(&spec).iter()).map(|parameter| (parameter.name.clone(), json!("a.bin"))).collect();
+    let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map }).to_string().into_bytes();
+    let files = [("model.safetensors.index.json", index), ("a.bin", include_bytes!("fixtures/torch/f16.pt").to_vec())];
+    fuzz_folder("index of several files", FILES, &files, mutate_index, read);
+}
+
+fn mutate_index(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
+    match bytes.first() {
+        Some(b'{') => mutate_json(bytes, &[], rng),
+        _ => mutate_archive(bytes, others, rng),
+    }
+}
+
+/// CIFAR as Python has it.
+#[test]
+fn pickles_of_pictures() {
+    let files = [
+        ("meta", include_bytes!("fixtures/cifar/cifar-100-python/meta").to_vec()),
+        ("train", include_bytes!("fixtures/cifar/cifar-100-python/train").to_vec()),
+        ("test", include_bytes!("fixtures/cifar/cifar-100-python/test").to_vec()),
+    ];
+    fuzz_files("CIFAR for Python", &files, mutate, |folder| Source::new("cifar100", Some(folder)));
+}
+
+/// What lies beside Hugging Face's weights and says what tokens they were trained with.
+#[test]
+fn tokenizers() {
+    let folder = scratch();
+    tokenizer::save_hugging_face(folder.path(), 77).unwrap();
+    let config = fs::read(folder.path().join("tokenizer_config.json")).unwrap();
+    let files = [("tokenizer_config.json", config), ("added_tokens.json", b"{\"<cat>\": 49408}".to_vec())];
+    fuzz_folder("tokenizer's configuration", FILES, &files, mutate_json, |folder, _| {
+        tokenizer::check_folder(folder).is_ok()
+    });
 }
 
 /// What a run leaves behind, and all that the report makes of it.

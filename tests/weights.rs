@@ -420,3 +420,89 @@ fn each_adversarial_checkpoint_is_told_in_one_line() {
         }
     }
 }
+
+#[test]
+fn weights_that_are_no_numbers_stop_every_command_that_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let nan = checkpoint(folder.path(), |list, values| values[list.get("visual.proj").offset + 17] = f32::NAN);
+    let texts = written(&folder, "texts.txt", "a cat\n");
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let (out, exported) = (path("out.safetensors"), path("exported"));
+    let what = ["1 of the weights are NaN or infinite", "'visual.proj' (NaN at [1, 1])", "--allow-non-finite"];
+    let embed = ["embed", "--model", &nan, "--texts", &texts, "--out", &out];
+    let export = ["export", "--model", &nan, "--format", "hf", "--out", &exported];
+    refused(&embed, &what);
+    refused(&export, &what);
+    refused(&["eval", "--model", &nan, "--data", "emoji", "--domains", "fxemoji"], &what);
+    assert!(!Path::new(&out).exists() && !Path::new(&exported).exists());
+    let (name, pretrained) = (format!("model.name={MICRO}"), format!("model.pretrained={nan}"));
+    for method in ["zero-shot", "sequential"] {
+        let method = format!("method={method}");
+        run_refused(&["--set", &method, "--set", &name, "--set", &pretrained], &what);
+    }
+    // With the user's word they pass, and are told.
+    for command in [&embed[..], &export] {
+        let done = perennial(&[command, &["--allow-non-finite"]].concat());
+        assert_eq!(done.status, Some(0), "{}", done.stderr);
+        assert!(done.stderr.contains("note: ") && done.stderr.contains(what[0]), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_text_ends_at_its_first_end_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let texts = written(&folder, "texts.txt", "a cat\na cat<end_of_text> and a dog\na cat and a dog\n");
+    embed(&folder, &["--model", &model, "--texts", &texts]);
+    let rows = embeddings(&folder.path().join("embeddings.safetensors"));
+    assert_close(&rows[..16], &rows[16..32]);
+    assert!(rows[..16] != rows[32..]);
+}
+
+#[test]
+fn a_models_own_files_are_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let texts = written(&folder, "texts.txt", "a cat\n");
+    let before = fs::read(&model).unwrap();
+    let own = ["is the model's own file; give another"];
+    refused(&["embed", "--model", &model, "--texts", &texts, "--out", &model], &own);
+    let target = folder.path().join("hf").to_str().unwrap().to_string();
+    succeed(&["export", "--model", &model, "--format", "hf", "--out", &target]);
+    refused(&["export", "--model", &target, "--format", "hf", "--out", &target], &own);
+    assert!(fs::read(&model).unwrap() == before);
+}
+
+#[test]
+fn weights_are_known_by_what_lies_beside_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let texts = written(&folder, "texts.txt", "a cat\n");
+    let hf = folder.path().join("hf");
+    let target = hf.to_str().unwrap();
+    succeed(&["export", "--model", &model, "--format", "hf", "--out", target]);
+    let expected = embed(&folder, &["--model", &model, "--texts", &texts]);
+    // Without our own word in the file, its configuration counts.
+    let weights = hf.join("model.safetensors");
+    with_header(weights.to_str().unwrap(), "model.safetensors", |header| header.replace("model_cfg", "other_cfg"));
+    assert!(embed(&folder, &["--model", target, "--texts", &texts]) == expected);
+
+    let out = folder.path().join("out.safetensors");
+    let command = ["embed", "--model", target, "--texts", &texts, "--out", out.to_str().unwrap()];
+    let pretrained = format!("model.pretrained={target}");
+    let told = |name: &str, text: &str, parts: &[&str]| {
+        let path = hf.join(name);
+        let before = fs::read(&path).ok();
+        fs::write(&path, text).unwrap();
+        refused(&command, parts);
+        run_refused(&["--set", &pretrained, "--set", &format!("model.name={MICRO}")], parts);
+        match before {
+            Some(before) => fs::write(&path, before).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+    };
+    told("tokenizer_config.json", r#"{"tokenizer_class": "BertTokenizer"}"#, &["the tokenizer is a BertTokenizer"]);
+    told("vocab.json", r#"{"a": 0}"#, &["vocab.json: of its 1 words", "texts are read with CLIP's tokenizer alone"]);
+    told("config.json", r#"{"model_type": "siglip"}"#, &["config.json: model_type is 'siglip'"]);
+    told("config.json", r#"{"model_type": "metaclip_2"}"#, &["config.json: model_type is 'metaclip_2'"]);
+}

@@ -10,7 +10,7 @@ use perennial::data::{tokenizer::Tokenizer, transform};
 use perennial::error::{Error, Result};
 use perennial::eval::pretrained::{Pretrained, find_spec, prepare};
 use perennial::files::{check_no_input, check_writable, files_below, folder_of, is_same, read_text};
-use perennial::model::checkpoint::{Positions, TensorFile, save_bytes};
+use perennial::model::checkpoint::{self, Positions, TensorFile, Weights, save_bytes};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::Device;
@@ -43,7 +43,7 @@ pub struct Arguments {
 /// Which checkpoint, and what it does not say of itself.
 #[derive(clap::Args)]
 pub struct Model {
-    /// Weights in open_clip's or Hugging Face's names (safetensors), or the folder that one of the two wrote
+    /// Weights in open_clip's or Hugging Face's names (safetensors, or PyTorch's .pt, .bin, .ckpt), or the folder that one of the two wrote
     #[arg(long, value_name = "CKPT")]
     pub model: PathBuf,
     /// The model, where the file does not say it: a bundled one (see 'perennial list models') or an open_clip JSON file
@@ -55,6 +55,9 @@ pub struct Model {
     /// Fit a positional embedding of another resolution to the model's, by bicubic interpolation as open_clip
     #[arg(long)]
     pub interpolate_positions: bool,
+    /// Go on with weights that are NaN or infinite
+    #[arg(long)]
+    pub allow_non_finite: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -72,8 +75,8 @@ impl Model {
             ActivationName::Gelu => Activation::Gelu,
             ActivationName::QuickGelu => Activation::QuickGelu,
         });
-        let (spec, note) = find_spec(&self.model, self.arch.as_deref(), activation, self.positions())?;
-        note.iter().for_each(|note| say!("note: {note}"));
+        let (spec, notes) = find_spec(&self.model, self.arch.as_deref(), activation, self.positions())?;
+        notes.iter().for_each(|note| say!("note: {note}"));
         Ok(spec)
     }
 
@@ -81,20 +84,20 @@ impl Model {
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = files_below(&self.model);
         files.extend(self.arch.iter().map(PathBuf::from));
-        let folder = folder_of(&self.model);
-        if self.model.extension().is_some_and(|extension| extension == "json")
-            && let Ok(index) = read_text(&self.model)
-            && let Ok(index) = serde_json::from_str::<serde_json::Value>(&index)
-        {
-            let parts = index["weight_map"].as_object().into_iter().flatten();
-            files.extend(parts.filter_map(|(_, part)| Some(folder.join(part.as_str()?))));
-        }
-        files.extend(["open_clip_config.json", "config.json"].map(|name| folder.join(name)));
+        files.extend(checkpoint::files_of(&self.model).unwrap_or_default());
+        files.extend(["open_clip_config.json", "config.json"].map(|name| folder_of(&self.model).join(name)));
         files
     }
 
     pub fn positions(&self) -> Positions {
         if self.interpolate_positions { Positions::Interpolated } else { Positions::AsStored }
+    }
+
+    /// The weights of the model `spec`; notes go to standard error.
+    pub fn load(&self, spec: &ModelSpec) -> Result<Weights> {
+        let weights = checkpoint::load_with(&self.model, spec, self.positions())?.checked(self.allow_non_finite)?;
+        weights.notes.iter().for_each(|note| say!("note: {note}"));
+        Ok(weights)
     }
 
     /// The model `spec`, ready for at most `images` images and `texts` texts at once; notes go to standard error.
@@ -106,9 +109,7 @@ impl Model {
         texts: usize,
     ) -> Result<Pretrained<D>> {
         let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
-        let (model, notes) = Pretrained::open(place, &self.model, spec, self.positions(), capacity)?;
-        notes.iter().for_each(|note| say!("note: {note}"));
-        Ok(model)
+        Pretrained::open(place, &self.load(spec)?, spec, capacity)
     }
 }
 

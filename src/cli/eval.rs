@@ -9,7 +9,7 @@ use perennial::data::prompts::Templates;
 use perennial::data::{self, Dataset, Split};
 use perennial::error::{Error, Result, unknown};
 use perennial::eval::embed::embed_images;
-use perennial::eval::pretrained::{Pretrained, check_finite};
+use perennial::eval::pretrained::Pretrained;
 use perennial::eval::retrieval::retrieve;
 use perennial::eval::zero_shot::{Classification, class_embeddings};
 use perennial::experiment::{Config, EvaluationTask, PRESETS};
@@ -188,13 +188,13 @@ impl Tests {
         let options = LoaderOptions { threads, prefetch: 4, max_broken: self.max_broken };
         let size = model.clip.spec.vision_cfg.image_size;
         let mut loader = Loader::new(Arc::clone(&self.dataset), requests.into_iter(), size, options)?;
-        let Pretrained { device, clip, .. } = model;
+        let Pretrained { device, clip, .. } = &mut *model;
         let embedded = embed_images(device, clip, &mut loader, &mut |done| counter.set(done))?;
         device.health()?;
         if embedded.0.is_empty() {
             return Err(Error::input(format!("every sample of {} is broken", self.dataset.name)));
         }
-        check_finite(&embedded.1, clip.spec.embed_dim, "image", 0)?;
+        model.check_finite(&embedded.1, "image", 0)?;
         Ok(embedded)
     }
 }
@@ -282,7 +282,7 @@ fn classification<D: Device>(
     let (width, classes) = (model.clip.spec.embed_dim, dataset.classes.len());
     let texts = class_embeddings(&mut model.device, &model.clip, &tokens, classes);
     model.device.health()?;
-    check_finite(&texts, width, "class", 0)?;
+    model.check_finite(&texts, "class", 0)?;
     let (pictures, images) = tests.embed(&mut model)?;
     let labels: Vec<u32> = pictures.iter().map(|sample| dataset.samples[*sample as usize].class).collect();
     let found = Classification::of(&images, &texts, width, &labels).expect("there is a picture");

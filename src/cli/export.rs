@@ -46,8 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .flatten()
         .flatten()
         .try_for_each(|entry| check_no_input(&entry.path(), &files))?;
-    let weights = checkpoint::load_with(&arguments.model.model, &spec, arguments.model.positions())?;
-    weights.notes.iter().chain(&weights.not_finite).for_each(|note| say!("note: {note}"));
+    let weights = arguments.model.load(&spec)?;
     let list = ParameterList::of(&spec);
     match arguments.format {
         Format::OpenClip => checkpoint::export_open_clip(out, &spec, &list, &weights.values)?,

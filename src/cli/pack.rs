@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         config.set(setting)?;
     }
     let dataset = data::open(&config.data.source())?;
-    dataset.notes.iter().for_each(|note| eprintln!("note: {}: {note}", dataset.name));
+    dataset.notes.iter().for_each(|note| say!("note: {}: {note}", dataset.name));
     dataset.broken().check(&dataset.name, config.data.max_broken)?;
     let edges = Edges::for_models_of(arguments.size);
     let edges = Edges { train: arguments.train_size.unwrap_or(edges.train), ..edges };

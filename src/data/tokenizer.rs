@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use super::clean::clean;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_text, write_atomically};
 
 /// The merges in their order, one a line, with a space between the two parts.
 static MERGES: LazyLock<String> = LazyLock::new(|| {
@@ -126,18 +126,137 @@ fn named_bytes() -> impl Iterator<Item = (u8, char)> {
     (0..=255).filter(printable).map(|byte| (byte, char::from(byte))).chain(others)
 }
 
-/// Writes the tokenizer's files as Hugging Face's `CLIPTokenizer.from_pretrained` reads them into `folder`: `vocab.json`,
-/// `merges.txt`, `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, for texts of `context` tokens.
-pub fn save_hugging_face(folder: &Path, context: usize) -> Result<()> {
-    const SPECIAL: [(&str, u32); 2] = [("<|startoftext|>", Tokenizer::START), ("<|endoftext|>", Tokenizer::END)];
-    let [start, end] = SPECIAL.map(|(name, _)| name);
-    fs::create_dir_all(folder).map_err(|cause| Error::writing(folder, cause))?;
+/// The start and the end token as Hugging Face's files name them.
+const SPECIAL: [(&str, u32); 2] = [("<|startoftext|>", Tokenizer::START), ("<|endoftext|>", Tokenizer::END)];
+
+/// The vocabulary as Hugging Face's files write it: the token of each name.
+fn vocabulary() -> Map<String, Value> {
     let names = named_bytes().map(|(_, name)| name.to_string());
     let ends = named_bytes().map(|(_, name)| format!("{name}</w>"));
     let merged = MERGES.lines().map(|line| line.replacen(' ', "", 1));
     let special = SPECIAL.iter().map(|(name, _)| name.to_string());
-    let vocabulary: Map<String, Value> =
-        names.chain(ends).chain(merged).chain(special).zip((0..).map(|token: u32| json!(token))).collect();
+    names.chain(ends).chain(merged).chain(special).zip((0..).map(|token: u32| json!(token))).collect()
+}
+
+/// Files of tokenizers of other kinds.
+const FOREIGN: [&str; 6] =
+    ["spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model", "vocab.txt", "bpe.codes"];
+
+/// Classes of Hugging Face's that read any `tokenizer.json`.
+const GENERAL: [&str; 3] = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"];
+
+/// Fails where the files of a tokenizer in `folder`, as Hugging Face writes them beside weights, are not those of CLIP's: the texts
+/// would be read with other tokens than the weights were trained with. Returns a note where they are, and have more words. It is an error
+/// of input; a folder without such files is no error.
+pub fn check_folder(folder: &Path) -> Result<Vec<String>> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        path.is_file().then(|| read_text(&path).map(|text| (path, text))).transpose()
+    };
+    let parse =
+        |path: &Path, text: &str| serde_json::from_str::<Value>(text).map_err(|cause| Error::reading(path, cause));
+    let other = |path: &Path, what: String| {
+        let message = format!("{}: {what}; texts are read with CLIP's tokenizer alone", path.display());
+        Error::input(message)
+    };
+    let mut class = String::new();
+    if let Some((path, text)) = read("tokenizer_config.json")? {
+        let config = parse(&path, &text)?;
+        class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or("").to_string();
+        if !class.is_empty() && !class.starts_with("CLIPTokenizer") && !GENERAL.contains(&class.as_str()) {
+            return Err(other(&path, format!("the tokenizer is a {class}")));
+        }
+        for (key, (name, _)) in ["bos_token", "eos_token"].into_iter().zip(SPECIAL) {
+            let token = config.get(key).map(|token| token.get("content").unwrap_or(token));
+            if let Some(token) = token.and_then(Value::as_str).filter(|token| *token != name) {
+                return Err(other(&path, format!("{key} is '{}', not CLIP's '{name}'", token.escape_debug())));
+            }
+        }
+    }
+    if !class.starts_with("CLIPTokenizer")
+        && let Some(name) = FOREIGN.iter().find(|name| folder.join(name).is_file())
+    {
+        return Err(other(&folder.join(name), "it is of a tokenizer of another kind".to_string()));
+    }
+    let ours = vocabulary();
+    let mut more = Vec::new();
+    // Every word of CLIP's must have its number, and others larger ones.
+    let beside = |theirs: &Map<String, Value>| {
+        theirs.keys().filter(|word| !ours.contains_key(*word)).cloned().collect::<Vec<_>>()
+    };
+    let compare = |path: &Path, theirs: &Map<String, Value>| {
+        if let Some((word, id)) = ours.iter().find(|(word, id)| theirs.get(*word) != Some(*id)) {
+            let found = theirs.get(word).map_or("none".to_string(), Value::to_string);
+            let (count, word) = (theirs.len(), word.escape_debug());
+            return Err(other(
+                path,
+                format!("of its {count} words '{word}' is number {found}, and CLIP's is number {id}"),
+            ));
+        }
+        Ok(beside(theirs))
+    };
+    if let Some((path, text)) = read("tokenizer.json")? {
+        let tokenizer = parse(&path, &text)?;
+        let model = tokenizer.get("model").unwrap_or(&Value::Null);
+        let kind = model.get("type").and_then(Value::as_str).unwrap_or("BPE");
+        if kind != "BPE" {
+            return Err(other(&path, format!("the tokenizer's model is a {kind}")));
+        }
+        match model.get("end_of_word_suffix").and_then(Value::as_str) {
+            Some("</w>") => {}
+            suffix => {
+                let suffix = suffix.unwrap_or("");
+                return Err(other(&path, format!("end_of_word_suffix is '{suffix}', not '</w>'")));
+            }
+        }
+        match model.get("vocab").and_then(Value::as_object) {
+            Some(words) => more.extend(compare(&path, words)?),
+            None => return Err(other(&path, "it has no words".to_string())),
+        }
+    }
+    for name in ["vocab.json", "added_tokens.json"] {
+        let Some((path, text)) = read(name)? else { continue };
+        let Value::Object(words) = parse(&path, &text)? else {
+            return Err(other(&path, "it is no list of words".to_string()));
+        };
+        match name {
+            "vocab.json" => more.extend(compare(&path, &words)?),
+            _ => more.extend(beside(&words)),
+        }
+    }
+    if let Some((path, text)) = read("merges.txt")? {
+        let theirs = text.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
+        let mut theirs = theirs.enumerate();
+        for ours in MERGES.lines() {
+            match theirs.next() {
+                Some((_, line)) if line.trim_end() == ours => {}
+                Some((number, line)) => {
+                    let line: String = line.chars().take(40).flat_map(char::escape_debug).collect();
+                    return Err(other(&path, format!("its merge {} is '{line}', and CLIP's '{ours}'", number + 1)));
+                }
+                None => return Err(other(&path, format!("it ends before CLIP's merge '{ours}'"))),
+            }
+        }
+    }
+    more.sort();
+    more.dedup();
+    let note = more.first().map(|first| {
+        format!(
+            "{}: its tokenizer has {} words beside CLIP's, the first '{}'; they are read as plain text",
+            folder.display(),
+            more.len(),
+            first.escape_debug()
+        )
+    });
+    Ok(note.into_iter().collect())
+}
+
+/// Writes the tokenizer's files as Hugging Face's `CLIPTokenizer.from_pretrained` reads them into `folder`: `vocab.json`,
+/// `merges.txt`, `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, for texts of `context` tokens.
+pub fn save_hugging_face(folder: &Path, context: usize) -> Result<()> {
+    let [start, end] = SPECIAL.map(|(name, _)| name);
+    fs::create_dir_all(folder).map_err(|cause| Error::writing(folder, cause))?;
+    let vocabulary = vocabulary();
 
     let added = |(content, id): (&str, u32)| {
         json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
@@ -247,6 +366,52 @@ mod tests {
         assert_eq!(tokenizer["model"]["vocab"].as_object().unwrap().len(), 49_408);
         let config: Value = serde_json::from_str(&read("tokenizer_config.json")).unwrap();
         assert_eq!(config["model_max_length"], 77);
+    }
+
+    #[test]
+    fn the_files_of_another_tokenizer_are_told_from_clips() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
+        let refused = |parts: &[&str]| {
+            let message = check_folder(folder.path()).unwrap_err().to_string();
+            for part in parts.iter().chain(&["CLIP's tokenizer alone"]) {
+                assert!(message.contains(part), "'{part}' is not in: {message}");
+            }
+            save_hugging_face(folder.path(), 77).unwrap();
+            assert_eq!(check_folder(folder.path()).unwrap(), [""; 0]);
+        };
+        assert_eq!(check_folder(folder.path()).unwrap(), [""; 0]);
+        write("spiece.model", "x".into());
+        let message = check_folder(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("spiece.model: it is of a tokenizer of another kind"), "{message}");
+        fs::remove_file(folder.path().join("spiece.model")).unwrap();
+        for class in ["BertTokenizer", "XLMRobertaTokenizerFast", "SiglipTokenizer"] {
+            write("tokenizer_config.json", json!({ "tokenizer_class": class }).to_string());
+            refused(&["tokenizer_config.json", &format!("the tokenizer is a {class}")]);
+        }
+        write("tokenizer_config.json", json!({ "eos_token": { "content": "[SEP]" } }).to_string());
+        refused(&["eos_token is '[SEP]', not CLIP's '<|endoftext|>'"]);
+        write("tokenizer.json", json!({ "model": { "type": "Unigram" } }).to_string());
+        refused(&["tokenizer.json", "the tokenizer's model is a Unigram"]);
+        write("tokenizer.json", json!({ "model": { "type": "BPE", "vocab": {} } }).to_string());
+        refused(&["end_of_word_suffix is '', not '</w>'"]);
+
+        let mut words = vocabulary();
+        words.insert("cat</w>".into(), json!(5));
+        write("vocab.json", json!(words).to_string());
+        refused(&["vocab.json: of its 49408 words 'cat</w>' is number 5, and CLIP's is number 2368"]);
+        words.shift_remove("cat</w>");
+        write("vocab.json", json!(words).to_string());
+        refused(&["of its 49407 words 'cat</w>' is number none"]);
+        let swapped = MERGES.replacen("a n\n", "n a\n", 1);
+        write("merges.txt", format!("#version: 0.2\n{swapped}"));
+        refused(&["merges.txt: its merge", "is 'n a', and CLIP's 'a n'"]);
+        write("merges.txt", "#version: 0.2\ni n\n".into());
+        refused(&["merges.txt: it ends before CLIP's merge 't h'"]);
+
+        write("added_tokens.json", json!({ "<cat-toy>": 49408 }).to_string());
+        let notes = check_folder(folder.path()).unwrap();
+        assert!(notes[0].contains("has 1 words beside CLIP's, the first '<cat-toy>'"), "{notes:?}");
     }
 
     proptest! {

@@ -6,10 +6,11 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::embed;
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{self, Tokenizer};
 use crate::data::transform;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::{self, Positions, Stored};
+use crate::files::folder_of;
+use crate::model::checkpoint::{self, Positions, Stored, Weights};
 use crate::model::clip::{Capacity, Clip};
 use crate::model::spec::{ModelSpec, Told};
 use crate::model::transformer::Purpose;
@@ -27,8 +28,9 @@ pub fn find_spec(
     arch: Option<&str>,
     activation: Option<Activation>,
     positions: Positions,
-) -> Result<(ModelSpec, Option<String>)> {
+) -> Result<(ModelSpec, Vec<String>)> {
     let stored = checkpoint::read_spec(path)?;
+    let mut notes = check_tokenizer(stored.as_ref())?;
     let given = arch.map(|name| Ok((name, ModelSpec::find_with_activation(name)?))).transpose()?;
     let described = given.as_ref().map(|(name, (spec, told))| (*name, spec.quick_gelu, *told));
     let known = known_activation(path, stored.as_ref(), described, activation);
@@ -58,7 +60,19 @@ pub fn find_spec(
     };
     let (quick_gelu, note) = known?;
     spec.quick_gelu = quick_gelu;
-    Ok((spec, note))
+    notes.extend(note);
+    Ok((spec, notes))
+}
+
+/// Fails where a tokenizer other than CLIP's lies beside the configuration that tells the model; returns what the user should hear of one
+/// that has more words.
+pub fn check_tokenizer(stored: Option<&Stored>) -> Result<Vec<String>> {
+    match stored {
+        Some(Stored { origin, .. }) if origin.extension().is_some_and(|ending| ending == "json") => {
+            tokenizer::check_folder(folder_of(origin))
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Whether the model is used with QuickGELU, and what the user should hear of that: what the user says, `given`; or else what
@@ -109,23 +123,13 @@ pub struct Pretrained<D> {
     pub device: D,
     pub clip: Clip,
     tokenizer: Tokenizer,
+    /// Whether weights are not numbers and the user has let them pass: then embeddings need not be numbers either.
+    not_finite: bool,
 }
 
 impl<D: Device> Pretrained<D> {
-    /// Loads the weights at `path` as the model `spec`, for batches of `capacity`. Returns also what the user should hear
-    /// though the file can be used. Weights that are not numbers, of which nothing but such embeddings come, are an error of
-    /// input.
-    pub fn open(
-        place: &D::Place,
-        path: &Path,
-        spec: &ModelSpec,
-        positions: Positions,
-        capacity: Capacity,
-    ) -> Result<(Pretrained<D>, Vec<String>)> {
-        let weights = checkpoint::load_with(path, spec, positions)?;
-        if let Some(what) = weights.not_finite {
-            return Err(Error::input(what));
-        }
+    /// Loads `weights` as the model `spec`, for batches of `capacity`.
+    pub fn open(place: &D::Place, weights: &Weights, spec: &ModelSpec, capacity: Capacity) -> Result<Pretrained<D>> {
         let mut plan = Plan::new::<D>();
         let clip = Clip::plan(&mut plan, spec, capacity, Purpose::Inference);
         let mut device = D::with_plan(place, &plan).map_err(|error| match capacity.images.max(capacity.texts) {
@@ -135,7 +139,8 @@ impl<D: Device> Pretrained<D> {
             _ => Error::input(error.to_string()),
         })?;
         clip.load(&mut device, &weights.values);
-        Ok((Pretrained { device, clip, tokenizer: Tokenizer::clip() }, weights.notes))
+        let not_finite = weights.not_finite.is_some();
+        Ok(Pretrained { device, clip, tokenizer: Tokenizer::clip(), not_finite })
     }
 
     /// L2-normalised embeddings `[count, D]` of the images that `load` yields for 0 to `count` - 1; threads ask for
@@ -146,7 +151,7 @@ impl<D: Device> Pretrained<D> {
         load: impl Fn(usize) -> Result<RgbImage> + Sync,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>> {
-        let Pretrained { device, clip, .. } = self;
+        let Pretrained { device, clip, not_finite, .. } = self;
         let (size, width) = (clip.spec.vision_cfg.image_size, clip.spec.embed_dim);
         let mut pixels = vec![0; clip.capacity.images.min(count) * transform::bytes(size)];
         let mut embeddings = Vec::with_capacity(count * width);
@@ -158,7 +163,9 @@ impl<D: Device> Pretrained<D> {
             clip.vision.forward(device, images);
             let rows = device.read_vec(clip.vision.embeddings().first(images * width));
             device.health()?;
-            check_finite(&rows, width, "image", first)?;
+            if !*not_finite {
+                check_finite(&rows, width, "image", first)?;
+            }
             embeddings.extend(rows);
             progress(first + images);
         }
@@ -182,13 +189,15 @@ impl<D: Device> Pretrained<D> {
     pub fn embed_texts<T: AsRef<str>>(&mut self, texts: &[T], progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
         let tokens = self.tokenize(texts)?;
         let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-        let Pretrained { device, clip, .. } = self;
+        let Pretrained { device, clip, not_finite, .. } = self;
         let mut embeddings = Vec::with_capacity(tokens.len() * clip.spec.embed_dim);
         let mut done = 0;
         for tokens in tokens.chunks(clip.capacity.texts) {
             let rows = embed::embed_texts(device, clip, tokens);
             device.health()?;
-            check_finite(&rows, clip.spec.embed_dim, "text", done)?;
+            if !*not_finite {
+                check_finite(&rows, clip.spec.embed_dim, "text", done)?;
+            }
             embeddings.extend(rows);
             done += tokens.len();
             progress(done);
@@ -197,8 +206,15 @@ impl<D: Device> Pretrained<D> {
     }
 }
 
+impl<D> Pretrained<D> {
+    /// [`check_finite`] of this model's embeddings, unless its weights are no numbers and the user has let them pass.
+    pub fn check_finite(&self, rows: &[f32], what: &str, first: usize) -> Result<()> {
+        if self.not_finite { Ok(()) } else { check_finite(rows, self.clip.spec.embed_dim, what, first) }
+    }
+}
+
 /// Fails unless all embeddings are numbers; `what` the rows are of, of which the first is number `first`, counted from 0.
-pub fn check_finite(rows: &[f32], width: usize, what: &str, first: usize) -> Result<()> {
+fn check_finite(rows: &[f32], width: usize, what: &str, first: usize) -> Result<()> {
     match rows.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
         Some(place) => Err(Error::run(format!(
@@ -245,9 +261,9 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let (spec, list) = (small(), ParameterList::of(&small()));
         checkpoint::save(&path, &spec, &list, &list.initial_values(0), &[]).unwrap();
-        assert_eq!(find_spec(&path, None, None, Positions::AsStored).unwrap(), (spec.clone(), None));
+        assert_eq!(find_spec(&path, None, None, Positions::AsStored).unwrap(), (spec.clone(), vec![]));
         let other = find_spec(&path, None, Some(Activation::Gelu), Positions::AsStored).unwrap();
-        assert_eq!(other, (ModelSpec { quick_gelu: false, ..spec.clone() }, None));
+        assert_eq!(other, (ModelSpec { quick_gelu: false, ..spec.clone() }, vec![]));
         let message = find_spec(&path, Some("emoji-tiny"), None, Positions::AsStored).unwrap_err().to_string();
         assert!(message.contains("is not --arch emoji-tiny"), "{message}");
 
@@ -259,7 +275,7 @@ mod tests {
             assert!(message.contains(part), "{message}");
         }
         let decided = find_spec(&path, arch.to_str(), Some(Activation::QuickGelu), Positions::AsStored).unwrap();
-        assert_eq!(decided, (spec, None));
+        assert_eq!(decided, (spec, vec![]));
     }
 
     /// Writes weights that say nothing of their model.
@@ -284,7 +300,7 @@ mod tests {
         // open_clip's own file of a model may say it.
         let arch = folder.path().join("arch.json");
         fs::write(&arch, small().to_json()).unwrap();
-        assert_eq!(find(arch.to_str(), None).unwrap(), (small(), None));
+        assert_eq!(find(arch.to_str(), None).unwrap(), (small(), vec![]));
     }
 
     /// A configuration that open_clip wrote means gelu where it says nothing: beside the weights and as `--arch` alike, and
@@ -306,7 +322,7 @@ mod tests {
             find_spec(&path, arch.and_then(Path::to_str), activation, Positions::AsStored).unwrap()
         };
         let (spec, note) = find(Some(&given), None);
-        let note = note.unwrap();
+        let note = note.join("\n");
         assert_eq!(spec, gelu);
         assert!(
             note.contains("given.json: it does not say which activation") && note.contains("taken as gelu"),
@@ -315,10 +331,10 @@ mod tests {
         config("open_clip_config.json", &gelu);
         let (spec, note) = find(None, None);
         assert_eq!(spec, gelu);
-        assert!(note.is_some_and(|note| note.contains("open_clip_config.json: it does not say which activation")));
-        assert_eq!(find(None, Some(Activation::Gelu)), (gelu, None));
-        assert_eq!(find(None, Some(Activation::QuickGelu)), (small(), None));
-        assert_eq!(find(Some(&words), None), (small(), None));
+        assert!(note[0].contains("open_clip_config.json: it does not say which activation"));
+        assert_eq!(find(None, Some(Activation::Gelu)), (gelu, vec![]));
+        assert_eq!(find(None, Some(Activation::QuickGelu)), (small(), vec![]));
+        assert_eq!(find(Some(&words), None), (small(), vec![]));
     }
 
     #[test]

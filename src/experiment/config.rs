@@ -167,6 +167,8 @@ pub struct ModelConfig {
     pub activation: String,
     /// Fit the checkpoint's positional embedding to the model's resolution.
     pub interpolate_positions: bool,
+    /// Go on with weights that are NaN or infinite.
+    pub allow_non_finite: bool,
 }
 
 impl ModelConfig {
@@ -191,6 +193,7 @@ impl Default for ModelConfig {
             pretrained: String::new(),
             activation: String::new(),
             interpolate_positions: false,
+            allow_non_finite: false,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::data::prompts::{Templates, fill};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{self, Dataset, Split};
 use crate::error::{Error, Result, unknown};
-use crate::eval::pretrained::known_activation;
+use crate::eval::pretrained::{check_tokenizer, known_activation};
 use crate::memory::{Memory, ReplayRule, replay_counts, subsample};
 use crate::method::{Method, Sees, Spends, Stage, Start};
 use crate::model::checkpoint::{self, Positions};
@@ -609,13 +609,19 @@ pub(super) fn open_model(config: &Config) -> Result<(ModelSpec, Vec<f32>, Vec<(&
         )));
     }
     let stored = checkpoint::read_spec(path)?;
+    let mut notes = check_tokenizer(stored.as_ref())?;
     let described = Some((config.model.name.as_str(), model.quick_gelu, told));
     let (quick_gelu, note) = known_activation(path, stored.as_ref(), described, activation)?;
     model.quick_gelu = quick_gelu;
     let positions = if config.model.interpolate_positions { Positions::Interpolated } else { Positions::AsStored };
-    let weights = checkpoint::load_with(path, &model, positions)?;
-    let notes = note.into_iter().chain(weights.notes).chain(weights.not_finite).collect();
-    Ok((model, weights.values, vec![("pretrained", hash_of_file(&weights.path)?)], notes))
+    let weights = checkpoint::load_with(path, &model, positions)?.checked(config.model.allow_non_finite)?;
+    notes.extend(note.into_iter().chain(weights.notes));
+    let hashes = weights.paths.iter().map(|path| hash_of_file(path)).collect::<Result<Vec<_>>>()?;
+    let hash = match hashes.as_slice() {
+        [one] => one.clone(),
+        several => hex(&Sha256::digest(several.concat())),
+    };
+    Ok((model, weights.values, vec![("pretrained", hash)], notes))
 }
 
 /// In pieces: a file of weights may be larger than the memory that is left.

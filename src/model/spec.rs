@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, unknown};
+use crate::files::read_text;
 use crate::ops::linear::Activation;
 
 /// A CLIP of two transformers. The fields' names are open_clip's own, so that one file serves both programs.
@@ -115,7 +116,7 @@ impl ModelSpec {
             return Err(unknown("model", name, ModelSpec::names()));
         }
         let path = Path::new(name);
-        let json = crate::files::read_text(path)?;
+        let json = read_text(path)?;
         ModelSpec::read_json(&json).map_err(|error| error.at(name))
     }
 
@@ -137,6 +138,7 @@ impl ModelSpec {
         if value.get("quick_gelu").is_some() {
             told = Told::InWords;
         }
+        drop_neutral(&mut value)?;
         let spec: ModelSpec = serde_json::from_value(value).map_err(wrong)?;
         spec.validate()?;
         Ok((spec, told))
@@ -266,6 +268,87 @@ impl ModelSpec {
     }
 }
 
+/// What open_clip's configurations may say beside the sizes of two plain transformers: the key, and the values at which it says nothing.
+/// Where there are none, any value is without meaning in such a model.
+const BESIDE: [(&str, &str, &[&str]); 42] = [
+    ("", "custom_text", &["false"]),
+    ("", "init_logit_scale", &[]),
+    ("", "init_logit_bias", &[NULL]),
+    ("", "nonscalar_logit_scale", &[]),
+    ("", "cast_dtype", &[]),
+    ("", "output_dict", &[]),
+    ("", "multimodal_cfg", &[NULL]),
+    ("", "dual_patchnorm", &["false"]),
+    ("vision_cfg", "ls_init_value", &[NULL]),
+    ("vision_cfg", "patch_dropout", &[]),
+    ("vision_cfg", "attentional_pool", &["false"]),
+    ("vision_cfg", "attn_pooler_queries", &[]),
+    ("vision_cfg", "attn_pooler_heads", &[]),
+    ("vision_cfg", "no_ln_pre", &["false"]),
+    ("vision_cfg", "pos_embed_type", &["\"learnable\""]),
+    ("vision_cfg", "final_ln_after_pool", &["false"]),
+    ("vision_cfg", "pool_type", &["\"tok\""]),
+    ("vision_cfg", "output_tokens", &["false"]),
+    ("vision_cfg", "act_kwargs", &[NULL, "{}"]),
+    ("vision_cfg", "norm_kwargs", &[NULL, "{}", "{\"eps\":0.00001}", "{\"eps\":1e-5}"]),
+    ("vision_cfg", "block_type", &[NULL, "\"default\""]),
+    ("vision_cfg", "timm_model_name", &[NULL]),
+    ("vision_cfg", "timm_model_pretrained", &[]),
+    ("vision_cfg", "timm_pool", &[]),
+    ("vision_cfg", "timm_proj", &[]),
+    ("vision_cfg", "timm_proj_bias", &[]),
+    ("vision_cfg", "timm_drop", &[]),
+    ("vision_cfg", "timm_drop_path", &[]),
+    ("text_cfg", "ls_init_value", &[NULL]),
+    ("text_cfg", "embed_cls", &["false"]),
+    ("text_cfg", "pad_id", &[]),
+    ("text_cfg", "eos_id", &[]),
+    ("text_cfg", "no_causal_mask", &["false"]),
+    ("text_cfg", "final_ln_after_pool", &["false"]),
+    ("text_cfg", "pool_type", &["\"argmax\""]),
+    ("text_cfg", "proj_type", &["\"linear\""]),
+    ("text_cfg", "proj_bias", &["false"]),
+    ("text_cfg", "output_tokens", &["false"]),
+    ("text_cfg", "act_kwargs", &[NULL, "{}"]),
+    ("text_cfg", "hf_model_name", &[NULL]),
+    ("text_cfg", "hf_tokenizer_name", &[NULL, "\"\""]),
+    ("text_cfg", "tokenizer_kwargs", &[NULL, "{}"]),
+];
+
+const NULL: &str = "null";
+
+/// Takes out of a configuration of open_clip's what says nothing, and refuses in words what would be another model.
+fn drop_neutral(config: &mut serde_json::Value) -> Result<()> {
+    for (section, key, neutral) in BESIDE {
+        let place = if section.is_empty() { Some(&mut *config) } else { config.get_mut(section) };
+        let Some(object) = place.and_then(|place| place.as_object_mut()) else { continue };
+        let Some(value) = object.get(key) else { continue };
+        let text = value.to_string();
+        if !neutral.is_empty() && !neutral.contains(&text.as_str()) {
+            let field = if section.is_empty() { key.to_string() } else { format!("{section}.{key}") };
+            let hint = match key {
+                "custom_text" => {
+                    ": leave it out where the text tower is open_clip's own; names that begin with 'text.' are read"
+                }
+                _ => "",
+            };
+            return Err(Error::input(format!(
+                "{field} is {}, and only CLIP of two plain transformers, with CLIP's tokenizer, is built here{hint}",
+                text.chars().take(100).collect::<String>()
+            )));
+        }
+        object.shift_remove(key);
+    }
+    for tower in ["vision_cfg", "text_cfg"] {
+        if config.get(tower).and_then(|tower| tower.get("layers")).is_some_and(|layers| layers.is_array()) {
+            return Err(Error::input(format!(
+                "{tower}.layers is a list: a ResNet, and only transformers are built here"
+            )));
+        }
+    }
+    Ok(())
+}
+
 impl TransformerSpec {
     pub fn head_dim(&self) -> usize {
         self.width / self.heads
@@ -344,5 +427,51 @@ mod tests {
         assert_eq!(told(&format!(r#"{{"model_cfg": {{{sizes}}}}}"#)), (false, Told::ByDefault));
         assert_eq!(told(&format!(r#"{{"model_cfg": {{{sizes}, "quick_gelu": false}}}}"#)), (false, Told::InWords));
         assert_eq!(ModelSpec::find_with_activation("ViT-B-16").unwrap().1, Told::Not);
+    }
+
+    #[test]
+    fn what_is_no_clip_of_two_plain_transformers_is_refused_in_words() {
+        let with = |section: &str, key: &str, value: &str| {
+            let mut config: serde_json::Value = serde_json::from_str(BUNDLED[0].1).unwrap();
+            let place = if section.is_empty() { &mut config } else { &mut config[section] };
+            place[key] = serde_json::from_str(value).unwrap();
+            ModelSpec::from_json(&config.to_string()).map_err(|error| error.to_string())
+        };
+        for (section, key, value) in [
+            ("", "custom_text", "true"),
+            ("", "init_logit_bias", "-10"),
+            ("", "multimodal_cfg", r#"{"width":512}"#),
+            ("vision_cfg", "timm_model_name", r#""vit_base_patch16_siglip_224""#),
+            ("vision_cfg", "attentional_pool", "true"),
+            ("vision_cfg", "pool_type", r#""avg""#),
+            ("vision_cfg", "no_ln_pre", "true"),
+            ("vision_cfg", "ls_init_value", "0.1"),
+            ("text_cfg", "no_causal_mask", "true"),
+            ("text_cfg", "pool_type", r#""last""#),
+            ("text_cfg", "hf_model_name", r#""xlm-roberta-base""#),
+            ("text_cfg", "hf_tokenizer_name", r#""timm/ViT-B-16-SigLIP""#),
+            ("text_cfg", "embed_cls", "true"),
+        ] {
+            let message = with(section, key, value).unwrap_err();
+            assert!(
+                message.contains(&format!("{key} is {value}")) && message.contains("plain transformers"),
+                "{message}"
+            );
+        }
+        assert!(with("vision_cfg", "layers", "[3, 4, 6, 3]").unwrap_err().contains("a ResNet"));
+        let plain = ModelSpec::from_json(BUNDLED[0].1).unwrap();
+        for (section, key, value) in [
+            ("", "init_logit_bias", "null"),
+            ("", "init_logit_scale", "2.6592"),
+            ("vision_cfg", "patch_dropout", "0.5"),
+            ("vision_cfg", "timm_model_name", "null"),
+            ("vision_cfg", "pool_type", r#""tok""#),
+            ("text_cfg", "pool_type", r#""argmax""#),
+            ("text_cfg", "no_causal_mask", "false"),
+            ("text_cfg", "eos_id", "2"),
+        ] {
+            assert_eq!(with(section, key, value).as_ref(), Ok(&plain), "{key}");
+        }
+        assert!(with("vision_cfg", "unheard_of", "1").unwrap_err().contains("unknown field `unheard_of`"));
     }
 }

@@ -32,6 +32,13 @@ pub struct LoadedTexts {
     pub tokens: usize,
 }
 
+/// Where a text's feature is taken: at the first of its end tokens, whose id is the largest. A caption that has the end token as a text
+/// of its own has two.
+fn end_of(text: &[u32]) -> u32 {
+    let largest = text.iter().max();
+    text.iter().position(|id| Some(id) == largest).unwrap_or(0) as u32
+}
+
 impl TextTower {
     pub fn plan(
         plan: &mut Plan,
@@ -76,7 +83,7 @@ impl TextTower {
             ids.resize(ids.len() + tokens - text.len(), 0);
         }
         device.write(self.ids, &ids);
-        device.write(self.end, &texts.iter().map(|text| text.len() as u32 - 1).collect::<Vec<_>>());
+        device.write(self.end, &texts.iter().map(|text| end_of(text)).collect::<Vec<_>>());
         tokens
     }
 
@@ -117,5 +124,17 @@ impl TextTower {
         self.head.backward(device, pool, Some(self.end), stream);
         self.blocks.backward(device, texts, tokens);
         device.token_embed_backward(embed, self.ids, stream, self.token_embedding.1, self.positional_embedding.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of;
+
+    #[test]
+    fn a_text_ends_at_the_first_of_its_end_tokens() {
+        assert_eq!(end_of(&[98, 5, 7, 99]), 3);
+        assert_eq!(end_of(&[98, 5, 99, 7, 98, 99]), 2);
+        assert_eq!(end_of(&[98, 99]), 1);
     }
 }

@@ -29,12 +29,12 @@ pub fn config(spec: &ModelSpec, logit_scale: f32) -> Value {
     vision["patch_size"] = json!(spec.vision_cfg.patch_size);
     vision["num_channels"] = json!(3);
     let mut text = tower("clip_text_model", &spec.text());
-    // CLIP's last two tokens are start and end; the text's feature is taken at the end token.
-    let vocabulary = spec.text_cfg.vocab_size;
-    text["vocab_size"] = json!(vocabulary);
+    // The text's feature is taken at the end token.
+    let [start, end] = marks(spec.text_cfg.vocab_size);
+    text["vocab_size"] = json!(spec.text_cfg.vocab_size);
     text["max_position_embeddings"] = json!(spec.text_cfg.context_length);
-    text["bos_token_id"] = json!(vocabulary.saturating_sub(2));
-    text["eos_token_id"] = json!(vocabulary - 1);
+    text["bos_token_id"] = json!(start);
+    text["eos_token_id"] = json!(end);
     json!({
         "architectures": ["CLIPModel"],
         "model_type": "clip",
@@ -44,6 +44,16 @@ pub fn config(spec: &ModelSpec, logit_scale: f32) -> Value {
         "vision_config": vision,
         "text_config": text,
     })
+}
+
+/// Ids of CLIP's tokenizer.
+const CLIPS_WORDS: usize = 49408;
+
+/// The ids of the start and the end token: the last two of CLIP's tokenizer, behind which a vocabulary may have more words; of a smaller
+/// one its last two.
+fn marks(vocabulary: usize) -> [usize; 2] {
+    let words = vocabulary.min(CLIPS_WORDS);
+    [words.saturating_sub(2), words.saturating_sub(1)]
 }
 
 /// `preprocessor_config.json`: CLIP's evaluation transform (resampling 3 is bicubic).
@@ -149,10 +159,13 @@ impl Default for Text {
 /// The activation of a `CLIPConfig` that does not name one.
 pub const DEFAULT_ACTIVATION: &str = "quick_gelu";
 
-/// The model that a `config.json` describes, and how it tells its activation.
+/// The model that a `config.json` describes, and how it tells its activation. It is an error of input where it is that of another model
+/// than a CLIP with CLIP's tokens.
 pub fn read_config(config: &str) -> Result<(ModelSpec, Told)> {
-    let config: Config =
-        serde_json::from_str(config).map_err(|cause| Error::input(format!("not a CLIP configuration: {cause}")))?;
+    let wrong = |cause: serde_json::Error| Error::input(format!("not a CLIP configuration: {cause}"));
+    let value: Value = serde_json::from_str(config).map_err(wrong)?;
+    check_identity(&value)?;
+    let config: Config = serde_json::from_value(value).map_err(wrong)?;
     let vision = config.vision_config_dict.unwrap_or(config.vision_config);
     let text = config.text_config_dict.unwrap_or(config.text_config);
     let (of_images, of_text) = (vision.hidden_act.as_deref(), text.hidden_act.as_deref());
@@ -202,6 +215,57 @@ pub fn read_config(config: &str) -> Result<(ModelSpec, Told)> {
     };
     // Through JSON, where the sizes are checked.
     Ok((ModelSpec::from_json(&spec.to_json())?, told))
+}
+
+/// Fails where a `config.json` says that its model is another than CLIP's.
+pub fn check_identity(config: &Value) -> Result<()> {
+    let clip = "only CLIP's two towers with CLIP's tokenizer are read";
+    let refuse = |what: String| Err(Error::input(format!("{what}; {clip}")));
+    let text_of = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_string);
+    let model_type = text_of(config, "model_type");
+    if let Some(other) = model_type.as_ref().filter(|model_type| model_type.as_str() != "clip") {
+        return refuse(format!("model_type is '{other}'"));
+    }
+    let architectures = config.get("architectures").and_then(Value::as_array);
+    let mut architectures = architectures.into_iter().flatten().filter_map(Value::as_str);
+    if let Some(other) = architectures.find(|name| !name.starts_with("CLIP") || name.starts_with("CLIPSeg")) {
+        return refuse(format!("architectures names '{other}'"));
+    }
+    if config.get("quantization_config").is_some_and(|settings| !settings.is_null()) {
+        return refuse("quantization_config: the weights are quantised, and whole ones are wanted".to_string());
+    }
+    let towers = [("text_config", "clip_text_model"), ("vision_config", "clip_vision_model")];
+    for (tower, own) in towers {
+        for key in [tower.to_string(), format!("{tower}_dict")] {
+            let Some(tower) = config.get(&key) else { continue };
+            if let Some(other) = text_of(tower, "model_type").filter(|other| other != own && other != "clip") {
+                return refuse(format!("{key}: model_type is '{other}'"));
+            }
+        }
+    }
+    let text =
+        ["text_config_dict", "text_config"].into_iter().find_map(|key| config.get(key).filter(|text| text.is_object()));
+    let vision = ["vision_config_dict", "vision_config"]
+        .into_iter()
+        .find_map(|key| config.get(key).filter(|tower| tower.is_object()));
+    if let Some(channels) =
+        vision.and_then(|vision| vision.get("num_channels")).filter(|channels| **channels != json!(3))
+    {
+        return refuse(format!("vision_config: num_channels is {channels}, and pictures have 3"));
+    }
+    let Some(text) = text else { return Ok(()) };
+    let vocabulary = text.get("vocab_size").and_then(Value::as_u64).map_or(CLIPS_WORDS, |words| words as usize);
+    let [start, end] = marks(vocabulary);
+    // The configurations that OpenAI's weights were published with say 0 and 2, the library's defaults of the time.
+    for (key, known, old) in [("bos_token_id", start, 0), ("eos_token_id", end, 2)] {
+        let other = text.get(key).filter(|id| !id.is_null() && **id != json!(known) && **id != json!(old));
+        if let Some(other) = other {
+            return refuse(format!(
+                "text_config: {key} is {other}, and CLIP's tokenizer has {known} (or {old} in old files)"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The ratio whose product with `width`, rounded down, is `hidden`.
@@ -254,6 +318,46 @@ mod tests {
         );
         assert!(wrong(r#"{"vision_config": {"hidden_size": 0}}"#).contains("vision_cfg.width is 0"));
         assert!(wrong("[").contains("not a CLIP configuration"));
+    }
+
+    #[test]
+    fn the_configuration_of_another_model_is_refused_by_its_name() {
+        let refused = |json: &str, word: &str| {
+            let message = read_config(json).unwrap_err().to_string();
+            assert!(message.contains(word) && message.contains("only CLIP's two towers"), "{message}");
+        };
+        for other in
+            ["metaclip_2", "siglip", "siglip2", "chinese_clip", "altclip", "align", "blip", "clipseg", "SigLIP"]
+        {
+            refused(&format!(r#"{{"model_type": "{other}"}}"#), &format!("model_type is '{other}'"));
+        }
+        refused(r#"{"architectures": ["SiglipModel"]}"#, "architectures names 'SiglipModel'");
+        refused(r#"{"text_config": {"model_type": "xlm-roberta"}}"#, "text_config: model_type is 'xlm-roberta'");
+        refused(r#"{"vision_config": {"model_type": "siglip_vision_model"}}"#, "vision_config: model_type");
+        refused(r#"{"vision_config": {"num_channels": 1}}"#, "num_channels is 1");
+        refused(r#"{"text_config": {"eos_token_id": 102}}"#, "eos_token_id is 102, and CLIP's tokenizer has 49407");
+        refused(r#"{"text_config": {"bos_token_id": 101}}"#, "bos_token_id is 101, and CLIP's tokenizer has 49406");
+        refused(r#"{"text_config": {"vocab_size": 49410, "eos_token_id": 49409}}"#, "eos_token_id is 49409");
+        refused(r#"{"quantization_config": {"bits": 4}}"#, "quantised");
+        for known in [
+            r#"{"model_type": "clip", "architectures": ["CLIPModel"], "text_config": {"eos_token_id": 2, "bos_token_id": 0}}"#,
+            r#"{"text_config": {"model_type": "clip_text_model", "eos_token_id": 49407, "bos_token_id": 49406}}"#,
+            r#"{"text_config": {"vocab_size": 49410, "eos_token_id": 49407}, "vision_config": {"num_channels": 3}}"#,
+            r#"{"text_config": {"eos_token_id": null}, "text_config_dict": null}"#,
+        ] {
+            assert!(read_config(known).is_ok(), "{known}");
+        }
+    }
+
+    #[test]
+    fn the_end_token_is_the_tokenizers() {
+        let ids = |vocab_size: usize| {
+            let mut spec = ModelSpec::find("ViT-B-32").unwrap();
+            spec.text_cfg.vocab_size = vocab_size;
+            let text = config(&spec, 0.0)["text_config"].clone();
+            (text["bos_token_id"].as_u64().unwrap(), text["eos_token_id"].as_u64().unwrap())
+        };
+        assert_eq!([ids(49408), ids(49410), ids(100)], [(49406, 49407), (49406, 49407), (98, 99)]);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! How weights are named and laid out in files: open_clip's way, which is ours, and Hugging Face's `CLIPModel`.
 
+use std::borrow::Cow;
+
+use super::container::printable;
 use crate::model::parameters::{Parameter, ParameterList};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,35 +33,165 @@ impl Piece {
     }
 }
 
-impl Layout {
-    /// The layout of a file with these tensor names.
-    pub fn detect<'a>(mut names: impl Iterator<Item = &'a str>) -> Layout {
+/// The whole numbers beside OpenAI's weights: the edge of the pictures, the tokens of a text, the words.
+pub const OPENAI_SIZES: [&str; 3] = ["input_resolution", "context_length", "vocab_size"];
+
+/// What wrappers of PyTorch put into names, in front or between: no model's own name has such a part.
+const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+/// With which part the names of a model may begin, in either layout.
+const ROOTS: [&str; 11] = [
+    "visual",
+    "text",
+    "transformer",
+    "token_embedding",
+    "positional_embedding",
+    "ln_final",
+    "text_projection",
+    "logit_scale",
+    "vision_model",
+    "text_model",
+    "visual_projection",
+];
+
+/// A tensor that every model has, in either layout: what stands in front of it is a prefix.
+const ANCHORS: [&str; 2] = ["visual.class_embedding", "vision_model.embeddings.class_embedding"];
+
+/// How the names of a file are to be read.
+pub struct Naming {
+    pub layout: Layout,
+    /// What all names begin with, beside the wrappers' parts: `model.`, `clip.`, ...; mostly empty.
+    pub prefix: String,
+}
+
+impl Naming {
+    /// That of a file with these names.
+    pub fn detect<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Naming {
+        let names: Vec<Cow<str>> = names.map(without_wrappers).collect();
+        // A counter that averaging puts beside the model, and OpenAI's sizes, are of no module.
+        let own = |name: &&Cow<str>| **name != "n_averaged" && !OPENAI_SIZES.contains(&name.as_ref());
+        let prefix = common_prefix(names.iter().filter(own).map(|name| name.as_ref())).to_string();
         let hugging_face = |name: &str| name.starts_with("vision_model.") || name.starts_with("text_model.");
-        if names.any(|name| hugging_face(without_module(name))) { Layout::HuggingFace } else { Layout::OpenClip }
+        let plain = |name: &Cow<str>| name.strip_prefix(prefix.as_str()).is_some_and(hugging_face);
+        let layout = if names.iter().any(plain) { Layout::HuggingFace } else { Layout::OpenClip };
+        Naming { layout, prefix }
     }
 
+    /// A file's name for a tensor without the prefixes that wrappers put in front.
+    pub fn plain_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        let strip = |name: &str| {
+            let name = name.strip_prefix(self.prefix.as_str()).unwrap_or(name);
+            match self.layout {
+                Layout::OpenClip => name.strip_prefix("text.").unwrap_or(name).len(),
+                Layout::HuggingFace => name.len(),
+            }
+        };
+        match without_wrappers(name) {
+            Cow::Borrowed(name) => Cow::Borrowed(&name[name.len() - strip(name)..]),
+            Cow::Owned(name) => Cow::Owned(name[name.len() - strip(&name)..].to_string()),
+        }
+    }
+
+    /// Whether a tensor of that plain name is a constant that some versions store, and that nobody needs.
+    pub fn ignores(&self, plain_name: &str) -> bool {
+        match self.layout {
+            Layout::OpenClip => plain_name == "attn_mask" || plain_name.ends_with(".attn_mask"),
+            Layout::HuggingFace => plain_name.ends_with(".embeddings.position_ids"),
+        }
+    }
+}
+
+/// The name without the parts that wrappers put in.
+pub fn without_wrappers(name: &str) -> Cow<'_, str> {
+    match name.split('.').any(|part| WRAPPERS.contains(&part)) {
+        false => Cow::Borrowed(name),
+        true => {
+            let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+            Cow::Owned(parts.join("."))
+        }
+    }
+}
+
+/// The whole parts, with their dots, that all names begin with, up to the first that a model's own names begin with.
+fn common_prefix<'a>(mut names: impl Iterator<Item = &'a str>) -> &'a str {
+    let Some(first) = names.next() else { return "" };
+    let mut common = first.rfind('.').map_or("", |end| &first[..=end]);
+    for name in names {
+        while !name.starts_with(common) {
+            common = common[..common.len() - 1].rfind('.').map_or("", |end| &common[..=end]);
+        }
+    }
+    let mut end = 0;
+    for part in common.split_inclusive('.').take_while(|part| !ROOTS.contains(&part.trim_end_matches('.'))) {
+        end += part.len();
+    }
+    &common[..end]
+}
+
+/// What should be said of names that are not those of one model: that only some begin with a prefix, that there are several models,
+/// or that they are of a kind of model that is not built here.
+pub fn foreign(names: &[&str]) -> Option<String> {
+    let mut prefixes: Vec<&str> = names
+        .iter()
+        .filter_map(|name| ANCHORS.iter().find_map(|anchor| name.strip_suffix(anchor)))
+        .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+        .collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    match prefixes.as_slice() {
+        [prefix] if !prefix.is_empty() => {
+            let with = names.iter().filter(|name| name.starts_with(prefix)).count();
+            let prefix = printable(prefix);
+            return Some(match names.iter().find(|name| !name.starts_with(prefix.as_str())) {
+                None => format!("all names begin with '{prefix}', which was taken off"),
+                Some(other) => format!(
+                    "{with} of the {} names begin with '{prefix}' and others, as '{}', do not: save the model by itself",
+                    names.len(),
+                    printable(other)
+                ),
+            });
+        }
+        [_, _, ..] => {
+            let prefixes: Vec<String> =
+                prefixes.iter().take(5).map(|prefix| format!("'{}'", printable(prefix))).collect();
+            return Some(format!(
+                "it holds several models, whose names begin with {}: save the one that is meant by itself",
+                prefixes.join(" and ")
+            ));
+        }
+        _ => {}
+    }
+    let kinds = [
+        ("visual.trunk.", "its image tower is one of timm's"),
+        ("visual.layer1.", "its image tower is a ResNet"),
+        ("visual.stem.", "its image tower is not a plain transformer"),
+        ("visual.attn_pool.", "its image tower has an attentional pooler, as CoCa's"),
+        ("text_decoder.", "it is a CoCa, with a decoder of texts"),
+        ("text.transformer.embeddings.", "its text tower is one of Hugging Face's, not CLIP's"),
+        ("text.transformer.encoder.", "its text tower is one of Hugging Face's, not CLIP's"),
+        ("text_model.encoder.layer.", "its text tower is a BERT, as that of Chinese-CLIP and ALIGN"),
+        ("text_model.embeddings.word_embeddings.", "its text tower is a BERT, as that of Chinese-CLIP and ALIGN"),
+        ("text_model.roberta.", "its text tower is a RoBERTa, as AltCLIP's"),
+        ("text_model.head.", "it is a SigLIP"),
+        ("vision_model.head.", "it is a SigLIP"),
+        ("text_encoder.", "it is no CLIP, but a BLIP or one of its kind"),
+        ("text_decoder", "it is no CLIP, but a BLIP or one of its kind"),
+        ("qformer.", "it is a BLIP-2"),
+        ("language_model.", "it is a language model that sees pictures, no CLIP"),
+        ("visual_encoder.", "it is no CLIP, but a BLIP or one of its kind"),
+        ("logit_bias", "it was trained with a bias of the similarities, as SigLIP"),
+    ];
+    let built = "only CLIP of two plain transformers is built here";
+    let has = |beginning: &str| names.iter().any(|name| name.starts_with(beginning));
+    kinds.iter().find(|(beginning, _)| has(beginning)).map(|(_, what)| format!("{what}; {built}"))
+}
+
+impl Layout {
     /// The name of the image tower's positional embedding.
     pub fn image_positions(self) -> &'static str {
         match self {
             Layout::OpenClip => "visual.positional_embedding",
             Layout::HuggingFace => "vision_model.embeddings.position_embedding.weight",
-        }
-    }
-
-    /// A file's name for a tensor without the prefixes that wrappers put in front.
-    pub fn plain_name(self, name: &str) -> &str {
-        let name = without_module(name);
-        match self {
-            Layout::OpenClip => name.strip_prefix("text.").unwrap_or(name),
-            Layout::HuggingFace => name,
-        }
-    }
-
-    /// Whether a tensor of that plain name is a constant that some versions store, and that nobody needs.
-    pub fn ignores(self, plain_name: &str) -> bool {
-        match self {
-            Layout::OpenClip => plain_name == "attn_mask",
-            Layout::HuggingFace => plain_name.ends_with(".embeddings.position_ids"),
         }
     }
 
@@ -69,10 +202,6 @@ impl Layout {
             Layout::HuggingFace => list.iter().flat_map(hugging_face).collect(),
         }
     }
-}
-
-fn without_module(name: &str) -> &str {
-    name.strip_prefix("module.").unwrap_or(name)
 }
 
 fn whole(parameter: &Parameter) -> Piece {

@@ -1,10 +1,14 @@
-//! Weights in files: safetensors in open_clip's names, which is what this program writes, and in Hugging Face's.
+//! Weights in files: safetensors in open_clip's names, which is what this program writes, and in Hugging Face's; and PyTorch's own
+//! files of both.
 
 mod container;
 mod hugging_face;
+mod kind;
 mod layout;
 mod positions;
+mod shards;
 mod tensor_file;
+mod torch;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -12,16 +16,15 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use self::container::{Container, Numbers, Outgoing, describe, printable};
-use self::layout::{Layout, Piece};
+use self::layout::{Layout, Naming, OPENAI_SIZES, Piece};
 use super::parameters::ParameterList;
 use super::spec::{ModelSpec, Told};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_text, write_atomically};
 use crate::ops::patch_embed::Normalization;
 
 pub use container::save_bytes;
@@ -37,16 +40,35 @@ const NAMED: usize = 5;
 /// The weights of a file.
 #[derive(Debug)]
 pub struct Weights {
-    /// The file that was read: where a folder was given, the one in it.
+    /// The file that was read: where a folder was given, the one in it; of a model in several files, their index.
     pub path: PathBuf,
+    /// Every file that was read.
+    pub paths: Vec<PathBuf>,
     /// The whole arena of the model's [`ParameterList`]; the gaps are 0.
     pub values: Vec<f32>,
     /// The model that the file says it holds, in our metadata or in the configuration beside it.
     pub spec: Option<ModelSpec>,
     /// What the user should hear though the file can be used.
     pub notes: Vec<String>,
-    /// How many weights are NaN or infinite, and the first tensor with one; None where all are numbers.
+    /// How many weights are NaN or infinite, and where the first of them is; None where all are numbers.
     pub not_finite: Option<String>,
+}
+
+impl Weights {
+    /// The same weights if all are numbers. Others, of which nothing but NaN can come, are an error of input; or a note, where the
+    /// user has `allowed` them.
+    pub fn checked(mut self, allowed: bool) -> Result<Weights> {
+        match self.not_finite.take() {
+            Some(what) if !allowed => {
+                Err(Error::input(format!("{what}; --allow-non-finite (model.allow_non_finite = true) lets them pass")))
+            }
+            what => {
+                self.notes.extend(what.clone());
+                self.not_finite = what;
+                Ok(self)
+            }
+        }
+    }
 }
 
 /// A model that a file says it holds, in our metadata or in the configuration beside it.
@@ -59,10 +81,10 @@ pub struct Stored {
     pub origin: PathBuf,
 }
 
-/// Reads the weights of the model `spec` from a file or the folder that Hugging Face or open_clip wrote: open_clip's names,
-/// with or without `module.` or `text.` in front, or Hugging Face's; f32, f16, bf16 or f64. It is an error of input if the file is broken, or if a tensor is unknown,
-/// missing, misshapen or not of floating point: the error names the first five. The file is mapped; the model's f32
-/// values are all the memory that is taken.
+/// Reads the weights of the model `spec` from a file or the folder that Hugging Face or open_clip wrote: safetensors or PyTorch's,
+/// in one file or several; open_clip's names or Hugging Face's, with or without what wrappers put in front; f32, f16, bf16 or f64.
+/// It is an error of input if a file is broken, or if a tensor is unknown, missing, misshapen or not of floating point: the error
+/// names the first five. The files are mapped; the model's f32 values are all the memory that is taken.
 pub fn load(path: &Path, spec: &ModelSpec) -> Result<Weights> {
     load_with(path, spec, Positions::AsStored)
 }
@@ -71,26 +93,32 @@ pub fn load(path: &Path, spec: &ModelSpec) -> Result<Weights> {
 pub fn load_with(path: &Path, spec: &ModelSpec, positions: Positions) -> Result<Weights> {
     let container = Container::open(path)?;
     let path = container.path.as_path();
-    let mut notes = Vec::new();
+    let mut notes = container.notes.clone();
     let stored = stored_spec(&container, &mut notes)?.map(|stored| stored.spec);
     let list = ParameterList::of(spec);
-    let layout = Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str()));
+    let naming = Naming::detect(names(&container));
+    let layout = naming.layout;
     let pieces = layout.pieces(&list);
     let same_sizes = |stored: &ModelSpec| ModelSpec { quick_gelu: spec.quick_gelu, ..stored.clone() } == *spec;
-    let sources = match_tensors(&container, layout, &pieces, positions).map_err(|error| match &stored {
+    let sources = match_tensors(&container, &naming, &pieces, positions).map_err(|error| match &stored {
         Some(stored) if !same_sizes(stored) => {
             error.at(format!("{}: it holds {}, not {}", path.display(), stored.in_words(), spec.in_words()))
         }
         _ => error.at(path.display()),
     })?;
+    check_sizes(&container, spec, positions).map_err(|error| error.at(path.display()))?;
+    if !naming.prefix.is_empty() {
+        let prefix = printable(&naming.prefix);
+        notes.push(format!("{}: all names begin with '{prefix}', which is taken off", path.display()));
+    }
 
     let mut values = vec![0.0; list.arena_len()];
     for (piece, source) in pieces.iter().zip(sources) {
         let target = &mut values[piece.offset..][..piece.len()];
-        let shape = &container.tensors[source].1.shape;
+        let shape = &container.tensors[source].shape;
         if let Some((old, new)) = regridded(layout, piece, shape) {
             let mut stored = vec![0.0; shape.iter().product()];
-            read_floats(&container, source, &mut stored);
+            container.read_floats(source, &mut stored);
             target.copy_from_slice(&positions::interpolate(&stored, old, new, piece.shape[1]));
             notes.push(format!(
                 "{}: the positional embedding is interpolated from {old} x {old} to {new} x {new} patches",
@@ -98,7 +126,7 @@ pub fn load_with(path: &Path, spec: &ModelSpec, positions: Positions) -> Result<
             ));
             continue;
         }
-        read_floats(&container, source, target);
+        container.read_floats(source, target);
         if piece.transposed {
             let (rows, columns) = piece.sides();
             target.copy_from_slice(&transpose(target, rows, columns));
@@ -118,7 +146,7 @@ pub fn load_with(path: &Path, spec: &ModelSpec, positions: Positions) -> Result<
         });
     }
     let not_finite = not_finite(path, &list, &values);
-    Ok(Weights { path: container.path, values, spec: stored, notes, not_finite })
+    Ok(Weights { path: container.path, paths: container.paths, values, spec: stored, notes, not_finite })
 }
 
 /// The model that a file, or the one in a folder, holds: the configuration in our metadata; otherwise the one that was written
@@ -128,9 +156,16 @@ pub fn read_spec(path: &Path) -> Result<Option<Stored>> {
     stored_spec(&Container::open(path)?, &mut Vec::new())
 }
 
+/// The files that are read where `path` is given: that of the weights, or all of several, and the configuration that counts for them.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    let container = Container::open(path)?;
+    let stored = stored_spec(&container, &mut Vec::new())?;
+    Ok(container.paths.into_iter().chain(stored.map(|stored| stored.origin)).collect())
+}
+
 fn stored_spec(container: &Container, notes: &mut Vec<String>) -> Result<Option<Stored>> {
     let path = &container.path;
-    if ["parameters", "first_moment"].iter().all(|state| container.tensors.iter().any(|(name, _)| name == state)) {
+    if ["parameters", "first_moment"].iter().all(|state| names(container).any(|name| name == *state)) {
         let what = "this is the state of a run, not a model's weights: those are in step-NNN.safetensors beside it";
         return Err(Error::input(format!("{}: {what}", path.display())));
     }
@@ -144,13 +179,20 @@ fn stored_spec(container: &Container, notes: &mut Vec<String>) -> Result<Option<
     }
     let read = |name: &str| {
         let path = path.with_file_name(name);
-        match fs::read_to_string(&path) {
+        match path.symlink_metadata() {
             Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
-            Err(cause) => Err(Error::reading(&path, cause)),
-            Ok(text) => Ok(Some((path, text))),
+            _ => read_text(&path).map(|text| Some((path, text))),
         }
     };
-    let layout = Layout::detect(container.tensors.iter().map(|(name, _)| name.as_str()));
+    let layout = Naming::detect(names(container)).layout;
+    // Hugging Face's file of a model whose tensors are named in neither way.
+    if layout == Layout::OpenClip
+        && !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("open_clip"))
+        && let Some((path, text)) = read("config.json")?
+        && let Ok(config) = serde_json::from_str::<Value>(&text)
+    {
+        hugging_face::check_identity(&config).map_err(|error| error.at(path.display()))?;
+    }
     let (config, preprocessing) = match layout {
         Layout::HuggingFace => (read("config.json")?, read("preprocessor_config.json")?),
         Layout::OpenClip => (read("open_clip_config.json")?, read("open_clip_config.json")?),
@@ -279,17 +321,42 @@ fn write_weights(
     container::write(path, &metadata, layout.pieces(list).into_iter().map(outgoing).collect())
 }
 
+fn names(container: &Container) -> impl Iterator<Item = &str> + Clone {
+    container.tensors.iter().map(|tensor| tensor.name.as_str())
+}
+
+/// Fails unless the sizes that OpenAI's files have beside the weights are those of the model.
+fn check_sizes(container: &Container, spec: &ModelSpec, positions: Positions) -> Result<()> {
+    let [pixels, tokens, words] = OPENAI_SIZES;
+    let sizes = [
+        (pixels, "vision_cfg.image_size", spec.vision_cfg.image_size),
+        (tokens, "text_cfg.context_length", spec.text_cfg.context_length),
+        (words, "text_cfg.vocab_size", spec.text_cfg.vocab_size),
+    ];
+    for (index, tensor) in container.tensors.iter().enumerate() {
+        let Some((name, field, size)) = sizes.iter().find(|(name, ..)| *name == tensor.name) else { continue };
+        let Some(found) = container.whole_number(index) else {
+            let found = describe(tensor.dtype, &tensor.shape);
+            return Err(Error::input(format!("'{name}': expected one whole number, found {found}")));
+        };
+        if found != *size as i64 && !(*name == pixels && positions == Positions::Interpolated) {
+            return Err(Error::input(format!("its {name} is {found}, and the model's {field} {size}")));
+        }
+    }
+    Ok(())
+}
+
 /// For each piece the number of its tensor in the file, or an error that lists what does not fit.
-fn match_tensors(container: &Container, layout: Layout, pieces: &[Piece], positions: Positions) -> Result<Vec<usize>> {
+fn match_tensors(container: &Container, naming: &Naming, pieces: &[Piece], positions: Positions) -> Result<Vec<usize>> {
     let (mut doubled, mut missing, mut unlike, mut unknown) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut found = HashMap::new();
-    for (index, (name, _)) in container.tensors.iter().enumerate() {
-        let plain = layout.plain_name(name);
-        if layout.ignores(plain) {
+    for (index, name) in names(container).enumerate() {
+        let plain = naming.plain_name(name);
+        if naming.ignores(&plain) || OPENAI_SIZES.contains(&name) || plain == "n_averaged" {
             continue;
         }
         if let Some(other) = found.insert(plain, index) {
-            let other = printable(&container.tensors[other].0);
+            let other = printable(&container.tensors[other].name);
             doubled.push(format!("'{other}' and '{}' are the same tensor", printable(name)));
         }
     }
@@ -300,24 +367,26 @@ fn match_tensors(container: &Container, layout: Layout, pieces: &[Piece], positi
             missing.push(format!("'{name}' is missing (expected {expected:?})"));
             continue;
         };
-        let info = &container.tensors[index].1;
-        let regridded = regridded(layout, piece, &info.shape);
+        let tensor = &container.tensors[index];
+        let has = || describe(tensor.dtype, &tensor.shape);
+        let regridded = regridded(naming.layout, piece, &tensor.shape);
         if let (Some((old, new)), Positions::AsStored) = (regridded, positions) {
             unlike.push(format!(
                 "'{name}': expected {expected:?}, found {}: it is for {old} x {old} patches and the model has \
                  {new} x {new}; --interpolate-positions (model.interpolate_positions = true) makes it fit",
-                describe(info)
+                has()
             ));
-        } else if regridded.is_none() && info.shape != *expected && !(expected.is_empty() && info.shape == [1]) {
-            unlike.push(format!("'{name}': expected {expected:?}, found {}", describe(info)));
-        } else if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
-            unlike.push(format!("'{name}': expected F32, F16, BF16 or F64, found {}", describe(info)));
+        } else if regridded.is_none() && tensor.shape != *expected && !(expected.is_empty() && tensor.shape == [1]) {
+            unlike.push(format!("'{name}': expected {expected:?}, found {}", has()));
+        } else if !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
+            unlike.push(format!("'{name}': expected F32, F16, BF16 or F64, found {}", has()));
         }
         sources.push(index);
     }
-    for (index, (name, info)) in container.tensors.iter().enumerate() {
-        if found.get(layout.plain_name(name)) == Some(&index) {
-            unknown.push(format!("'{}' is unknown (found {})", printable(name), describe(info)));
+    for (index, tensor) in container.tensors.iter().enumerate() {
+        if found.get(&naming.plain_name(&tensor.name)) == Some(&index) {
+            let has = describe(tensor.dtype, &tensor.shape);
+            unknown.push(format!("'{}' is unknown (found {has})", printable(&tensor.name)));
         }
     }
     // The first of every kind before the second of any: a wrong prefix shows both what is missing and what there is
@@ -333,6 +402,13 @@ fn match_tensors(container: &Container, layout: Layout, pieces: &[Piece], positi
     if wrong.len() > NAMED {
         message.push_str(&format!("; and {} more", wrong.len() - NAMED));
     }
+    let plain: Vec<Cow<str>> = names(container).map(layout::without_wrappers).collect();
+    if let Some(what) = layout::foreign(&plain.iter().map(Cow::as_ref).collect::<Vec<_>>()) {
+        message = format!("{what}: {message}");
+    }
+    if let Some(what) = shards::of_several(&container.path) {
+        message = format!("{what}: {message}");
+    }
     Err(Error::input(message))
 }
 
@@ -346,21 +422,6 @@ fn regridded(layout: Layout, piece: &Piece, shape: &[usize]) -> Option<(usize, u
     Some((positions::side(stored)?, positions::side(rows)?))
 }
 
-/// Reads tensor number `index`, of a type of floating point, as f32.
-fn read_floats(container: &Container, index: usize, target: &mut [f32]) {
-    let (dtype, bytes) = (container.tensors[index].1.dtype, container.bytes(index));
-    if dtype == Dtype::F32 {
-        return bytemuck::cast_slice_mut(target).copy_from_slice(bytes);
-    }
-    for (value, raw) in target.iter_mut().zip(bytes.chunks_exact(dtype.bitsize() / 8)) {
-        *value = match dtype {
-            Dtype::F16 => f16::from_le_bytes([raw[0], raw[1]]).to_f32(),
-            Dtype::BF16 => bf16::from_le_bytes([raw[0], raw[1]]).to_f32(),
-            _ => f64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]]) as f32,
-        };
-    }
-}
-
 /// The transpose [columns, rows] of a matrix [rows, columns].
 fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| matrix[row * columns + column])).collect()
@@ -369,9 +430,18 @@ fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 /// A note when numbers are NaN or infinite.
 fn not_finite(path: &Path, list: &ParameterList, values: &[f32]) -> Option<String> {
     let count = values.iter().filter(|value| !value.is_finite()).count();
-    let first = list.iter().find(|parameter| values[parameter.range()].iter().any(|value| !value.is_finite()))?;
+    let (first, mut place) = list.iter().find_map(|parameter| {
+        let place = values[parameter.range()].iter().position(|value| !value.is_finite())?;
+        Some((parameter, place))
+    })?;
+    let value = values[first.offset + place];
+    let mut indices: Vec<usize> = Vec::new();
+    for extent in first.shape.iter().rev() {
+        indices.insert(0, place % extent);
+        place /= extent;
+    }
     Some(format!(
-        "{}: {count} of the weights are NaN or infinite, the first of them in '{}'",
+        "{}: {count} of the weights are NaN or infinite, the first of them in '{}' ({value} at {indices:?})",
         path.display(),
         first.name
     ))

@@ -26,13 +26,14 @@ impl TensorFile {
     /// Reads a whole file. It is an error of input if it is no sound safetensors file, or holds a type other than
     /// u8, f32, u32, u64.
     pub fn load(path: &Path) -> Result<TensorFile> {
-        let container = Container::open(path)?;
+        let container = Container::open_safetensors(path)?;
         let origin = path.display().to_string();
         let mut tensors = BTreeMap::new();
         for index in 0..container.tensors.len() {
-            let (name, info) = container.tensors[index].clone();
+            let tensor = container.tensors[index].clone();
+            let (name, shape) = (tensor.name, tensor.shape);
             let bytes = container.bytes(index);
-            let numbers = match info.dtype {
+            let numbers = match tensor.dtype {
                 Dtype::U8 => Numbers::U8(bytes.to_vec().into()),
                 Dtype::F32 => Numbers::F32(bytemuck::pod_collect_to_vec(bytes).into()),
                 Dtype::U32 => Numbers::U32(bytemuck::pod_collect_to_vec(bytes).into()),
@@ -43,7 +44,7 @@ impl TensorFile {
                     return Err(Error::input(message));
                 }
             };
-            tensors.insert(name, (info.shape, numbers));
+            tensors.insert(name, (shape, numbers));
         }
         Ok(TensorFile { origin, metadata: container.metadata, tensors })
     }
