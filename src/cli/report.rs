@@ -76,13 +76,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         files.push((path, page(groups, &notes, reference.as_ref())));
     }
     // All that can be written is, and the table is printed, whatever fails.
-    let written = files.iter().map(|(path, text)| write_atomically(path, text.as_bytes()));
-    let written = written.fold(Ok(()), |all: Result<()>, one| all.and(one));
+    let written: Vec<Result<()>> = files.iter().map(|(path, text)| write_atomically(path, text.as_bytes())).collect();
     match printed {
         Some(text) => put!("{}", text.trim_end()),
         None => output::document("report", document),
     }
-    written?;
+    written.into_iter().collect::<Result<()>>()?;
     match failed.len() {
         0 => Ok(()),
         count => Err(Error::run(format!("{count} of {} runs cannot be read: see above", arguments.runs.len()))),

@@ -144,7 +144,7 @@ pub fn datacomp(folder: &Path, years: &[i32]) {
 
 /// The UID of a pair.
 pub fn uid(number: usize) -> u128 {
-    (number as u128 + 1) << 64 | 0xffff_ffff_ffff_0000 - number as u128
+    ((number as u128 + 1) << 64) | (0xffff_ffff_ffff_0000 - number as u128)
 }
 
 /// DataComp's pool as it was downloaded, with a sorted list of each year's UIDs, and the tests as [`datacomp`] has them.

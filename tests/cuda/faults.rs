@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use perennial::error::{Error, Fault};
-use perennial::experiment::{self, Config, Evaluation, Iteration, Observer, Setup};
+use perennial::experiment::{self, Access, Config, Evaluation, Iteration, Observer, Setup};
 use perennial::ops::attention::{Attention, AttentionShape};
 use perennial::ops::cuda::emulated::{Emulator, Faults, Flavour, Schedule};
 use perennial::ops::{Memory, Plan};
@@ -23,7 +23,7 @@ impl Observer for Quiet {
 fn run(place: &Emulator, out: &Path) -> Result<Evaluation, Error> {
     let mut config = Config::find(TINY_RUN).unwrap();
     config.set("train.epochs=1").unwrap();
-    experiment::run::<Device>(place, &config, out, &mut Quiet)
+    experiment::run::<Device>(place, &config, out, Access::default(), &mut Quiet)
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_run_that_does_not_fit_says_which_batch_would() {
     config.set("train.batch=480").unwrap();
     let place = Emulator { faults, ..emulator(Flavour::Plain) };
     let out = folder.path().join("run");
-    let error = experiment::run::<Device>(&place, &config, &out, &mut Quiet).unwrap_err();
+    let error = experiment::run::<Device>(&place, &config, &out, Access::default(), &mut Quiet).unwrap_err();
     assert_eq!(error.fault(), Fault::Input);
     let message = error.to_string();
     assert!(message.contains("MiB of GPU memory") && message.contains("would fit"), "{message}");
@@ -69,7 +69,14 @@ fn a_run_that_does_not_fit_says_which_batch_would() {
     }
     // The device is lost at once: that it was planned and begun is what counts.
     let faults = Faults { lost_at_launch: Some(0), ..faults };
-    experiment::run::<Device>(&Emulator { faults, ..place }, &config, &out, &mut Started(&mut plan_fits)).unwrap_err();
+    experiment::run::<Device>(
+        &Emulator { faults, ..place },
+        &config,
+        &out,
+        Access::default(),
+        &mut Started(&mut plan_fits),
+    )
+    .unwrap_err();
     assert!(plan_fits, "train.batch {batch} does not fit though the error said so");
 }
 
