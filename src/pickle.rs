@@ -393,11 +393,11 @@ impl<'a> Machine<'a> {
                 self.set(items)
             }
             b'u' => self.take_marked().and_then(|items| self.set(items)),
-            b'p' => self.line().and_then(|line| number_of(line)).and_then(|place| self.put(place)),
+            b'p' => self.line().and_then(number_of).and_then(|place| self.put(place)),
             b'q' => self.array().and_then(|[place]| self.put(u32::from(place))),
             b'r' => self.array().and_then(|raw| self.put(u32::from_le_bytes(raw))),
             0x94 => self.put(self.memo.len() as u32),
-            b'g' => self.line().and_then(|line| number_of(line)).and_then(|place| self.get(place)),
+            b'g' => self.line().and_then(number_of).and_then(|place| self.get(place)),
             b'h' => self.array().and_then(|[place]| self.get(u32::from(place))),
             b'j' => self.array().and_then(|raw| self.get(u32::from_le_bytes(raw))),
             b'c' => {
@@ -569,7 +569,7 @@ impl<'a> Machine<'a> {
     /// Puts keys and values, in turn, into the dictionary on top.
     fn set(&mut self, items: Vec<Id>) -> Done<()> {
         let target = self.top()?;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err("a key without a value".into());
         }
         let pairs = items.chunks_exact(2).map(|pair| (pair[0], pair[1]));
