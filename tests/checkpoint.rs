@@ -466,8 +466,8 @@ fn a_file_of_pytorchs_takes_the_models_memory() {
     let spec = torch_spec();
     LARGEST.set(0);
     load(&torch("training.pt"), &spec).unwrap();
-    // The arena is 10 KB; of the 70 KB of the file, with the optimiser's state, nothing is copied. A pickle's values take 32 KB.
-    assert!(LARGEST.get() < 1 << 18, "{}", LARGEST.get());
+    // The values of the pickle, with the optimiser's, are 4,096 places of 72 bytes. Of the storages nothing is copied.
+    assert!(LARGEST.get() < 300_000, "{}", LARGEST.get());
 }
 
 #[test]
@@ -490,10 +490,11 @@ fn what_is_no_state_dict_is_refused_by_its_name() {
     };
     let find = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|window| window == what).unwrap();
     let flipped = damaged("f32.pt", &|bytes| {
-        let place = find(bytes, b"f32/data/3");
-        bytes[place + 64] ^= 1;
+        // 160 bytes of numbers begin at most 78 bytes behind the name's first.
+        let place = find(bytes, b"f32/data/4");
+        bytes[place + 80] ^= 1;
     });
-    contains(&flipped, &["its member 'data/3' is damaged: the checksum is another"]);
+    contains(&flipped, &["its member 'data/4' is damaged: the checksum is another"]);
     contains(
         &damaged("f32.pt", &|bytes| bytes.truncate(9000)),
         &["a zip archive, as torch.save writes them, that is damaged"],
