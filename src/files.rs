@@ -295,7 +295,7 @@ fn fill_and_flush(file: File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()
 }
 
 /// Makes the rename itself survive a power failure.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     // Only Unix opens folders as files.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

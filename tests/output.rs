@@ -207,7 +207,8 @@ fn commands_print_one_document() {
     let evaluation = read(&run);
     assert_eq!(ran["directory"], run.as_str());
     for (name, value) in evaluation.as_object().unwrap() {
-        assert_eq!(ran[name], *value, "{name}");
+        // What keeps a file from damage is no result.
+        assert!(name == "seal" || ran[name] == *value, "{name}");
     }
     let out = at("grid");
     let grid = ["compare", TINY_RUN, "--methods", "zero-shot,gcl", "--seeds", "2", "--out", &out];
@@ -264,7 +265,7 @@ fn a_damaged_run_costs_no_other_its_report() {
     let reports = |change: &dyn Fn(&mut Value), parts: &[&str]| {
         let mut changed = evaluation.clone();
         change(&mut changed);
-        fs::write(&path, changed.to_string()).unwrap();
+        fs::write(&path, perennial::seal::to_json(&changed)).unwrap();
         refused(&["report", &damaged], parts);
         let csv = at("table.csv");
         let outcome = perennial(&["report", &whole, &damaged, "--csv", &csv]);

@@ -38,7 +38,8 @@ fn predict(run: &str) {
             json!({ "sample": place, "task": 0, "truth": truth, "predicted": wrong.unwrap_or(truth) })
         })
         .collect();
-    fs::write(Path::new(run).join("predictions.json"), json!(predictions).to_string()).unwrap();
+    let sealed = perennial::seal::to_json(&json!({ "predictions": predictions }));
+    fs::write(Path::new(run).join("predictions.json"), sealed).unwrap();
 }
 
 fn report(runs: &[String], page: &Path) -> String {
@@ -168,7 +169,7 @@ fn a_page_is_made_of_whatever_can_be_read() {
     let manifest = Path::new(&run).join("manifest.json");
     let mut known: Value = serde_json::from_str(&fs::read_to_string(&manifest).unwrap()).unwrap();
     known["sha256"]["data"] = json!("another");
-    fs::write(&manifest, known.to_string()).unwrap();
+    fs::write(&manifest, perennial::seal::to_json(&known)).unwrap();
     assert!(report(&runs, &page).contains("has changed since the run"));
 
     // Damaged files are told of on the page.

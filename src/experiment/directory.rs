@@ -14,7 +14,7 @@ use super::log::Log;
 use super::setup::Setup;
 use super::state::Position;
 use crate::error::{Error, Result};
-use crate::files::{remove_stale, write_atomically};
+use crate::files::{remove_stale, sync_folder, write_atomically};
 use crate::seal::{self, Seal};
 
 /// The form of a run's directory and of its state. Since 2 every file has a seal, so that one without has lost it; a newer one than this is
@@ -53,9 +53,13 @@ impl RunDirectory {
         let checkpoints = path.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .map_err(|cause| Error::input(format!("cannot make {}: {cause}", checkpoints.display())))?;
-        let lock = if access.lock { Some(lock(path)?) } else { None };
+        let mut lock = if access.lock { Some(lock(path)?) } else { None };
         remove_stale(path)?;
         remove_stale(&checkpoints)?;
+        // Half of a replacement that was cut short.
+        for half in ["next", "link"] {
+            let _ = fs::remove_file(state(path).with_extension(half));
+        }
         if access.start_over {
             remove_results(path)?;
         }
@@ -64,6 +68,7 @@ impl RunDirectory {
         } else {
             write_atomically(&path.join("config.toml"), &seal::to_toml(&config.to_toml()))?;
         }
+        lock.iter_mut().try_for_each(sign).map_err(|cause| Error::writing(&path.join("lock"), cause))?;
         Ok(RunDirectory { path: path.to_path_buf(), log: None, lock })
     }
 
@@ -85,17 +90,19 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Has the state so far become the one before, so that a new one can take its place.
-    pub fn keep_state(&self) -> Result<()> {
+    /// Has `write` write a new state beside the last one, which then becomes the one before. At any moment there is a state under its name.
+    pub fn replace_state(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let (state, previous) = (state(&self.path), previous_state(&self.path));
-        if !state.exists() {
-            return Ok(());
+        let [next, link] = ["next", "link"].map(|name| state.with_extension(name));
+        write(&next)?;
+        let wrong = |cause| Error::writing(&state, cause);
+        if state.exists() {
+            let _ = fs::remove_file(&link);
+            // Not every file system has links.
+            let kept = fs::hard_link(&state, &link).and_then(|()| fs::rename(&link, &previous));
+            kept.or_else(|_| fs::rename(&state, &previous)).map_err(wrong)?;
         }
-        let beside = previous.with_extension("link");
-        let _ = fs::remove_file(&beside);
-        // There is a state at any moment; not every file system has links.
-        let kept = fs::hard_link(&state, &beside).and_then(|()| fs::rename(&beside, &previous));
-        kept.or_else(|_| fs::rename(&state, &previous)).map_err(|cause| Error::writing(&previous, cause))
+        fs::rename(&next, &state).and_then(|()| sync_folder(&self.path.join("checkpoints"))).map_err(wrong)
     }
 
     /// `checkpoints/step-NNN.safetensors` of a step counted from 0; files count from 1.
@@ -286,7 +293,7 @@ fn read_config(run: &Path) -> Result<Option<Config>> {
     Config::parse(&text).map(Some).map_err(|error| error.at(path.display()))
 }
 
-/// Takes the lock of a run's directory, and writes into it who holds it.
+/// Takes the lock of a run's directory.
 fn lock(run: &Path) -> Result<File> {
     let path = run.join("lock");
     let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
@@ -309,10 +316,14 @@ fn lock(run: &Path) -> Result<File> {
             }
         }
     }
-    let word = format!("process {} on {}\n", std::process::id(), host());
-    let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(word.as_bytes()));
-    written.map_err(|cause| Error::writing(&path, cause))?;
     Ok(lock)
+}
+
+/// Writes into a lock who holds it.
+fn sign(lock: &mut File) -> std::io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    lock.write_all(format!("process {} on {}\n", std::process::id(), host()).as_bytes())
 }
 
 /// Whether a run is at work in a directory, where its file system can tell.
@@ -345,7 +356,7 @@ fn remove_results(run: &Path) -> Result<()> {
     let checkpoints = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
     let ours = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        (name.starts_with("step-") || name.starts_with("state.")) && name.ends_with(".safetensors")
+        name.starts_with("state.") || (name.starts_with("step-") && name.ends_with(".safetensors"))
     };
     let all = names.iter().map(|name| run.join(name)).chain(checkpoints.map(|entry| entry.path()).filter(ours));
     for path in all {

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: a line for every logged iteration, for what closes a step, each with its time and a checksum.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use crate::seal;
 #[derive(Debug, Default)]
 pub struct Lines {
     pub lines: Vec<Value>,
-    /// The numbers, from 1, of those that cannot. A last line without an end is none of them: a kill cut it short.
+    /// The numbers, from 1, of those that cannot; a last line without an end among them.
     pub damaged: Vec<usize>,
 }
 
@@ -33,13 +33,9 @@ impl Lines {
 
     pub fn parse(bytes: &[u8]) -> Lines {
         let mut found = Lines::default();
-        let whole = bytes.ends_with(b"\n");
-        let mut numbered = (1..).zip(bytes.split(|byte| *byte == b'\n')).peekable();
-        while let Some((number, line)) = numbered.next() {
-            let last = numbered.peek().is_none();
-            match seal::from_line(line) {
+        for (number, line) in (1..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
+            match line.strip_suffix(b"\n").and_then(seal::from_line) {
                 Some(line) => found.lines.push(line),
-                None if last && (!whole || line.is_empty()) => {}
                 None => found.damaged.push(number),
             }
         }
@@ -57,7 +53,7 @@ impl Lines {
 /// The log of a run at work.
 pub struct Log {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
 }
 
 impl Log {
@@ -80,36 +76,31 @@ impl Log {
             write_atomically(&path, text.as_bytes())?;
         }
         let file = open(&path)?;
-        // What a kill cut short goes.
-        let whole = fs::read(&path).map_err(|cause| Error::reading(&path, cause))?;
-        let end = whole.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        if end < whole.len() {
-            file.set_len(end as u64).map_err(|cause| Error::writing(&path, cause))?;
-        }
-        Ok((Log { path, file: BufWriter::new(file) }, old.note()))
+        Ok((Log { path, file }, old.note()))
     }
 
     /// Appends one line, with the time. A log that was moved away is begun anew under its name.
     pub fn write(&mut self, line: &Value) -> Result<()> {
         let wrong = |cause: std::io::Error| Error::writing(&self.path, cause);
         if !self.is_in_place() {
-            self.file = BufWriter::new(open(&self.path)?);
+            self.file = open(&self.path)?;
         }
         let mut timed = Map::from_iter([("time".to_string(), json!(now()))]);
         timed.extend(line.as_object().expect("a line is an object").clone());
-        writeln!(self.file, "{}", seal::to_line(&timed.into())).and_then(|()| self.file.flush()).map_err(wrong)
+        // At once, so that no kill finds half of it.
+        self.file.write_all((seal::to_line(&timed.into()) + "\n").as_bytes()).map_err(wrong)
     }
 
     /// Has all lines reach the disk.
     pub fn sync(&mut self) -> Result<()> {
-        self.file.get_ref().sync_data().map_err(|cause| Error::writing(&self.path, cause))
+        self.file.sync_data().map_err(|cause| Error::writing(&self.path, cause))
     }
 
     /// Whether the file that is written to is still the one of its name.
     fn is_in_place(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
         let place = |about: fs::Metadata| (about.dev(), about.ino());
-        let (named, open) = (fs::metadata(&self.path).map(place), self.file.get_ref().metadata().map(place));
+        let (named, open) = (fs::metadata(&self.path).map(place), self.file.metadata().map(place));
         matches!((named, open), (Ok(named), Ok(open)) if named == open)
     }
 }
@@ -192,7 +183,7 @@ mod tests {
             "{\"step\":2,\"samples\":50"
         );
         let log = Lines::parse(log.as_bytes());
-        assert!(log.damaged.is_empty());
+        assert_eq!(log.damaged, [5]);
         let pace = Pace::of(&log);
         assert_eq!(pace, Pace { samples: 400.0, seconds: 2.5 });
         assert_eq!(pace.samples_per_second(), Some(160.0));
@@ -225,7 +216,7 @@ mod tests {
         bytes.extend(b"{\"time\":\"20");
         fs::write(&path, bytes).unwrap();
         let (mut log, note) = Log::resume(folder.path(), position(1, 0, 2)).unwrap();
-        assert!(note.unwrap().contains("1, the first is line 2"));
+        assert!(note.unwrap().contains("2, the first is line 2"));
         log.write(&line(2, 3)).unwrap();
         assert_eq!(places(), [(1, 1), (2, 1), (2, 2), (2, 3)]);
     }

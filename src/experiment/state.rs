@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::directory::{self, FORMAT, RunDirectory};
+use super::directory::{FORMAT, RunDirectory};
 use crate::error::{Error, Result};
 use crate::memory::{Memory, MemoryState};
 use crate::model::checkpoint::TensorFile;
@@ -63,8 +63,7 @@ pub fn save<D: Device>(
     file.insert_metadata("format", FORMAT.to_string());
     file.insert_metadata("perennial", env!("CARGO_PKG_VERSION"));
     file.insert_metadata("device", trainer.device.name());
-    directory.keep_state()?;
-    file.save(&directory::state(directory.path()))
+    directory.replace_state(|beside| file.save(beside))
 }
 
 /// What some methods keep beside parameters and moments.
