@@ -83,9 +83,9 @@ fn broken_samples_are_counted_and_named() {
     let truncated = &evaluation["broken"]["truncated"];
     assert_eq!(truncated["count"], 1);
     assert!(truncated["first"][0].as_str().unwrap().contains("val/sea_lion/0.png"), "{truncated}");
-    // A run that goes on finds the same again.
+    // The state is saved before the tests, which find the same again whenever they are done again.
     let state = TensorFile::load(&root.path().join("run/checkpoints/state.safetensors")).unwrap();
-    assert_eq!(state.u32("broken", &[1]).unwrap(), [16]);
+    assert_eq!(state.u32("broken", &[0]).unwrap(), [0; 0]);
     let mut config = Config::find(root.path().join("animals.toml").to_str().unwrap()).unwrap();
     config.data.folder = root.path().join("animals").display().to_string();
     config.data.max_broken = 1;

@@ -726,6 +726,22 @@ fn kept_indexes() {
 }
 
 /// The header alone, three times of four, and its length is made right.
+/// A file without its seal, and a directory or a log from before there were any: with one, every change would end there.
+fn unsealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    for (sealed, plain) in [
+        ("\"seal\":", "\"leas\":"),
+        ("\"sealed\":", "\"delaes\":"),
+        ("\"format\": 2", "\"format\": 1"),
+        ("\"crc\":\"", "\"rcr\":\""),
+        ("\"time\":\"2", "\"emit\":\"2"),
+    ] {
+        let places: Vec<usize> =
+            (0..bytes.len()).filter(|place| bytes[*place..].starts_with(sealed.as_bytes())).collect();
+        places.iter().for_each(|place| bytes[*place..*place + plain.len()].copy_from_slice(plain.as_bytes()));
+    }
+    bytes
+}
+
 fn mutate_safetensors(bytes: &mut Vec<u8>, others: &[&[u8]], rng: &mut Rng) {
     // A configuration beside it.
     if bytes.first() == Some(&b'{') {
@@ -761,7 +777,7 @@ fn checkpoints() {
     ] {
         // Where the weights do not say their model, the configuration beside them counts.
         let read = |name: &&'static str| {
-            let mut bytes = fs::read(folder.path().join(name)).unwrap();
+            let mut bytes = unsealed(fs::read(folder.path().join(name)).unwrap());
             if let (false, Some(place)) = (says_model, bytes.windows(9).position(|window| window == b"model_cfg")) {
                 bytes[place..place + 9].copy_from_slice(if name.ends_with("json") {
                     b"model_cfg"
@@ -871,7 +887,7 @@ fn run_directories() {
     let out = folder.path().join("run");
     succeed(&["run", TINY_TIC, "--out", out.to_str().unwrap(), "--set", "train.samples=32"]);
     let names = ["evaluation.json", "config.toml", "metrics.jsonl", "manifest.json"];
-    let files = names.map(|name| (name, fs::read(out.join(name)).unwrap()));
+    let files = names.map(|name| (name, unsealed(fs::read(out.join(name)).unwrap())));
     let reference = Reference::find("reference").unwrap();
     fuzz_folder("run directory", FILES, &files, mutate_json, |folder, _| {
         let Ok(run) = Run::read(folder) else { return false };

@@ -80,9 +80,6 @@ impl RunDirectory {
                 _ => {}
             }
         }
-        if let Some(lock) = self.lock {
-            lock.set_len(0).map_err(|cause| Error::writing(&self.path.join("lock"), cause))?;
-        }
         Ok(())
     }
 
@@ -225,6 +222,15 @@ impl RunDirectory {
     /// Has the log reach the disk: whatever is saved later may rely on it.
     pub fn sync_log(&mut self) -> Result<()> {
         self.log.as_mut().map_or(Ok(()), Log::sync)
+    }
+}
+
+impl Drop for RunDirectory {
+    /// Nobody is at work here any more.
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            let _ = lock.set_len(0);
+        }
     }
 }
 

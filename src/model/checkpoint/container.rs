@@ -286,15 +286,15 @@ fn read_safetensors(bytes: &[u8]) -> Result<(Vec<Tensor>, BTreeMap<String, Strin
     let header: Header = serde_json::from_slice(&bytes[8..data])
         .map_err(|cause| format!("not a safetensors file: cannot understand the header: {cause}"))?;
     let Header { metadata, mut tensors } = header;
+    tensors.sort_by(|(left_name, left), (right_name, right)| {
+        left.data_offsets.cmp(&right.data_offsets).then_with(|| left_name.cmp(right_name))
+    });
+    check_places(&tensors, data_size)?;
     match seal::check(&bytes[..data], seal::HEADER_MARK, &bytes[data..]) {
         Seal::Whole => {}
         Seal::None if !metadata.contains_key(SEALED) => {}
         _ => return Err(seal::DAMAGED.to_string()),
     }
-    tensors.sort_by(|(left_name, left), (right_name, right)| {
-        left.data_offsets.cmp(&right.data_offsets).then_with(|| left_name.cmp(right_name))
-    });
-    check_places(&tensors, data_size)?;
     let tensors = tensors.into_iter().map(|(name, info)| {
         let begin = data + info.data_offsets.0;
         Tensor::new(name, info.dtype, info.shape, begin)
