@@ -554,7 +554,8 @@ impl<D: Device> Run<D> {
         self.directory.sync_log()?;
         state::save(&self.directory, self.position, &self.trainer, &self.memory, broken)?;
         self.saved = Instant::now();
-        self.pulse.status.saved = Some(now());
+        // At once: a run that stops now says no more.
+        self.pulse.beat(true, |status| status.saved = Some(now()));
         Ok(())
     }
 }
