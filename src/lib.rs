@@ -1,7 +1,7 @@
 //! CLIP models that keep learning: new classes, new domains, new years, without forgetting.
 //!
 //! The modules are floors of one house, and imports point down this list only: [`check`], [`report`], [`experiment`], [`method`],
-//! [`train`], [`objective`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; in the cellar [`error`],
+//! [`train`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; in the cellar [`error`],
 //! [`files`], [`interrupt`], [`pickle`], [`rng`], [`seal`].
 
 pub mod check;
@@ -14,7 +14,6 @@ pub mod interrupt;
 pub mod memory;
 pub mod method;
 pub mod model;
-pub mod objective;
 pub mod ops;
 pub mod pickle;
 pub mod report;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use perennial::model::clip::Capacity;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
-use perennial::objective::{ObjectiveKind, ObjectiveSettings, TextLoss};
+use perennial::method;
 use perennial::ops::cpu::Cpu;
-use perennial::train::{OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
+use perennial::train::{OptimizerSettings, Stage, StageView, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// Counts what all threads ask for.
 struct Counted;
@@ -79,27 +79,23 @@ fn training_allocates_nothing_after_warm_up() {
     let model = ModelSpec::find(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro.json")).unwrap();
     let initial = ParameterList::of(&model).initial_values(0);
     let capacity = Capacity { images: BATCH, texts: BATCH };
-    for objective in [
-        ObjectiveKind::Texts(TextLoss::Clip),
-        ObjectiveKind::Texts(TextLoss::Gcl),
-        ObjectiveKind::Texts(TextLoss::Gdro),
-    ] {
+    for name in ["sequential", "gcl", "gdro"] {
+        let method = method::find(name).unwrap().open_default();
         let spec = TrainerSpec {
             model: model.clone(),
             capacity,
-            objective,
-            objective_settings: ObjectiveSettings::default(),
             optimizer: OptimizerSettings::default(),
             learn_logit_scale: true,
             samples: BATCH,
             classes: BATCH,
             by_class: true,
             steps: 1,
-            keeps_start: false,
         };
-        let mut trainer = Trainer::<Cpu<f32>>::new(&(), &spec, capacity).unwrap();
-        trainer.clip.load(&mut trainer.device, &initial);
-        trainer.objective.set_shares(&mut trainer.device, &[1.0 / BATCH as f32; BATCH]);
+        let mut trainer = Trainer::new::<Cpu<f32>>(&(), &spec, &*method, capacity).unwrap();
+        trainer.clip.load(&mut *trainer.device, &initial);
+        let (counts, shares) = ([1; BATCH], [1.0 / BATCH as f32; BATCH]);
+        let (stage, seen) = (Stage::Main, BATCH);
+        trainer.enter(&StageView { stage, step: 0, before: 0, seen, counts: &counts, shares: &shares, seed: 0 });
         let mut bank = TextBank::default();
         for class in 0..BATCH as u32 {
             bank.add(vec![49406, 320 + class, 49407], class);
@@ -109,23 +105,23 @@ fn training_allocates_nothing_after_warm_up() {
         let pixels: Vec<u8> = (0..BATCH * 32 * 32 * 3).map(|i| (i * 7919 % 251) as u8).collect();
         let batch = TrainBatch { pixels: &pixels, texts: Some(&texts), slot: &slot, ..Default::default() };
         for _ in 0..3 {
-            trainer.step(batch, 1e-3, 0.9).unwrap();
+            trainer.step(batch, 1e-3).unwrap();
         }
         let mut least = [usize::MAX; 2];
         for _ in 0..5 {
-            let gradients = counted(|| trainer.gradients(batch, 0.9));
+            let gradients = counted(|| trainer.gradients(batch));
             let optimizer = counted(|| {
-                trainer.optimizer.load(&mut trainer.device, 1e-3);
-                trainer.optimizer.update(&mut trainer.device);
-                trainer.optimizer.finish(&trainer.device).unwrap();
+                trainer.optimizer.load(&mut *trainer.device, 1e-3);
+                trainer.optimizer.update(&mut *trainer.device);
+                trainer.optimizer.finish(&*trainer.device).unwrap();
             });
-            println!("{objective:?}: [packing, other] of [allocations, bytes]: {gradients:?}, optimiser {optimizer:?}");
+            println!("{name}: [packing, other] of [allocations, bytes]: {gradients:?}, optimiser {optimizer:?}");
             for kind in 0..2 {
                 least[kind] = least[kind].min(gradients[kind][1] + optimizer[kind][1]);
             }
         }
         let [packing, other] = least;
-        assert!(other < 64 << 10, "{objective:?}: {other} bytes beside gemm's");
-        assert!(packing < 4 << 20, "{objective:?}: {packing} bytes of gemm's");
+        assert!(other < 64 << 10, "{name}: {other} bytes beside gemm's");
+        assert!(packing < 4 << 20, "{name}: {packing} bytes of gemm's");
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use micro::{MICRO, bare_checkpoint, checkpoint, micro};
 use perennial::data::Sample;
 use perennial::experiment::RunDirectory;
-use perennial::method::{METHODS, Method};
+use perennial::method::{METHODS, Row};
 use perennial::model::checkpoint::TensorFile;
 use program::{TINY_RUN, TINY_TIC, command, files, outcome, perennial, refused, run_refused, succeed, written};
 use tempfile::TempDir;
@@ -126,9 +126,10 @@ fn grid(arguments: &[&str]) -> (Vec<(String, usize)>, Vec<String>) {
 #[test]
 fn compare_leaves_out_what_has_no_meaning_in_a_stream() {
     let folder = tempfile::tempdir().unwrap();
-    let (out, all) = (folder.path().to_str().unwrap(), METHODS.map(|method| method.name).join(","));
+    let (out, all) = (folder.path().to_str().unwrap(), METHODS.map(|entry| entry.name()).join(","));
     let (rows, notes) = grid(&["compare", TINY_TIC, "--methods", &all, "--set", "train.samples=32", "--out", out]);
-    let (with_texts, without): (Vec<&Method>, Vec<&Method>) = METHODS.iter().partition(|method| method.reads_texts());
+    let methods = METHODS.iter().map(|entry| entry.row);
+    let (with_texts, without): (Vec<Row>, Vec<Row>) = methods.partition(|row| row.reads_texts());
     assert_eq!((with_texts.len(), without.len()), (12, 7));
     assert_eq!(rows, with_texts.iter().map(|method| (method.name.to_string(), 0)).collect::<Vec<_>>());
     assert_eq!(notes.len(), without.len(), "{notes:?}");

@@ -4,18 +4,16 @@
 #[path = "common/fixtures.rs"]
 mod fixtures;
 
+use std::sync::Arc;
+
 use fixtures::Fixture;
-use perennial::method::stages::{self, StepView};
-use perennial::method::{Method, Stage};
+use perennial::error::Result;
+use perennial::method::{self, Closing, Method, Settings};
 use perennial::model::clip::Capacity;
 use perennial::model::parameters::Parameter;
 use perennial::model::spec::ModelSpec;
-use perennial::objective::{
-    ClassLoss, HeadLoss, HeadStage, Objective, ObjectiveKind, ObjectiveSettings, TextLoss, ViewLoss,
-};
-use perennial::ops::Memory;
 use perennial::ops::cpu::Cpu;
-use perennial::train::{OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
+use perennial::train::{OptimizerSettings, Stage, StageView, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// Relative to a tensor's norm, as in tests/parity.rs: these numbers were computed in f64.
 const TOLERANCE: f64 = 1e-4;
@@ -28,7 +26,8 @@ const IMAGES: usize = 6;
 
 struct Setup {
     expected: Fixture,
-    trainer: Trainer<Cpu<f32>>,
+    method: Arc<dyn Method>,
+    trainer: Trainer,
     labels: Vec<u32>,
     own: Vec<bool>,
     pixels: Vec<u8>,
@@ -36,39 +35,39 @@ struct Setup {
 }
 
 impl Setup {
-    fn open(objective: ObjectiveKind) -> Setup {
-        Setup::of_steps(objective, 2)
+    fn open(method: &str) -> Setup {
+        Setup::of_steps(method, 2)
     }
 
     /// For a run of so many steps.
-    fn of_steps(objective: ObjectiveKind, steps: usize) -> Setup {
+    fn of_steps(method: &str, steps: usize) -> Setup {
         let (first, expected) = (Fixture::open("tiny_gelu"), Fixture::open("methods"));
-        let mut settings = ObjectiveSettings::default();
-        settings.icarl.weight = 0.8;
-        settings.der.auxiliary = 0.7;
-        settings.co2l.weight = 0.9;
-        settings.cassle.weight = 0.6;
-        settings.cassle.hidden = 24;
-        settings.lwf.mu = 0.4;
-        let views = if matches!(objective, ObjectiveKind::Views(_)) { 2 } else { 1 };
+        let mut settings = Settings::default();
+        let of_fixture = [
+            ("icarl.weight", 0.8),
+            ("der.auxiliary", 0.7),
+            ("co2l.weight", 0.9),
+            ("cassle.weight", 0.6),
+            ("cassle.hidden", 24.0),
+            ("lwf.mu", 0.4),
+        ];
+        of_fixture.iter().for_each(|(key, value)| settings.set(key, *value));
+        let method: Arc<dyn Method> = Arc::from(method::find(method).unwrap().open_at(&settings));
         let spec = TrainerSpec {
             model: ModelSpec::from_json(&first.metadata("config")).unwrap(),
-            capacity: Capacity { images: views * IMAGES, texts: IMAGES },
-            objective,
-            objective_settings: settings,
+            capacity: Capacity { images: method.row().views * IMAGES, texts: IMAGES },
             optimizer: OptimizerSettings::default(),
             learn_logit_scale: true,
             samples: IMAGES,
             classes: CLASSES,
             by_class: true,
             steps,
-            keeps_start: matches!(objective, ObjectiveKind::Classes(ClassLoss::Ewc | ClassLoss::Foster)),
         };
-        let trainer = Trainer::new(&(), &spec, Capacity { images: 4, texts: 4 }).unwrap();
+        let trainer = Trainer::new::<Cpu<f32>>(&(), &spec, &*method, Capacity { images: 4, texts: 4 }).unwrap();
         let end = |row: &[u32]| row.iter().position(|id| *id == 99).unwrap();
         let texts = first.u32("ids").chunks(12).take(IMAGES).map(|row| row[..=end(row)].to_vec()).collect();
         let (labels, own) = (expected.u32("labels"), expected.u32("own").iter().map(|own| *own == 1).collect());
-        Setup { trainer, labels, own, pixels: first.u8("pixels"), texts, expected }
+        Setup { method, trainer, labels, own, pixels: first.u8("pixels"), texts, expected }
     }
 
     /// The model takes the weights of a fixture of a whole model, and its head those under `prefix`, where there are any.
@@ -87,27 +86,40 @@ impl Setup {
             assert_eq!(from.len(), parameter.len(), "{name}");
             values[parameter.range()].iter_mut().zip(from).for_each(|(to, from)| *to = from as f32);
         }
-        clip.load(&mut self.trainer.device, &values);
+        clip.load(&mut *self.trainer.device, &values);
     }
 
     /// The old model frozen, and the present one in training.
-    fn with_teacher(objective: ObjectiveKind) -> Setup {
-        let mut setup = Setup::open(objective);
+    fn with_teacher(method: &str) -> Setup {
+        let mut setup = Setup::open(method);
         setup.load("tiny_gelu", "init/", "old/");
         setup.trainer.freeze(0);
         setup.load("tiny_gelu_after3", "after3/", "");
         setup
     }
 
-    fn begin(&mut self, loss: HeadLoss) {
+    /// Trains a stage of the second step, whose models are as they are.
+    fn enter(&mut self, stage: Stage) {
         let counts: Vec<usize> = self.expected.u32("counts").iter().map(|count| *count as usize).collect();
-        let Trainer { device, objective, frozen_in_use, .. } = &mut self.trainer;
-        let Objective::Classes(head) = objective else { panic!("a classifier's objective") };
-        head.begin(
-            device,
-            HeadStage { loss, before: BEFORE, seen: SEEN, frozen: *frozen_in_use, alone: false },
-            &counts,
-        );
+        self.trainer.enter(&StageView { stage, counts: &counts, ..second_step() });
+    }
+
+    /// Begins a stage as a run does.
+    fn begin(&mut self, view: &StageView) {
+        self.method.begin(&mut self.trainer, view);
+        self.trainer.enter(view);
+    }
+
+    /// Closes the second step as a run does.
+    fn close(&mut self) {
+        let method = Arc::clone(&self.method);
+        method.close(self).unwrap();
+    }
+
+    /// The gradient of a parameter; none where it is not trained.
+    fn gradient(&self, name: &str) -> Vec<f32> {
+        let Trainer { device, clip, .. } = &self.trainer;
+        device.read_vec(clip.weights.gradient(&clip.parameters, clip.parameters.get(name)))
     }
 
     fn compare(&mut self, method: &str) {
@@ -119,26 +131,23 @@ impl Setup {
             bank.add(text.clone(), *label);
         }
         let texts = bank.batch(&numbers);
-        let views = if matches!(self.trainer.objective, Objective::Views { .. }) { 2 } else { 1 };
-        self.trainer.gradients(
-            TrainBatch {
-                pixels: &self.pixels[..views * IMAGES * 12 * 12 * 3],
-                texts: Some(&texts),
-                slot: &[0, 1, 2, 3, 4, 5],
-                labels: &self.labels,
-                own: &self.own,
-            },
-            1.0,
-        );
-        let Trainer { device, clip, .. } = &self.trainer;
+        let views = self.method.row().views;
+        self.trainer.gradients(TrainBatch {
+            pixels: &self.pixels[..views * IMAGES * 12 * 12 * 3],
+            texts: Some(&texts),
+            slot: &[0, 1, 2, 3, 4, 5],
+            labels: &self.labels,
+            own: &self.own,
+            ..Default::default()
+        });
+        let clip = &self.trainer.clip;
         let loss = f64::from(self.trainer.loss());
         let expected = self.expected.f64(&format!("{method}/loss"))[0];
         assert!((loss - expected).abs() <= TOLERANCE * expected.abs(), "{method}: loss {loss}, not {expected}");
-        let gradients = device.read_vec(clip.weights.gradients);
         let stored = self.expected.names(&format!("{method}/grad/"));
         assert!(stored.len() >= 6, "the fixture has the gradients of {method}");
         for name in &stored {
-            let found = &gradients[clip.parameters.get(name).range()];
+            let found = self.gradient(name);
             let expected = self.expected.f64(&format!("{method}/grad/{name}"));
             assert_eq!(found.len(), expected.len(), "{method}: {name}");
             let difference = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>().sqrt();
@@ -151,11 +160,7 @@ impl Setup {
         let (learnt, idle): (Vec<&Parameter>, Vec<&Parameter>) =
             own.into_iter().partition(|parameter| stored.contains(&parameter.name));
         for parameter in &idle {
-            assert!(
-                gradients[parameter.range()].iter().all(|g| *g == 0.0),
-                "{method}: {} has a gradient",
-                parameter.name
-            );
+            assert!(self.gradient(&parameter.name).iter().all(|g| *g == 0.0), "{method}: {} has a gradient", parameter.name);
         }
         println!("{method}: {} gradients, {} of them its own; {} idle", stored.len(), learnt.len(), idle.len());
         let expected = match method {
@@ -170,97 +175,59 @@ impl Setup {
 
 #[test]
 fn finetune_ce() {
-    let mut setup = Setup::open(ObjectiveKind::Classes(ClassLoss::CrossEntropy));
+    let mut setup = Setup::open("finetune-ce");
     setup.load("tiny_gelu_after3", "after3/", "");
-    setup.begin(HeadLoss::CrossEntropy);
+    setup.enter(Stage::Main);
     setup.compare("finetune-ce");
 }
 
 #[test]
-fn icarl() {
-    let mut setup = Setup::with_teacher(ObjectiveKind::Classes(ClassLoss::Icarl));
-    setup.begin(HeadLoss::Distillation);
-    setup.compare("icarl");
-}
-
-#[test]
-fn der() {
-    let mut setup = Setup::with_teacher(ObjectiveKind::Classes(ClassLoss::Der));
-    setup.begin(HeadLoss::Expansion);
-    setup.compare("der");
-}
-
-#[test]
-fn foster() {
-    let mut setup = Setup::with_teacher(ObjectiveKind::Classes(ClassLoss::Foster));
-    setup.begin(HeadLoss::Boosting);
-    setup.compare("foster");
+fn methods_with_one_teacher() {
+    for method in ["icarl", "der", "foster", "co2l", "cassle", "lwf"] {
+        let mut setup = Setup::with_teacher(method);
+        setup.enter(Stage::Main);
+        setup.compare(method);
+    }
 }
 
 #[test]
 fn foster_compression() {
-    let mut setup = Setup::with_teacher(ObjectiveKind::Classes(ClassLoss::Foster));
+    let mut setup = Setup::with_teacher("foster");
     setup.load("tiny_quick_gelu", "init/", "boosted/");
     setup.trainer.freeze(1);
     setup.load("tiny_gelu_after3", "after3/", "");
-    setup.begin(HeadLoss::Compression);
+    setup.enter(Stage::Compression);
     setup.compare("foster-compression");
 }
 
-#[test]
-fn co2l() {
-    let mut setup = Setup::with_teacher(ObjectiveKind::Views(ViewLoss::Co2l));
-    let Objective::Views { contrast, .. } = &mut setup.trainer.objective else { panic!("two views") };
-    contrast.distils = true;
-    setup.compare("co2l");
-}
-
-#[test]
-fn cassle() {
-    let mut setup = Setup::with_teacher(ObjectiveKind::Views(ViewLoss::Cassle));
-    let Objective::Views { contrast, .. } = &mut setup.trainer.objective else { panic!("two views") };
-    contrast.distils = true;
-    setup.compare("cassle");
-}
-
-#[test]
-fn lwf() {
-    let mut setup = Setup::with_teacher(ObjectiveKind::Texts(TextLoss::Lwf));
-    let teacher = Fixture::open("tiny_gelu").f64("init/logit_scale")[0];
-    let Objective::Texts { distillation: Some(distillation), .. } = &mut setup.trainer.objective else {
-        panic!("a distillation")
-    };
-    distillation.distils = true;
-    distillation.tau = (-teacher).exp();
-    setup.compare("lwf");
-}
-
-/// A method's trainer with random parameters at the end of its first step, and the method.
-fn after_the_first_step(name: &str) -> (Setup, &'static Method) {
-    let method = Method::find(name).unwrap();
-    let mut setup = Setup::open(method.minimises);
+/// A method's trainer with random parameters in its first step.
+fn in_the_first_step(name: &str) -> Setup {
+    let mut setup = Setup::open(name);
     let Trainer { clip, device, .. } = &mut setup.trainer;
     let values = clip.parameters.initial_values(5);
-    clip.load(device, &values);
-    let view = StepView { step: 0, before: 0, seen: BEFORE, ..second_step() };
-    stages::begin(&mut setup.trainer, method, Stage::Main, view);
-    stages::set(&mut setup.trainer, method, Stage::Main, view);
-    (setup, method)
+    clip.load(&mut **device, &values);
+    setup.begin(&first_step());
+    setup
 }
 
-fn second_step() -> StepView<'static> {
-    StepView { step: 1, before: BEFORE, seen: SEEN, counts: &[3, 1, 4, 2, 5, 0], shares: &[0.0; CLASSES], seed: 7 }
+fn first_step() -> StageView<'static> {
+    StageView { step: 0, before: 0, seen: BEFORE, ..second_step() }
+}
+
+fn second_step() -> StageView<'static> {
+    let (stage, counts, shares) = (Stage::Main, &[3, 1, 4, 2, 5, 0], &[0.0; CLASSES]);
+    StageView { stage, step: 1, before: BEFORE, seen: SEEN, counts, shares, seed: 7 }
 }
 
 impl Setup {
     /// Logits of the classes seen so far [images, columns].
     fn scores(&mut self, columns: usize) -> Vec<f32> {
-        let Trainer { device, clip, frozen, objective, .. } = &mut self.trainer;
-        let head = objective.head().unwrap();
+        let Trainer { device, clip, frozen, frozen_in_use, objective, .. } = &mut self.trainer;
         device.write(clip.vision.pixels(), &self.pixels[..IMAGES * 12 * 12 * 3]);
-        clip.vision.forward(device, IMAGES);
-        let scores = head.scores(device, &clip.vision, frozen, IMAGES);
-        scores.chunks_exact(head.columns()).flat_map(|row| row[..columns].to_vec()).collect()
+        clip.vision.forward(&mut **device, IMAGES);
+        let frozen = &frozen[..*frozen_in_use];
+        let scores = objective.scores(&mut **device, &clip.vision, frozen, IMAGES).unwrap();
+        scores.values.chunks_exact(scores.columns).flat_map(|row| row[..columns].to_vec()).collect()
     }
 
     fn parameter(&self, name: &str) -> Vec<f32> {
@@ -269,10 +236,7 @@ impl Setup {
 
     /// Changes a parameter.
     fn edit(&mut self, name: &str, change: impl Fn(&mut f32)) {
-        let Trainer { device, clip, .. } = &mut self.trainer;
-        let mut values = device.read_vec(clip.weights.master);
-        values[clip.parameters.get(name).range()].iter_mut().for_each(change);
-        clip.load(device, &values);
+        self.trainer.edit(|list, values| values[list.get(name).range()].iter_mut().for_each(change));
     }
 
     /// Trains a few steps on the fixture's images.
@@ -281,8 +245,34 @@ impl Setup {
             let pixels = &self.pixels[..IMAGES * 12 * 12 * 3];
             let slot = &[0, 1, 2, 3, 4, 5];
             let batch = TrainBatch { pixels, slot, labels: &self.labels, own: &self.own, ..Default::default() };
-            self.trainer.step(batch, 1e-2, 1.0).unwrap();
+            self.trainer.step(batch, 1e-2).unwrap();
         }
+    }
+}
+
+impl Closing for Setup {
+    fn trainer(&mut self) -> &mut Trainer {
+        &mut self.trainer
+    }
+
+    fn step(&self) -> usize {
+        1
+    }
+
+    fn classes(&self) -> (usize, usize) {
+        (BEFORE, SEEN)
+    }
+
+    fn gather(&mut self) -> Result<()> {
+        unreachable!("no test closes a step of a method that gathers")
+    }
+
+    fn measure(&mut self, _: usize) -> Result<Vec<Option<f64>>> {
+        unreachable!("no test closes a step of a method that measures")
+    }
+
+    fn note(&mut self, _: &str, _: f64) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -296,14 +286,13 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
 
 #[test]
 fn der_expands_without_a_change_to_what_the_old_extractor_says() {
-    let (mut setup, der) = after_the_first_step("der");
+    let mut setup = in_the_first_step("der");
     setup.edit("head.bias", |bias| *bias += 0.25);
     let (old, bias) = (setup.parameter("head.weight"), setup.parameter("head.bias"));
     let first = setup.scores(BEFORE);
     let tower = setup.parameter("visual.conv1.weight");
 
-    stages::begin(&mut setup.trainer, der, Stage::Main, second_step());
-    stages::set(&mut setup.trainer, der, Stage::Main, second_step());
+    setup.begin(&second_step());
     assert_eq!(setup.parameter("head.block.0.weight"), old, "the old head reads the frozen extractor");
     assert_ne!(setup.parameter("head.weight"), old, "the new extractor has a fresh head");
     assert_eq!(setup.parameter("head.bias"), bias, "the one bias of all extractors stays");
@@ -320,9 +309,8 @@ fn der_expands_without_a_change_to_what_the_old_extractor_says() {
 
 #[test]
 fn der_aligns_new_rows_to_the_old_ones_mean_norm() {
-    let (mut setup, der) = after_the_first_step("der");
-    stages::begin(&mut setup.trainer, der, Stage::Main, second_step());
-    stages::set(&mut setup.trainer, der, Stage::Main, second_step());
+    let mut setup = in_the_first_step("der");
+    setup.begin(&second_step());
     setup.edit("head.block.0.weight", |weight| *weight *= 1.7);
     setup.learn(3);
     let rows = |setup: &Setup| -> Vec<Vec<f32>> {
@@ -338,7 +326,7 @@ fn der_aligns_new_rows_to_the_old_ones_mean_norm() {
     let (before, bias) = (rows(&setup), setup.parameter("head.bias"));
     let ratio = mean(&before[..BEFORE]) / mean(&before[BEFORE..SEEN]);
     assert!((ratio - 1.0).abs() > 0.01, "there is something to align: {ratio}");
-    stages::align(&mut setup.trainer, BEFORE, SEEN);
+    setup.close();
     let after = rows(&setup);
     assert!((mean(&after[BEFORE..SEEN]) / mean(&before[..BEFORE]) - 1.0).abs() < 1e-6);
     for class in BEFORE..SEEN {
@@ -352,17 +340,15 @@ fn der_aligns_new_rows_to_the_old_ones_mean_norm() {
 
 #[test]
 fn fosters_student_starts_where_the_step_started() {
-    let (mut setup, foster) = after_the_first_step("foster");
+    let mut setup = in_the_first_step("foster");
     let started = setup.trainer.parameters();
     let first = setup.scores(BEFORE);
-    stages::begin(&mut setup.trainer, foster, Stage::Main, second_step());
-    stages::set(&mut setup.trainer, foster, Stage::Main, second_step());
+    setup.begin(&second_step());
     setup.learn(3);
     let boosted = setup.trainer.parameters();
     assert_ne!(boosted, started);
 
-    stages::begin(&mut setup.trainer, foster, Stage::Compression, second_step());
-    stages::set(&mut setup.trainer, foster, Stage::Compression, second_step());
+    setup.begin(&StageView { stage: Stage::Compression, ..second_step() });
     assert_eq!(setup.trainer.parameters(), started, "the student is the old model");
     assert_eq!(setup.scores(BEFORE), first, "and classifies alone");
     let Trainer { device, clip, frozen, frozen_in_use, .. } = &setup.trainer;
@@ -383,7 +369,7 @@ fn fosters_student_starts_where_the_step_started() {
 fn logits_by_hand(setup: &mut Setup, weight: &[f32], bias: &[f32]) -> Vec<Vec<f64>> {
     let Trainer { device, clip, .. } = &mut setup.trainer;
     device.write(clip.vision.pixels(), &setup.pixels[..IMAGES * 12 * 12 * 3]);
-    clip.vision.forward(device, IMAGES);
+    clip.vision.forward(&mut **device, IMAGES);
     let width = clip.spec.embed_dim;
     let features = device.read_vec(clip.vision.features().first(IMAGES * width));
     let logit = |image: usize, class: usize| -> f64 {
@@ -398,11 +384,9 @@ fn logits_by_hand(setup: &mut Setup, weight: &[f32], bias: &[f32]) -> Vec<Vec<f6
 fn a_linear_head_leaves_classes_without_samples_as_they_are() {
     // The classes of earlier steps, none, and some here and there, as where a stream's steps share their classes.
     for counts in [[0, 0, 0, 2, 4, 0], [1, 1, 1, 1, 2, 0], [2, 0, 1, 0, 3, 0]] {
-        let (mut setup, cassle) = after_the_first_step("cassle");
+        let mut setup = in_the_first_step("cassle");
         let width = setup.trainer.clip.spec.embed_dim;
-        let view = StepView { counts: &counts, ..second_step() };
-        stages::begin(&mut setup.trainer, cassle, Stage::Probe, view);
-        stages::set(&mut setup.trainer, cassle, Stage::Probe, view);
+        setup.begin(&StageView { stage: Stage::Probe, counts: &counts, ..second_step() });
         let present: Vec<usize> = (0..SEEN).filter(|class| counts[*class] > 0).collect();
         setup.labels = (0..IMAGES).map(|image| present[image % present.len()] as u32).collect();
         let names = ["head.weight", "head.bias", "visual.proj"];
@@ -464,17 +448,16 @@ impl Setup {
     /// Features of the fixture's images by the model with these parameters.
     fn features_of(&mut self, values: &[f32]) -> Vec<Vec<f64>> {
         let Trainer { device, clip, .. } = &mut self.trainer;
-        clip.load(device, values);
+        clip.load(&mut **device, values);
         device.write(clip.vision.pixels(), &self.pixels[..IMAGES * 12 * 12 * 3]);
-        clip.vision.forward(device, IMAGES);
+        clip.vision.forward(&mut **device, IMAGES);
         let width = clip.spec.embed_dim;
         matrix(&device.read_vec(clip.vision.features().first(IMAGES * width)), width)
     }
 
     /// Fails unless a parameter's gradient is `expected`, in its first values, and 0 in the rest.
     fn assert_gradient(&self, name: &str, expected: &[f64]) {
-        let Trainer { device, clip, .. } = &self.trainer;
-        let found = &device.read_vec(clip.weights.gradients)[clip.parameters.get(name).range()];
+        let found = self.gradient(name);
         let off: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
         let norm: f64 = expected.iter().map(|b| b * b).sum();
         assert!(norm > 0.0 && off.sqrt() <= TOLERANCE * norm.sqrt(), "{name}: {:e} of {:e}", off.sqrt(), norm.sqrt());
@@ -486,18 +469,18 @@ impl Setup {
 #[test]
 fn der_adds_up_the_logits_of_several_frozen_extractors() {
     for frozen in [2, 3, 4] {
-        let mut setup = Setup::of_steps(ObjectiveKind::Classes(ClassLoss::Der), frozen + 1);
+        let mut setup = Setup::of_steps("der", frozen + 1);
         let list = setup.trainer.clip.parameters.clone();
         let width = setup.trainer.clip.spec.embed_dim;
         let models: Vec<Vec<f32>> = (0..=frozen as u64).map(|model| list.initial_values(11 + model)).collect();
         let features: Vec<Vec<Vec<f64>>> = models.iter().map(|values| setup.features_of(values)).collect();
         for (place, values) in models[..frozen].iter().enumerate() {
-            setup.trainer.clip.load(&mut setup.trainer.device, values);
+            setup.trainer.clip.load(&mut *setup.trainer.device, values);
             setup.trainer.freeze(place);
         }
         let own = &models[frozen];
-        setup.trainer.clip.load(&mut setup.trainer.device, own);
-        setup.begin(HeadLoss::Expansion);
+        setup.trainer.clip.load(&mut *setup.trainer.device, own);
+        setup.enter(Stage::Main);
 
         // z = f W^T + b + sum_k f_k W_k^T, by hand.
         let block = |name: &str| matrix(&own[list.get(&format!("{name}.weight")).range()], width);
@@ -527,7 +510,7 @@ fn der_adds_up_the_logits_of_several_frozen_extractors() {
         let pixels = &setup.pixels[..IMAGES * 12 * 12 * 3];
         let slot = &[0, 1, 2, 3, 4, 5];
         let batch = TrainBatch { pixels, slot, labels: &setup.labels, own: &setup.own, ..Default::default() };
-        setup.trainer.gradients(batch, 1.0);
+        setup.trainer.gradients(batch);
         let (found, expected) = (f64::from(setup.trainer.loss()), loss + 0.7 * auxiliary_loss);
         assert!((found - expected).abs() <= TOLERANCE * expected, "{frozen} frozen: loss {found}, not {expected}");
         for (features, name) in features.iter().zip(&names) {
@@ -543,9 +526,8 @@ fn der_adds_up_the_logits_of_several_frozen_extractors() {
 /// F gains the mean over batches of squared gradients of the cross-entropy alone, limited, and what was there stays.
 #[test]
 fn fisher_information_is_of_the_loss_without_its_penalty() {
-    let (mut setup, ewc) = after_the_first_step("ewc");
-    stages::begin(&mut setup.trainer, ewc, Stage::Main, second_step());
-    stages::set(&mut setup.trainer, ewc, Stage::Main, second_step());
+    let mut setup = in_the_first_step("ewc");
+    setup.begin(&second_step());
     let slots: [&'static [u32]; 3] = [&[0, 1], &[2, 3, 4], &[5]];
     let labels = setup.labels.clone();
     let pixels = setup.pixels.clone();
@@ -556,29 +538,36 @@ fn fisher_information_is_of_the_loss_without_its_penalty() {
         labels: &labels[slot[0] as usize..=slot[slot.len() - 1] as usize],
         ..Default::default()
     };
-    let total = |setup: &Setup| setup.trainer.device.read_vec(setup.trainer.fisher.unwrap().total);
+    let total = |setup: &Setup| {
+        let spans = setup.trainer.objective.persistent();
+        let (_, fisher) = spans.into_iter().find(|(name, _)| *name == "fisher").unwrap();
+        setup.trainer.device.read_vec(fisher)
+    };
     let measure = |setup: &mut Setup| {
-        slots.iter().for_each(|slot| setup.trainer.add_to_fisher(batch(slot)));
-        setup.trainer.finish_fisher(slots.len());
+        slots.iter().for_each(|slot| setup.trainer.gather(batch(slot)));
+        setup.trainer.gathered(slots.len());
     };
     measure(&mut setup);
     setup.learn(3);
     let before = total(&setup);
-    assert!(before.iter().any(|f| *f > 0.0) && setup.trainer.fisher.unwrap().in_force, "there is a penalty");
+    let losses = [first_step(), second_step()].map(|view| {
+        setup.trainer.enter(&StageView { seen: SEEN, ..view });
+        setup.trainer.step(batch(slots[1]), 0.0).unwrap().loss
+    });
+    assert!(losses[1] > losses[0] && before.iter().any(|f| *f > 0.0), "from the second step on there is a penalty");
     measure(&mut setup);
 
     // The same model under a loss that knows no penalty.
-    let mut plain = Setup::open(ObjectiveKind::Classes(ClassLoss::CrossEntropy));
-    let values = setup.trainer.parameters();
-    plain.trainer.clip.load(&mut plain.trainer.device, &values);
-    plain.begin(HeadLoss::CrossEntropy);
-    let mut squares = vec![0.0f64; values.len()];
+    let mut plain = Setup::open("finetune-ce");
+    plain.trainer.clip.load(&mut *plain.trainer.device, &setup.trainer.parameters());
+    plain.enter(Stage::Main);
+    let mut squares = vec![0.0f64; before.len()];
     for slot in slots {
-        plain.trainer.gradients(batch(slot), 1.0);
+        plain.trainer.gradients(batch(slot));
         let gradients = plain.trainer.device.read_vec(plain.trainer.clip.weights.gradients);
         squares.iter_mut().zip(gradients).for_each(|(sum, g)| *sum += f64::from(g).powi(2));
     }
-    let (after, limit) = (total(&setup), ObjectiveSettings::default().ewc.fisher_limit);
+    let (after, limit) = (total(&setup), Settings::default().number("ewc.fisher_limit"));
     let (mut limited, mut free) = (0, 0);
     for ((before, after), squares) in before.iter().zip(&after).zip(&squares) {
         let mean = squares / slots.len() as f64;

@@ -189,7 +189,7 @@ fn every_method_goes_on_from_signals_at_random_moments() {
     ];
     let mut random = rng(7, "signals", &[]);
     let (mut sent, mut lost) = (0, Vec::new());
-    for (place, method) in METHODS.iter().enumerate() {
+    for (place, method) in METHODS.map(|entry| entry.row).iter().enumerate() {
         let share = signals() * (place + 1) / METHODS.len() - signals() * place / METHODS.len();
         let trial = |signalled: bool| {
             let mut trial = Trial::new(&short);

@@ -4,10 +4,9 @@
 mod fixtures;
 
 use fixtures::Fixture;
+use perennial::method;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
-use perennial::objective::{ObjectiveKind, ObjectiveSettings, TextLoss};
-use perennial::ops::Memory;
 use perennial::ops::cpu::Cpu;
 use perennial::train::{BatchTexts, OptimizerSettings, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
 
@@ -17,7 +16,7 @@ const TOLERANCE: f64 = 1e-4;
 
 struct Setup {
     fixture: Fixture,
-    trainer: Trainer<Cpu<f32>>,
+    trainer: Trainer,
     /// Tokens of each batch's texts, padding removed.
     texts: Vec<Vec<Vec<u32>>>,
     pixels: Vec<Vec<u8>>,
@@ -31,24 +30,21 @@ impl Setup {
         let spec = TrainerSpec {
             model,
             capacity,
-            objective: ObjectiveKind::Texts(TextLoss::Clip),
-            objective_settings: ObjectiveSettings::default(),
             optimizer: OptimizerSettings::default(),
             learn_logit_scale: true,
             samples: 6,
             classes: 6,
             by_class: false,
             steps: 1,
-            keeps_start: false,
         };
-        let mut trainer = Trainer::new(&(), &spec, capacity).unwrap();
+        let mut trainer = Trainer::new::<Cpu<f32>>(&(), &spec, &*method::find("sequential").unwrap().open_default(), capacity).unwrap();
         let mut values = vec![0.0; trainer.clip.parameters.arena_len()];
         for parameter in trainer.clip.parameters.iter() {
             let init = fixture.f64(&format!("init/{}", parameter.name));
             assert_eq!(fixture.shape(&format!("init/{}", parameter.name)), parameter.shape, "{}", parameter.name);
             values[parameter.range()].iter_mut().zip(init).for_each(|(to, from)| *to = from as f32);
         }
-        trainer.clip.load(&mut trainer.device, &values);
+        trainer.clip.load(&mut *trainer.device, &values);
         let texts = fixture
             .u32("ids")
             .chunks(6 * 12)
@@ -90,7 +86,7 @@ impl Setup {
             slot: &[0, 1, 2, 3, 4, 5],
             ..Default::default()
         };
-        self.trainer.gradients(batch, 1.0);
+        self.trainer.gradients(batch);
         self.trainer.device.read_vec(self.trainer.clip.weights.gradients)
     }
 
@@ -103,7 +99,7 @@ impl Setup {
             slot: &[0, 1, 2, 3, 4, 5],
             ..Default::default()
         };
-        self.trainer.step(batch, 1e-3, 1.0).unwrap()
+        self.trainer.step(batch, 1e-3).unwrap()
     }
 }
 
@@ -176,7 +172,7 @@ fn deduplicated_text_equals_text_encoded_for_each_sample() {
     let texts = BatchTexts { tokens: owned.iter().map(Vec::as_slice).collect(), class_of_text, text_of };
     let batch =
         TrainBatch { pixels: &setup.pixels[0], texts: Some(&texts), slot: &[0, 1, 2, 3, 4, 5], ..Default::default() };
-    setup.trainer.gradients(batch, 1.0);
+    setup.trainer.gradients(batch);
     let separate = setup.trainer.device.read_vec(setup.trainer.clip.weights.gradients);
     let separate_loss = setup.trainer.loss();
     assert!((loss - separate_loss).abs() <= 4.0 * f32::EPSILON * loss.abs(), "{loss} {separate_loss}");

@@ -5,18 +5,19 @@ mod program;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use image::RgbImage;
 use perennial::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
 use perennial::experiment::{Config, Evaluation, Prediction, RunDirectory, Setup};
 use perennial::memory::{Memory, ReplayRule, replay_counts};
-use perennial::method::{Method, Stage};
+use perennial::method::{self, Method};
 use perennial::model::checkpoint::{self, TensorFile};
 use perennial::model::clip::{Capacity, Clip};
 use perennial::model::transformer::Purpose;
 use perennial::ops::cpu::Cpu;
 use perennial::ops::{Memory as _, Plan};
-use perennial::train::{Order, Schedule, TrainBatch, Trainer};
+use perennial::train::{Order, Schedule, Stage, TrainBatch};
 use program::{TINY_RUN, TINY_TIC, assert_same_result, result, succeed};
 use serde_json::Value;
 
@@ -78,14 +79,14 @@ fn settings_of_methods_can_be_set_and_tuned() {
         config.set(setting).unwrap();
     }
     let objective = &config.objective;
-    assert_eq!((objective.lwf.mu, objective.der.align, objective.cassle.hidden), (2.0, false, 64));
+    assert_eq!(["lwf.mu", "der.align", "cassle.hidden"].map(|key| objective.number(key)), [2.0, 0.0, 64.0]);
 
     let text = "[objective.lwf]\nmu = 0.5\n[tuned.lwf.objective.lwf]\nmu = 2\n[tuned.lwf.train]\nbatch = 16\n";
     let config = Config::parse(text).unwrap();
-    let mu = |method: &str| config.for_method(method).unwrap().objective.lwf.mu;
+    let mu = |method: &str| config.for_method(method).unwrap().objective.number("lwf.mu");
     assert_eq!((mu("lwf"), mu("ewc")), (2.0, 0.5));
     let tuned = config.for_method("lwf").unwrap();
-    assert_eq!((tuned.train.batch, tuned.objective.ewc.lambda), (16, 1000.0), "the rest stays as it is");
+    assert_eq!((tuned.train.batch, tuned.objective.number("ewc.lambda")), (16, 1000.0), "the rest stays as it is");
     assert_eq!(Config::parse(&tuned.to_toml()).unwrap(), tuned);
     let wrong = Config::parse("[tuned.lwf.objective.lwf]\nnu = 2\n").unwrap_err().to_string();
     assert_eq!(wrong, "line 2: tuned.lwf: unknown key 'objective.lwf.nu'; did you mean 'objective.lwf.mu'?");
@@ -129,7 +130,7 @@ fn replay_over_time_is_what_its_rule_counts_at_every_step() {
     let sizes: Vec<usize> = steps.iter().map(|step| step.train.len()).collect();
     assert!(sizes.len() == 6 && sizes.iter().all(|size| *size > 100), "{sizes:?}");
     let mut pools = |method: &str, seed: u64| -> Vec<Vec<u32>> {
-        (setup.method, setup.config.seed) = (*Method::find(method).unwrap(), seed);
+        (setup.method, setup.config.seed) = (open(method), seed);
         (0..steps.len()).map(|step| setup.pool(step, Stage::Main, &nothing)).collect()
     };
     for (method, rule) in [
@@ -182,10 +183,10 @@ fn what_is_held_out_is_tested_and_not_trained_on() {
 fn patching_never_trains_on_what_it_holds_back() {
     let (nothing, mut setup) = (Memory::new(0, 0), over_time());
     let steps = setup.stream.steps.len();
-    let held_back = |setup: &Setup| -> Vec<Vec<u32>> { (0..steps).map(|step| setup.validation(step)).collect() };
+    let held_back = |setup: &Setup| -> Vec<Vec<u32>> { (0..steps).map(|step| setup.held_back(step)).collect() };
     // What the others see is whole.
     assert_eq!(setup.pool(0, Stage::Main, &nothing), setup.stream.steps[0].train);
-    setup.method = *Method::find("patching").unwrap();
+    setup.method = open("patching");
     let held = held_back(&setup);
     for (step, held) in held.iter().enumerate() {
         let train = &setup.stream.steps[step].train;
@@ -250,7 +251,7 @@ fn captions_of_a_picture_are_held_back_together() {
     };
     let step = &setup.stream.steps[0];
     let trained = pictures(&setup.pool(0, Stage::Main, &Memory::new(0, 0)));
-    let (held_out, held_back) = (pictures(&step.test), pictures(&setup.validation(0)));
+    let (held_out, held_back) = (pictures(&step.test), pictures(&setup.held_back(0)));
     assert_eq!([trained.len(), held_out.len(), held_back.len()], [29, 8, 3]);
     let mut all = [trained, held_out, held_back].concat();
     all.sort_unstable();
@@ -316,7 +317,7 @@ fn steps_draw_their_budgets_to_within_a_batch() {
         ("oracle", |step| step + 1),
         ("joint", |step| step + 1),
     ] {
-        over_time.method = *Method::find(method).unwrap();
+        over_time.method = open(method);
         for step in 0..over_time.stream.steps.len() {
             let (found, expected) = (drawn(&over_time, step, &nothing), 5600 * multiple(step));
             assert!(found.abs_diff(expected) <= 64, "{method}, step {}: {found} of {expected}", step + 1);
@@ -501,11 +502,17 @@ fn load(setup: &Setup, requests: Vec<BatchRequest>) -> Loader {
     Loader::new(setup.dataset.clone(), requests.into_iter(), setup.model.vision_cfg.image_size, options).unwrap()
 }
 
+/// A method at its defaults.
+fn open(method: &str) -> Arc<dyn Method> {
+    Arc::from(method::find(method).unwrap().open_default())
+}
+
 /// What the main stage of step `step`, of a method that learns by the clip loss, makes of the parameters `start`.
 fn trained(setup: &Setup, step: usize, start: &[f32]) -> Vec<f32> {
-    let mut trainer: Trainer<Cpu<f32>> = Trainer::new(&(), &setup.trainer_spec(), setup.evaluation_capacity()).unwrap();
-    trainer.clip.load(&mut trainer.device, start);
-    trainer.optimizer.reset(&mut trainer.device);
+    let (plan, build) = setup.plan::<Cpu<f32>>(&setup.trainer_spec());
+    let mut trainer = build(Cpu::with_plan(&(), &plan).unwrap());
+    trainer.clip.load(&mut *trainer.device, start);
+    trainer.optimizer.reset(&mut *trainer.device);
     let (config, pool) = (&setup.config, setup.pool(step, Stage::Main, &Memory::new(0, 0)));
     let budget = setup.budget(step, Stage::Main, pool.len());
     let mut order = Order::new(pool, budget, config.train.batch, config.seed, step);
@@ -523,7 +530,7 @@ fn trained(setup: &Setup, step: usize, start: &[f32]) -> Vec<f32> {
         let texts = setup.texts.batch(&texts);
         let batch =
             TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot: &batch.samples, ..Default::default() };
-        trainer.step(batch, schedule.at(iteration), 1.0).unwrap();
+        trainer.step(batch, schedule.at(iteration)).unwrap();
     }
     trainer.parameters()
 }

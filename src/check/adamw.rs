@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::adamw::{AdamWArenas, AdamWSettings, pace};
-use crate::ops::{Device, Stats};
+use crate::ops::{Backend, Stats};
 
 const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, max_norm: 1.0 };
 
@@ -80,7 +80,7 @@ impl Case for AdamW {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.gradient_norm(s.arenas.gradients, s.norm);
         device.adamw(self.settings(), s.pace, s.arenas, s.given, &self.decayed());
     }
@@ -106,12 +106,12 @@ impl Case for Clamp {
         AdamWArenas { master, weights, gradients: master, first_moment: master, second_moment: master }
     }
 
-    fn run<D: Device>(&self, device: &mut D, arenas: &AdamWArenas) {
+    fn run<D: Backend>(&self, device: &mut D, arenas: &AdamWArenas) {
         device.clamp(arenas.master, arenas.weights, 0.0, 4.5);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let lengths: &[usize] = match checker.size {
         Size::Smallest => &[101, 2103],
         Size::Small => &[1, 2048, 20_003],

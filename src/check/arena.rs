@@ -1,5 +1,5 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::{Device, Stats};
+use crate::ops::{Backend, Stats};
 
 /// Each sweep once; all begin at `start` of their spans: 16-byte accesses or none.
 struct Arena {
@@ -61,7 +61,7 @@ impl Case for Arena {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let part = |span: Stats| span.slice(self.start, self.len);
         let source = part(s.source);
         device.interpolate(0.3, source, part(s.patched));
@@ -75,7 +75,7 @@ impl Case for Arena {
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let lengths: &[usize] = match checker.size {
         // Several blocks, and several elements a thread.
         Size::Smallest => &[5003],

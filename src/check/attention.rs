@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::attention::AttentionShape;
-use crate::ops::{Device, Stats, Tensor};
+use crate::ops::{Backend, Stats, Tensor};
 
 /// Forward, and backward from an output and a log-sum-exp of our own: it must not see how the forward pass rounds.
 struct Attention {
@@ -67,13 +67,13 @@ impl Case for Attention {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.attention(self.shape, s.qkv, s.out, s.log_sum_exp);
         device.attention_backward(self.shape, s.qkv, s.given_out, s.given_log_sum_exp, s.dout, s.dqkv);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     // Heads for one round of a block's warps and for several, that fit into shared memory and that do not.
     let shapes: &[(usize, usize, usize, usize, bool)] = match checker.size {
         Size::Smallest => &[(1, 70, 1, 80, true), (1, 226, 1, 112, true)],

@@ -2,7 +2,7 @@ use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::contrastive::{
     ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives, Surrogate,
 };
-use crate::ops::{Device, Stats, Tensor};
+use crate::ops::{Backend, Stats, Tensor};
 use crate::rng::{below, shuffle, unit};
 
 /// Both passes, the second from what the first one wrote.
@@ -162,7 +162,7 @@ impl Case for Contrastive {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.contrastive(self.shape, self.settings, s.inputs, s.averages, s.saved);
         device.contrastive_backward(
             self.shape,
@@ -192,7 +192,7 @@ fn case(samples: usize, texts: usize, width: usize, negatives: Negatives, hinge:
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     use Negatives::{All, OtherClasses, Others};
     let cases: &[Contrastive] = &match checker.size {
         Size::Smallest => vec![

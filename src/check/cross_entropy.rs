@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::cross_entropy::{LogitsShape, SoftTargets};
-use crate::ops::{Device, Ids, Stats, Tensor, Write};
+use crate::ops::{Backend, Ids, Stats, Tensor, Write};
 use crate::rng::{below, unit};
 
 /// A loss and its gradient.
@@ -84,7 +84,7 @@ impl Case for CrossEntropy {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let (shape, write) = (self.shape, self.write);
         match self.target {
             Target::Label { divided } => {
@@ -99,7 +99,7 @@ impl Case for CrossEntropy {
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let shapes: &[(usize, usize, usize)] = match checker.size {
         Size::Smallest => &[(3, 45, 64), (2, 1100, 1101)],
         Size::Small => &[(1, 1, 1), (7, 3, 8), (33, 100, 100), (1030, 10, 11), (5, 1000, 1024), (2, 20_001, 20_003)],

@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::distillation::{DistillationSettings, Multiplicity};
-use crate::ops::{Device, Stats, Write};
+use crate::ops::{Backend, Stats, Write};
 use crate::rng::below;
 
 /// The loss and its gradient.
@@ -70,13 +70,13 @@ impl Case for Distillation {
         Spans { multiplicity, s, teacher, loss, ds }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let (rows, columns) = (self.rows, self.columns);
         device.distill(rows, columns, self.settings, s.multiplicity, s.s, s.teacher, self.write, s.loss, s.ds);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let shapes: &[(usize, usize)] = match checker.size {
         Size::Smallest => &[(43, 75)],
         Size::Small => &[(1, 1), (2, 2), (7, 5), (40, 130), (300, 33)],

@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::group_dro::{ClassWeights, GroupDroSettings, GroupDroState};
-use crate::ops::{Device, Ids, Stats};
+use crate::ops::{Backend, Ids, Stats};
 use crate::rng::{below, unit};
 
 /// One update of the class losses, and the weights that follow.
@@ -80,12 +80,12 @@ impl Case for GroupDro {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.group_dro(self.samples, self.settings, s.class, s.log_u, s.log_scale, s.state, s.weight, s.objective);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let shapes: &[(usize, usize)] = match checker.size {
         Size::Smallest => &[(40, 9)],
         Size::Small => &[(1, 1), (7, 3), (130, 50), (65, 1500)],

@@ -1,5 +1,5 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::{Device, Stats, Tensor};
+use crate::ops::{Backend, Stats, Tensor};
 
 /// Forward, and backward from what it wrote.
 struct L2Normalize {
@@ -41,13 +41,13 @@ impl Case for L2Normalize {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.l2_normalize(self.rows, self.width, s.x, s.y, s.norm);
         device.l2_normalize_backward(self.rows, self.width, s.dy, s.unit, s.length, s.dx);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let shapes: &[(usize, usize)] = match checker.size {
         Size::Smallest => &[(5, 264), (2, 45)],
         Size::Small => &[(1, 1), (7, 33), (129, 64), (5, 512), (2, 1030)],

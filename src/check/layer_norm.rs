@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::layer_norm::LayerNormShape;
-use crate::ops::{Device, Stats, Tensor, Write};
+use crate::ops::{Backend, Stats, Tensor, Write};
 
 /// Forward, and backward from statistics of our own.
 struct LayerNorm {
@@ -73,7 +73,7 @@ impl Case for LayerNorm {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let shape = LayerNorm::shape(self);
         device.layer_norm(shape, s.x, s.gamma, s.beta, s.y, s.mean, s.rstd);
         let (mean, rstd) = (s.given_mean, s.given_rstd);
@@ -81,7 +81,7 @@ impl Case for LayerNorm {
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let shapes: &[(usize, usize)] = match checker.size {
         Size::Smallest => &[(17, 264), (3, 45), (2, 1032)],
         Size::Small => &[(1, 1), (7, 33), (100, 64), (37, 512), (70, 768), (13, 1024), (5, 1280), (3, 1030)],

@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::linear::{Activation, BackwardEpilogue, Epilogue, LinearShape, WeightLayout};
-use crate::ops::{Device, Stats, Tensor};
+use crate::ops::{Backend, Stats, Tensor};
 
 /// What follows the product.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,14 +103,14 @@ impl Case for Linear {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.linear(self.shape, s.x, s.weight, s.bias, s.epilogue, s.y);
         device.linear_backward_data(self.shape, s.dy, s.weight, s.backward, s.dx);
         device.linear_backward_weight(self.shape, s.dy, s.x, s.dweight, s.dbias);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     use Activation::{Gelu, QuickGelu};
     use Follows::{Nothing, Residual};
     let size = checker.size;

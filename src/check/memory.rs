@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::pool::PoolShape;
-use crate::ops::{Device, Ids, Stats, Tensor};
+use crate::ops::{Backend, Ids, Stats, Tensor};
 
 /// Fills of parts of spans, at any element, and the storage copy of a master.
 struct Memory {
@@ -41,7 +41,7 @@ impl Case for Memory {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         // The first half starts on 16 bytes, the second does not; between them and at the end an element stays.
         let half = self.len / 2;
         let rest = self.len.saturating_sub(half + 2);
@@ -57,7 +57,7 @@ impl Case for Memory {
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let lengths: &[usize] = match checker.size {
         Size::Smallest => &[100],
         Size::Small => &[1, 8, 1003],

@@ -31,7 +31,7 @@ use std::time::Instant;
 use half::bf16;
 
 use crate::ops::cpu::Cpu;
-use crate::ops::{Bytes, Device, Ids, Memory, Plan, Stats, Tensor};
+use crate::ops::{Bytes, Backend, Ids, Memory, Plan, Stats, Tensor};
 use crate::rng::{Rng, normal, rng};
 
 /// How large the cases are.
@@ -58,7 +58,7 @@ pub trait Case {
     /// Plans the operands; the same list with the same values each time, on any device.
     fn plan(&self, operands: &mut Operands) -> Self::Spans;
 
-    fn run<D: Device>(&self, device: &mut D, spans: &Self::Spans);
+    fn run<D: Backend>(&self, device: &mut D, spans: &Self::Spans);
 }
 
 /// How far a value may lie from the expected one:
@@ -296,7 +296,7 @@ impl Outcome {
 }
 
 /// Runs cases on a device at `place`.
-pub struct Checker<'a, D: Device> {
+pub struct Checker<'a, D: Backend> {
     pub place: D::Place,
     pub size: Size,
     pub seed: u64,
@@ -305,7 +305,7 @@ pub struct Checker<'a, D: Device> {
     pub observer: &'a mut dyn FnMut(&Outcome),
 }
 
-impl<D: Device> Checker<'_, D> {
+impl<D: Backend> Checker<'_, D> {
     /// Runs a case twice on the device and once on the reference.
     pub fn case<C: Case>(&mut self, case: &C) {
         if self.only.as_ref().is_some_and(|only| only != C::OP) {
@@ -395,7 +395,7 @@ pub const NAMES: [&str; 20] = [
 ];
 
 /// All ops.
-pub fn ops<D: Device>(checker: &mut Checker<D>) {
+pub fn ops<D: Backend>(checker: &mut Checker<D>) {
     adamw::check(checker);
     arena::check(checker);
     attention::check(checker);

@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::patch_embed::{Normalization, PatchShape};
-use crate::ops::{Bytes, Device, Tensor};
+use crate::ops::{Bytes, Backend, Tensor};
 use crate::rng::below;
 
 struct PatchEmbed(PatchShape);
@@ -30,12 +30,12 @@ impl Case for PatchEmbed {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.extract_patches(self.0, Normalization::CLIP, s.pixels, s.patches);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     // Rows of pixels in 16-byte accesses and singly, patches that fill 16 bytes and that do not, a remainder.
     let shapes: &[(usize, usize, usize)] = match checker.size {
         Size::Smallest => &[(2, 16, 8), (1, 28, 14), (1, 11, 3)],

@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::pool::PoolShape;
-use crate::ops::{Device, Ids, Tensor};
+use crate::ops::{Backend, Ids, Tensor};
 use crate::rng::below;
 
 /// Forward and backward: copies, so bit for bit.
@@ -40,13 +40,13 @@ impl Case for Pool {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.pool(self.shape, s.position, s.x, s.y);
         device.pool_backward(self.shape, s.position, s.dy, s.dx);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let shapes: &[(usize, usize, usize)] = match checker.size {
         Size::Smallest => &[(3, 5, 264), (9, 3, 45)],
         Size::Small => &[(1, 1, 1), (9, 7, 33), (17, 5, 64), (3, 11, 520)],

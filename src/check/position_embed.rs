@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::position_embed::PositionShape;
-use crate::ops::{Device, Stats, Tensor};
+use crate::ops::{Backend, Stats, Tensor};
 
 struct PositionEmbed(PositionShape);
 
@@ -39,13 +39,13 @@ impl Case for PositionEmbed {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.position_embed(self.0, s.patches, s.class, s.position, s.x);
         device.position_embed_backward(self.0, s.dx, s.dpatches, s.dclass, s.dposition);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     // More than 32 images are summed in several slices.
     let shapes: &[(usize, usize, usize)] = match checker.size {
         Size::Smallest => &[(35, 2, 264), (2, 9, 45)],

@@ -1,5 +1,5 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::{Device, Tensor};
+use crate::ops::{Backend, Tensor};
 
 /// Forward, and backward from what it wrote: nothing is rounded.
 struct Relu {
@@ -36,14 +36,14 @@ impl Case for Relu {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let [x, y, dy, dx] = [s.x, s.y, s.dy, s.dx].map(|span| span.slice(self.start, self.len));
         device.relu(x, y);
         device.relu_backward(dy, y, dx);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let lengths: &[usize] = match checker.size {
         Size::Smallest => &[4103],
         Size::Small => &[1, 8, 20_003],

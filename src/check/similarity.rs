@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::similarity::SimilarityShape;
-use crate::ops::{Device, Stats, Tensor, Write};
+use crate::ops::{Backend, Stats, Tensor, Write};
 
 /// The products and both gradients, which have operands of their own. As many rows as columns are the same embeddings.
 struct Similarity {
@@ -57,14 +57,14 @@ impl Case for Similarity {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.similarity(self.shape, s.a, s.b, s.s);
         device.similarity_backward(self.shape, s.ds, s.b, self.write, s.da);
         device.similarity_backward_columns(self.shape, s.ds, s.a, self.write, s.db);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let shapes: &[(usize, usize, usize)] = match checker.size {
         // Several tiles and several blocks of each depth.
         Size::Smallest => &[(70, 134, 72), (131, 33, 9)],

@@ -1,5 +1,5 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::{Device, Ids, Stats};
+use crate::ops::{Backend, Ids, Stats};
 use crate::rng::below;
 
 /// The loss and its gradient.
@@ -54,12 +54,12 @@ impl Case for SupCon {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.supcon(self.samples, self.tau, s.s, s.class, s.anchor, s.loss, s.ds);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     let shapes: &[(usize, usize)] = match checker.size {
         Size::Smallest => &[(75, 20)],
         // Some without positives, all of one class, nobody with a positive.

@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::token_embed::TokenShape;
-use crate::ops::{Device, Ids, Stats, Tensor};
+use crate::ops::{Backend, Ids, Stats, Tensor};
 use crate::rng::below;
 
 /// Texts as a tokenizer makes them: a start, some common words, an end, and 0 from there on.
@@ -58,13 +58,13 @@ impl Case for TokenEmbed {
         }
     }
 
-    fn run<D: Device>(&self, device: &mut D, s: &Spans) {
+    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         device.token_embed(self.shape, s.ids, s.table, s.position, s.x);
         device.token_embed_backward(self.shape, s.ids, s.dx, s.dtable, s.dposition);
     }
 }
 
-pub fn check<D: Device>(checker: &mut Checker<D>) {
+pub fn check<D: Backend>(checker: &mut Checker<D>) {
     // (texts, tokens, width, vocabulary, context). Over 256 words take a second pass of the sort, over 2048 places several
     // blocks of it; a start of text in over 16 texts goes on from chunk to chunk.
     let shapes: &[(usize, usize, usize, usize, usize)] = match checker.size {

@@ -2,7 +2,7 @@
 
 use perennial::check::{self, Checker, Outcome, Size, conformance};
 use perennial::error::{Error, Result, unknown};
-use perennial::ops::Device;
+use perennial::ops::Backend;
 #[cfg(feature = "emulator")]
 use perennial::ops::cuda::emulated::Emulated;
 use perennial::ops::cuda::nvidia::Nvidia;
@@ -89,7 +89,7 @@ fn check_instructions(place: &Place, seed: u64, observer: &mut dyn FnMut(&Outcom
     }
 }
 
-fn check_ops<D: Device>(
+fn check_ops<D: Backend>(
     place: &D::Place,
     size: Size,
     seed: u64,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use perennial::error::{Error, Fault, Result};
 use perennial::experiment::{self, Access, Config, Evaluation, Lines, Pace, RunDirectory};
 use perennial::interrupt;
-use perennial::method::METHODS;
+use perennial::method::entries;
 use perennial::report::{Cell, Value, summary_json, summary_table};
 use serde_json::json;
 
@@ -107,7 +107,7 @@ fn grid(arguments: &Arguments) -> Result<Vec<Config>> {
             }
             method => method?,
         };
-        for size in sizes(method.uses_memory(), base.memory.size, &arguments.memory) {
+        for size in sizes(method.row().uses_memory(), base.memory.size, &arguments.memory) {
             for seed in 0..arguments.seeds {
                 let mut config = base.clone();
                 config.memory.size = size;
@@ -161,7 +161,7 @@ fn cells(done: &[(Evaluation, Pace)], failed: &[(&Config, Error)]) -> Vec<Cell> 
             cells.push(Cell { method, memory, of: String::new(), runs: Vec::new() });
         }
     }
-    let rank = |name: &str| METHODS.iter().position(|method| method.name == name);
+    let rank = |name: &str| entries().iter().position(|entry| entry.name() == name);
     cells.sort_by_key(|cell| (rank(&cell.method), cell.memory));
     cells
 }

@@ -43,7 +43,7 @@ fn parse_count(text: &str) -> std::result::Result<Count, String> {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
     let mut config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
-    if !config.validate()?.uses_memory() {
+    if !config.validate()?.row().uses_memory() {
         config.memory.size = 0;
     }
     let expected = Config::find(&arguments.preset)?.expected;

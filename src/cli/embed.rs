@@ -13,7 +13,7 @@ use perennial::files::{check_no_input, check_writable, files_below, folder_of, i
 use perennial::model::checkpoint::{self, Positions, TensorFile, Weights, save_bytes};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
-use perennial::ops::Device;
+use perennial::ops::Backend;
 use perennial::ops::linear::Activation;
 
 use super::compute::{Compute, Place, on_device};
@@ -101,15 +101,15 @@ impl Model {
     }
 
     /// The model `spec`, ready for at most `images` images and `texts` texts at once; notes go to standard error.
-    pub fn open<D: Device>(
+    pub fn open<D: Backend>(
         &self,
         place: &D::Place,
         spec: &ModelSpec,
         images: usize,
         texts: usize,
-    ) -> Result<Pretrained<D>> {
+    ) -> Result<Pretrained> {
         let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
-        Pretrained::open(place, &self.load(spec)?, spec, capacity)
+        Pretrained::open::<D>(place, &self.load(spec)?, spec, capacity)
     }
 }
 
@@ -205,7 +205,7 @@ fn write_inputs(spec: &ModelSpec, source: &Source, arguments: &Arguments) -> Res
     Ok(())
 }
 
-fn embed<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, source: &Source) -> Result<()> {
+fn embed<D: Backend>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, source: &Source) -> Result<()> {
     let (out, batch) = (&arguments.out, arguments.inference.batch);
     let (count, width, embeddings) = match source {
         Source::Images(paths) => {

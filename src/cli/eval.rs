@@ -14,7 +14,7 @@ use perennial::eval::retrieval::retrieve;
 use perennial::eval::zero_shot::{Classification, class_embeddings};
 use perennial::experiment::{Config, EvaluationTask, PRESETS};
 use perennial::model::spec::ModelSpec;
-use perennial::ops::Device;
+use perennial::ops::Backend;
 use serde_json::{Value, json};
 
 use super::compute::on_device;
@@ -176,7 +176,7 @@ struct Tests {
 
 impl Tests {
     /// Embeddings of the samples' pictures, each once: the first sample of each picture, without the broken ones, and a row each.
-    fn embed<D: Device>(&self, model: &mut Pretrained<D>) -> Result<(Vec<u32>, Vec<f32>)> {
+    fn embed(&self, model: &mut Pretrained) -> Result<(Vec<u32>, Vec<f32>)> {
         let mut known = HashSet::new();
         let firsts = self.samples.iter().map(|sample| self.dataset.first_of_picture(*sample));
         let pictures: Vec<u32> = firsts.filter(|picture| known.insert(*picture)).collect();
@@ -189,7 +189,7 @@ impl Tests {
         let size = model.clip.spec.vision_cfg.image_size;
         let mut loader = Loader::new(Arc::clone(&self.dataset), requests.into_iter(), size, options)?;
         let Pretrained { device, clip, .. } = &mut *model;
-        let embedded = embed_images(device, clip, &mut loader, &mut |done| counter.set(done))?;
+        let embedded = embed_images(&mut **device, clip, &mut loader, &mut |done| counter.set(done))?;
         device.health()?;
         if embedded.0.is_empty() {
             return Err(Error::input(format!("every sample of {} is broken", self.dataset.name)));
@@ -267,7 +267,7 @@ fn choose(arguments: &Arguments, domains: &[String], dataset: &Dataset) -> Resul
     Ok(samples)
 }
 
-fn classification<D: Device>(
+fn classification<D: Backend>(
     place: &D::Place,
     arguments: &Arguments,
     spec: &ModelSpec,
@@ -280,7 +280,7 @@ fn classification<D: Device>(
     let tokens = model.tokenize(&prompts)?;
     let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
     let (width, classes) = (model.clip.spec.embed_dim, dataset.classes.len());
-    let texts = class_embeddings(&mut model.device, &model.clip, &tokens, classes);
+    let texts = class_embeddings(&mut *model.device, &model.clip, &tokens, classes);
     model.device.health()?;
     model.check_finite(&texts, "class", 0)?;
     let (pictures, images) = tests.embed(&mut model)?;
@@ -297,7 +297,7 @@ fn classification<D: Device>(
     })
 }
 
-fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, tests: &Tests) -> Result<Found> {
+fn retrieval<D: Backend>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, tests: &Tests) -> Result<Found> {
     let Tests { dataset, samples, .. } = tests;
     let mut captions: Vec<&str> = Vec::new();
     let mut known = HashMap::new();
@@ -330,13 +330,13 @@ fn retrieval<D: Device>(place: &D::Place, arguments: &Arguments, spec: &ModelSpe
     })
 }
 
-fn open<D: Device>(
+fn open<D: Backend>(
     place: &D::Place,
     arguments: &Arguments,
     spec: &ModelSpec,
     images: usize,
     texts: usize,
-) -> Result<Pretrained<D>> {
+) -> Result<Pretrained> {
     let batch = arguments.inference.batch;
-    arguments.model.open(place, spec, batch.min(images), batch.min(texts))
+    arguments.model.open::<D>(place, spec, batch.min(images), batch.min(texts))
 }

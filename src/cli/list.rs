@@ -2,7 +2,7 @@
 
 use perennial::error::Result;
 use perennial::experiment::PRESETS;
-use perennial::method::METHODS;
+use perennial::method::entries;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
@@ -24,7 +24,7 @@ enum What {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     match arguments.what {
-        What::Methods => lines(METHODS.iter().map(|method| (method.name, method.summary.to_string()))),
+        What::Methods => lines(entries().iter().map(|entry| (entry.name(), entry.row.summary.to_string()))),
         What::Presets => {
             lines(PRESETS.iter().map(|preset| (preset.name, format!("{:<19} {}", preset.group, preset.summary))))
         }

@@ -74,7 +74,7 @@ impl Observer for Progress {
             return;
         }
         let steps = setup.stream.steps.len();
-        let (method, model) = (setup.method.name, &setup.config.model.name);
+        let (method, model) = (setup.row().name, &setup.config.model.name);
         let kind = if steps == 1 { "step" } else { "steps" };
         self.say(&match resumed {
             Some(place) => format!("going on with {method}: {place}; model {model}"),
@@ -140,7 +140,7 @@ impl Observer for Progress {
         self.close();
         let step = evaluation.matrix.len() - 1;
         let own = evaluation.matrix[step][step].map(|value| format!("{:.1} %", 100.0 * value)).unwrap_or_default();
-        let trained = if setup.method.spends == Spends::Nothing { "evaluated" } else { "trained" };
+        let trained = if setup.row().spends == Spends::Nothing { "evaluated" } else { "trained" };
         self.say(&format!(
             "{} {trained}: {own} on its own tests, {:.1} % on all so far",
             evaluation.steps[step].name,

@@ -88,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(seed) = arguments.seed {
         config.seed = seed;
     }
-    if !config.validate()?.uses_memory() {
+    if !config.validate()?.row().uses_memory() {
         config.memory.size = 0;
     }
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));

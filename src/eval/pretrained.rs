@@ -15,7 +15,7 @@ use crate::model::clip::{Capacity, Clip};
 use crate::model::spec::{ModelSpec, Told};
 use crate::model::transformer::Purpose;
 use crate::ops::linear::Activation;
-use crate::ops::{Device, Plan};
+use crate::ops::{Backend, Device, Plan};
 
 /// The model that the checkpoint at `path` holds: what the file says of itself, or else `arch`, a bundled model or an
 /// open_clip JSON file. `activation` goes before what either says. Returns also what the user should hear of it.
@@ -119,26 +119,32 @@ pub fn known_activation(
 }
 
 /// A model on a device, with memory for inference alone.
-pub struct Pretrained<D> {
-    pub device: D,
+pub struct Pretrained {
+    pub device: Box<dyn Device>,
     pub clip: Clip,
     tokenizer: Tokenizer,
     /// Whether weights are not numbers and the user has let them pass: then embeddings need not be numbers either.
     not_finite: bool,
 }
 
-impl<D: Device> Pretrained<D> {
+impl Pretrained {
     /// Loads `weights` as the model `spec`, for batches of `capacity`.
-    pub fn open(place: &D::Place, weights: &Weights, spec: &ModelSpec, capacity: Capacity) -> Result<Pretrained<D>> {
-        let mut plan = Plan::new::<D>();
+    pub fn open<B: Backend>(
+        place: &B::Place,
+        weights: &Weights,
+        spec: &ModelSpec,
+        capacity: Capacity,
+    ) -> Result<Pretrained> {
+        let mut plan = Plan::new::<B>();
         let clip = Clip::plan(&mut plan, spec, capacity, Purpose::Inference);
-        let mut device = D::with_plan(place, &plan).map_err(|error| match capacity.images.max(capacity.texts) {
+        let device = B::with_plan(place, &plan).map_err(|error| match capacity.images.max(capacity.texts) {
             batch if batch > 1 && error.reason() == Some(Error::NO_ROOM) => {
                 Error::input(format!("{error}; a --batch below {batch} needs less"))
             }
             _ => Error::input(error.to_string()),
         })?;
-        clip.load(&mut device, &weights.values);
+        let mut device: Box<dyn Device> = Box::new(device);
+        clip.load(&mut *device, &weights.values);
         let not_finite = weights.not_finite.is_some();
         Ok(Pretrained { device, clip, tokenizer: Tokenizer::clip(), not_finite })
     }
@@ -160,7 +166,7 @@ impl<D: Device> Pretrained<D> {
             let pixels = &mut pixels[..images * transform::bytes(size)];
             prepare(pixels, size, |image| load(first + image))?;
             device.write(clip.vision.pixels(), pixels);
-            clip.vision.forward(device, images);
+            clip.vision.forward(&mut **device, images);
             let rows = device.read_vec(clip.vision.embeddings().first(images * width));
             device.health()?;
             if !*not_finite {
@@ -193,7 +199,7 @@ impl<D: Device> Pretrained<D> {
         let mut embeddings = Vec::with_capacity(tokens.len() * clip.spec.embed_dim);
         let mut done = 0;
         for tokens in tokens.chunks(clip.capacity.texts) {
-            let rows = embed::embed_texts(device, clip, tokens);
+            let rows = embed::embed_texts(&mut **device, clip, tokens);
             device.health()?;
             if !*not_finite {
                 check_finite(&rows, clip.spec.embed_dim, "text", done)?;
@@ -206,7 +212,7 @@ impl<D: Device> Pretrained<D> {
     }
 }
 
-impl<D> Pretrained<D> {
+impl Pretrained {
     /// [`check_finite`] of this model's embeddings, unless its weights are no numbers and the user has let them pass.
     pub fn check_finite(&self, rows: &[f32], what: &str, first: usize) -> Result<()> {
         if self.not_finite { Ok(()) } else { check_finite(rows, self.clip.spec.embed_dim, what, first) }

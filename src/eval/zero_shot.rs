@@ -12,7 +12,7 @@ use crate::ops::cpu::vector::{dot, vectorized};
 
 /// Class embeddings `[classes, D]`: per class every prompt is encoded, normalised, averaged, and normalised again.
 /// `prompts` holds the token ids of all prompts, class by class, the same number for each of `classes`.
-pub fn class_embeddings<D: Device>(device: &mut D, clip: &Clip, prompts: &[&[u32]], classes: usize) -> Vec<f32> {
+pub fn class_embeddings(device: &mut dyn Device, clip: &Clip, prompts: &[&[u32]], classes: usize) -> Vec<f32> {
     let width = clip.spec.embed_dim;
     let of_class = prompts.len() / classes.max(1);
     let embeddings = embed_texts(device, clip, prompts);

@@ -1,8 +1,9 @@
-//! What closes a step after its training: the Fisher information, alignment, a patch, the memory.
+//! What closes a step after its training: what its method does then, and the memory.
 //!
 //! None of it is saved on the way: a run that is killed here goes on from the last saved state and does it again.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
@@ -11,75 +12,21 @@ use super::evaluation::{Embedded, accuracies};
 use super::run::Run;
 use crate::error::Result;
 use crate::method::herding::herd;
-use crate::method::patching::{alphas, choose_alpha};
-use crate::method::{Keeps, Sees, Stage, Start, stages};
-use crate::objective::{ClassLoss, ObjectiveKind};
-use crate::ops::Device;
-use crate::train::TrainBatch;
+use crate::method::{Closing, Keeps, Sees};
+use crate::train::{Stage, TrainBatch, Trainer};
 
-impl<D: Device> Run<D> {
+impl Run {
     pub(super) fn close(&mut self) -> Result<()> {
         let since = Instant::now();
-        match self.setup.method.minimises {
-            ObjectiveKind::Classes(ClassLoss::Ewc) => self.measure_fisher()?,
-            ObjectiveKind::Classes(ClassLoss::Der) if self.setup.config.objective.der.align => {
-                let (before, seen) = self.setup.class_counts(self.position.step);
-                stages::align(&mut self.trainer, before, seen);
-            }
-            _ => {}
-        }
-        if self.setup.method.starts == Start::LastPatched && self.position.step > 0 {
-            self.patch()?;
-        }
+        let method = Arc::clone(&self.setup.method);
+        method.close(self)?;
         self.remember()?;
         self.note("seconds", json!(since.elapsed().as_secs_f64()))
     }
 
-    /// ewc: the mean of squared gradients over one pass over the step's samples.
-    fn measure_fisher(&mut self) -> Result<()> {
-        let order = self.order(Stage::Closing);
-        let loader = self.open_loader(Stage::Closing, 0, order)?;
-        let mut batches = 0;
-        for batch in loader {
-            let batch = batch?;
-            let labels: Vec<u32> = batch.samples.iter().map(|sample| self.setup.column(*sample)).collect();
-            self.trainer.add_to_fisher(TrainBatch {
-                pixels: &batch.pixels,
-                slot: &batch.samples,
-                labels: &labels,
-                ..Default::default()
-            });
-            self.trainer.device.health()?;
-            self.position.macs += batch.samples.len() as u64 * self.setup.model.image_macs();
-            batches += 1;
-        }
-        self.trainer.finish_fisher(batches);
-        Ok(())
-    }
-
-    /// patching: the weights between those before the step and those after it that do best on earlier steps' validation samples.
-    fn patch(&mut self) -> Result<()> {
-        let step = self.position.step;
-        let until = if self.setup.config.patching.own { step + 1 } else { step };
-        let sets: Vec<Vec<u32>> = (0..until).map(|earlier| self.setup.validation(earlier)).collect();
-        let trained = self.trainer.parameters();
-        let mut scores = Vec::new();
-        for alpha in alphas() {
-            self.trainer.interpolate(&trained, alpha);
-            let found = accuracies(&mut self.trainer, &self.setup, &sets, step)?;
-            let images: usize = sets.iter().map(Vec::len).sum();
-            self.position.macs += images as u64 * self.setup.model.image_macs();
-            scores.push((alpha, found));
-        }
-        let alpha = choose_alpha(&scores);
-        self.trainer.interpolate(&trained, alpha);
-        self.trainer.device.health()?;
-        self.note("alpha", json!(alpha))
-    }
-
     /// Takes the step's samples into the memory; those that nobody keeps give up their moving averages.
     fn remember(&mut self) -> Result<()> {
-        let Sees::StepAndMemory(keeps) = self.setup.method.sees else { return Ok(()) };
+        let Sees::StepAndMemory(keeps) = self.setup.row().sees else { return Ok(()) };
         let class = |sample: u32| self.setup.dataset.samples[sample as usize].class;
         let new: Vec<(u32, u32)> =
             self.setup.stream.steps[self.position.step].train.iter().map(|sample| (*sample, class(*sample))).collect();
@@ -94,13 +41,60 @@ impl<D: Device> Run<D> {
                 samples.dedup();
                 let trainer = &mut self.trainer;
                 let embedded =
-                    Embedded::of(&mut trainer.device, &trainer.evaluation, &self.setup, &samples, &mut |_| ())?;
+                    Embedded::of(&mut *trainer.device, &trainer.evaluation, &self.setup, &samples, &mut |_| ())?;
                 self.position.macs += samples.len() as u64 * self.setup.model.image_macs();
                 self.memory.update_by(&new, |samples, share| herded(&embedded, samples, share))
             }
         };
-        self.trainer.objective.release(&mut self.trainer.device, &released);
+        self.trainer.objective.release(&mut *self.trainer.device, &released);
         Ok(())
+    }
+}
+
+impl Closing for Run {
+    fn trainer(&mut self) -> &mut Trainer {
+        &mut self.trainer
+    }
+
+    fn step(&self) -> usize {
+        self.position.step
+    }
+
+    fn classes(&self) -> (usize, usize) {
+        self.setup.class_counts(self.position.step)
+    }
+
+    fn gather(&mut self) -> Result<()> {
+        let order = self.order(Stage::Closing);
+        let loader = self.open_loader(Stage::Closing, 0, order)?;
+        let mut batches = 0;
+        for batch in loader {
+            let batch = batch?;
+            let labels: Vec<u32> = batch.samples.iter().map(|sample| self.setup.column(*sample)).collect();
+            self.trainer.gather(TrainBatch {
+                pixels: &batch.pixels,
+                slot: &batch.samples,
+                labels: &labels,
+                ..Default::default()
+            });
+            self.trainer.device.health()?;
+            self.position.macs += batch.samples.len() as u64 * self.setup.model.image_macs();
+            batches += 1;
+        }
+        self.trainer.gathered(batches);
+        Ok(())
+    }
+
+    fn measure(&mut self, steps: usize) -> Result<Vec<Option<f64>>> {
+        let sets: Vec<Vec<u32>> = (0..steps).map(|step| self.setup.held_back(step)).collect();
+        let found = accuracies(&mut self.trainer, &self.setup, &sets, self.position.step)?;
+        let images: usize = sets.iter().map(Vec::len).sum();
+        self.position.macs += images as u64 * self.setup.model.image_macs();
+        Ok(found)
+    }
+
+    fn note(&mut self, key: &str, value: f64) -> Result<()> {
+        Run::note(self, key, json!(value))
     }
 }
 

@@ -13,8 +13,7 @@ use crate::data::webdataset::WebDatasetSettings;
 use crate::error::{Error, Result, nearest, unknown};
 use crate::files::read_text;
 use crate::method::patching::PatchingSettings;
-use crate::method::{Classifies, Method};
-use crate::objective::ObjectiveSettings;
+use crate::method::{self, Chosen, Classifies, JointSettings, Method, Settings};
 use crate::ops::linear::Activation;
 use crate::stream::StreamKind;
 use crate::train::OptimizerSettings;
@@ -33,10 +32,11 @@ pub struct Config {
     pub stream: StreamConfig,
     pub model: ModelConfig,
     pub train: TrainConfig,
-    pub objective: ObjectiveSettings,
+    /// What methods declare, and below it each one's table under its name.
+    pub objective: Settings,
     pub optimizer: OptimizerSettings,
     pub memory: MemoryConfig,
-    pub joint: JointConfig,
+    pub joint: JointSettings,
     pub patching: PatchingSettings,
     pub probe: ProbeConfig,
     pub evaluation: EvaluationConfig,
@@ -253,19 +253,11 @@ pub struct MemoryConfig {
     pub size: usize,
 }
 
-/// joint's two forms.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct JointConfig {
-    /// Cross-entropy and a linear head, in place of the clip loss and texts.
-    pub head: bool,
-}
-
-/// The linear head that co2l and cassle train after each step, on features that stay as they are.
+/// The linear head that some methods train after each step, on features that stay as they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Passes over its samples: co2l's memory, cassle's own samples of the step.
+    /// Passes over its samples: the memory, or the step's own where there is none.
     pub epochs: f64,
     pub learning_rate: f64,
 }
@@ -349,9 +341,9 @@ impl Config {
 
     /// The settings for a method: its own, where the preset has some.
     pub fn for_method(&self, name: &str) -> Result<Config> {
-        let method = Method::find(name)?;
+        let method = method::find(name)?;
         let mut config = Config {
-            method: method.name.to_string(),
+            method: method.name().to_string(),
             tuned: BTreeMap::new(),
             expected: Expected::default(),
             ..self.clone()
@@ -402,18 +394,19 @@ impl Config {
         toml::Table::try_from(self).expect("settings are plain values")
     }
 
-    /// The row of the method, in the form that the settings choose.
-    pub fn method(&self) -> Result<Method> {
+    /// The method at these settings.
+    pub fn method(&self) -> Result<Box<dyn Method>> {
         if self.method.is_empty() {
             return Err(Error::input("no method is named: give --method, or method = \"...\" in the preset"));
         }
-        let method = *Method::find(&self.method)?;
-        Ok(if method.name == "joint" && self.joint.head { method.by_head() } else { method })
+        let Config { objective, joint, patching, .. } = self;
+        Ok(method::find(&self.method)?.open(&Chosen { objective, joint, patching }))
     }
 
     /// Whether the values can make a run at all; what depends on the data is checked once it is open.
-    pub fn validate(&self) -> Result<Method> {
+    pub fn validate(&self) -> Result<Box<dyn Method>> {
         let method = self.method()?;
+        let row = method.row();
         let TrainConfig { batch, epochs, learning_rate, learning_rate_decay, save_every, log_every, .. } = self.train;
         let at_least_one = [
             ("train.batch", batch),
@@ -449,26 +442,28 @@ impl Config {
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0, 1e3),
             ("optimizer.clip_norm", self.optimizer.clip_norm, 0.0, 1e9),
         ];
-        for (key, value, low, high) in ranges.into_iter().chain(self.objective.ranges()) {
+        let ranges = ranges.map(|(key, value, low, high)| (key.to_string(), value, low, high));
+        let of_methods = self.objective.iter().map(|(key, setting, value)| (key, value.number(), setting.range.0, setting.range.1));
+        for (key, value, low, high) in ranges.into_iter().chain(of_methods) {
             if !(low..=high).contains(&value) {
                 return Err(Error::input(format!("{key} is {value}; it must lie between {low} and {high}")));
             }
         }
-        if method.classifies != Classifies::ByText && self.evaluation.task == EvaluationTask::Retrieval {
+        if row.classifies != Classifies::ByText && self.evaluation.task == EvaluationTask::Retrieval {
             return Err(Error::input(format!(
                 "{} knows classes and no texts: it has no meaning with evaluation.task = \"retrieval\"; set it to \
                  \"classification\"",
-                method.name
+                row.name
             ))
             .because(Error::NO_MEANING));
         }
-        if method.needs_new_classes()
+        if row.needs_new_classes
             && matches!(self.stream.kind, StreamKind::DomainIncremental | StreamKind::TimeIncremental)
         {
             return Err(Error::input(format!(
                 "{} tells new classes from old ones: it has no meaning in a stream whose steps share their classes; \
                  stream.kind must be \"class_incremental\"",
-                method.name
+                row.name
             ))
             .because(Error::NO_MEANING));
         }
@@ -539,7 +534,7 @@ fn check_keys(table: &toml::Table, text: &str, within: &str) -> Result<()> {
     let mut table = table.clone();
     if let Some(toml::Value::Table(tuned)) = table.remove("tuned") {
         for (method, settings) in &tuned {
-            Method::find(method)?;
+            method::find(method)?;
             let settings = settings.as_table().ok_or_else(|| unknown_key(&format!("tuned.{method}")))?;
             check_keys(settings, text, &format!("tuned.{method}."))?;
         }
@@ -605,7 +600,7 @@ mod tests {
         for assignment in ["train.epochs=3", "method=joint", "objective.lambda = 0.5", "data.crop=[0.5, 1.0]"] {
             config.set(assignment).unwrap();
         }
-        assert_eq!((config.train.epochs, config.method.as_str(), config.objective.lambda), (3.0, "joint", 0.5));
+        assert_eq!((config.train.epochs, config.method.as_str(), config.objective.number("lambda")), (3.0, "joint", 0.5));
         assert_eq!(config.data.crop, (0.5, 1.0));
     }
 

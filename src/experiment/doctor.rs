@@ -14,10 +14,9 @@ use crate::data::broken::{Broken, UNREADABLE};
 use crate::data::{self, Dataset, Split};
 use crate::error::{Result, nearest};
 use crate::files::check_writable;
-use crate::method::Classifies;
+use crate::method::{self, Classifies};
 use crate::model::clip::Capacity;
-use crate::objective::{ObjectiveKind, TextLoss};
-use crate::ops::Device;
+use crate::ops::Backend;
 use crate::rng::{rng, unit};
 use crate::stream::{StreamKind, class_list};
 use crate::train::{TrainBatch, Trainer, TrainerSpec};
@@ -46,8 +45,8 @@ pub struct Finding {
 
 /// Looks at everything that a run of `config` in the directory `out` would use, and tells `say` as it goes. `config` is of one
 /// method; `expected` is what its preset expects. Of the pictures, `decode` are decoded, spread over all; `None` decodes every one.
-pub fn examine<D: Device>(
-    place: &D::Place,
+pub fn examine<B: Backend>(
+    place: &B::Place,
     config: &Config,
     expected: &Expected,
     out: &Path,
@@ -72,8 +71,8 @@ pub fn examine<D: Device>(
         Ok(setup) => {
             doctor.steps(&setup);
             doctor.disk(&setup, out);
-            if doctor.memory::<D>(place, &setup) {
-                doctor.time::<D>(place, &setup, decoded);
+            if doctor.memory::<B>(place, &setup) {
+                doctor.time::<B>(place, &setup, decoded);
             }
         }
     }
@@ -282,7 +281,7 @@ impl Doctor<'_> {
     }
 
     fn disk(&mut self, setup: &Setup, out: &Path) {
-        let parameters = setup.trainer_spec().parameters().count() as u64;
+        let parameters = setup.trainer_spec().parameters(&*setup.method).count() as u64;
         let steps = setup.stream.steps.len() as u64;
         // A checkpoint has the parameters in f32; the state has them with two moments, and is written beside the last.
         let needed = 4 * parameters * steps + 2 * 12 * parameters;
@@ -309,9 +308,9 @@ impl Doctor<'_> {
     }
 
     /// Whether the run fits the device.
-    fn memory<D: Device>(&mut self, place: &D::Place, setup: &Setup) -> bool {
-        let (plan, _) = Trainer::<D>::plan(&setup.trainer_spec(), setup.evaluation_capacity());
-        match D::with_plan(place, &plan) {
+    fn memory<B: Backend>(&mut self, place: &B::Place, setup: &Setup) -> bool {
+        let (plan, _) = setup.plan::<B>(&setup.trainer_spec());
+        match B::with_plan(place, &plan) {
             Ok(device) => {
                 let batch = setup.config.train.batch;
                 let needed = gigabytes(plan.bytes() as u64);
@@ -319,7 +318,7 @@ impl Doctor<'_> {
                 true
             }
             Err(error) => {
-                let fitting = largest_batch::<D>(place, setup, plan.bytes());
+                let fitting = largest_batch::<B>(place, setup, plan.bytes());
                 let hint = fitting.map(|batch| format!("; train.batch {batch} would fit")).unwrap_or_default();
                 self.wrong(format!("{error}{hint}"));
                 false
@@ -328,11 +327,11 @@ impl Doctor<'_> {
     }
 
     /// How long a run takes by a timed step, and by the pictures `decoded` a second.
-    fn time<D: Device>(&mut self, place: &D::Place, setup: &Setup, decoded: Option<f64>) {
+    fn time<B: Backend>(&mut self, place: &B::Place, setup: &Setup, decoded: Option<f64>) {
         let steps = setup.stream.steps.len();
         let trained: usize = (0..steps).map(|step| setup.step_budget(step)).sum();
         let tests = setup.test_samples().count();
-        let timed = match pace::<D>(place, setup) {
+        let timed = match pace::<B>(place, setup) {
             Err(error) => return self.wrong(format!("a training step failed: {error}")),
             Ok(timed) => timed,
         };
@@ -358,12 +357,12 @@ impl Doctor<'_> {
 /// Multiply-accumulates of a run that trains on `trained` samples, a backward pass counted as two forward passes. `text` is what the
 /// texts of a sample cost in a forward pass: samples share prompts.
 fn run_macs(setup: &Setup, trained: usize, text: f64) -> f64 {
-    let (model, method) = (&setup.model, &setup.method);
-    let (steps, views) = (setup.stream.steps.len() as f64, method.views() as f64);
+    let (model, method) = (&setup.model, setup.row());
+    let (steps, views) = (setup.stream.steps.len() as f64, method.views as f64);
     let (image, text) = (model.image_macs() as f64, if method.reads_texts() { text } else { 0.0 });
-    let frozen = match setup.trainer_spec().frozen().0 as f64 {
+    let frozen = match setup.method.frozen(&setup.trainer_spec()).0 as f64 {
         // One more at every step.
-        last if method.needs_new_classes() => last / 2.0,
+        last if method.needs_new_classes => last / 2.0,
         all => all,
     };
     let sample = (views * image + text) * (3.0 + frozen);
@@ -377,7 +376,7 @@ fn run_macs(setup: &Setup, trained: usize, text: f64) -> f64 {
         (EvaluationTask::Classification, Classifies::ByText) => prompts,
         (EvaluationTask::Classification, _) => 0.0,
     };
-    let extractors = if method.needs_new_classes() { 1.0 + frozen } else { 1.0 };
+    let extractors = if method.needs_new_classes { 1.0 + frozen } else { 1.0 };
     trained as f64 * sample + steps * (setup.test_samples().count() as f64 * image * extractors + texts)
 }
 
@@ -394,7 +393,7 @@ struct Timed {
 
 /// Times a training step of the preset's model. The batch doubles until a step takes long enough to say something, or the run's own is
 /// reached.
-fn pace<D: Device>(place: &D::Place, setup: &Setup) -> Result<Timed> {
+fn pace<B: Backend>(place: &B::Place, setup: &Setup) -> Result<Timed> {
     let samples: Vec<u32> = (0..setup.dataset.samples.len().min(setup.config.train.batch) as u32).collect();
     let values = samples.len() * setup.model.vision_cfg.image_size.pow(2) * 3;
     let mut generator = rng(0, "pixels", &[]);
@@ -405,13 +404,12 @@ fn pace<D: Device>(place: &D::Place, setup: &Setup) -> Result<Timed> {
         let texts = setup.texts.batch(&numbers);
         let spec = TrainerSpec {
             capacity: Capacity { images: batch, texts: texts.tokens.len() },
-            objective: ObjectiveKind::Texts(TextLoss::Clip),
-            keeps_start: false,
             ..setup.trainer_spec()
         };
-        let (plan, build) = Trainer::<D>::plan(&spec, Capacity { images: 1, texts: 1 });
-        let mut trainer = build(D::with_plan(place, &plan)?);
-        trainer.clip.load(&mut trainer.device, &setup.initial);
+        let clip_loss = method::find("sequential")?.open_default();
+        let (plan, build) = Trainer::plan::<B>(&spec, &*clip_loss, Capacity { images: 1, texts: 1 });
+        let mut trainer = build(B::with_plan(place, &plan)?);
+        trainer.clip.load(&mut *trainer.device, &setup.initial);
         let batch_of = TrainBatch {
             pixels: &pixels[..values / samples.len() * batch],
             texts: Some(&texts),
@@ -419,9 +417,9 @@ fn pace<D: Device>(place: &D::Place, setup: &Setup) -> Result<Timed> {
             ..Default::default()
         };
         // The first warms up.
-        trainer.step(batch_of, 0.0, 1.0)?;
+        trainer.step(batch_of, 0.0)?;
         let start = Instant::now();
-        trainer.step(batch_of, 0.0, 1.0)?;
+        trainer.step(batch_of, 0.0)?;
         let seconds = start.elapsed().as_secs_f64().max(1e-9);
         if seconds >= LONG_ENOUGH || batch == samples.len() {
             let text_macs = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum::<u64>() as f64;

@@ -19,7 +19,7 @@ use crate::method::herding::mean_direction;
 use crate::model::clip::Clip;
 use crate::ops::Device;
 use crate::stream::{Stream, StreamKind};
-use crate::train::Trainer;
+use crate::train::{self, Trainer};
 
 /// A run's result so far, as `evaluation.json` holds it. It depends on nothing but the run's settings and seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,8 +88,8 @@ impl Evaluation {
             classes: step.classes.len(),
         };
         Evaluation {
-            method: setup.method.name.to_string(),
-            memory: if setup.method.uses_memory() { setup.config.memory.size } else { 0 },
+            method: setup.row().name.to_string(),
+            memory: if setup.row().uses_memory() { setup.config.memory.size } else { 0 },
             seed: setup.config.seed,
             task: setup.config.evaluation.task,
             steps: setup.stream.steps.iter().map(step).collect(),
@@ -243,8 +243,8 @@ impl Answer {
 
 /// Tests the model as it is now: on the tests of all steps, and on those of the sets beside the stream. `progress` hears how many test
 /// images are done.
-pub fn evaluate<D: Device>(
-    trainer: &mut Trainer<D>,
+pub fn evaluate(
+    trainer: &mut Trainer,
     setup: &Setup,
     memory: &Memory,
     step: usize,
@@ -253,16 +253,16 @@ pub fn evaluate<D: Device>(
     let Setup { stream, dataset, .. } = setup;
     let settings = &setup.config.evaluation;
     let retrieves = settings.task == EvaluationTask::Retrieval;
-    let by_text = setup.method.classifies == Classifies::ByText;
+    let by_text = setup.row().classifies == Classifies::ByText;
     let class = |sample: u32| dataset.samples[sample as usize].class;
     let samples: Vec<u32> = setup.test_samples().collect();
-    let images = match setup.method.classifies {
+    let images = match setup.row().classifies {
         Classifies::ByText | Classifies::ByNearestMean => {
-            Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &samples, progress)?
+            Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &samples, progress)?
         }
         Classifies::ByHead | Classifies::ByLinearProbe => Embedded::default(),
     };
-    let scores = match setup.method.classifies {
+    let scores = match setup.row().classifies {
         Classifies::ByText if retrieves && !settings.also_classify && setup.static_sets.is_empty() => Scores::default(),
         Classifies::ByText => zero_shot(trainer, setup, &images),
         Classifies::ByNearestMean => nearest_mean(trainer, setup, memory, &images)?,
@@ -287,7 +287,7 @@ pub fn evaluate<D: Device>(
     let Trainer { device, evaluation: clip, .. } = trainer;
     if retrieves {
         for tests in &setup.retrieved {
-            let (answers, retrieval) = images.retrieve(device, clip, setup, tests);
+            let (answers, retrieval) = images.retrieve(&mut **device, clip, setup, tests);
             found.row.push(retrieval.map(|retrieval| retrieval.mean_recall_at_1()));
             for (name, value) in recalls(retrieval) {
                 found.dynamic.entry(name).or_default().push(value);
@@ -307,7 +307,7 @@ pub fn evaluate<D: Device>(
     for (name, samples) in &setup.static_sets {
         found.static_sets.insert(format!("{name} accuracy"), accuracy(&scores.answers(samples, &all, class)));
         if retrieves {
-            let (_, retrieval) = images.retrieve(device, clip, setup, samples);
+            let (_, retrieval) = images.retrieve(&mut **device, clip, setup, samples);
             let recall = retrieval.map(|retrieval| retrieval.mean_recall_at_1());
             found.static_sets.insert(format!("{name} mean_recall@1"), recall);
         }
@@ -317,18 +317,18 @@ pub fn evaluate<D: Device>(
 
 /// The run's measure, accuracy among the classes seen after step `step` or mean recall@1, on each of some sets of samples. For
 /// methods that classify by texts.
-pub fn accuracies<D: Device>(
-    trainer: &mut Trainer<D>,
+pub fn accuracies(
+    trainer: &mut Trainer,
     setup: &Setup,
     sets: &[Vec<u32>],
     step: usize,
 ) -> Result<Vec<Option<f64>>> {
     let class = |sample: u32| setup.dataset.samples[sample as usize].class;
-    let images = Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &sets.concat(), &mut |_| ())?;
+    let images = Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &sets.concat(), &mut |_| ())?;
     if setup.config.evaluation.task == EvaluationTask::Retrieval {
         let Trainer { device, evaluation: clip, .. } = trainer;
         let recall =
-            |set: &Vec<u32>| images.retrieve(device, clip, setup, set).1.map(|retrieval| retrieval.mean_recall_at_1());
+            |set: &Vec<u32>| images.retrieve(&mut **device, clip, setup, set).1.map(|retrieval| retrieval.mean_recall_at_1());
         return Ok(sets.iter().map(recall).collect());
     }
     let (scores, seen) = (zero_shot(trainer, setup, &images), setup.stream.classes_seen(step));
@@ -336,21 +336,21 @@ pub fn accuracies<D: Device>(
 }
 
 /// Scores of images against every class's prompts.
-fn zero_shot<D: Device>(trainer: &mut Trainer<D>, setup: &Setup, images: &Embedded) -> Scores {
+fn zero_shot(trainer: &mut Trainer, setup: &Setup, images: &Embedded) -> Scores {
     let prompts: Vec<&[u32]> = setup.class_prompts.iter().map(Vec::as_slice).collect();
     let columns = setup.dataset.classes.len();
-    let texts = class_embeddings(&mut trainer.device, &trainer.evaluation, &prompts, columns);
+    let texts = class_embeddings(&mut *trainer.device, &trainer.evaluation, &prompts, columns);
     Scores { rows: images.rows.clone(), columns, values: similarities(&images.embeddings, &texts, images.width) }
 }
 
 /// Scores of images against every class's mean of what the memory keeps (icarl).
-fn nearest_mean<D: Device>(
-    trainer: &mut Trainer<D>,
+fn nearest_mean(
+    trainer: &mut Trainer,
     setup: &Setup,
     memory: &Memory,
     images: &Embedded,
 ) -> Result<Scores> {
-    let kept = Embedded::of(&mut trainer.device, &trainer.evaluation, setup, &memory.indices(), &mut |_| ())?;
+    let kept = Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &memory.indices(), &mut |_| ())?;
     let columns = setup.dataset.classes.len();
     let mean = |class: usize| {
         let rows = memory.of_class(class as u32).iter().filter(|sample| kept.rows.contains_key(sample));
@@ -361,14 +361,13 @@ fn nearest_mean<D: Device>(
 }
 
 /// Scores of images by the model's head.
-fn by_head<D: Device>(
-    trainer: &mut Trainer<D>,
+fn by_head(
+    trainer: &mut Trainer,
     setup: &Setup,
     samples: &[u32],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Scores> {
-    let Trainer { device, evaluation: clip, frozen, objective, .. } = trainer;
-    let head = objective.head().expect("the method has a head");
+    let Trainer { device, evaluation: clip, frozen, frozen_in_use, objective, .. } = trainer;
     let columns = setup.dataset.classes.len();
     let (mut rows, mut values) = (HashMap::new(), Vec::new());
     let mut loader = test_loader(setup, samples, clip.capacity.images)?;
@@ -376,9 +375,11 @@ fn by_head<D: Device>(
         let batch = batch?;
         if !batch.samples.is_empty() {
             device.write(clip.vision.pixels(), &batch.pixels);
-            clip.vision.forward(device, batch.samples.len());
-            let scores = head.scores(device, &clip.vision, frozen, batch.samples.len());
-            for (sample, scores) in batch.samples.iter().zip(scores.chunks_exact(head.columns())) {
+            clip.vision.forward(&mut **device, batch.samples.len());
+            let frozen = &frozen[..*frozen_in_use];
+            let scores = objective.scores(&mut **device, &clip.vision, frozen, batch.samples.len());
+            let train::Scores { values: scores, columns: of_head } = scores.expect("the method has a head");
+            for (sample, scores) in batch.samples.iter().zip(scores.chunks_exact(of_head)) {
                 rows.insert(*sample, rows.len());
                 // A head's columns are in the order of the stream.
                 let first = values.len();
@@ -445,8 +446,8 @@ pub struct Embedded {
 
 impl Embedded {
     /// Samples that share a picture share a row. `progress` hears how many pictures are done.
-    pub fn of<D: Device>(
-        device: &mut D,
+    pub fn of(
+        device: &mut dyn Device,
         clip: &Clip,
         setup: &Setup,
         samples: &[u32],
@@ -468,9 +469,9 @@ impl Embedded {
     }
 
     /// Retrieval by captions among `samples` alone, and the caption that each image finds.
-    fn retrieve<D: Device>(
+    fn retrieve(
         &self,
-        device: &mut D,
+        device: &mut dyn Device,
         clip: &Clip,
         setup: &Setup,
         samples: &[u32],

@@ -18,13 +18,11 @@ use crate::data::transform;
 use crate::error::{Error, Result};
 use crate::interrupt::{self, Hold};
 use crate::memory::Memory;
-use crate::method::stages::{self, StepView};
-use crate::method::{Stage, Start};
+use crate::method::Start;
 use crate::model::checkpoint::{self, TensorFile};
 use crate::model::parameters::ParameterList;
-use crate::objective::Objective;
-use crate::ops::{Device, Plan};
-use crate::train::{Order, Schedule, StepReport, TrainBatch, Trainer};
+use crate::ops::{Backend, Plan};
+use crate::train::{Order, Schedule, Stage, StageView, StepReport, TrainBatch, Trainer};
 
 /// What a stage has trained is saved at its end where more than this has passed since the last state: less is trained again sooner than
 /// large states are written after every stage. Before tests it is saved in any case.
@@ -58,8 +56,8 @@ pub struct Iteration {
 ///
 /// Errors of input come before anything is trained. An error of the run leaves the directory as its last checkpoint has it, and so does
 /// a signal to which [`interrupt::listen`] listens.
-pub fn run<D: Device>(
-    place: &D::Place,
+pub fn run<B: Backend>(
+    place: &B::Place,
     config: &Config,
     out: &Path,
     access: Access,
@@ -71,10 +69,9 @@ pub fn run<D: Device>(
         find_state(out)?.1.into_iter().for_each(|note| observer.note(&note));
     }
     let setup = Setup::open(config)?;
-    let trainer_spec = setup.trainer_spec();
-    let (plan, build) = Trainer::<D>::plan(&trainer_spec, setup.evaluation_capacity());
-    let device = D::with_plan(place, &plan).map_err(|error| {
-        let fitting = largest_batch::<D>(place, &setup, plan.bytes());
+    let (plan, build) = setup.plan::<B>(&setup.trainer_spec());
+    let device = B::with_plan(place, &plan).map_err(|error| {
+        let fitting = largest_batch::<B>(place, &setup, plan.bytes());
         Error::input(format!("{error}{}", fitting.map(|b| format!("; train.batch {b} would fit")).unwrap_or_default()))
     })?;
     let directory = RunDirectory::open(out, config, access)?;
@@ -86,13 +83,13 @@ pub fn run<D: Device>(
 }
 
 /// The largest batch whose plan needs at most half of `bytes`, halving from the one that does not fit.
-pub(super) fn largest_batch<D: Device>(place: &D::Place, setup: &Setup, bytes: usize) -> Option<usize> {
+pub(super) fn largest_batch<B: Backend>(place: &B::Place, setup: &Setup, bytes: usize) -> Option<usize> {
     let mut spec = setup.trainer_spec();
     while spec.capacity.images > 2 {
         spec.capacity.images /= 2;
         spec.capacity.texts = spec.capacity.texts.min(spec.capacity.images);
-        let (plan, _) = Trainer::<D>::plan(&spec, setup.evaluation_capacity());
-        if D::with_plan(place, &plan).is_ok() && plan.bytes() < bytes {
+        let (plan, _) = setup.plan::<B>(&spec);
+        if B::with_plan(place, &plan).is_ok() && plan.bytes() < bytes {
             return Some(spec.capacity.images);
         }
     }
@@ -104,7 +101,8 @@ struct Launched {
     iteration: usize,
     epoch: usize,
     learning_rate: f64,
-    gamma: f64,
+    /// The objective's, for the log.
+    figures: Vec<(&'static str, f64)>,
     samples: usize,
     macs: u64,
 }
@@ -115,10 +113,10 @@ struct SinceLine {
     samples: usize,
 }
 
-pub(super) struct Run<D> {
+pub(super) struct Run {
     pub(super) setup: Setup,
     directory: RunDirectory,
-    pub(super) trainer: Trainer<D>,
+    pub(super) trainer: Trainer,
     pub(super) memory: Memory,
     pub(super) position: Position,
     evaluation: Evaluation,
@@ -127,9 +125,9 @@ pub(super) struct Run<D> {
     saved: Instant,
 }
 
-impl<D: Device> Run<D> {
-    /// Puts together what a run begins or goes on with. Returns also what its user should hear.
-    fn open(setup: Setup, directory: RunDirectory, mut trainer: Trainer<D>) -> Result<(Run<D>, Vec<String>)> {
+impl Run {
+    /// Puts together what a run begins or goes on with, and its warnings.
+    fn open(setup: Setup, directory: RunDirectory, mut trainer: Trainer) -> Result<(Run, Vec<String>)> {
         let seed = setup.config.seed;
         let mut evaluation = Evaluation::new(&setup);
         let (mut position, mut memory) = (Position::default(), Memory::new(setup.config.memory.size, seed));
@@ -154,7 +152,7 @@ impl<D: Device> Run<D> {
             evaluation = RunDirectory::read_evaluation(directory.path())?;
             position.step = setup.stream.steps.len();
         } else {
-            trainer.clip.load(&mut trainer.device, &initial(&setup, &trainer.clip.parameters));
+            trainer.clip.load(&mut *trainer.device, &initial(&setup, &trainer.clip.parameters));
             directory.write_manifest(&setup, &trainer.device.name(), trainer.clip.parameters.count())?;
         }
         let pulse = Pulse::new(directory.path(), &setup);
@@ -215,9 +213,7 @@ impl<D: Device> Run<D> {
         let behind = &stages[..self.position.stage.min(stages.len())];
         if let Some(stage) = behind.iter().rfind(|stage| **stage != Stage::Closing) {
             let order = self.order(*stage);
-            self.with_view(order.pool(), |trainer, setup, view| {
-                stages::set(trainer, &setup.method, *stage, view);
-            });
+            self.with_view(*stage, order.pool(), |trainer, _, view| trainer.enter(view));
         }
     }
 
@@ -253,7 +249,7 @@ impl<D: Device> Run<D> {
     fn test(&mut self, step: usize, observer: &mut dyn Observer) -> Result<()> {
         self.save_state()?;
         interrupt::leave(self.left("is in its tests"));
-        self.log_class_weights()?;
+        self.log_class_figures()?;
         self.beat(observer, |status| (status.phase, status.tested) = (Phase::Testing, 0));
         let Run { trainer, setup, memory, pulse, .. } = self;
         let found = evaluate(trainer, setup, memory, step, &mut |tested| {
@@ -375,7 +371,7 @@ impl<D: Device> Run<D> {
             return Schedule { maximum: self.setup.config.probe.learning_rate, warmup: 0, total: iterations };
         }
         // A model that is trained anew is as new to every step as to the first.
-        let anew = step == 0 || self.setup.method.starts == Start::First;
+        let anew = step == 0 || self.setup.row().starts == Start::First;
         let warms_up = stage == Stage::Main && (anew || train.warmup_every_step);
         let decay = if anew { 1.0 } else { train.learning_rate_decay.powi(step as i32) };
         Schedule {
@@ -388,69 +384,64 @@ impl<D: Device> Run<D> {
     /// Prepares the trainer for a stage that draws from `pool`.
     fn begin(&mut self, stage: Stage, pool: &[u32]) {
         let begins = self.position.iteration == 0;
-        self.with_view(pool, |trainer, setup, view| {
+        self.with_view(stage, pool, |trainer, setup, view| {
             if begins {
-                if stage == Stage::Main && setup.method.starts == Start::First {
-                    trainer.clip.load(&mut trainer.device, &initial(setup, &trainer.clip.parameters));
+                if stage == Stage::Main && setup.row().starts == Start::First {
+                    trainer.clip.load(&mut *trainer.device, &initial(setup, &trainer.clip.parameters));
                 }
-                stages::begin(trainer, &setup.method, stage, view);
+                setup.method.begin(trainer, view);
                 // Moments of another stage are of other losses, and a model that is trained anew has none.
                 let others =
                     |stages: Vec<Stage>| stages.iter().any(|one| matches!(one, Stage::Compression | Stage::Probe));
                 let goes_on = view.step > 0
                     && stage == Stage::Main
-                    && setup.method.starts != Start::First
+                    && setup.row().starts != Start::First
                     && !others(setup.method.stages(view.step - 1));
                 if !(goes_on && setup.config.train.keep_optimizer) {
-                    trainer.optimizer.reset(&mut trainer.device);
+                    trainer.optimizer.reset(&mut *trainer.device);
                 }
             }
-            stages::set(trainer, &setup.method, stage, view);
+            trainer.enter(view);
         });
     }
 
     /// Lends the trainer with the current step as a stage that draws from `pool` sees it.
-    fn with_view(&mut self, pool: &[u32], work: impl FnOnce(&mut Trainer<D>, &Setup, StepView)) {
+    fn with_view(&mut self, stage: Stage, pool: &[u32], work: impl FnOnce(&mut Trainer, &Setup, &StageView)) {
         let Run { setup, trainer, position, .. } = self;
         let counts = counts(pool, setup);
         let shares = shares(&counts, setup);
         let (before, seen) = setup.class_counts(position.step);
-        let view =
-            StepView { step: position.step, before, seen, counts: &counts, shares: &shares, seed: setup.config.seed };
-        work(trainer, setup, view);
+        let (step, seed) = (position.step, setup.config.seed);
+        work(trainer, setup, &StageView { stage, step, before, seen, counts: &counts, shares: &shares, seed });
     }
 
     /// Sends the batch of a training step.
     fn load(&mut self, stage: Stage, batch: &Batch, order: &Order, schedule: &Schedule, iteration: usize) -> Launched {
         let Run { setup, trainer, .. } = self;
         let (epoch, learning_rate) = (order.epoch_of(iteration), schedule.at(iteration));
-        let gamma = setup.config.objective.gamma_at(epoch, order.epochs());
         let samples = batch.samples.len();
         let images = (batch.pixels.len() / transform::bytes(setup.model.vision_cfg.image_size)) as u64;
         let mut macs = images * setup.model.image_macs();
-        if let Objective::Texts { .. } = trainer.objective {
+        let (slot, epochs) = (&batch.samples, order.epochs());
+        if setup.row().reads_texts() {
             let numbers: Vec<u32> = batch.samples.iter().map(|sample| setup.text_of(*sample, epoch)).collect();
             let texts = setup.texts.batch(&numbers);
             macs += texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum::<u64>();
             let batch =
-                TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot: &batch.samples, ..Default::default() };
-            trainer.load(batch, learning_rate, gamma);
+                TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot, epoch, epochs, ..Default::default() };
+            trainer.load(batch, learning_rate);
         } else {
             let labels: Vec<u32> = batch.samples.iter().map(|sample| setup.column(*sample)).collect();
             let step = &setup.stream.steps[self.position.step];
             let own: Vec<bool> = batch.samples.iter().map(|sample| step.train.binary_search(sample).is_ok()).collect();
-            let batch = TrainBatch {
-                pixels: &batch.pixels,
-                slot: &batch.samples,
-                labels: &labels,
-                own: &own,
-                ..Default::default()
-            };
-            trainer.load(batch, learning_rate, gamma);
+            let batch =
+                TrainBatch { pixels: &batch.pixels, slot, labels: &labels, own: &own, epoch, epochs, ..Default::default() };
+            trainer.load(batch, learning_rate);
         }
         // Teachers and earlier extractors see the same batch.
         let models = if stage == Stage::Probe { 1 } else { 1 + trainer.frozen_in_use as u64 };
-        Launched { iteration, epoch, learning_rate, gamma, samples, macs: macs * models }
+        let figures = trainer.objective.figures();
+        Launched { iteration, epoch, learning_rate, figures, samples, macs: macs * models }
     }
 
     /// Waits for a launched step, and writes down what it came to.
@@ -469,7 +460,7 @@ impl<D: Device> Run<D> {
         line.samples += done.samples;
         if iteration % self.setup.config.train.log_every == 0 || iteration == iterations {
             let speed = line.samples as f64 / line.since.elapsed().as_secs_f64().max(1e-9);
-            self.directory.log(&json!({
+            let mut entry = json!({
                 "step": step + 1,
                 "stage": self.position.stage + 1,
                 "iteration": iteration,
@@ -478,9 +469,10 @@ impl<D: Device> Run<D> {
                 "loss": report.loss,
                 "gradient_norm": report.gradient_norm,
                 "learning_rate": done.learning_rate,
-                "gamma": done.gamma,
                 "samples_per_second": speed,
-            }))?;
+            });
+            done.figures.iter().for_each(|(name, value)| entry[*name] = json!(value));
+            self.directory.log(&entry)?;
             *line = SinceLine { since: Instant::now(), samples: 0 };
             self.pulse.status.samples_per_second = Some(speed);
             let left = self.samples_left(iterations);
@@ -520,18 +512,18 @@ impl<D: Device> Run<D> {
         self.directory.log(&line)
     }
 
-    /// gdro's class weights at the end of a step.
-    fn log_class_weights(&mut self) -> Result<()> {
-        let Some(weights) = self.trainer.objective.class_weights(&self.trainer.device) else { return Ok(()) };
-        let weights: serde_json::Map<String, serde_json::Value> = (self.setup.dataset.classes.iter().zip(weights))
-            .filter(|(_, weight)| *weight > 0.0)
-            .map(|(class, weight)| (class.clone(), json!(weight)))
+    /// What the objective has to say of every class at the end of a step.
+    fn log_class_figures(&mut self) -> Result<()> {
+        let Some((name, figures)) = self.trainer.objective.class_figures(&*self.trainer.device) else { return Ok(()) };
+        let figures: serde_json::Map<String, serde_json::Value> = (self.setup.dataset.classes.iter().zip(figures))
+            .filter(|(_, figure)| *figure > 0.0)
+            .map(|(class, figure)| (class.clone(), json!(figure)))
             .collect();
-        self.note("class_weights", weights.into())
+        self.note(name, figures.into())
     }
 
     fn save_checkpoint(&self, step: usize) -> Result<()> {
-        let metadata = [("step", (step + 1).to_string()), ("method", self.setup.method.name.to_string())];
+        let metadata = [("step", (step + 1).to_string()), ("method", self.setup.row().name.to_string())];
         let (list, parameters) = (&self.trainer.clip.parameters, self.trainer.parameters());
         self.trainer.device.health()?;
         let plain = ParameterList::of(&self.setup.model);
@@ -630,7 +622,7 @@ fn requests(
     mut order: Order,
 ) -> impl Iterator<Item = BatchRequest> + Send + use<> {
     let (seed, scale) = (setup.config.seed, setup.config.data.crop);
-    let views = if stage == Stage::Main { setup.method.views() } else { 1 };
+    let views = if stage == Stage::Main { setup.row().views } else { 1 };
     (iteration..order.iterations()).map(move |iteration| {
         let place = [place as u64, order.epoch_of(iteration) as u64];
         BatchRequest { samples: order.batch(iteration), augment: Some(Augment { seed, place, scale, views }) }

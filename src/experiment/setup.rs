@@ -15,18 +15,19 @@ use crate::data::{self, Dataset, Split};
 use crate::error::{Error, Result, unknown};
 use crate::eval::pretrained::{check_tokenizer, known_activation};
 use crate::memory::{Memory, ReplayRule, replay_counts, subsample};
-use crate::method::{Method, Sees, Spends, Stage, Start};
+use crate::method::{Method, Row, Sees, Spends};
 use crate::model::checkpoint::{self, Positions};
 use crate::model::clip::Capacity;
 use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
 use crate::ops::linear::Activation;
+use crate::ops::{Backend, Plan};
 use crate::stream::{self, ClassOrder, Item, Step, Stream, StreamKind};
-use crate::train::{TextBank, TrainerSpec};
+use crate::train::{Stage, TextBank, Trainer, TrainerSpec};
 
 pub struct Setup {
     pub config: Config,
-    pub method: Method,
+    pub method: Arc<dyn Method>,
     pub dataset: Arc<Dataset>,
     pub stream: Stream,
     pub model: ModelSpec,
@@ -34,7 +35,7 @@ pub struct Setup {
     pub initial: Vec<f32>,
     /// Each class's place in the order of the stream.
     column_of_class: Vec<u32>,
-    /// What the user should hear though the run can go on.
+    /// Warnings: the run can go on.
     pub notes: Vec<String>,
     /// Every training prompt.
     pub texts: TextBank,
@@ -58,11 +59,11 @@ pub struct Setup {
 impl Setup {
     /// Opens and checks everything that `config` names.
     pub fn open(config: &Config) -> Result<Setup> {
-        let method = config.validate()?;
+        let method: Arc<dyn Method> = Arc::from(config.validate()?);
         let dataset = data::open(&config.data.source())?;
         dataset.broken().check(&dataset.name, config.data.max_broken)?;
         let stream = open_stream(config, &dataset)?;
-        check_sizes(config, &method, dataset.classes.len(), &stream)?;
+        check_sizes(config, method.row(), dataset.classes.len(), &stream)?;
         let static_sets = static_sets(config, &dataset, &stream)?;
         let EvaluationConfig { task, also_classify, retrieval_domains, classification_domains, .. } =
             &config.evaluation;
@@ -74,10 +75,10 @@ impl Setup {
         };
         let retrieved = tests("retrieval_domains", retrieves, retrieval_domains)?;
         let classified = tests("classification_domains", classifies, classification_domains)?;
-        check_texts(config, &method, &dataset, &stream, &retrieved, &static_sets)?;
+        check_texts(config, method.row(), &dataset, &stream, &retrieved, &static_sets)?;
         let static_tests = static_sets.iter().map(|(_, tests)| tests);
         let answered = classified.iter().filter(|_| classifies).chain(static_tests);
-        check_labels(config, &method, &dataset, &stream, answered)?;
+        check_labels(config, method.row(), &dataset, &stream, answered)?;
         let (model, initial, mut hashes, mut notes) = open_model(config)?;
         notes.extend(dataset.notes.iter().map(|note| format!("{}: {note}", dataset.name)));
         let skipped = dataset.broken();
@@ -166,6 +167,11 @@ impl Setup {
         })
     }
 
+    /// What there is to say of its method.
+    pub fn row(&self) -> &Row {
+        self.method.row()
+    }
+
     /// Counts samples again that an earlier part of the run has found broken.
     pub fn meet_broken(&self, samples: &[u32]) -> Result<()> {
         for sample in samples {
@@ -184,30 +190,31 @@ impl Setup {
 
     /// The training samples of step `step`, without replay.
     pub fn own_samples(&self, step: usize) -> Vec<u32> {
-        let steps = if self.method.sees == Sees::AllSoFar { 0..=step } else { step..=step };
+        let steps = if self.row().sees == Sees::AllSoFar { 0..=step } else { step..=step };
         let mut samples: Vec<u32> =
             self.stream.steps[steps].iter().flat_map(|step| step.train.iter().copied()).collect();
-        if self.method.starts == Start::LastPatched {
-            let held_back = self.validation(step);
-            samples.retain(|sample| held_back.binary_search(sample).is_err());
-        }
+        let held_back = self.held_back(step);
+        samples.retain(|sample| held_back.binary_search(sample).is_err());
         samples.sort_unstable();
         samples
     }
 
-    /// The part of a step's training samples that patching holds back, ascending.
-    pub fn validation(&self, step: usize) -> Vec<u32> {
-        let train = &self.stream.steps[step].train;
-        part_of(&self.dataset, train, self.config.patching.validation, self.config.seed, &[u64::MAX, step as u64])
+    /// The part of a step's training samples that the method holds back, ascending.
+    pub fn held_back(&self, step: usize) -> Vec<u32> {
+        let part = self.method.held_back();
+        if part == 0.0 {
+            return Vec::new();
+        }
+        part_of(&self.dataset, &self.stream.steps[step].train, part, self.config.seed, &[u64::MAX, step as u64])
     }
 
     /// What a stage of step `step` draws from, ascending.
     pub fn pool(&self, step: usize, stage: Stage, memory: &Memory) -> Vec<u32> {
-        if stage == Stage::Probe && self.method.uses_memory() {
+        if stage == Stage::Probe && self.row().uses_memory() {
             return memory.indices();
         }
         let mut pool = self.own_samples(step);
-        match self.method.sees {
+        match self.row().sees {
             Sees::StepAndMemory(_) => pool.extend(memory.indices()),
             Sees::StepAndReplay(rule) => pool.extend(self.replay(rule, step)),
             Sees::Step | Sees::AllSoFar => {}
@@ -230,13 +237,12 @@ impl Setup {
 
     /// The samples that a stage may train on, of a pool of `pool`.
     pub fn budget(&self, step: usize, stage: Stage, pool: usize) -> usize {
-        let share = self.config.objective.foster.boosting;
         let parts = self.method.stages(step);
         let all = self.step_budget(step);
-        let boosting = (all as f64 * share).round() as usize;
+        let main = (all as f64 * self.method.main_share()).round() as usize;
         match stage {
-            Stage::Main if parts.contains(&Stage::Compression) => boosting,
-            Stage::Compression => all - boosting,
+            Stage::Main if parts.contains(&Stage::Compression) => main,
+            Stage::Compression => all - main,
             Stage::Main => all,
             Stage::Probe => (pool as f64 * self.config.probe.epochs).round() as usize,
             Stage::Closing => pool,
@@ -250,7 +256,7 @@ impl Setup {
             0 => (self.stream.steps[step].train.len() as f64 * train.epochs).round() as usize,
             given => given,
         };
-        match self.method.spends {
+        match self.row().spends {
             Spends::OncePerStepSeen => (0..=step).map(budget).sum(),
             Spends::Once => budget(step),
             Spends::Nothing => 0,
@@ -274,19 +280,21 @@ impl Setup {
             model: self.model.clone(),
             // Methods that know no texts plan no memory for them.
             capacity: Capacity {
-                images: batch * self.method.views(),
-                texts: if self.method.reads_texts() { batch.min(self.texts.len()) } else { 0 },
+                images: batch * self.row().views,
+                texts: if self.row().reads_texts() { batch.min(self.texts.len()) } else { 0 },
             },
-            objective: self.method.minimises,
-            objective_settings: self.config.objective.clone(),
             optimizer: self.config.optimizer.clone(),
             learn_logit_scale: self.config.train.learn_logit_scale,
             samples: self.dataset.samples.len(),
             classes: self.dataset.classes.len(),
             by_class: self.config.data.text != TrainText::Caption,
             steps: self.stream.steps.len(),
-            keeps_start: self.method.keeps_start(),
         }
+    }
+
+    /// A trainer of its method for `spec`, and of its evaluation: see [`Trainer::plan`].
+    pub fn plan<B: Backend>(&self, spec: &TrainerSpec) -> (Plan, impl FnOnce(B) -> Trainer + use<B>) {
+        Trainer::plan(spec, &*self.method, self.evaluation_capacity())
     }
 
     /// Everything that the model is tested on after each step.
@@ -461,7 +469,7 @@ fn class_order(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<Cla
 /// Fails when the run needs captions or classes that the data set does not have.
 fn check_texts(
     config: &Config,
-    method: &Method,
+    method: &Row,
     dataset: &Dataset,
     stream: &Stream,
     retrieved: &[Vec<u32>],
@@ -502,7 +510,7 @@ fn check_texts(
 /// tests that are classified.
 fn check_labels<'a>(
     config: &Config,
-    method: &Method,
+    method: &Row,
     dataset: &Dataset,
     stream: &Stream,
     mut answered: impl Iterator<Item = &'a Vec<u32>>,
@@ -530,7 +538,7 @@ fn check_labels<'a>(
     }
 }
 
-fn check_sizes(config: &Config, method: &Method, classes: usize, stream: &Stream) -> Result<()> {
+fn check_sizes(config: &Config, method: &Row, classes: usize, stream: &Stream) -> Result<()> {
     if let Some(step) = stream.steps.iter().find(|step| step.test.is_empty()) {
         return Err(Error::input(format!("{} has no test samples", step.name)));
     }

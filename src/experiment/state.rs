@@ -6,8 +6,7 @@ use super::directory::{FORMAT, RunDirectory};
 use crate::error::{Error, Result};
 use crate::memory::{Memory, MemoryState};
 use crate::model::checkpoint::TensorFile;
-use crate::objective::ObjectiveState;
-use crate::ops::{Device, Stats};
+use crate::ops::Stats;
 use crate::train::{OptimizerState, Trainer};
 
 /// Where a run stands. All randomness follows from the seed and these two numbers.
@@ -24,26 +23,19 @@ pub struct Position {
 }
 
 /// Writes everything at once, and keeps the state before. `broken`: the samples found broken so far, ascending.
-pub fn save<D: Device>(
+pub fn save(
     directory: &RunDirectory,
     position: Position,
-    trainer: &Trainer<D>,
+    trainer: &Trainer,
     memory: &Memory,
     broken: Vec<u32>,
 ) -> Result<()> {
     let mut file = TensorFile::new();
     let mut floats = |name: &str, values: Vec<f32>| file.insert_f32(name, &[values.len()], values);
-    let optimizer = trainer.optimizer.state(&trainer.device);
-    let objective = trainer.objective.state(&trainer.device);
+    let optimizer = trainer.optimizer.state(&*trainer.device);
     floats("parameters", trainer.parameters());
     floats("first_moment", optimizer.first_moment);
     floats("second_moment", optimizer.second_moment);
-    let [log_u1, log_u2] = objective.log_u;
-    floats("log_u1", log_u1);
-    floats("log_u2", log_u2);
-    floats("class_loss", objective.class_loss);
-    floats("log_normalizer", objective.log_normalizer);
-    floats("class_weight", objective.class_weight);
     for (name, span) in kept(trainer) {
         floats(name, trainer.device.read_vec(span));
     }
@@ -66,14 +58,10 @@ pub fn save<D: Device>(
     directory.replace_state(|beside| file.save(beside))
 }
 
-/// What some methods keep beside parameters and moments.
-fn kept<D: Device>(trainer: &Trainer<D>) -> Vec<(&'static str, Stats)> {
-    let mut kept = Vec::new();
-    if !trainer.start.is_empty() {
-        kept.push(("start", trainer.start));
-    }
-    kept.extend(trainer.fisher.map(|fisher| ("fisher", fisher.total)));
-    kept
+/// What the method keeps beside parameters and moments.
+fn kept(trainer: &Trainer) -> Vec<(&'static str, Stats)> {
+    let start = (!trainer.start.is_empty()).then_some(("start", trainer.start));
+    start.into_iter().chain(trainer.objective.persistent()).collect()
 }
 
 fn frozen_name(number: usize) -> String {
@@ -91,9 +79,9 @@ pub struct Restored {
 }
 
 /// Puts a saved state back into a trainer planned alike, of a run on `samples` samples.
-pub fn restore<D: Device>(
+pub fn restore(
     path: &Path,
-    trainer: &mut Trainer<D>,
+    trainer: &mut Trainer,
     samples: usize,
     memory_size: usize,
     seed: u64,
@@ -101,26 +89,22 @@ pub fn restore<D: Device>(
     let file = TensorFile::load(path)?;
     let notes = check_origin(&file, path, &trainer.device.name())?;
     let kept = kept(trainer);
-    let Trainer { device, clip, objective, optimizer, frozen, frozen_in_use, .. } = trainer;
+    let Trainer { device, clip, optimizer, frozen, frozen_in_use, .. } = trainer;
     let arena = clip.weights.master.len();
-    let floats = |name: &str, len: usize| file.f32(name, &[len]).map(<[f32]>::to_vec);
+    let trainable = clip.parameters.trainable();
+    // Earlier versions kept moments and the Fisher information of the whole arena.
+    let floats = |name: &str, len: usize| match file.f32(name, &[arena]) {
+        Ok(values) if len == trainable.len() => Ok(trainable.select(values)),
+        _ => file.f32(name, &[len]).map(<[f32]>::to_vec),
+    };
     let position = file.u64("position", &[6])?;
-    clip.load(device, &floats("parameters", arena)?);
+    clip.load(&mut **device, file.f32("parameters", &[arena])?);
     let moments = OptimizerState {
-        first_moment: floats("first_moment", arena)?,
-        second_moment: floats("second_moment", arena)?,
+        first_moment: floats("first_moment", trainable.len())?,
+        second_moment: floats("second_moment", trainable.len())?,
         steps: position[4],
     };
-    optimizer.restore(device, &moments);
-    // The objective as it is now has the lengths that the saved one must have.
-    let ObjectiveState { log_u, class_loss, log_normalizer, class_weight } = objective.state(device);
-    let saved = ObjectiveState {
-        log_u: [floats("log_u1", log_u[0].len())?, floats("log_u2", log_u[1].len())?],
-        class_loss: floats("class_loss", class_loss.len())?,
-        log_normalizer: floats("log_normalizer", log_normalizer.len())?,
-        class_weight: floats("class_weight", class_weight.len())?,
-    };
-    objective.restore(device, &saved);
+    optimizer.restore(&mut **device, &moments);
     for (name, span) in kept {
         device.write(span, &floats(name, span.len())?);
     }

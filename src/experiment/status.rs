@@ -109,7 +109,7 @@ pub struct Pulse {
 impl Pulse {
     pub fn new(run: &Path, setup: &Setup) -> Pulse {
         let status = Status {
-            method: setup.method.name.to_string(),
+            method: setup.row().name.to_string(),
             memory: setup.config.memory.size,
             seed: setup.config.seed,
             phase: Phase::Training,

@@ -1,34 +1,161 @@
-//! The methods: rows of one table of choices (methods.md section 4).
+//! The methods: what a step starts from, what it sees, what it minimises, what it spends, and how the model then classifies
+//! (docs/methods.md).
 //!
-//! A method is where a step starts, what it sees, what it minimises, what it spends and how it classifies. Adding one is
-//! adding a row; what a method computes on its own lies in a file beside this one:
+//! A method is a file here and its line in [`METHODS`]; docs/extending.md adds one. What several share lies beside them:
 //!
-//! | file | whose |
+//! | file | what |
 //! |---|---|
-//! | `stages.rs` | what a step begins with: teachers, earlier extractors, fresh heads |
-//! | `herding.rs` | icarl's exemplars and their means |
-//! | `alignment.rs` | der's weight alignment |
-//! | `patching.rs` | patching's choice of alpha |
+//! | `contrast.rs` | the contrast of images with their texts |
+//! | `head.rs` | linear heads: over several extractors, auxiliary, trained on their own |
+//! | `views.rs` | supervised contrast of two views of every image |
+//! | `herding.rs` | the choice of exemplars and the mean of their features |
+//! | `settings.rs` | the table `[objective]`, from what methods declare |
+//! | `trial.rs` | how far a device may be off in a step of a method |
 
-pub mod alignment;
+mod cassle;
+mod clip;
+mod co2l;
+mod contrast;
+mod cross_entropy;
+mod der;
+mod ewc;
+mod foster;
+mod gcl;
+mod gdro;
+mod head;
 pub mod herding;
+mod icarl;
+mod lwf;
 pub mod patching;
-pub mod stages;
+pub mod settings;
+pub mod trial;
+mod views;
+
+use std::fmt;
+use std::sync::RwLock;
+
+pub use clip::JointSettings;
+pub use settings::Settings;
 
 use crate::error::{Result, unknown};
 use crate::memory::ReplayRule;
-use crate::objective::{ClassLoss, ObjectiveKind, TextLoss, ViewLoss};
+use crate::train::{Recipe, Stage, StageView, Trainer};
+use patching::PatchingSettings;
+use trial::Trial;
 
+/// The methods of the program, in the order of tables.
+pub static METHODS: [&Entry; 19] = [
+    &clip::ZERO_SHOT,
+    &clip::SEQUENTIAL,
+    &cross_entropy::FINETUNE_CE,
+    &clip::JOINT,
+    &clip::CUMULATIVE_ALL,
+    &clip::CUMULATIVE_EXP,
+    &clip::CUMULATIVE_EQUAL,
+    &clip::RESTART,
+    &clip::ORACLE,
+    &lwf::ENTRY,
+    &patching::ENTRY,
+    &gcl::ENTRY,
+    &gdro::ENTRY,
+    &ewc::ENTRY,
+    &icarl::ENTRY,
+    &der::ENTRY,
+    &foster::ENTRY,
+    &co2l::ENTRY,
+    &cassle::ENTRY,
+];
+
+/// A method before its settings are known.
+#[derive(Debug)]
+pub struct Entry {
+    pub row: Row,
+    /// The settings that are its own, under `[objective]`.
+    pub settings: &'static [settings::Group],
+    pub build: fn(Row, &Chosen) -> Box<dyn Method>,
+    /// Settings under `[objective]` at which its trials tell right from wrong, where the defaults would drown both in rounding.
+    pub trial_settings: &'static [(&'static str, f64)],
+}
+
+impl Entry {
+    /// An entry of a method without settings of its own.
+    pub const fn new(row: Row, build: fn(Row, &Chosen) -> Box<dyn Method>) -> Entry {
+        Entry { row, settings: &[], build, trial_settings: &[] }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.row.name
+    }
+
+    /// The method at these settings.
+    pub fn open(&self, chosen: &Chosen) -> Box<dyn Method> {
+        (self.build)(self.row, chosen)
+    }
+
+    /// The method at its defaults.
+    pub fn open_default(&self) -> Box<dyn Method> {
+        self.open_at(&Settings::default())
+    }
+
+    /// The method at these settings and the defaults of the rest.
+    pub fn open_at(&self, objective: &Settings) -> Box<dyn Method> {
+        self.open(&Chosen { objective, joint: &JointSettings::default(), patching: &PatchingSettings::default() })
+    }
+}
+
+/// The settings of a run that methods read.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    pub objective: &'a Settings,
+    pub joint: &'a JointSettings,
+    pub patching: &'a PatchingSettings,
+}
+
+/// What there is to say of a method in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Method {
+pub struct Row {
     pub name: &'static str,
     /// One line for `perennial list methods`.
     pub summary: &'static str,
     pub starts: Start,
     pub sees: Sees,
-    pub minimises: ObjectiveKind,
+    pub learns: Learns,
     pub spends: Spends,
     pub classifies: Classifies,
+    /// Views of every image that a batch of its main stage holds.
+    pub views: usize,
+    /// Whether it tells new classes from old ones, so that a stream must bring new ones at every step.
+    pub needs_new_classes: bool,
+}
+
+impl Row {
+    /// What most methods do: go on from the last step with the step's own classes, on one budget.
+    pub const DEFAULT: Row = Row {
+        name: "",
+        summary: "",
+        starts: Start::Last,
+        sees: Sees::Step,
+        learns: Learns::Classes,
+        spends: Spends::Once,
+        classifies: Classifies::ByHead,
+        views: 1,
+        needs_new_classes: false,
+    };
+
+    /// Whether it has a replay memory of constant size.
+    pub fn uses_memory(&self) -> bool {
+        matches!(self.sees, Sees::StepAndMemory(_))
+    }
+
+    /// Whether it trains on texts; otherwise on classes.
+    pub fn reads_texts(&self) -> bool {
+        self.learns == Learns::Texts
+    }
+
+    /// Whether it means nothing without at least one kept sample of every class.
+    pub fn needs_memory(&self) -> bool {
+        self.uses_memory() && self.classifies != Classifies::ByText
+    }
 }
 
 /// The parameters that a step starts from.
@@ -38,8 +165,6 @@ pub enum Start {
     First,
     /// Those that the step before left.
     Last,
-    /// Those that the step before left, interpolated: a step's result is moved back towards its start (PAINT).
-    LastPatched,
 }
 
 /// The training samples that a step draws from.
@@ -60,8 +185,15 @@ pub enum Sees {
 pub enum Keeps {
     /// A uniform choice.
     Random,
-    /// Those whose mean is nearest to the class's (icarl).
+    /// Those whose mean is nearest to the class's.
     Herded,
+}
+
+/// What images are trained against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learns {
+    Texts,
+    Classes,
 }
 
 /// The samples that step t (from 1) may train on, where C is one step's budget.
@@ -88,219 +220,90 @@ pub enum Classifies {
     ByLinearProbe,
 }
 
-/// What a step trains, one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// What the method is about.
-    Main,
-    /// foster's distillation of two extractors into one.
-    Compression,
-    /// What closes a step without a budget: the memory, a patch, the Fisher information, alignment.
-    Closing,
-    /// The linear head on features that stay as they are.
-    Probe,
-}
-
-/// A row, short.
-const fn row(
-    name: &'static str,
-    (starts, sees, spends): (Start, Sees, Spends),
-    minimises: ObjectiveKind,
-    classifies: Classifies,
-    summary: &'static str,
-) -> Method {
-    Method { name, summary, starts, sees, minimises, spends, classifies }
-}
-
-/// Every method, in the order of tables.
-pub const METHODS: [Method; 19] = {
-    use Classifies::{ByHead, ByLinearProbe, ByNearestMean, ByText};
-    use Keeps::{Herded, Random};
-    use ObjectiveKind::{Classes, Texts, Views};
-    use Sees::{AllSoFar, Step, StepAndMemory, StepAndReplay};
-    use Spends::{Nothing, Once, OncePerStepSeen};
-    use Start::{First, Last, LastPatched};
-    const CLIP: ObjectiveKind = Texts(TextLoss::Clip);
-    [
-        row("zero-shot", (First, Step, Nothing), CLIP, ByText, "the first model, never trained (Continual-CLIP)"),
-        row("sequential", (Last, Step, Once), CLIP, ByText, "fine-tune on each step's data alone with the clip loss"),
-        row(
-            "finetune-ce",
-            (Last, Step, Once),
-            Classes(ClassLoss::CrossEntropy),
-            ByHead,
-            "fine-tune the image tower and a linear head on each step's data alone with cross-entropy",
-        ),
-        row(
-            "joint",
-            (First, AllSoFar, OncePerStepSeen),
-            CLIP,
-            ByText,
-            "train the first model on all data so far at every step (the upper bound)",
-        ),
-        row(
-            "cumulative-all",
-            (Last, StepAndReplay(ReplayRule::All), Once),
-            CLIP,
-            ByText,
-            "go on with all data so far on one step's budget",
-        ),
-        row(
-            "cumulative-exp",
-            (Last, StepAndReplay(ReplayRule::Exp), Once),
-            CLIP,
-            ByText,
-            "go on with the step's data and as much again of earlier steps, half from the last, a quarter from the one before",
-        ),
-        row(
-            "cumulative-equal",
-            (Last, StepAndReplay(ReplayRule::Equal), Once),
-            CLIP,
-            ByText,
-            "go on with the step's data and as much again of earlier steps, equal parts of each",
-        ),
-        row(
-            "restart",
-            (First, AllSoFar, Once),
-            CLIP,
-            ByText,
-            "train the first model anew on all data so far on one step's budget",
-        ),
-        row(
-            "oracle",
-            (First, AllSoFar, OncePerStepSeen),
-            CLIP,
-            ByText,
-            "train the first model anew on all data so far, with a budget for every step seen (TiC-CLIP's reference)",
-        ),
-        row(
-            "lwf",
-            (Last, Step, Once),
-            Texts(TextLoss::Lwf),
-            ByText,
-            "the clip loss and the distillation of the last step's similarities (learning without forgetting)",
-        ),
-        row(
-            "patching",
-            (LastPatched, Step, Once),
-            CLIP,
-            ByText,
-            "sequential, whose weights are interpolated with those before the step (PAINT)",
-        ),
-        row(
-            "gcl",
-            (Last, StepAndMemory(Random), Once),
-            Texts(TextLoss::Gcl),
-            ByText,
-            "global contrastive learning: moving averages over the step's data and a replay memory",
-        ),
-        row(
-            "gdro",
-            (Last, StepAndMemory(Random), Once),
-            Texts(TextLoss::Gdro),
-            ByText,
-            "gcl under a squared hinge, with class weights by group DRO",
-        ),
-        row(
-            "ewc",
-            (Last, Step, Once),
-            Classes(ClassLoss::Ewc),
-            ByHead,
-            "cross-entropy, and a penalty on moving what earlier tasks need (elastic weight consolidation)",
-        ),
-        row(
-            "icarl",
-            (Last, StepAndMemory(Herded), Once),
-            Classes(ClassLoss::Icarl),
-            ByNearestMean,
-            "cross-entropy and distillation of old logits; herded exemplars, whose nearest mean classifies",
-        ),
-        row(
-            "der",
-            (Last, StepAndMemory(Random), Once),
-            Classes(ClassLoss::Der),
-            ByHead,
-            "a new extractor each step beside the frozen ones, one head over all (dynamically expandable representation)",
-        ),
-        row(
-            "foster",
-            (Last, StepAndMemory(Random), Once),
-            Classes(ClassLoss::Foster),
-            ByHead,
-            "boosting by a new extractor, then compression of both into one",
-        ),
-        row(
-            "co2l",
-            (Last, StepAndMemory(Random), Once),
-            Views(ViewLoss::Co2l),
-            ByLinearProbe,
-            "asymmetric supervised contrast and relation distillation, then a linear head on the memory",
-        ),
-        row(
-            "cassle",
-            (Last, Step, Once),
-            Views(ViewLoss::Cassle),
-            ByLinearProbe,
-            "supervised contrast and distillation through a predictor, then a linear head",
-        ),
-    ]
-};
-
-impl Method {
-    pub fn find(name: &str) -> Result<&'static Method> {
-        METHODS
-            .iter()
-            .find(|method| method.name == name)
-            .ok_or_else(|| unknown("method", name, METHODS.iter().map(|method| method.name)))
-    }
-
-    /// Whether it has a replay memory of constant size.
-    pub fn uses_memory(&self) -> bool {
-        matches!(self.sees, Sees::StepAndMemory(_))
-    }
-
-    /// Whether it trains on texts; otherwise on classes.
-    pub fn reads_texts(&self) -> bool {
-        matches!(self.minimises, ObjectiveKind::Texts(_))
-    }
-
-    /// Whether it means nothing without at least one kept sample of every class.
-    pub fn needs_memory(&self) -> bool {
-        self.uses_memory() && self.classifies != Classifies::ByText
-    }
-
-    /// Whether it tells new classes from old ones, so that a stream must bring new ones at every step.
-    pub fn needs_new_classes(&self) -> bool {
-        self.minimises == ObjectiveKind::Classes(ClassLoss::Der)
-    }
-
-    /// Whether it looks back at the parameters that a step started from.
-    pub fn keeps_start(&self) -> bool {
-        matches!(self.minimises, ObjectiveKind::Classes(ClassLoss::Ewc | ClassLoss::Foster))
-            || self.starts == Start::LastPatched
-    }
-
-    /// The same method with a linear head and cross-entropy in place of texts and the clip loss: joint's other form.
-    pub fn by_head(self) -> Method {
-        Method { minimises: ObjectiveKind::Classes(ClassLoss::CrossEntropy), classifies: Classifies::ByHead, ..self }
-    }
-
-    /// Views of every image that a batch of its main stage holds.
-    pub fn views(&self) -> usize {
-        if matches!(self.minimises, ObjectiveKind::Views(_)) { 2 } else { 1 }
-    }
+/// A method at its settings: what it asks of a trainer, its stages, and what it does as they begin and as a step closes.
+pub trait Method: Recipe + Send + Sync {
+    fn row(&self) -> &Row;
 
     /// What step `step` trains and does, from 0.
-    pub fn stages(&self, step: usize) -> Vec<Stage> {
-        if self.spends == Spends::Nothing {
-            return Vec::new();
+    fn stages(&self, _step: usize) -> Vec<Stage> {
+        match (self.row().spends, self.row().classifies) {
+            (Spends::Nothing, _) => Vec::new(),
+            (_, Classifies::ByLinearProbe) => vec![Stage::Main, Stage::Closing, Stage::Probe],
+            _ => vec![Stage::Main, Stage::Closing],
         }
-        let compresses = self.minimises == ObjectiveKind::Classes(ClassLoss::Foster) && step > 0;
-        let probes = self.classifies == Classifies::ByLinearProbe;
-        let stages =
-            [(Stage::Main, true), (Stage::Compression, compresses), (Stage::Closing, true), (Stage::Probe, probes)];
-        stages.into_iter().filter(|(_, there)| *there).map(|(stage, _)| stage).collect()
     }
+
+    /// The part of a step's budget that its main stage spends where it has a compression, which spends the rest.
+    fn main_share(&self) -> f64 {
+        1.0
+    }
+
+    /// The part of every step's training samples that is held back.
+    fn held_back(&self) -> f64 {
+        0.0
+    }
+
+    /// Changes the model as a stage begins, once, before its first iteration.
+    fn begin(&self, _trainer: &mut Trainer, _view: &StageView) {}
+
+    /// What closes a step beside the memory.
+    fn close(&self, _closing: &mut dyn Closing) -> Result<()> {
+        Ok(())
+    }
+
+    /// The stages in which its computation is compared between devices: each that no other method has too.
+    fn trials(&self) -> Vec<Trial> {
+        Vec::new()
+    }
+}
+
+impl fmt::Debug for dyn Method {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        self.row().fmt(formatter)
+    }
+}
+
+/// What a run lends to a method that closes a step.
+pub trait Closing {
+    fn trainer(&mut self) -> &mut Trainer;
+
+    /// From 0.
+    fn step(&self) -> usize;
+
+    /// How many classes were seen before the step, and with it.
+    fn classes(&self) -> (usize, usize);
+
+    /// Computes the gradients of the step's samples, one pass without an update, for the objective to take in.
+    fn gather(&mut self) -> Result<()>;
+
+    /// The run's measure of the model as it is now on what was held back of the first `steps` steps; none for a step of which nothing was.
+    fn measure(&mut self, steps: usize) -> Result<Vec<Option<f64>>>;
+
+    /// Writes a value to the log.
+    fn note(&mut self, key: &str, value: f64) -> Result<()>;
+}
+
+/// Methods from outside, beside [`METHODS`].
+static REGISTERED: RwLock<Vec<&'static Entry>> = RwLock::new(Vec::new());
+
+/// Adds a method to those that settings can name, for programs that bring one of their own. Before any settings are read. Panics where
+/// one of this name is known: a bug of the caller.
+pub fn register(entry: &'static Entry) {
+    assert!(find(entry.name()).is_err(), "a method is called {} already", entry.name());
+    REGISTERED.write().expect("nothing panics while it registers").push(entry);
+}
+
+/// All methods: those of the program, and those that were registered.
+pub fn entries() -> Vec<&'static Entry> {
+    let registered = REGISTERED.read().expect("nothing panics while it registers");
+    METHODS.iter().copied().chain(registered.iter().copied()).collect()
+}
+
+/// The method of that name.
+pub fn find(name: &str) -> Result<&'static Entry> {
+    let entries = entries();
+    let found = entries.iter().find(|entry| entry.name() == name).copied();
+    found.ok_or_else(|| unknown("method", name, entries.iter().map(|entry| entry.name())))
 }
 
 #[cfg(test)]
@@ -309,24 +312,27 @@ mod tests {
 
     #[test]
     fn names_are_distinct_and_found() {
-        for (place, method) in METHODS.iter().enumerate() {
-            assert_eq!(METHODS.iter().position(|other| other.name == method.name), Some(place));
-            assert_eq!(Method::find(method.name).unwrap(), method);
+        for (place, entry) in METHODS.iter().enumerate() {
+            assert_eq!(METHODS.iter().position(|other| other.name() == entry.name()), Some(place));
+            assert_eq!(find(entry.name()).unwrap().row, entry.row);
+            assert_eq!(entry.open_default().row(), &entry.row);
         }
-        assert!(Method::find("gclo").unwrap_err().to_string().contains("did you mean 'gcl'?"));
+        assert!(find("gclo").unwrap_err().to_string().contains("did you mean 'gcl'?"));
     }
 
     #[test]
-    fn what_follows_from_the_choices() {
-        let named = |chosen: fn(&Method) -> bool| -> Vec<&str> {
-            METHODS.iter().filter(|method| chosen(method)).map(|method| method.name).collect()
+    fn what_follows_from_the_rows() {
+        let named = |chosen: fn(&Row) -> bool| -> Vec<&str> {
+            METHODS.iter().filter(|entry| chosen(&entry.row)).map(|entry| entry.name()).collect()
         };
-        assert_eq!(named(Method::uses_memory), ["gcl", "gdro", "icarl", "der", "foster", "co2l"]);
-        assert_eq!(named(Method::needs_memory), ["icarl", "der", "foster", "co2l"]);
-        assert_eq!(named(|method| method.stages(0).is_empty()), ["zero-shot"]);
-        let foster = Method::find("foster").unwrap();
-        assert_eq!(foster.stages(0), [Stage::Main, Stage::Closing]);
-        assert_eq!(foster.stages(1), [Stage::Main, Stage::Compression, Stage::Closing]);
-        assert_eq!(Method::find("co2l").unwrap().stages(3), [Stage::Main, Stage::Closing, Stage::Probe]);
+        assert_eq!(named(Row::uses_memory), ["gcl", "gdro", "icarl", "der", "foster", "co2l"]);
+        assert_eq!(named(Row::needs_memory), ["icarl", "der", "foster", "co2l"]);
+        let stages = |name: &str, step: usize| find(name).unwrap().open_default().stages(step);
+        let untrained: Vec<&str> =
+            METHODS.iter().map(|entry| entry.name()).filter(|name| stages(name, 0).is_empty()).collect();
+        assert_eq!(untrained, ["zero-shot"]);
+        assert_eq!(stages("foster", 0), [Stage::Main, Stage::Closing]);
+        assert_eq!(stages("foster", 1), [Stage::Main, Stage::Compression, Stage::Closing]);
+        assert_eq!(stages("co2l", 3), [Stage::Main, Stage::Closing, Stage::Probe]);
     }
 }

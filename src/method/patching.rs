@@ -1,19 +1,91 @@
-//! Patching (PAINT, arXiv 2208.05592): w~_t = (1 - alpha) w~_{t-1} + alpha w_t over all weights.
+//! Patching (PAINT, arXiv 2208.05592): w~_t = (1 - alpha) w~_{t-1} + alpha w_t over all weights, with the alpha that does best on samples
+//! that were held back.
 
 use serde::{Deserialize, Serialize};
+
+use super::clip::{ClipLoss, TEXTS};
+use super::contrast::Contrast;
+use super::{Closing, Entry, Method, Row};
+use crate::error::Result;
+use crate::model::parameters::ParameterList;
+use crate::model::trainable::Trainable;
+use crate::ops::Plan;
+use crate::train::{Objective, Planned, Recipe, Stage, StageView, Trainer};
+
+pub const ENTRY: Entry = Entry::new(
+    Row {
+        name: "patching",
+        summary: "sequential, whose weights are interpolated with those before the step (PAINT)",
+        ..TEXTS
+    },
+    |row, chosen| Box::new(Patching { row, settings: chosen.patching.clone() }),
+);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchingSettings {
     /// The share of every step's training samples that is held back to choose alpha on.
     pub validation: f64,
-    /// Whether the step's own validation samples count beside those of earlier steps. methods.md asks for earlier ones alone.
+    /// Whether the step's own validation samples count beside those of earlier steps. docs/methods.md asks for earlier ones alone.
     pub own: bool,
 }
 
 impl Default for PatchingSettings {
     fn default() -> Self {
         PatchingSettings { validation: 0.1, own: false }
+    }
+}
+
+struct Patching {
+    row: Row,
+    settings: PatchingSettings,
+}
+
+impl Recipe for Patching {
+    fn keeps_start(&self) -> bool {
+        true
+    }
+
+    fn trainable(&self, list: &ParameterList) -> Trainable {
+        list.all()
+    }
+
+    fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
+        Box::new(ClipLoss { contrast: Contrast::plan(plan, planned) })
+    }
+}
+
+impl Method for Patching {
+    fn row(&self) -> &Row {
+        &self.row
+    }
+
+    fn held_back(&self) -> f64 {
+        self.settings.validation
+    }
+
+    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
+        if view.stage == Stage::Main && view.is_later() {
+            trainer.keep_start();
+        }
+    }
+
+    fn close(&self, closing: &mut dyn Closing) -> Result<()> {
+        let step = closing.step();
+        if step == 0 {
+            return Ok(());
+        }
+        let steps = if self.settings.own { step + 1 } else { step };
+        let trained = closing.trainer().parameters();
+        let mut scores = Vec::new();
+        for alpha in alphas() {
+            closing.trainer().interpolate(&trained, alpha);
+            scores.push((alpha, closing.measure(steps)?));
+        }
+        let alpha = choose_alpha(&scores);
+        closing.trainer().interpolate(&trained, alpha);
+        closing.trainer().device.health()?;
+        closing.note("alpha", alpha)
     }
 }
 

@@ -73,7 +73,7 @@ impl Clip {
         Clip {
             logit_scale: weights.value(scale),
             logit_scale_master: weights.master.slice(scale.offset, 1),
-            logit_scale_gradient: weights.gradient(scale),
+            logit_scale_gradient: weights.gradient(&list, scale),
             spec: spec.clone(),
             parameters: list,
             weights,
@@ -84,7 +84,7 @@ impl Clip {
     }
 
     /// Sends a whole arena of parameter values to the device.
-    pub fn load<D: Device>(&self, device: &mut D, values: &[f32]) {
+    pub fn load(&self, device: &mut dyn Device, values: &[f32]) {
         device.write(self.weights.master, values);
         device.refresh(self.weights.master, self.weights.storage);
     }

@@ -57,12 +57,12 @@ impl Frozen {
     }
 
     /// Takes over what the model is now.
-    pub fn take<D: Device>(&self, device: &mut D, clip: &Clip) {
+    pub fn take(&self, device: &mut dyn Device, clip: &Clip) {
         device.copy(clip.weights.storage.slice(self.range.start, self.range.len()), self.weights.storage);
     }
 
     /// Runs the image tower on the images that `vision` holds.
-    pub fn see<D: Device>(&self, device: &mut D, vision: &VisionTower, images: usize) {
+    pub fn see(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) {
         device.copy(vision.pixels_of(images), self.vision.pixels_of(images));
         self.vision.forward(device, images);
     }

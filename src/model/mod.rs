@@ -7,6 +7,7 @@ pub mod parameters;
 pub mod spec;
 pub mod text;
 pub mod tower;
+pub mod trainable;
 pub mod transformer;
 pub mod vision;
 pub mod weights;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::spec::{ModelSpec, TransformerSpec};
+use super::trainable::Trainable;
 use crate::rng::{normal, rng};
 
 /// One named tensor and where it lies in the arena.
@@ -62,6 +63,8 @@ pub struct ParameterList {
     /// Where the image tower's and a method's own lie, one after the other.
     vision: Range<usize>,
     extras: Range<usize>,
+    /// What can be trained: all, unless [`ParameterList::train_only`] says otherwise.
+    trainable: Trainable,
 }
 
 impl ParameterList {
@@ -72,7 +75,7 @@ impl ParameterList {
 
     /// The same with a method's own.
     pub fn with_extras(spec: &ModelSpec, extras: &[Extra]) -> ParameterList {
-        let mut list = ParameterList { parameters: Vec::new(), arena: 0, vision: 0..0, extras: 0..0 };
+        let mut list = ParameterList { parameters: Vec::new(), arena: 0, vision: 0..0, extras: 0..0, trainable: Trainable::default() };
         let (vision, text) = (spec.vision(), spec.text());
         let patch = spec.vision_cfg.patch_size;
         let scale = (vision.width as f64).powf(-0.5);
@@ -114,7 +117,28 @@ impl ParameterList {
         list.add_blocks("transformer.resblocks", &text);
         list.add("token_embedding.weight", &[spec.text_cfg.vocab_size, text.width], Initial::Normal { std: 0.02 });
         list.add_norm("ln_final", text.width);
+        list.trainable = Trainable::new([0..list.arena]);
         list
+    }
+
+    /// Leaves all else as it is: it has no gradients and no moments.
+    pub fn train_only(&mut self, trainable: Trainable) {
+        self.trainable = trainable;
+    }
+
+    /// What has gradients.
+    pub fn trainable(&self) -> &Trainable {
+        &self.trainable
+    }
+
+    /// The whole arena.
+    pub fn all(&self) -> Trainable {
+        Trainable::new([0..self.arena])
+    }
+
+    /// The image tower and a method's own.
+    pub fn images(&self) -> Trainable {
+        Trainable::new([self.vision.start..self.extras.end])
     }
 
     fn add(&mut self, name: &str, shape: &[usize], initial: Initial) {

@@ -49,7 +49,7 @@ impl TextTower {
         purpose: Purpose,
     ) -> TextTower {
         let (context, width) = (spec.text_cfg.context_length, spec.text_cfg.width);
-        let view = |name: &str| (weights.value(list.get(name)), weights.gradient(list.get(name)));
+        let view = |name: &str| (weights.value(list.get(name)), weights.gradient(list, list.get(name)));
         TextTower {
             width,
             token_embedding: view("token_embedding.weight"),
@@ -70,13 +70,13 @@ impl TextTower {
     }
 
     /// Sends a batch of texts, each from its start to its end token, without padding. Returns the length they run at.
-    pub fn load<D: Device>(&self, device: &mut D, texts: &[&[u32]]) -> usize {
+    pub fn load(&self, device: &mut dyn Device, texts: &[&[u32]]) -> usize {
         let tokens = texts.iter().map(|text| text.len()).max().unwrap_or(1);
         self.load_at(device, texts, tokens)
     }
 
     /// The same at a given length, at least that of the longest text; for measuring what padding would cost.
-    pub fn load_at<D: Device>(&self, device: &mut D, texts: &[&[u32]], tokens: usize) -> usize {
+    pub fn load_at(&self, device: &mut dyn Device, texts: &[&[u32]], tokens: usize) -> usize {
         let mut ids = Vec::with_capacity(texts.len() * tokens);
         for text in texts {
             ids.extend_from_slice(text);
@@ -88,7 +88,7 @@ impl TextTower {
     }
 
     /// Runs on the texts that `other` holds.
-    pub fn see<D: Device>(&self, device: &mut D, other: &TextTower, LoadedTexts { texts, tokens }: LoadedTexts) {
+    pub fn see(&self, device: &mut dyn Device, other: &TextTower, LoadedTexts { texts, tokens }: LoadedTexts) {
         device.copy(other.ids.first(texts * tokens), self.ids.first(texts * tokens));
         device.copy(other.end.first(texts), self.end.first(texts));
         self.forward(device, texts, tokens);
@@ -109,7 +109,7 @@ impl TextTower {
         (TokenShape { texts, tokens, width }, PoolShape { samples: texts, tokens, width })
     }
 
-    pub fn forward<D: Device>(&self, device: &mut D, texts: usize, tokens: usize) {
+    pub fn forward(&self, device: &mut dyn Device, texts: usize, tokens: usize) {
         let (embed, pool) = self.shapes(texts, tokens);
         let (table, position) = (self.token_embedding.0, self.positional_embedding.0);
         device.token_embed(embed, self.ids, table, position.first(tokens * self.width), self.blocks.input());
@@ -118,7 +118,7 @@ impl TextTower {
     }
 
     /// From the embeddings' gradient to that of every parameter.
-    pub fn backward<D: Device>(&self, device: &mut D, texts: usize, tokens: usize) {
+    pub fn backward(&self, device: &mut dyn Device, texts: usize, tokens: usize) {
         let (embed, pool) = self.shapes(texts, tokens);
         let stream = self.blocks.gradient();
         self.head.backward(device, pool, Some(self.end), stream);

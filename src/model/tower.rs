@@ -38,7 +38,7 @@ impl Head {
         let projection = list.get(projection);
         Head {
             norm: weights.norm(list, norm),
-            projection: (weights.value(projection), weights.gradient(projection)),
+            projection: (weights.value(projection), weights.gradient(list, projection)),
             width,
             embed_dim,
             pooled: plan.tensor(samples * width),
@@ -52,7 +52,7 @@ impl Head {
         }
     }
 
-    pub fn forward<D: Device>(&self, device: &mut D, pool: PoolShape, position: Option<Ids>, tokens: Tensor) {
+    pub fn forward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, tokens: Tensor) {
         let samples = pool.samples;
         device.pool(pool, position, tokens, self.pooled);
         self.norm.forward(device, norm_shape(samples, self.width), self.pooled, self.saved);
@@ -62,7 +62,7 @@ impl Head {
     }
 
     /// From the embeddings' gradient to that of all tokens, into `dtokens`.
-    pub fn backward<D: Device>(&self, device: &mut D, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
+    pub fn backward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
         device.l2_normalize_backward(
             pool.samples,
             self.embed_dim,
@@ -75,9 +75,9 @@ impl Head {
     }
 
     /// The same from the features' gradient.
-    pub fn backward_features<D: Device>(
+    pub fn backward_features(
         &self,
-        device: &mut D,
+        device: &mut dyn Device,
         pool: PoolShape,
         position: Option<Ids>,
         dtokens: Tensor,

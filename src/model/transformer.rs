@@ -138,7 +138,7 @@ impl Transformer {
         self.gradients.as_ref().expect("planned for training").stream
     }
 
-    pub fn forward<D: Device>(&self, device: &mut D, sequences: usize, tokens: usize) {
+    pub fn forward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
         let spec = &self.spec;
         let rows = sequences * tokens;
         let norm = norm_shape(rows, spec.width);
@@ -159,7 +159,7 @@ impl Transformer {
     }
 
     /// From the gradient of the output in [`Transformer::gradient`] to those of all parameters, and of the input in its place.
-    pub fn backward<D: Device>(&self, device: &mut D, sequences: usize, tokens: usize) {
+    pub fn backward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
         let spec = &self.spec;
         let rows = sequences * tokens;
         let norm = norm_shape(rows, spec.width);

@@ -45,7 +45,7 @@ impl VisionTower {
         let vision = &spec.vision_cfg;
         let (patches, width) = (spec.patches(), vision.width);
         let tokens = patches + 1;
-        let view = |name: &str| (weights.value(list.get(name)), weights.gradient(list.get(name)));
+        let view = |name: &str| (weights.value(list.get(name)), weights.gradient(list, list.get(name)));
         let patch_values = 3 * vision.patch_size * vision.patch_size;
         let blocks = Transformer::plan(
             plan,
@@ -123,7 +123,7 @@ impl VisionTower {
         )
     }
 
-    pub fn forward<D: Device>(&self, device: &mut D, images: usize) {
+    pub fn forward(&self, device: &mut dyn Device, images: usize) {
         let (projection, position, pool) = self.shapes(images);
         device.extract_patches(self.patch_shape(images), Normalization::CLIP, self.pixels, self.patches);
         device.linear(projection, self.patches, self.conv1.0, None, Epilogue::None, self.patch_tokens);
@@ -141,20 +141,20 @@ impl VisionTower {
     }
 
     /// From the embeddings' gradient to that of every parameter. What [`VisionTower::forward`] saved is used up.
-    pub fn backward<D: Device>(&self, device: &mut D, images: usize) {
+    pub fn backward(&self, device: &mut dyn Device, images: usize) {
         let (_, _, pool) = self.shapes(images);
         self.head.backward(device, pool, None, self.blocks.gradient());
         self.backward_blocks(device, images);
     }
 
     /// The same from the features' gradient.
-    pub fn backward_features<D: Device>(&self, device: &mut D, images: usize) {
+    pub fn backward_features(&self, device: &mut dyn Device, images: usize) {
         let (_, _, pool) = self.shapes(images);
         self.head.backward_features(device, pool, None, self.blocks.gradient());
         self.backward_blocks(device, images);
     }
 
-    fn backward_blocks<D: Device>(&self, device: &mut D, images: usize) {
+    fn backward_blocks(&self, device: &mut dyn Device, images: usize) {
         let (projection, position, pool) = self.shapes(images);
         let stream = self.blocks.gradient();
         self.blocks.backward(device, images, pool.tokens);

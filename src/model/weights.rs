@@ -7,13 +7,14 @@ use crate::ops::layer_norm::LayerNormShape;
 use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
 
-/// Flat arenas of one layout: master weights, the storage copy that ops read, and gradients (empty without training).
+/// Flat arenas of one layout: master weights, the storage copy that ops read, and gradients of what can be trained (empty without
+/// training).
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
     pub master: Stats,
     pub storage: Tensor,
     pub gradients: Stats,
-    /// Where the arenas begin in the layout: copies of a part begin later.
+    /// Where the parameters' arenas begin in the layout: copies of a part begin later.
     first: usize,
 }
 
@@ -22,7 +23,7 @@ impl Weights {
     pub fn plan(plan: &mut Plan, list: &ParameterList, training: bool) -> Weights {
         let master = plan.section("parameters", |plan| plan.stats(list.arena_len()));
         let storage = plan.section("parameters", |plan| plan.weights(master));
-        let gradients = plan.section("gradients", |plan| plan.stats(if training { list.arena_len() } else { 0 }));
+        let gradients = plan.section("gradients", |plan| plan.stats(if training { list.trainable().len() } else { 0 }));
         Weights { master, storage, gradients, first: 0 }
     }
 
@@ -36,9 +37,12 @@ impl Weights {
         self.storage.slice(parameter.offset - self.first, parameter.len())
     }
 
-    /// The parameter's gradient; an empty span where none are kept.
-    pub fn gradient(&self, parameter: &Parameter) -> Stats {
-        if self.gradients.is_empty() { self.gradients } else { self.gradients.slice(parameter.offset, parameter.len()) }
+    /// The gradient of a parameter of `list`; an empty span where none is kept.
+    pub fn gradient(&self, list: &ParameterList, parameter: &Parameter) -> Stats {
+        match list.trainable().place(parameter.offset) {
+            Some(place) if !self.gradients.is_empty() => self.gradients.slice(place, parameter.len()),
+            _ => Stats::new(0, 0),
+        }
     }
 
     /// The linear map whose parameters have these names; it may be without a bias.
@@ -48,8 +52,8 @@ impl Weights {
             inputs: weight.shape[1],
             outputs: weight.shape[0],
             weight: self.value(weight),
-            dweight: self.gradient(weight),
-            bias: bias.map(|bias| (self.value(bias), self.gradient(bias))),
+            dweight: self.gradient(list, weight),
+            bias: bias.map(|bias| (self.value(bias), self.gradient(list, bias))),
         }
     }
 
@@ -59,8 +63,8 @@ impl Weights {
         NormWeights {
             gamma: self.value(gamma),
             beta: self.value(beta),
-            dgamma: self.gradient(gamma),
-            dbeta: self.gradient(beta),
+            dgamma: self.gradient(list, gamma),
+            dbeta: self.gradient(list, beta),
         }
     }
 }
@@ -78,14 +82,14 @@ pub struct LinearWeights {
 
 impl LinearWeights {
     /// y = epilogue(x W^T + b): x [rows, inputs], y [rows, outputs].
-    pub fn forward<D: Device>(&self, device: &mut D, rows: usize, x: Tensor, epilogue: Epilogue, y: Tensor) {
+    pub fn forward(&self, device: &mut dyn Device, rows: usize, x: Tensor, epilogue: Epilogue, y: Tensor) {
         device.linear(self.shape(rows), x, self.weight, self.bias.map(|(bias, _)| bias), epilogue, y);
     }
 
     /// dx = epilogue(dy W).
-    pub fn backward_data<D: Device>(
+    pub fn backward_data(
         &self,
-        device: &mut D,
+        device: &mut dyn Device,
         rows: usize,
         dy: Tensor,
         epilogue: BackwardEpilogue,
@@ -95,7 +99,7 @@ impl LinearWeights {
     }
 
     /// The gradients of weight and bias.
-    pub fn backward_weight<D: Device>(&self, device: &mut D, rows: usize, dy: Tensor, x: Tensor) {
+    pub fn backward_weight(&self, device: &mut dyn Device, rows: usize, dy: Tensor, x: Tensor) {
         device.linear_backward_weight(self.shape(rows), dy, x, self.dweight, self.bias.map(|(_, dbias)| dbias));
     }
 
@@ -113,14 +117,14 @@ pub struct NormWeights {
 }
 
 impl NormWeights {
-    pub fn forward<D: Device>(&self, device: &mut D, shape: LayerNormShape, x: Tensor, saved: SavedNorm) {
+    pub fn forward(&self, device: &mut dyn Device, shape: LayerNormShape, x: Tensor, saved: SavedNorm) {
         device.layer_norm(shape, x, self.gamma, self.beta, saved.y, saved.mean, saved.rstd);
     }
 
     #[allow(clippy::too_many_arguments)]
-    pub fn backward<D: Device>(
+    pub fn backward(
         &self,
-        device: &mut D,
+        device: &mut dyn Device,
         shape: LayerNormShape,
         dy: Tensor,
         x: Tensor,

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::device::RecordKey;
 use crate::error::Result;
 
 /// A stretch of device memory: an offset and a length in elements of one [`Kind`]. Cheap to copy; it owns nothing.
@@ -277,7 +278,7 @@ pub trait Memory: Sized {
 
     /// Does `work`, whose ops and spans depend on `key` alone. A device that can replay a list of ops faster than it is told
     /// them may do so when a key comes again; values that change from time to time must lie in its memory.
-    fn record(&mut self, key: [usize; 3], work: impl FnOnce(&mut Self)) {
+    fn record(&mut self, key: RecordKey, work: impl FnOnce(&mut Self)) {
         let _ = key;
         work(self);
     }

@@ -13,6 +13,7 @@ pub mod contrastive;
 pub mod cpu;
 pub mod cross_entropy;
 pub mod cuda;
+pub mod device;
 pub mod distillation;
 pub mod group_dro;
 pub mod l2_normalize;
@@ -28,13 +29,12 @@ pub mod similarity;
 pub mod supcon;
 pub mod token_embed;
 
+pub use device::{Device, RecordKey};
 pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};
 
-/// A device that fulfils the whole contract.
-pub trait Device:
-    Memory
-    + measure::Measure
-    + linear::Linear
+/// All ops of the contract.
+pub trait Ops:
+    linear::Linear
     + layer_norm::LayerNorm
     + attention::Attention
     + patch_embed::PatchEmbed
@@ -54,10 +54,8 @@ pub trait Device:
 {
 }
 
-impl<D> Device for D where
-    D: Memory
-        + measure::Measure
-        + linear::Linear
+impl<B> Ops for B where
+    B: linear::Linear
         + layer_norm::LayerNorm
         + attention::Attention
         + patch_embed::PatchEmbed
@@ -76,6 +74,11 @@ impl<D> Device for D where
         + arena::Arena
 {
 }
+
+/// A kind of device that fulfils the whole contract: [`cpu::Cpu`], [`cuda::Cuda`].
+pub trait Backend: Ops + Memory + measure::Measure + 'static {}
+
+impl<B: Ops + Memory + measure::Measure + 'static> Backend for B {}
 
 /// Whether a gradient replaces what its span holds, or is added to it (a residual branch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

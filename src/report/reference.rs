@@ -11,7 +11,7 @@ use crate::data::prompts::Templates;
 use crate::error::{Error, Result, unknown};
 use crate::experiment::Config;
 use crate::files::read_text;
-use crate::method::{Classifies, Method};
+use crate::method::{self, Classifies};
 use crate::model::spec::ModelSpec;
 use crate::stream::{StreamKind, class_list};
 
@@ -121,7 +121,7 @@ impl Reference {
             if !headings.clone().any(|known| known == metric) {
                 return Err(unknown("metric", metric, headings));
             }
-            Method::find(method)?;
+            method::find(method)?;
             if !(-100.0..=100.0).contains(value) {
                 return Err(Error::input(format!("a figure of {method} is {value}; it must be per cent")));
             }
@@ -232,7 +232,7 @@ impl Reference {
                 };
                 differs("class order", here, &figure.order);
             }
-            let by_text = config.method().is_ok_and(|method| method.classifies == Classifies::ByText);
+            let by_text = config.method().is_ok_and(|method| method.row().classifies == Classifies::ByText);
             if by_text && !figure.prompt.is_empty() && !is_prompt(&figure.prompt, run) {
                 differs("prompt", config.evaluation.templates.clone(), &figure.prompt);
             }
@@ -428,12 +428,12 @@ mod tests {
         for figure in &reference.figures {
             assert!(!figure.source.is_empty() && !figure.model.is_empty() && !figure.weights.is_empty());
             // What decides whether it is comparable is there.
-            let (preset, method) = (Config::find(&figure.preset).unwrap(), Method::find(&figure.method).unwrap());
+            let (preset, method) = (Config::find(&figure.preset).unwrap(), method::find(&figure.method).unwrap());
             let in_tasks = preset.stream.kind == StreamKind::ClassIncremental;
             assert_eq!(!figure.order.is_empty(), in_tasks, "{figure:?}");
             let by_prompt = preset.evaluation.task == EvaluationTask::Classification;
-            assert_eq!(!figure.prompt.is_empty(), by_prompt && method.classifies == Classifies::ByText, "{figure:?}");
-            assert_eq!(figure.memory.is_some(), method.uses_memory(), "{figure:?}");
+            assert_eq!(!figure.prompt.is_empty(), by_prompt && method.row.classifies == Classifies::ByText, "{figure:?}");
+            assert_eq!(figure.memory.is_some(), method.row.uses_memory(), "{figure:?}");
         }
         // Every preset of a paper has something to be held against.
         for preset in PRESETS.iter().filter(|preset| preset.group != "bundled") {

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::table::{Table, Value};
 use crate::eval::metrics::Summary;
 use crate::experiment::Evaluation;
-use crate::method::METHODS;
+use crate::method::entries;
 
 /// Runs that differ in nothing but the seed: their evaluations, or more of them.
 #[derive(Clone, Debug)]
@@ -39,7 +39,8 @@ impl<R: Borrow<Evaluation>> Cell<R> {
             }
         }
         // A method that this program does not know, from a newer one, comes last.
-        let rank = |method: &str| METHODS.iter().position(|known| known.name == method).unwrap_or(METHODS.len());
+        let known = entries();
+        let rank = |method: &str| known.iter().position(|entry| entry.name() == method).unwrap_or(known.len());
         cells.sort_by_cached_key(|cell| (rank(&cell.method), cell.method.clone(), cell.of.clone(), cell.memory));
         cells
     }

@@ -1,15 +1,19 @@
-//! Training: the optimiser and its schedule, one step, one budgeted loop.
+//! Training: objectives as it sees them, the optimiser and its schedule, one step, one budgeted loop.
 
+mod objective;
 mod optimizer;
 mod order;
 mod schedule;
 mod spec;
+mod stage;
 mod step;
 mod texts;
 
+pub use objective::{Loaded, Models, Objective, Path, Planned, Recipe, Scores, key_of};
 pub use optimizer::{Optimizer, OptimizerSettings, OptimizerState};
 pub use order::Order;
 pub use schedule::Schedule;
 pub use spec::TrainerSpec;
-pub use step::{Fisher, Phase, StepReport, TrainBatch, Trainer};
+pub use stage::{Stage, StageView};
+pub use step::{StepReport, TrainBatch, Trainer};
 pub use texts::{BatchTexts, TextBank};

@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::objective::key_of;
 use crate::error::{Error, Result};
 use crate::model::clip::Clip;
+use crate::model::parameters::ParameterList;
+use crate::model::trainable::{Piece, Trainable};
 use crate::ops::adamw::{AdamWArenas, AdamWSettings, pace};
 use crate::ops::{Device, Plan, Stats};
 
@@ -30,11 +33,10 @@ impl Default for OptimizerSettings {
 
 pub struct Optimizer {
     settings: OptimizerSettings,
-    /// The whole arenas, and the stretch of them that is trained.
+    /// Master weights and their copy over the whole arena; gradients and moments of what can be trained.
     arenas: AdamWArenas,
-    trained: Range<usize>,
-    /// Under weight decay, of what can be trained and of what is.
-    decayed: Vec<Range<usize>>,
+    /// What is trained, and the stretches of the arena under weight decay.
+    pieces: Vec<Piece>,
     decays: Vec<Range<usize>>,
     norm: Stats,
     /// What the coming update depends on beside the gradients [3].
@@ -52,19 +54,20 @@ pub struct OptimizerState {
 }
 
 impl Optimizer {
+    /// Plans for what `clip` can train, and trains all of it until [`Optimizer::train`].
     pub fn plan(plan: &mut Plan, settings: &OptimizerSettings, clip: &Clip) -> Optimizer {
+        let (list, gradients) = (&clip.parameters, clip.weights.gradients);
         plan.section("optimiser", |plan| Optimizer {
             settings: settings.clone(),
             arenas: AdamWArenas {
                 master: clip.weights.master,
                 weights: clip.weights.storage,
-                gradients: clip.weights.gradients,
-                first_moment: plan.stats(clip.weights.master.len()),
-                second_moment: plan.stats(clip.weights.master.len()),
+                gradients,
+                first_moment: plan.stats(gradients.len()),
+                second_moment: plan.stats(gradients.len()),
             },
-            trained: 0..clip.weights.master.len(),
-            decays: clip.parameters.decayed(),
-            decayed: clip.parameters.decayed(),
+            pieces: list.trainable().pieces(list.trainable()),
+            decays: list.decayed(),
             norm: plan.stats(1),
             pace: plan.stats(3),
             steps: 0,
@@ -72,32 +75,35 @@ impl Optimizer {
     }
 
     /// Forgets the moments: at the start of every step of a run.
-    pub fn reset<D: Device>(&mut self, device: &mut D) {
+    pub fn reset(&mut self, device: &mut dyn Device) {
         device.fill(self.arenas.first_moment, 0.0);
         device.fill(self.arenas.second_moment, 0.0);
         self.steps = 0;
     }
 
-    /// Trains this stretch of the arena from now on, and leaves the rest as it is.
-    pub fn train_only(&mut self, range: Range<usize>) {
-        let within = self.decayed.iter().map(|decayed| decayed.start.max(range.start)..decayed.end.min(range.end));
-        self.decays = within.filter(|decayed| !decayed.is_empty()).collect();
-        self.trained = range;
+    /// Trains `some` of what was planned for from now on, and leaves the rest as it is: what is not trained has no gradient, and must not
+    /// decay either. `spared` is trained without weight decay.
+    pub fn train(&mut self, list: &ParameterList, some: &Trainable, spared: &[Range<usize>]) {
+        self.pieces = list.trainable().pieces(some);
+        self.decays = list.decayed();
+        for spared in spared {
+            let around = |decayed: &Range<usize>| {
+                let before = decayed.start..decayed.end.min(spared.start);
+                let after = decayed.start.max(spared.end)..decayed.end;
+                [before, after].into_iter().filter(|part| !part.is_empty())
+            };
+            self.decays = self.decays.iter().flat_map(around).collect();
+        }
     }
 
-    /// The stretch of the arena that is trained.
-    pub fn trained(&self) -> Range<usize> {
-        self.trained.clone()
+    /// Tells lists of launches apart: of everything on the host that [`Optimizer::update`] depends on.
+    pub fn key(&self) -> u64 {
+        key_of((&self.pieces, &self.decays))
     }
 
-    /// Spares this stretch weight decay, until the next [`Optimizer::train_only`].
-    pub fn spare(&mut self, range: Range<usize>) {
-        let around = |decayed: &Range<usize>| {
-            let (before, after) =
-                (decayed.start..decayed.end.min(range.start), decayed.start.max(range.end)..decayed.end);
-            [before, after].into_iter().filter(|part| !part.is_empty())
-        };
-        self.decays = self.decays.iter().flat_map(around).collect();
+    /// What is trained.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
     }
 
     fn adamw_settings(&self) -> AdamWSettings {
@@ -112,7 +118,7 @@ impl Optimizer {
     }
 
     /// Sends what the coming update depends on beside the gradients.
-    pub fn load<D: Device>(&self, device: &mut D, learning_rate: f64) {
+    pub fn load(&self, device: &mut dyn Device, learning_rate: f64) {
         let pace = pace(learning_rate, &self.adamw_settings(), self.steps + 1);
         device.write(self.pace, &pace.map(|x| x as f32));
     }
@@ -122,26 +128,32 @@ impl Optimizer {
         self.steps += 1;
     }
 
-    /// Updates the parameters from their gradients. Where the gradients' norm is not finite nothing changes.
-    pub fn update<D: Device>(&self, device: &mut D) {
-        let Range { start, end } = self.trained;
-        let part = |span: Stats| span.slice(start, end - start);
-        let arenas = AdamWArenas {
-            master: part(self.arenas.master),
-            weights: self.arenas.weights.slice(start, end - start),
-            gradients: part(self.arenas.gradients),
-            first_moment: part(self.arenas.first_moment),
-            second_moment: part(self.arenas.second_moment),
-        };
-        let decays: Vec<Range<usize>> =
-            self.decays.iter().map(|range| range.start - start..range.end - start).collect();
-        device.gradient_norm(arenas.gradients, self.norm);
-        device.adamw(self.adamw_settings(), self.pace, arenas, self.norm, &decays);
+    /// Updates the parameters from their gradients. Where the gradients' norm is not finite nothing changes. Gradients between the
+    /// pieces count in the norm: they are 0.
+    pub fn update(&self, device: &mut dyn Device) {
+        let part = |span: Stats, range: &Range<usize>| span.slice(range.start, range.len());
+        if let (Some(first), Some(last)) = (self.pieces.first(), self.pieces.last()) {
+            device.gradient_norm(part(self.arenas.gradients, &(first.gradients.start..last.gradients.end)), self.norm);
+        }
+        for Piece { arena, gradients } in &self.pieces {
+            let arenas = AdamWArenas {
+                master: part(self.arenas.master, arena),
+                weights: self.arenas.weights.slice(arena.start, arena.len()),
+                gradients: part(self.arenas.gradients, gradients),
+                first_moment: part(self.arenas.first_moment, gradients),
+                second_moment: part(self.arenas.second_moment, gradients),
+            };
+            let within = self.decays.iter().map(|decay| decay.start.max(arena.start)..decay.end.min(arena.end));
+            let within = within.filter(|decay| !decay.is_empty());
+            let decays: Vec<Range<usize>> =
+                within.map(|decay| decay.start - arena.start..decay.end - arena.start).collect();
+            device.adamw(self.adamw_settings(), self.pace, arenas, self.norm, &decays);
+        }
     }
 
     /// The gradients' 2-norm before clipping, once the update is done. Fails where that is not finite; parameters and moments
     /// are then as they were.
-    pub fn finish<D: Device>(&self, device: &D) -> Result<f32> {
+    pub fn finish(&self, device: &dyn Device) -> Result<f32> {
         let gradient_norm = device.read_vec(self.norm)[0];
         if !gradient_norm.is_finite() {
             return Err(Error::run(format!("the gradient's norm became {gradient_norm}")));
@@ -149,7 +161,7 @@ impl Optimizer {
         Ok(gradient_norm)
     }
 
-    pub fn state<D: Device>(&self, device: &D) -> OptimizerState {
+    pub fn state(&self, device: &dyn Device) -> OptimizerState {
         OptimizerState {
             first_moment: device.read_vec(self.arenas.first_moment),
             second_moment: device.read_vec(self.arenas.second_moment),
@@ -157,7 +169,7 @@ impl Optimizer {
         }
     }
 
-    pub fn restore<D: Device>(&mut self, device: &mut D, state: &OptimizerState) {
+    pub fn restore(&mut self, device: &mut dyn Device, state: &OptimizerState) {
         device.write(self.arenas.first_moment, &state.first_moment);
         device.write(self.arenas.second_moment, &state.second_moment);
         self.steps = state.steps;

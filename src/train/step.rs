@@ -1,9 +1,9 @@
 //! One training step: towers forward, objective, towers backward, optimiser.
 
-use std::ops::Range;
-
+use super::objective::{Loaded, Models, Objective, Path, Planned, Recipe, key_of};
 use super::optimizer::Optimizer;
 use super::spec::TrainerSpec;
+use super::stage::StageView;
 use super::texts::BatchTexts;
 use crate::error::{Error, Result};
 use crate::model::clip::{Capacity, Clip};
@@ -11,58 +11,26 @@ use crate::model::frozen::Frozen;
 use crate::model::parameters::ParameterList;
 use crate::model::text::LoadedTexts;
 use crate::model::transformer::Purpose;
-use crate::objective::{
-    BatchIndex, ClassLoss, ContrastiveObjective, HeadObjective, Objective, ObjectiveKind, SimilarityDistillation,
-    TextLoss, ViewObjective,
-};
-use crate::ops::{Device, Plan, Stats};
+use crate::ops::{Backend, Device, Plan, RecordKey, Stats};
 
 /// A model in training on a device.
-pub struct Trainer<D> {
-    pub device: D,
+pub struct Trainer {
+    pub device: Box<dyn Device>,
     pub clip: Clip,
     /// The same weights with memory for evaluation.
     pub evaluation: Clip,
     /// Teachers and earlier extractors, and how many of them are in use.
     pub frozen: Vec<Frozen>,
     pub frozen_in_use: usize,
-    pub objective: Objective,
+    pub objective: Box<dyn Objective>,
     pub optimizer: Optimizer,
     /// The parameters that the step started from; empty where they are not kept.
     pub start: Stats,
-    pub fisher: Option<Fisher>,
     learn_logit_scale: bool,
     full_context: bool,
-    phase: Phase,
     loaded: Loaded,
-}
-
-/// What a training step trains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// All that the objective has a gradient for.
-    Whole,
-    /// The linear head alone, on features that stay as they are.
-    Head,
-}
-
-/// ewc's diagonal Fisher information: what is being summed up, all tasks before, and the penalty's value.
-#[derive(Clone, Copy)]
-pub struct Fisher {
-    squares: Stats,
-    pub total: Stats,
-    penalty: Stats,
-    strength: f64,
-    limit: f64,
-    /// Whether there was a task before.
-    pub in_force: bool,
-}
-
-/// Sizes of the batch on the device; `tokens` is the length that texts run at.
-#[derive(Clone, Copy, Debug, Default)]
-struct Loaded {
-    images: usize,
-    texts: LoadedTexts,
+    /// Of the present stage's launches.
+    key: u64,
 }
 
 /// A batch on the host. Which of its parts are read is the objective's choice.
@@ -77,6 +45,9 @@ pub struct TrainBatch<'a> {
     pub labels: &'a [u32],
     /// Whether each sample is of the step itself, not of the memory `[samples]`.
     pub own: &'a [bool],
+    /// The stage's epoch, from 0, and how many it has.
+    pub epoch: usize,
+    pub epochs: usize,
 }
 
 /// What a step came to.
@@ -87,62 +58,31 @@ pub struct StepReport {
     pub gradient_norm: f32,
 }
 
-impl<D: Device> Trainer<D> {
+impl Trainer {
     /// The trainer's memory, section by section, and what to build it from.
-    pub fn plan(spec: &TrainerSpec, evaluation: Capacity) -> (Plan, impl FnOnce(D) -> Trainer<D> + use<D>) {
-        let mut plan = Plan::new::<D>();
+    pub fn plan<B: Backend>(
+        spec: &TrainerSpec,
+        recipe: &dyn Recipe,
+        evaluation: Capacity,
+    ) -> (Plan, impl FnOnce(B) -> Trainer + use<B>) {
+        let mut plan = Plan::new::<B>();
         let Capacity { images, texts } = spec.capacity;
-        let list = spec.parameters();
+        let list = spec.parameters(recipe);
         let clip = Clip::plan_listed(&mut plan, &spec.model, list, spec.capacity, Purpose::Training);
-        let (count, part) = spec.frozen();
+        let (count, part) = recipe.frozen(spec);
         let largest = Capacity { images: images.max(evaluation.images), texts };
         let frozen = Frozen::plan(&mut plan, &clip, count, part, largest);
-        let settings = &spec.objective_settings;
-        let head = |plan: &mut Plan| HeadObjective::plan(plan, settings, &clip, &frozen, largest.images);
-        let objective = match spec.objective {
-            ObjectiveKind::Texts(loss) => Objective::Texts {
-                contrast: ContrastiveObjective::plan(
-                    &mut plan,
-                    loss,
-                    settings,
-                    &clip,
-                    spec.capacity,
-                    spec.samples,
-                    spec.classes,
-                    spec.by_class,
-                ),
-                distillation: (loss == TextLoss::Lwf)
-                    .then(|| SimilarityDistillation::plan(&mut plan, settings.lwf.mu, &clip)),
-            },
-            ObjectiveKind::Classes(_) => Objective::Classes(head(&mut plan)),
-            ObjectiveKind::Views(loss) => {
-                let contrast = ViewObjective::plan(&mut plan, loss, settings, &clip, images);
-                Objective::Views { contrast, head: head(&mut plan) }
-            }
-        };
-        let mut optimizer = Optimizer::plan(&mut plan, &spec.optimizer, &clip);
-        optimizer.train_only(trained(&clip.parameters, &objective, Phase::Whole));
-        let arena = clip.weights.master.len();
-        let ewc = spec.objective == ObjectiveKind::Classes(ClassLoss::Ewc);
-        let start = plan.section("optimiser", |plan| plan.stats(if spec.keeps_start { arena } else { 0 }));
-        let fisher = ewc.then(|| {
-            plan.section("optimiser", |plan| Fisher {
-                squares: plan.stats(arena),
-                total: plan.stats(arena),
-                penalty: plan.stats(1),
-                strength: settings.ewc.lambda,
-                limit: settings.ewc.fisher_limit,
-                in_force: false,
-            })
-        });
+        let planned = Planned { spec, clip: &clip, frozen: &frozen, images: largest.images };
+        let mut objective = plan.section("objective", |plan| recipe.plan(plan, &planned));
+        let optimizer = Optimizer::plan(&mut plan, &spec.optimizer, &clip);
+        let start = if recipe.keeps_start() { clip.weights.master.len() } else { 0 };
+        let start = plan.section("optimiser", |plan| plan.stats(start));
         let evaluation = clip.plan_sharing(&mut plan, evaluation, Purpose::Inference);
         let learn_logit_scale = spec.learn_logit_scale;
-        let build = move |mut device: D| {
-            match &objective {
-                Objective::Texts { contrast, .. } => contrast.reset(&mut device),
-                Objective::Classes(_) => {}
-                Objective::Views { contrast, .. } => contrast.reset(&mut device),
-            }
+        let build = move |device: B| {
+            let mut device: Box<dyn Device> = Box::new(device);
+            objective.reset(&mut *device);
+            let key = key_of((objective.key(), optimizer.key()));
             Trainer {
                 device,
                 clip,
@@ -152,20 +92,24 @@ impl<D: Device> Trainer<D> {
                 objective,
                 optimizer,
                 start,
-                fisher,
                 learn_logit_scale,
                 full_context: false,
-                phase: Phase::Whole,
                 loaded: Loaded::default(),
+                key,
             }
         };
         (plan, build)
     }
 
     /// Plans and allocates at once. Fails when the device has too little memory.
-    pub fn new(place: &D::Place, spec: &TrainerSpec, evaluation: Capacity) -> Result<Trainer<D>> {
-        let (plan, build) = Trainer::plan(spec, evaluation);
-        Ok(build(D::with_plan(place, &plan)?))
+    pub fn new<B: Backend>(
+        place: &B::Place,
+        spec: &TrainerSpec,
+        recipe: &dyn Recipe,
+        evaluation: Capacity,
+    ) -> Result<Trainer> {
+        let (plan, build) = Trainer::plan::<B>(spec, recipe, evaluation);
+        Ok(build(B::with_plan(place, &plan)?))
     }
 
     /// Runs texts at the full context length, as programs do that pad; for measuring what that costs.
@@ -173,21 +117,25 @@ impl<D: Device> Trainer<D> {
         self.full_context = full_context;
     }
 
-    /// Trains `phase` from now on, with an objective whose stage may be another one.
-    pub fn set_phase(&mut self, phase: Phase) {
-        self.phase = phase;
-        // What the phase has no gradient for would else move, and count in the norm, by what an earlier one left there.
-        self.device.fill(self.clip.weights.gradients, 0.0);
-        self.optimizer.train_only(trained(&self.clip.parameters, &self.objective, phase));
-        // Ops of the next stage may have other shapes, teachers and constants.
-        if !matches!(self.objective, Objective::Texts { distillation: None, .. }) {
-            self.device.forget();
+    /// Trains the stage `view` from now on.
+    pub fn enter(&mut self, view: &StageView) {
+        let Trainer { device, clip, frozen, frozen_in_use, objective, optimizer, start, .. } = self;
+        // What the stage has no gradient for would else move, and count in the norm, by what an earlier one left there.
+        device.fill(clip.weights.gradients, 0.0);
+        objective.enter(&mut **device, Models { clip, frozen: &frozen[..*frozen_in_use], start: *start }, view);
+        let list = &clip.parameters;
+        optimizer.train(list, &objective.trainable(list), &objective.spared(list));
+        // What was recorded for the stage before comes no more.
+        let key = key_of((objective.key(), optimizer.key()));
+        if key != self.key {
+            self.key = key;
+            device.forget();
         }
     }
 
     /// Keeps the model as it is now as frozen model number `place`; later ones are no longer in use.
     pub fn freeze(&mut self, place: usize) {
-        self.frozen[place].take(&mut self.device, &self.clip);
+        self.frozen[place].take(&mut *self.device, &self.clip);
         self.frozen_in_use = place + 1;
     }
 
@@ -214,70 +162,59 @@ impl<D: Device> Trainer<D> {
         self.device.refresh(master, storage);
     }
 
-    /// Sends a batch. A device that works on its own may still be at the step before. `gamma` is the batch's weight in the
-    /// moving averages.
-    pub fn load(&mut self, batch: TrainBatch, learning_rate: f64, gamma: f64) {
-        let Trainer { device, clip, objective, .. } = self;
-        let images = match (&objective, self.phase) {
-            (Objective::Views { .. }, Phase::Whole) => 2 * batch.slot.len(),
-            _ => batch.slot.len(),
-        };
-        assert!(images <= clip.capacity.images, "the batch is larger than planned");
-        device.write(clip.vision.pixels(), batch.pixels);
-        let mut loaded = LoadedTexts::default();
-        match objective {
-            Objective::Texts { contrast, distillation } => {
-                let BatchTexts { tokens, text_of, class_of_text } = batch.texts.expect("the objective reads texts");
-                assert!(tokens.len() <= clip.capacity.texts, "the batch has more texts than planned");
-                let length = match self.full_context {
-                    true => clip.text.load_at(device, tokens, clip.spec.text_cfg.context_length),
-                    false => clip.text.load(device, tokens),
-                };
-                loaded = LoadedTexts { texts: tokens.len(), tokens: length };
-                contrast.load(device, BatchIndex { text_of, class_of_text, slot: batch.slot }, gamma);
-                if let Some(distillation) = distillation {
-                    distillation.load(device, text_of, tokens.len());
-                }
-            }
-            Objective::Classes(head) => head.load(device, batch.labels),
-            Objective::Views { contrast, head } => match self.phase {
-                Phase::Whole => contrast.load(device, batch.labels, batch.own),
-                Phase::Head => head.load(device, batch.labels),
-            },
-        }
-        self.optimizer.load(device, learning_rate);
-        self.loaded = Loaded { images, texts: loaded };
+    /// All parameters, the arena of [`ParameterList`].
+    pub fn parameters(&self) -> Vec<f32> {
+        self.device.read_vec(self.clip.weights.master)
     }
 
-    /// Loss and gradients of a batch, without an update and without ewc's penalty.
-    pub fn gradients(&mut self, batch: TrainBatch, gamma: f64) {
-        self.load(batch, 0.0, gamma);
-        let Trainer { device, clip, frozen, objective, phase, learn_logit_scale, loaded, .. } = self;
-        forward_backward(device, clip, frozen, objective, *phase, *learn_logit_scale, *loaded);
+    /// Changes the parameters on the host.
+    pub fn edit(&mut self, change: impl FnOnce(&ParameterList, &mut [f32])) {
+        let mut values = self.parameters();
+        change(&self.clip.parameters, &mut values);
+        self.clip.load(&mut *self.device, &values);
+    }
+
+    /// Sends a batch. A device that works on its own may still be at the step before.
+    pub fn load(&mut self, batch: TrainBatch, learning_rate: f64) {
+        let Trainer { device, clip, objective, .. } = self;
+        let images = batch.pixels.len() / (3 * clip.spec.vision_cfg.image_size.pow(2));
+        assert!(images <= clip.capacity.images, "the batch is larger than planned");
+        device.write(clip.vision.pixels(), batch.pixels);
+        let mut loaded = Loaded { images, texts: LoadedTexts::default() };
+        if objective.path() == Path::ImagesAndTexts {
+            let BatchTexts { tokens, .. } = batch.texts.expect("the objective reads texts");
+            assert!(tokens.len() <= clip.capacity.texts, "the batch has more texts than planned");
+            let length = match self.full_context {
+                true => clip.text.load_at(&mut **device, tokens, clip.spec.text_cfg.context_length),
+                false => clip.text.load(&mut **device, tokens),
+            };
+            loaded.texts = LoadedTexts { texts: tokens.len(), tokens: length };
+        }
+        objective.load(&mut **device, &batch, loaded);
+        self.optimizer.load(&mut **device, learning_rate);
+        self.loaded = loaded;
+    }
+
+    /// Loss and gradients of a batch, without an update and without a penalty.
+    pub fn gradients(&mut self, batch: TrainBatch) {
+        self.load(batch, 0.0);
+        let Trainer { device, clip, frozen, frozen_in_use, objective, start, learn_logit_scale, loaded, .. } = self;
+        let models = Models { clip, frozen: &frozen[..*frozen_in_use], start: *start };
+        forward_backward(&mut **device, models, &**objective, *learn_logit_scale, *loaded);
     }
 
     /// Starts the step on the loaded batch. A device that works on its own may return before it is done.
     pub fn launch(&mut self) {
         self.optimizer.count();
-        let Trainer { device, clip, frozen, objective, optimizer, start, fisher, .. } = self;
-        let Loaded { images, texts: LoadedTexts { texts, tokens } } = self.loaded;
-        let (phase, loaded, learn_logit_scale) = (self.phase, self.loaded, self.learn_logit_scale);
-        device.record([images, texts, tokens], |device| {
-            forward_backward(device, clip, frozen, objective, phase, learn_logit_scale, loaded);
-            if let Some(fisher) = fisher {
-                device.fill(fisher.penalty, 0.0);
-                if fisher.in_force {
-                    // What is not trained has no information, and does not move.
-                    let range = optimizer.trained();
-                    let part = |span: Stats| span.slice(range.start, range.len());
-                    let (master, gradients) = (part(clip.weights.master), part(clip.weights.gradients));
-                    let Fisher { strength, total, penalty, .. } = *fisher;
-                    device.quadratic_penalty(strength, part(total), part(*start), master, gradients, penalty);
-                }
-            }
+        let Trainer { device, clip, frozen, objective, optimizer, loaded, learn_logit_scale, key, .. } = self;
+        let models = Models { clip, frozen: &frozen[..self.frozen_in_use], start: self.start };
+        let Loaded { images, texts: LoadedTexts { texts, tokens } } = *loaded;
+        device.record(RecordKey { stage: *key, images, texts, tokens }, |device| {
+            forward_backward(device, models, &**objective, *learn_logit_scale, *loaded);
+            objective.penalize(device, models, optimizer.pieces());
             device.phase("optimiser");
             optimizer.update(device);
-            if learn_logit_scale {
+            if *learn_logit_scale {
                 device.clamp(clip.logit_scale_master, clip.logit_scale, 0.0, Clip::MAX_LOGIT_SCALE);
             }
         });
@@ -291,105 +228,62 @@ impl<D: Device> Trainer<D> {
         if !loss.is_finite() {
             return Err(Error::run(format!("the loss became {loss}")));
         }
-        Ok(StepReport { loss, gradient_norm: self.optimizer.finish(&self.device)? })
+        Ok(StepReport { loss, gradient_norm: self.optimizer.finish(&*self.device)? })
     }
 
     /// The loss of the batch that was last computed, penalties included.
     pub fn loss(&self) -> f32 {
-        let device = &self.device;
-        let objective = match (&self.objective, self.phase) {
-            (Objective::Texts { contrast, distillation }, _) => {
-                contrast.loss(device) + distillation.as_ref().map_or(0.0, |distillation| distillation.loss(device))
-            }
-            (Objective::Views { contrast, .. }, Phase::Whole) => contrast.loss(device),
-            (Objective::Classes(head) | Objective::Views { head, .. }, _) => head.loss(device),
-        };
-        objective + self.fisher.map_or(0.0, |fisher| device.read_vec(fisher.penalty)[0])
+        self.objective.loss(&*self.device)
     }
 
     /// One whole step on a batch.
-    pub fn step(&mut self, batch: TrainBatch, learning_rate: f64, gamma: f64) -> Result<StepReport> {
-        self.load(batch, learning_rate, gamma);
+    pub fn step(&mut self, batch: TrainBatch, learning_rate: f64) -> Result<StepReport> {
+        self.load(batch, learning_rate);
         self.launch();
         self.finish()
     }
 
-    /// All parameters, the arena of [`ParameterList`].
-    pub fn parameters(&self) -> Vec<f32> {
-        self.device.read_vec(self.clip.weights.master)
+    /// Computes the gradients of a batch, for the objective to take in.
+    pub fn gather(&mut self, batch: TrainBatch) {
+        self.gradients(batch);
+        self.objective.gather(&mut *self.device, &self.clip);
     }
 
-    /// Adds the squared gradients of a batch to the Fisher information of the present task.
-    pub fn add_to_fisher(&mut self, batch: TrainBatch) {
-        self.gradients(batch, 1.0);
-        if let Some(fisher) = self.fisher {
-            self.device.accumulate_squares(self.clip.weights.gradients, fisher.squares);
-        }
-    }
-
-    /// The present task's Fisher information, over `batches` batches, joins that of the tasks before.
-    pub fn finish_fisher(&mut self, batches: usize) {
-        if let Some(fisher) = self.fisher {
-            self.device.accumulate_fisher(1.0 / batches as f64, fisher.limit, fisher.squares, fisher.total);
-            self.device.fill(fisher.squares, 0.0);
-        }
-    }
-}
-
-/// The stretch of the arena that is trained: what lies outside it has no gradient, and must not decay either.
-fn trained(list: &ParameterList, objective: &Objective, phase: Phase) -> Range<usize> {
-    match (objective, phase) {
-        (Objective::Texts { .. }, _) => 0..list.arena_len(),
-        (_, Phase::Head) => list.get("head.weight").offset..list.get("head.bias").range().end,
-        (Objective::Classes(_), Phase::Whole) => list.vision().start..list.extras().end,
-        // The head is the last of a method's own.
-        (Objective::Views { .. }, Phase::Whole) => list.vision().start..list.get("head.weight").offset,
+    /// `batches` batches were gathered.
+    pub fn gathered(&mut self, batches: usize) {
+        self.objective.gathered(&mut *self.device, batches);
     }
 }
 
 /// Loss and gradients of the loaded batch.
-#[allow(clippy::too_many_arguments)]
-fn forward_backward<D: Device>(
-    device: &mut D,
-    clip: &Clip,
-    frozen: &[Frozen],
-    objective: &Objective,
-    phase: Phase,
+fn forward_backward(
+    device: &mut dyn Device,
+    models: Models,
+    objective: &dyn Objective,
     learn_logit_scale: bool,
-    Loaded { images, texts }: Loaded,
+    loaded: Loaded,
 ) {
+    let clip = models.clip;
+    let Loaded { images, texts: LoadedTexts { texts, tokens } } = loaded;
+    let path = objective.path();
     device.phase("forward");
     clip.vision.forward(device, images);
-    match objective {
-        Objective::Texts { contrast, distillation } => {
-            clip.text.forward(device, texts.texts, texts.tokens);
-            device.phase("objective");
-            contrast.forward_backward(device, clip, images, texts.texts);
-            if let Some(distillation) = distillation {
-                distillation.forward_backward(device, clip, frozen, images, texts);
-            }
-            device.phase("backward");
-            clip.text.backward(device, texts.texts, texts.tokens);
+    if path == Path::ImagesAndTexts {
+        clip.text.forward(device, texts, tokens);
+    }
+    device.phase("objective");
+    objective.forward_backward(device, models, loaded);
+    device.phase("backward");
+    match path {
+        Path::ImagesAndTexts => {
+            clip.text.backward(device, texts, tokens);
             clip.vision.backward(device, images);
             if !learn_logit_scale {
                 device.fill(clip.logit_scale_gradient, 0.0);
             }
         }
-        Objective::Classes(head) => {
-            device.phase("objective");
-            head.forward_backward(device, clip, frozen, images);
-            device.phase("backward");
-            clip.vision.backward_features(device, images);
-        }
-        Objective::Views { contrast, .. } if phase == Phase::Whole => {
-            device.phase("objective");
-            contrast.forward_backward(device, clip, frozen, images);
-            device.phase("backward");
-            clip.vision.backward(device, images);
-        }
-        Objective::Views { head, .. } => {
-            device.phase("objective");
-            head.forward_backward_head(device, &clip.vision, images);
-        }
+        Path::Embeddings => clip.vision.backward(device, images),
+        Path::Features => clip.vision.backward_features(device, images),
+        Path::OwnAlone => {}
     }
 }

@@ -19,14 +19,14 @@ use perennial::ops::patch_embed::{Normalization, PatchShape};
 use perennial::ops::position_embed::PositionShape;
 use perennial::ops::similarity::SimilarityShape;
 use perennial::ops::token_embed::TokenShape;
-use perennial::ops::{Device, Ids, Plan, Span, Stats, Tensor, Write};
+use perennial::ops::{Backend, Ids, Plan, Span, Stats, Tensor, Write};
 use perennial::rng::{rng, unit};
 use serde_json::{Value, json};
 
 use super::super::output::put;
 use super::{captions, median};
 
-pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Result<Value> {
+pub fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Result<Value> {
     let mut table = Table::<D>::open(place)?;
     for (tower, transformer, tokens) in
         [("image", spec.vision(), spec.patches() + 1), ("text", spec.text(), spec.text_cfg.context_length)]
@@ -54,7 +54,7 @@ struct Bench<D, S> {
     copies: Vec<S>,
 }
 
-impl<D: Device, S> Bench<D, S> {
+impl<D: Backend, S> Bench<D, S> {
     /// All floats lie between 0.1 and 1.
     fn new(place: &D::Place, build: impl Fn(&mut Plan) -> S) -> Result<Bench<D, S>> {
         let mut plan = Plan::new::<D>();
@@ -100,7 +100,7 @@ impl<D: Device, S> Bench<D, S> {
 }
 
 /// Fills a pool of `len` elements with `values`, again and again: sent once, copied on the device.
-fn repeat<D: Device, K: Kind<Host = f32>>(device: &mut D, len: usize, values: &[f32]) {
+fn repeat<D: Backend, K: Kind<Host = f32>>(device: &mut D, len: usize, values: &[f32]) {
     let first = Span::<K>::new(0, values.len().min(len));
     device.write(first, &values[..first.len()]);
     for start in (first.len()..len).step_by(values.len()) {
@@ -116,7 +116,7 @@ struct Traffic {
 }
 
 /// The table as it grows, and what the device can do at best: operations and bytes a second.
-struct Table<D: Device> {
+struct Table<D: Backend> {
     place: D::Place,
     device: String,
     operations: f64,
@@ -124,7 +124,7 @@ struct Table<D: Device> {
     rows: Vec<Value>,
 }
 
-impl<D: Device> Table<D> {
+impl<D: Backend> Table<D> {
     /// Measures the ceilings, in the same run as all else.
     fn open(place: &D::Place) -> Result<Table<D>> {
         // A product large enough to fill a GPU where there is one.
@@ -178,7 +178,7 @@ impl<D: Device> Table<D> {
 }
 
 /// The ops of one residual attention block.
-fn block<D: Device>(table: &mut Table<D>, spec: TransformerSpec, samples: usize, tokens: usize) -> Result<()> {
+fn block<D: Backend>(table: &mut Table<D>, spec: TransformerSpec, samples: usize, tokens: usize) -> Result<()> {
     let (rows, width, hidden, kind) = (samples * tokens, spec.width, spec.hidden, spec.activation);
     for (name, inputs, outputs) in
         [("in_proj", width, 3 * width), ("out_proj", width, width), ("c_fc", width, hidden), ("c_proj", hidden, width)]
@@ -229,7 +229,7 @@ fn block<D: Device>(table: &mut Table<D>, spec: TransformerSpec, samples: usize,
 }
 
 /// One linear map forward and backward; `epilogues` makes them from `pre` and a residual.
-fn linear<D: Device>(
+fn linear<D: Backend>(
     table: &mut Table<D>,
     shape: LinearShape,
     epilogues: impl Fn(Tensor, Tensor) -> (Epilogue, BackwardEpilogue),
@@ -266,7 +266,7 @@ fn linear<D: Device>(
     })
 }
 
-fn image_input<D: Device>(table: &mut Table<D>, spec: &ModelSpec, images: usize) -> Result<()> {
+fn image_input<D: Backend>(table: &mut Table<D>, spec: &ModelSpec, images: usize) -> Result<()> {
     let (image_size, patch_size) = (spec.vision_cfg.image_size, spec.vision_cfg.patch_size);
     let shape = PatchShape { images, image_size, patch_size };
     let (count, values, width) = (shape.count(), shape.values(), spec.vision_cfg.width);
@@ -297,7 +297,7 @@ fn image_input<D: Device>(table: &mut Table<D>, spec: &ModelSpec, images: usize)
     linear(table, LinearShape::new(images * count, values, width), |_, _| (Epilogue::None, BackwardEpilogue::None))
 }
 
-fn text_input<D: Device>(table: &mut Table<D>, spec: &ModelSpec, texts: usize) -> Result<()> {
+fn text_input<D: Backend>(table: &mut Table<D>, spec: &ModelSpec, texts: usize) -> Result<()> {
     let (width, vocabulary, tokens) = (spec.text_cfg.width, spec.text_cfg.vocab_size, spec.text_cfg.context_length);
     let mut bench = table.bench(|plan| {
         let tensors = [vocabulary * width, tokens * width, texts * tokens * width].map(|len| plan.tensor(len));
@@ -325,7 +325,7 @@ fn text_input<D: Device>(table: &mut Table<D>, spec: &ModelSpec, texts: usize) -
     })
 }
 
-fn objective<D: Device>(table: &mut Table<D>, width: usize, samples: usize) -> Result<()> {
+fn objective<D: Backend>(table: &mut Table<D>, width: usize, samples: usize) -> Result<()> {
     let mut bench = table.bench(|plan| {
         let tensors = [(); 4].map(|_| plan.tensor(samples * width));
         let ids = [(); 2].map(|_| plan.ids(samples));
@@ -378,7 +378,7 @@ fn objective<D: Device>(table: &mut Table<D>, width: usize, samples: usize) -> R
 }
 
 /// The losses of a head of a thousand classes, and the rectifier of a projector.
-fn classifier<D: Device>(table: &mut Table<D>, rows: usize) -> Result<()> {
+fn classifier<D: Backend>(table: &mut Table<D>, rows: usize) -> Result<()> {
     let shape = LogitsShape { rows, columns: 1000, stride: 1000 };
     let values = rows * shape.columns;
     let mut bench = table.bench(|plan| {
@@ -405,7 +405,7 @@ fn classifier<D: Device>(table: &mut Table<D>, rows: usize) -> Result<()> {
 }
 
 /// What works on a whole matrix of similarities.
-fn similarities<D: Device>(table: &mut Table<D>, width: usize, samples: usize) -> Result<()> {
+fn similarities<D: Backend>(table: &mut Table<D>, width: usize, samples: usize) -> Result<()> {
     let pairs = samples * samples;
     let mut bench = table.bench(|plan| {
         let tensors = [(); 3].map(|_| plan.tensor(samples * width));
@@ -447,7 +447,7 @@ fn similarities<D: Device>(table: &mut Table<D>, width: usize, samples: usize) -
     })
 }
 
-fn optimizer<D: Device>(table: &mut Table<D>, spec: &ModelSpec) -> Result<()> {
+fn optimizer<D: Backend>(table: &mut Table<D>, spec: &ModelSpec) -> Result<()> {
     let list = ParameterList::of(spec);
     let len = list.arena_len();
     let mut bench = table.bench(|plan| {

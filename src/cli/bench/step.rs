@@ -5,8 +5,8 @@ use std::time::Instant;
 use perennial::error::Result;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
-use perennial::objective::{ObjectiveKind, ObjectiveSettings, TextLoss};
-use perennial::ops::{Device, Plan};
+use perennial::method;
+use perennial::ops::{Backend, Plan};
 use perennial::rng::{rng, unit};
 use perennial::train::{BatchTexts, OptimizerSettings, TrainBatch, Trainer, TrainerSpec};
 use serde_json::{Value, json};
@@ -19,23 +19,21 @@ const BATCHES: usize = 4;
 /// Enough for a device to have met every batch and recorded it.
 const WARM_UP: usize = 3 * BATCHES;
 
-pub fn bench<D: Device>(place: &D::Place, spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
+pub fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
     let trainer = TrainerSpec {
         model: spec.clone(),
         capacity: Capacity { images: batch, texts: batch },
-        objective: ObjectiveKind::Texts(TextLoss::Clip),
-        objective_settings: ObjectiveSettings::default(),
         optimizer: OptimizerSettings::default(),
         learn_logit_scale: true,
         samples: batch * BATCHES,
         classes: 1,
         by_class: false,
         steps: 1,
-        keeps_start: false,
     };
-    let (plan, build) = Trainer::<D>::plan(&trainer, Capacity { images: 1, texts: 1 });
+    let clip_loss = method::find("sequential")?.open_default();
+    let (plan, build) = Trainer::plan::<D>(&trainer, &*clip_loss, Capacity { images: 1, texts: 1 });
     let mut trainer = build(D::with_plan(place, &plan)?);
-    trainer.clip.load(&mut trainer.device, &trainer.clip.parameters.initial_values(0));
+    trainer.clip.load(&mut *trainer.device, &trainer.clip.parameters.initial_values(0));
     let bank = captions(spec, batch * BATCHES)?;
     let numbers: Vec<u32> = (0..bank.len() as u32).collect();
     let texts: Vec<BatchTexts> = numbers.chunks(batch).map(|numbers| bank.batch(numbers)).collect();
@@ -107,13 +105,13 @@ fn print_plan(plan: &Plan) {
 }
 
 /// Median seconds from one step's end to the next one's, batches sent while the device is at the step before, as in a run.
-fn time_steps<D: Device>(trainer: &mut Trainer<D>, batches: &[TrainBatch], steps: usize) -> Result<f64> {
+fn time_steps(trainer: &mut Trainer, batches: &[TrainBatch], steps: usize) -> Result<f64> {
     let batch = |step: usize| batches[step % batches.len()];
-    trainer.load(batch(0), 1e-4, 1.0);
+    trainer.load(batch(0), 1e-4);
     trainer.launch();
     let (mut seconds, mut last) = (Vec::with_capacity(steps), Instant::now());
     for step in 1..=WARM_UP + steps {
-        trainer.load(batch(step), 1e-4, 1.0);
+        trainer.load(batch(step), 1e-4);
         trainer.finish()?;
         if step > WARM_UP {
             seconds.push(last.elapsed().as_secs_f64());
@@ -126,11 +124,11 @@ fn time_steps<D: Device>(trainer: &mut Trainer<D>, batches: &[TrainBatch], steps
 }
 
 /// Seconds of each phase of a step, where the device tells: the median of a few steps told op by op.
-fn profile<D: Device>(trainer: &mut Trainer<D>, batches: &[TrainBatch]) -> Result<Vec<(&'static str, f64)>> {
+fn profile(trainer: &mut Trainer, batches: &[TrainBatch]) -> Result<Vec<(&'static str, f64)>> {
     let mut all: Vec<(&'static str, Vec<f64>)> = Vec::new();
     for batch in batches.iter().chain(batches) {
         trainer.device.begin_profile();
-        trainer.step(*batch, 1e-4, 1.0)?;
+        trainer.step(*batch, 1e-4)?;
         for (place, (phase, seconds)) in trainer.device.end_profile()?.into_iter().enumerate() {
             if all.len() == place {
                 all.push((phase, Vec::new()));

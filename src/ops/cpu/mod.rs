@@ -180,7 +180,7 @@ impl<T: Real> Memory for Cpu<T> {
 
     fn with_plan(_: &(), plan: &Plan) -> Result<Self> {
         // Parameters, moments and teachers are in memory once more while they are read or saved.
-        let copied = plan.bytes_of(&["parameters", "optimizer", "teachers"]);
+        let copied = plan.bytes_of(&["parameters", "optimiser", "teachers"]);
         let needed = plan.bytes() + copied + BESIDE;
         if let Some(Room { bytes, limit }) = room::available()
             && needed > bytes

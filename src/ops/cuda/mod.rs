@@ -33,6 +33,7 @@ use std::collections::HashMap;
 
 use half::bf16;
 
+use super::device::RecordKey;
 use super::measure::Measure;
 use super::memory::{Kind, Memory, Plan, Pool, Span, Stats, Tensor};
 use crate::error::{Error, Result};
@@ -47,7 +48,7 @@ pub struct Cuda<R: Driver> {
     workspace: Address,
     /// Small tables that kernels read, sent once.
     tables: HashMap<Vec<u32>, Address>,
-    recordings: HashMap<[usize; 3], Recording>,
+    recordings: HashMap<RecordKey, Recording>,
     profile: Option<Vec<(&'static str, usize)>>,
     /// The first failure; from then on nothing is launched.
     failure: RefCell<Option<Error>>,
@@ -299,7 +300,7 @@ impl<R: Driver> Memory for Cuda<R> {
     }
 
     /// The first time tells the device op by op, the second captures a graph, and from then on that is replayed.
-    fn record(&mut self, key: [usize; 3], work: impl FnOnce(&mut Self)) {
+    fn record(&mut self, key: RecordKey, work: impl FnOnce(&mut Self)) {
         if self.profile.is_some() {
             return work(self);
         }

@@ -153,15 +153,15 @@ impl Group {
         let mut ways: Vec<(&str, Vec<&str>)> = Vec::new();
         for own in self.by_method() {
             let Ok(method) = own[0].cell.runs[0].config.method() else { continue };
-            let way = match method.classifies {
+            let way = match method.row().classifies {
                 Classifies::ByText => "the nearest class prompt",
                 Classifies::ByHead => "a linear head",
                 Classifies::ByNearestMean => "the nearest mean of kept images",
                 Classifies::ByLinearProbe => "a linear head trained after the step",
             };
             match ways.iter_mut().find(|(known, _)| *known == way) {
-                Some((_, methods)) => methods.push(method.name),
-                None => ways.push((way, vec![method.name])),
+                Some((_, methods)) => methods.push(method.row().name),
+                None => ways.push((way, vec![method.row().name])),
             }
         }
         match ways.as_slice() {
@@ -194,7 +194,7 @@ impl Group {
                 0 => format!("{} epochs a step", train.epochs),
                 samples => format!("{samples} samples a step"),
             };
-            let times = match run.config.method().map(|method| method.spends) {
+            let times = match run.config.method().map(|method| method.row().spends) {
                 Ok(Spends::OncePerStepSeen) => " for every step seen",
                 _ => "",
             };

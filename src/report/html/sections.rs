@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::pictures::{Card, Gallery};
 use super::plots::{Axis, Bar, LARGE, Line, Look, Plot, Point, SMALL, bars, heat_map, heat_scale, short_count};
 use super::{Group, Section, Series, palette};
-use crate::method::Method;
+use crate::method;
 use crate::report::reference::Comparison;
 use crate::report::run::{LogLine, Run};
 use crate::report::summary::{AVERAGE, BACKWARD, FORGETTING, IN_DOMAIN, METRICS, Matrix, Metric, Spread};
@@ -45,7 +45,7 @@ fn figure(title: &str, caption: &str, drawing: Markup) -> Markup {
 /// A method's name and what it is.
 fn method_figure(series: &[Series], drawing: Markup) -> Markup {
     let cell = &series[0].cell;
-    figure(&cell.name(), Method::find(&cell.method).map(|method| method.summary).unwrap_or_default(), drawing)
+    figure(&cell.name(), method::find(&cell.method).map(|entry| entry.row.summary).unwrap_or_default(), drawing)
 }
 
 fn point(x: f64, spread: Spread) -> Point {

@@ -1,0 +1,345 @@
+//! Linear heads on the features of one image tower or of several: what methods that classify are made of.
+//!
+//! Logits are z = f W^T + b of the model's own features f, plus f_k W_k^T for each earlier extractor k. Classes stand in the
+//! order of the stream, so that those seen so far are the first columns.
+
+use crate::model::clip::Clip;
+use crate::model::frozen::Frozen;
+use crate::model::parameters::{Extra, ParameterList};
+use crate::model::vision::VisionTower;
+use crate::model::weights::{LinearWeights, Weights};
+use crate::ops::cross_entropy::{LogitsShape, SoftTargets};
+use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
+use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
+use crate::rng::{rng, unit};
+use crate::train::{Planned, Scores, StageView, Trainer, TrainerSpec};
+
+/// Rows of a head start on 16 bytes in any storage when there are a multiple of this many.
+const COLUMNS: usize = 8;
+
+/// The weights of a head on the features of each extractor: the model's own, and earlier ones.
+struct Heads {
+    own: LinearWeights,
+    blocks: Vec<LinearWeights>,
+}
+
+impl Heads {
+    fn of(weights: Weights, list: &ParameterList, blocks: usize) -> Heads {
+        let linear = |name: String| weights.linear(list, &format!("{name}.weight"), &format!("{name}.bias"));
+        Heads { own: linear("head".to_string()), blocks: (0..blocks).map(|k| linear(block_name(k))).collect() }
+    }
+}
+
+/// The name of a head's rows on the features of frozen extractor `block`.
+pub fn block_name(block: usize) -> String {
+    format!("head.block.{block}")
+}
+
+/// The parameters of a head for all classes over the features of the model and of `blocks` frozen extractors.
+pub fn head_parameters(spec: &TrainerSpec, blocks: usize) -> Vec<Extra> {
+    let mut extras = vec![linear_parameters("head", spec, spec.classes, true)];
+    extras.extend((0..blocks).map(|block| linear_parameters(&block_name(block), spec, spec.classes, false)));
+    extras
+}
+
+fn linear_parameters(name: &str, spec: &TrainerSpec, classes: usize, bias: bool) -> Extra {
+    let outputs = classes.next_multiple_of(COLUMNS);
+    Extra::Linear { name: name.to_string(), inputs: spec.model.embed_dim, outputs, bias }
+}
+
+/// A head with all its memory, for batches of up to `images` images.
+pub struct Head {
+    width: usize,
+    heads: Heads,
+    /// Those of each frozen model.
+    frozen_heads: Vec<Heads>,
+    /// Features of each frozen model [images, D].
+    features: Vec<Tensor>,
+    /// Two of each, because a sum of several products moves from one to the other [images, columns].
+    logits: [Tensor; 2],
+    teacher_logits: [Tensor; 2],
+    dlogits: Tensor,
+    label: Ids,
+    loss: Stats,
+}
+
+impl Head {
+    /// Plans the head of a model with [`head_parameters`].
+    pub fn plan(plan: &mut Plan, planned: &Planned) -> Head {
+        let Planned { clip, frozen, images, .. } = *planned;
+        let (list, width) = (&clip.parameters, clip.spec.embed_dim);
+        let blocks = (0..).take_while(|block| list.find(&format!("{}.weight", block_name(*block))).is_some()).count();
+        let heads = Heads::of(clip.weights, list, blocks);
+        let columns = heads.own.outputs;
+        let mut tensor = |columns: usize| plan.tensor(images * columns);
+        let teacher_columns = if frozen.is_empty() { 0 } else { columns };
+        Head {
+            width,
+            frozen_heads: frozen.iter().map(|frozen| Heads::of(frozen.weights, list, blocks)).collect(),
+            logits: [tensor(columns), tensor(columns)],
+            teacher_logits: [tensor(teacher_columns), tensor(teacher_columns)],
+            dlogits: tensor(columns),
+            features: frozen.iter().map(|_| tensor(width)).collect(),
+            label: plan.ids(images),
+            loss: plan.stats(1),
+            heads,
+        }
+    }
+
+    /// Columns of the logits: the classes, and a few more that mean nothing.
+    pub fn columns(&self) -> usize {
+        self.heads.own.outputs
+    }
+
+    /// Sends the labels of a batch: each sample's class in the order of the stream.
+    pub fn load(&self, device: &mut dyn Device, labels: &[u32]) {
+        device.write(self.label, labels);
+    }
+
+    /// Keeps the features of the frozen models for the images that `vision` has seen.
+    pub fn see(&self, device: &mut dyn Device, vision: &VisionTower, frozen: &[Frozen], images: usize) {
+        for (model, features) in frozen.iter().zip(&self.features) {
+            model.see(device, vision, images);
+            let len = images * self.width;
+            device.copy(model.vision.features().first(len), features.first(len));
+        }
+    }
+
+    /// The logits of the model's own features and those of the first `blocks` frozen extractors [images, columns].
+    pub fn logits(&self, device: &mut dyn Device, vision: &VisionTower, blocks: usize, images: usize) -> Tensor {
+        let blocks = self.features.iter().copied().zip(&self.heads.blocks).take(blocks);
+        let own = std::iter::once((vision.features(), &self.heads.own));
+        let terms: Vec<(Tensor, &LinearWeights)> = own.chain(blocks).collect();
+        add_products(device, images, &terms, self.logits)
+    }
+
+    /// The logits of frozen model `place` on its own features, and on those of the frozen models that `blocks` names as the extractors of
+    /// its head's blocks.
+    pub fn teacher_logits(&self, device: &mut dyn Device, place: usize, blocks: &[usize], images: usize) -> Tensor {
+        let teacher = &self.frozen_heads[place];
+        let blocks = blocks.iter().zip(&teacher.blocks).map(|(block, weights)| (self.features[*block], weights));
+        let own = std::iter::once((self.features[place], &teacher.own));
+        let terms: Vec<(Tensor, &LinearWeights)> = own.chain(blocks).collect();
+        add_products(device, images, &terms, self.teacher_logits)
+    }
+
+    fn shape(&self, images: usize, columns: usize) -> LogitsShape {
+        LogitsShape { rows: images, columns, stride: self.columns() }
+    }
+
+    /// Sets loss and gradient: cross-entropy of the first `classes` columns, each divided by its value in `divisor` where there is one.
+    pub fn cross_entropy(
+        &self,
+        device: &mut dyn Device,
+        logits: Tensor,
+        images: usize,
+        classes: usize,
+        divisor: Option<Stats>,
+    ) {
+        let (shape, divisor) = (self.shape(images, classes), divisor.map(|divisor| divisor.first(classes)));
+        device.cross_entropy(shape, logits, divisor, self.label, 1.0, Write::Set, self.loss, self.dlogits);
+    }
+
+    /// Adds to loss and gradient, or sets them: the cross-entropy of the first `classes` columns against a teacher's softmax.
+    #[allow(clippy::too_many_arguments)]
+    pub fn distill(
+        &self,
+        device: &mut dyn Device,
+        logits: Tensor,
+        teacher: Tensor,
+        images: usize,
+        classes: usize,
+        targets: SoftTargets,
+        weight: f64,
+        write: Write,
+    ) {
+        let shape = self.shape(images, classes);
+        device.soft_cross_entropy(shape, logits, teacher, targets, weight, write, self.loss, self.dlogits);
+    }
+
+    /// The gradients of the head's weights, also on the first `blocks` frozen extractors.
+    pub fn backward_weights(&self, device: &mut dyn Device, vision: &VisionTower, blocks: usize, images: usize) {
+        self.heads.own.backward_weight(device, images, self.dlogits, vision.features());
+        for (block, features) in self.heads.blocks.iter().zip(&self.features).take(blocks) {
+            block.backward_weight(device, images, self.dlogits, *features);
+        }
+    }
+
+    /// The gradient of the model's own features, into `dfeatures`.
+    pub fn backward_features(&self, device: &mut dyn Device, images: usize, dfeatures: Tensor) {
+        self.heads.own.backward_data(device, images, self.dlogits, BackwardEpilogue::None, dfeatures);
+    }
+
+    /// Scores of the images that `vision` has seen, by the model and the first `blocks` frozen extractors.
+    pub fn scores(
+        &self,
+        device: &mut dyn Device,
+        vision: &VisionTower,
+        frozen: &[Frozen],
+        blocks: usize,
+        images: usize,
+    ) -> Scores {
+        self.see(device, vision, &frozen[..blocks], images);
+        let logits = self.logits(device, vision, blocks, images);
+        Scores { values: device.read_vec(logits.first(images * self.columns())), columns: self.columns() }
+    }
+
+    /// Where the head's parameters lie in the arena.
+    pub fn range(list: &ParameterList) -> std::ops::Range<usize> {
+        list.get("head.weight").offset..list.get("head.bias").range().end
+    }
+
+    pub fn loss(&self, device: &dyn Device) -> f32 {
+        device.read_vec(self.loss)[0]
+    }
+}
+
+/// A second head on the model's own features, whose loss joins that of a [`Head`].
+pub struct Auxiliary {
+    weights: LinearWeights,
+    label: Ids,
+    logits: Tensor,
+    dlogits: Tensor,
+    /// The features' gradient by the first head [images, D].
+    dfeatures: Tensor,
+}
+
+impl Auxiliary {
+    /// Its parameters: a row for every class, and one for all old classes together.
+    pub fn parameters(spec: &TrainerSpec) -> Extra {
+        linear_parameters("auxiliary", spec, spec.classes + 1, true)
+    }
+
+    pub fn plan(plan: &mut Plan, Planned { clip, images, .. }: &Planned) -> Auxiliary {
+        let weights = clip.weights.linear(&clip.parameters, "auxiliary.weight", "auxiliary.bias");
+        Auxiliary {
+            label: plan.ids(*images),
+            logits: plan.tensor(images * weights.outputs),
+            dlogits: plan.tensor(images * weights.outputs),
+            dfeatures: plan.tensor(images * clip.spec.embed_dim),
+            weights,
+        }
+    }
+
+    /// Sends the labels of a batch.
+    pub fn load(&self, device: &mut dyn Device, labels: &[u32]) {
+        device.write(self.label, labels);
+    }
+
+    /// Adds `weight` times its cross-entropy over the first `classes` columns to the loss of `head`, and leaves the sum of both heads'
+    /// gradients of the features where the tower's backward pass reads it.
+    pub fn forward_backward(
+        &self,
+        device: &mut dyn Device,
+        clip: &Clip,
+        head: &Head,
+        images: usize,
+        (weight, classes): (f64, usize),
+    ) {
+        let (weights, own) = (&self.weights, clip.vision.features());
+        weights.forward(device, images, own, Epilogue::None, self.logits);
+        let shape = LogitsShape { rows: images, columns: classes, stride: weights.outputs };
+        let dlogits = self.dlogits.first(images * weights.outputs);
+        // The loss is added to what there is; so is the gradient, to nothing.
+        device.fill(dlogits, 0.0);
+        device.cross_entropy(shape, self.logits, None, self.label, weight, Write::Add, head.loss, dlogits);
+        weights.backward_weight(device, images, dlogits, own);
+        head.backward_features(device, images, self.dfeatures);
+        // dy W of the second head plus that of the first: a product with W as [in, out] has a place for a sum.
+        let transposed = LinearShape::projection(images, weights.outputs, weights.inputs);
+        let dfeatures = clip.vision.features_gradient();
+        device.linear(transposed, dlogits, weights.weight, None, Epilogue::Residual(self.dfeatures), dfeatures);
+    }
+}
+
+/// Freezes the model as extractor `place`, whose features its head reads from now on as a block of its own. The model's own block
+/// starts at 0, so that the whole begins as the old model, and the auxiliary head anew.
+pub fn expand(trainer: &mut Trainer, place: usize, view: &StageView) {
+    trainer.freeze(place);
+    trainer.edit(|list, values| {
+        let (head, block) = (list.get("head.weight"), list.get(&format!("{}.weight", block_name(place))));
+        values.copy_within(head.range(), block.offset);
+        values[head.range()].fill(0.0);
+        let bound = (head.shape[1] as f64).powf(-0.5);
+        for name in ["auxiliary.weight", "auxiliary.bias"] {
+            let mut generator = rng(view.seed, name, &[view.step as u64]);
+            values[list.get(name).range()].fill_with(|| (bound * (2.0 * unit(&mut generator) - 1.0)) as f32);
+        }
+    });
+}
+
+/// A linear head that is trained on features that stay as they are, after a step: what methods end in that learn features alone. It
+/// chooses among the classes that have samples, and the others' rows stay as an earlier step left them.
+pub struct Probe {
+    head: Head,
+    /// Joins the logits: minus infinity for classes without samples, else 0 [images, columns].
+    mask: Tensor,
+    seen: usize,
+    /// Classes seen that have no samples.
+    absent: Vec<usize>,
+}
+
+impl Probe {
+    pub fn plan(plan: &mut Plan, planned: &Planned) -> Probe {
+        let head = Head::plan(plan, planned);
+        Probe { mask: plan.tensor(planned.images * head.columns()), head, seen: 0, absent: Vec::new() }
+    }
+
+    /// Prepares for a stage that draws `counts` samples of each class, in the order of the stream, of which `seen` are seen.
+    pub fn enter(&mut self, device: &mut dyn Device, seen: usize, counts: &[usize]) {
+        self.seen = seen;
+        self.absent = (0..seen).filter(|class| counts[*class] == 0).collect();
+        let columns = self.head.columns();
+        let masked = |place: usize| if counts.get(place % columns) == Some(&0) { f32::NEG_INFINITY } else { 0.0 };
+        device.write(self.mask, &(0..self.mask.len()).map(masked).collect::<Vec<f32>>());
+    }
+
+    /// Rows of classes without a sample: they would only be pushed down, or decay.
+    pub fn spared(&self, list: &ParameterList) -> Vec<std::ops::Range<usize>> {
+        let weight = list.get("head.weight");
+        let row = |class: &usize| weight.offset + class * weight.shape[1]..weight.offset + (class + 1) * weight.shape[1];
+        self.absent.iter().map(row).collect()
+    }
+
+    pub fn load(&self, device: &mut dyn Device, labels: &[u32]) {
+        self.head.load(device, labels);
+    }
+
+    /// Loss and the head's own gradients: cross-entropy over the classes seen that have samples.
+    pub fn forward_backward(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) {
+        let head = &self.head;
+        let logits = head.logits[0];
+        head.heads.own.forward(device, images, vision.features(), Epilogue::Residual(self.mask), logits);
+        head.cross_entropy(device, logits, images, self.seen, None);
+        head.heads.own.backward_weight(device, images, head.dlogits, vision.features());
+    }
+
+    pub fn scores(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) -> Scores {
+        self.head.scores(device, vision, &[], 0, images)
+    }
+
+    pub fn loss(&self, device: &dyn Device) -> f32 {
+        self.head.loss(device)
+    }
+
+    /// Classes among which it chooses.
+    pub fn seen(&self) -> usize {
+        self.seen
+    }
+}
+
+/// The sum of products x W^T + b; returns which of the two places it is in.
+fn add_products(
+    device: &mut dyn Device,
+    rows: usize,
+    terms: &[(Tensor, &LinearWeights)],
+    places: [Tensor; 2],
+) -> Tensor {
+    let mut sum = None;
+    for (number, (x, weights)) in terms.iter().enumerate() {
+        let to = places[number % 2];
+        weights.forward(device, rows, *x, sum.map_or(Epilogue::None, Epilogue::Residual), to);
+        sum = Some(to);
+    }
+    sum.expect("a head reads at least one extractor")
+}
