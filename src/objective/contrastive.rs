@@ -3,9 +3,10 @@
 use super::{ObjectiveSettings, TextLoss};
 use crate::model::clip::{Capacity, Clip};
 use crate::ops::contrastive::{
-    ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives, Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
+    MovingAverages, Negatives, Surrogate,
 };
-use crate::ops::group_dro::{ClassWeights, GroupDroSettings, GroupDroState};
+use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
 use crate::ops::{Device, Ids, Plan, Stats};
 
 /// Which sample, prompt and class is which in a batch of distinct prompts.
@@ -158,7 +159,7 @@ impl ContrastiveObjective {
             class_of_text: self.class_of_text,
             log_scale: self.log_scale,
         };
-        device.contrastive(shape, settings, inputs, self.averages, self.saved);
+        device.run(Contrastive { shape, settings, inputs, averages: self.averages, saved: self.saved });
         match (self.kind.keeps_averages(), self.group_dro) {
             (_, Some(state)) => {
                 let weights = match self.settings.gamma2 {
@@ -166,32 +167,32 @@ impl ContrastiveObjective {
                     _ => ClassWeights::Exact,
                 };
                 let dro = GroupDroSettings { lambda: self.settings.lambda, gamma1: self.settings.gamma1, weights };
-                device.group_dro(
+                device.run(GroupDro {
                     samples,
-                    dro,
-                    self.class,
-                    self.saved.log_u,
-                    self.log_scale,
+                    settings: dro,
+                    class: self.class,
+                    log_u: self.saved.log_u,
+                    log_scale: self.log_scale,
                     state,
-                    self.weight,
-                    self.dro_objective,
-                );
+                    weight: self.weight,
+                    objective: self.dro_objective,
+                });
             }
             // InfoNCE averages its two halves.
             (false, None) => device.fill(self.weight.first(samples), 0.5 / samples as f32),
             (true, None) => device.fill(self.weight.first(samples), 1.0 / samples as f32),
         }
-        device.contrastive_backward(
+        device.run(ContrastiveBackward {
             shape,
             settings,
             inputs,
-            self.saved,
-            self.weight,
-            clip.vision.embeddings_gradient(),
-            clip.text.embeddings_gradient(),
-            self.loss,
-            self.dlog_scale,
-        );
+            saved: self.saved,
+            weight: self.weight,
+            dimage: clip.vision.embeddings_gradient(),
+            dtext: clip.text.embeddings_gradient(),
+            loss: self.loss,
+            dlog_scale: self.dlog_scale,
+        });
     }
 
     /// The loss of the last batch.

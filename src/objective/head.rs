@@ -9,8 +9,8 @@ use crate::model::frozen::Frozen;
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::vision::VisionTower;
 use crate::model::weights::{LinearWeights, Weights};
-use crate::ops::cross_entropy::{LogitsShape, SoftTargets};
-use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
+use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, SoftTargets};
+use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearShape};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
 
 /// Rows of a head start on 16 bytes in any storage when there are a multiple of this many.
@@ -187,11 +187,29 @@ impl HeadObjective {
                 let teacher = add_products(device, images, &terms, self.teacher_logits);
                 let temperature = settings.foster.temperature;
                 let targets = SoftTargets { temperature, balance: Some(self.balance.first(stage.seen)) };
-                device.soft_cross_entropy(all, logits, teacher, targets, 1.0, Write::Set, self.loss, self.dlogits);
+                device.run(SoftCrossEntropy {
+                    shape: all,
+                    logits,
+                    teacher,
+                    targets,
+                    weight: 1.0,
+                    write: Write::Set,
+                    loss: self.loss,
+                    dlogits: self.dlogits,
+                });
             }
             loss => {
                 let divisor = (loss == HeadLoss::Boosting).then(|| self.balance.first(stage.seen));
-                device.cross_entropy(all, logits, divisor, self.label, 1.0, Write::Set, self.loss, self.dlogits);
+                device.run(CrossEntropy {
+                    shape: all,
+                    logits,
+                    divisor,
+                    label: self.label,
+                    weight: 1.0,
+                    write: Write::Set,
+                    loss: self.loss,
+                    dlogits: self.dlogits,
+                });
             }
         }
         let distilled = match stage.loss {
@@ -203,43 +221,77 @@ impl HeadObjective {
             let terms = [(self.features[0], &self.frozen_heads[0].own)];
             let teacher = add_products(device, images, &terms, self.teacher_logits);
             let targets = plain(temperature);
-            device.soft_cross_entropy(old, logits, teacher, targets, weight, Write::Add, self.loss, self.dlogits);
+            device.run(SoftCrossEntropy {
+                shape: old,
+                logits,
+                teacher,
+                targets,
+                weight,
+                write: Write::Add,
+                loss: self.loss,
+                dlogits: self.dlogits,
+            });
         }
         let auxiliary = match stage.loss {
             HeadLoss::Expansion => Some((settings.der.auxiliary, 1 + stage.seen - stage.before)),
             HeadLoss::Boosting => Some((1.0, stage.seen)),
             _ => None,
         };
-        self.heads.own.backward_weight(device, images, self.dlogits, own);
+        device.run(self.heads.own.backward_weight(images, self.dlogits, own));
         for (block, features) in self.heads.blocks.iter().zip(&self.features).take(self.blocks_in_use()) {
-            block.backward_weight(device, images, self.dlogits, *features);
+            device.run(block.backward_weight(images, self.dlogits, *features));
         }
         let dfeatures = clip.vision.features_gradient();
         let Some((head, (weight, columns))) = self.auxiliary.as_ref().zip(auxiliary) else {
-            self.heads.own.backward_data(device, images, self.dlogits, BackwardEpilogue::None, dfeatures);
+            device.run(self.heads.own.backward_data(images, self.dlogits, BackwardEpilogue::None, dfeatures));
             return;
         };
-        head.forward(device, images, own, Epilogue::None, self.auxiliary_logits);
+        device.run(head.forward(images, own, Epilogue::None, self.auxiliary_logits));
         let shape = LogitsShape { rows: images, columns, stride: head.outputs };
         let dauxiliary = self.dauxiliary.first(images * head.outputs);
         // The loss is added to what there is; so is the gradient, to nothing.
         device.fill(dauxiliary, 0.0);
         let (logits, label) = (self.auxiliary_logits, self.auxiliary_label);
-        device.cross_entropy(shape, logits, None, label, weight, Write::Add, self.loss, dauxiliary);
-        head.backward_weight(device, images, dauxiliary, own);
-        self.heads.own.backward_data(device, images, self.dlogits, BackwardEpilogue::None, self.dfeatures);
+        device.run(CrossEntropy {
+            shape,
+            logits,
+            divisor: None,
+            label,
+            weight,
+            write: Write::Add,
+            loss: self.loss,
+            dlogits: dauxiliary,
+        });
+        device.run(head.backward_weight(images, dauxiliary, own));
+        device.run(self.heads.own.backward_data(images, self.dlogits, BackwardEpilogue::None, self.dfeatures));
         // dy W of the second head plus that of the first: a product with W as [in, out] has a place for a sum.
         let transposed = LinearShape::projection(images, head.outputs, head.inputs);
-        device.linear(transposed, dauxiliary, head.weight, None, Epilogue::Residual(self.dfeatures), dfeatures);
+        device.run(Linear {
+            shape: transposed,
+            x: dauxiliary,
+            weight: head.weight,
+            bias: None,
+            epilogue: Epilogue::Residual(self.dfeatures),
+            y: dfeatures,
+        });
     }
 
     /// Loss and the head's own gradients, of a tower that stays as it is: cross-entropy over the classes seen that have samples.
     pub fn forward_backward_head<D: Device>(&self, device: &mut D, vision: &VisionTower, images: usize) {
         let (logits, stride) = (self.logits[0], self.heads.own.outputs);
-        self.heads.own.forward(device, images, vision.features(), Epilogue::Residual(self.mask), logits);
+        device.run(self.heads.own.forward(images, vision.features(), Epilogue::Residual(self.mask), logits));
         let shape = LogitsShape { rows: images, columns: self.stage.seen, stride };
-        device.cross_entropy(shape, logits, None, self.label, 1.0, Write::Set, self.loss, self.dlogits);
-        self.heads.own.backward_weight(device, images, self.dlogits, vision.features());
+        device.run(CrossEntropy {
+            shape,
+            logits,
+            divisor: None,
+            label: self.label,
+            weight: 1.0,
+            write: Write::Set,
+            loss: self.loss,
+            dlogits: self.dlogits,
+        });
+        device.run(self.heads.own.backward_weight(images, self.dlogits, vision.features()));
     }
 
     /// Scores of the images that `vision` has seen, `[images, columns]`, a column for each class in the order of the stream.
@@ -298,7 +350,7 @@ fn add_products<D: Device>(
     let mut sum = None;
     for (number, (x, weights)) in terms.iter().enumerate() {
         let to = places[number % 2];
-        weights.forward(device, rows, *x, sum.map_or(Epilogue::None, Epilogue::Residual), to);
+        device.run(weights.forward(rows, *x, sum.map_or(Epilogue::None, Epilogue::Residual), to));
         sum = Some(to);
     }
     sum.expect("a head reads at least one extractor")

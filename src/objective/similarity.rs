@@ -4,8 +4,8 @@
 use crate::model::clip::Clip;
 use crate::model::frozen::Frozen;
 use crate::model::text::LoadedTexts;
-use crate::ops::distillation::{DistillationSettings, Multiplicity};
-use crate::ops::similarity::SimilarityShape;
+use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
+use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
 
 /// The distillation with its memory: similarities of images against texts, and of texts against images.
@@ -90,15 +90,25 @@ impl SimilarityDistillation {
     ) {
         let shape = SimilarityShape { rows, columns, width };
         let [s, teacher_s, ds] = [self.s, self.teacher_s, self.ds].map(|span| span.first(rows * columns));
-        device.similarity(shape, new.0, new.1, s);
-        device.similarity(shape, old.0, old.1, teacher_s);
+        device.run(Similarity { shape, a: new.0, b: new.1, s });
+        device.run(Similarity { shape, a: old.0, b: old.1, s: teacher_s });
         let (tau, teacher_tau, weight) = (self.tau, self.tau, self.mu / 2.0);
         let settings = DistillationSettings { tau, teacher_tau, exclude_self: false, divergence: true, weight };
         // ds is set here, and the loss is added up over both ways.
         device.fill(ds, 0.0);
-        device.distill(rows, columns, settings, multiplicity, s, teacher_s, Write::Add, self.loss, ds);
-        device.similarity_backward(shape, ds, new.1, Write::Add, gradient.0);
-        device.similarity_backward_columns(shape, ds, new.0, Write::Add, gradient.1);
+        device.run(Distillation {
+            rows,
+            columns,
+            settings,
+            multiplicity,
+            s,
+            teacher: teacher_s,
+            write: Write::Add,
+            loss: self.loss,
+            ds,
+        });
+        device.run(SimilarityBackward { shape, ds, b: new.1, write: Write::Add, da: gradient.0 });
+        device.run(SimilarityBackwardColumns { shape, ds, a: new.0, write: Write::Add, db: gradient.1 });
     }
 
     pub fn loss<D: Device>(&self, device: &D) -> f32 {

@@ -7,11 +7,15 @@ use crate::model::parameters::Extra;
 use crate::model::transformer::norm_shape;
 use crate::model::weights::{LinearWeights, NormWeights, SavedNorm};
 use crate::ops::contrastive::{
-    ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
+    Negatives, Surrogate,
 };
-use crate::ops::distillation::{DistillationSettings, Multiplicity};
+use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
+use crate::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
 use crate::ops::linear::{BackwardEpilogue, Epilogue};
-use crate::ops::similarity::SimilarityShape;
+use crate::ops::relu::{Relu, ReluBackward};
+use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
+use crate::ops::supcon::SupCon;
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
 
 /// The objective with all its memory. n counts views: two of every image.
@@ -126,8 +130,8 @@ impl ViewObjective {
             ViewLoss::Co2l => (self.settings.co2l.tau, Some(self.anchor)),
             ViewLoss::Cassle => (self.settings.cassle.tau, None),
         };
-        device.similarity(shape, embeddings, embeddings, s);
-        device.supcon(views, tau, s, self.class, anchor, self.contrast, ds);
+        device.run(Similarity { shape, a: embeddings, b: embeddings, s });
+        device.run(SupCon { samples: views, tau, s, class: self.class, anchor, loss: self.contrast, ds });
         let mut write = Write::Set;
         device.fill(self.distillation, 0.0);
         if self.distils {
@@ -137,7 +141,7 @@ impl ViewObjective {
             match &self.predictor {
                 None => {
                     let teacher_s = square(self.teacher_similarity);
-                    device.similarity(shape, target, target, teacher_s);
+                    device.run(Similarity { shape, a: target, b: target, s: teacher_s });
                     let relation = &self.settings.co2l;
                     let settings = DistillationSettings {
                         tau: relation.relation_tau,
@@ -148,7 +152,17 @@ impl ViewObjective {
                     };
                     let once = Multiplicity { row: None, column: None };
                     let loss = self.distillation;
-                    device.distill(views, views, settings, once, s, teacher_s, Write::Add, loss, ds);
+                    device.run(Distillation {
+                        rows: views,
+                        columns: views,
+                        settings,
+                        multiplicity: once,
+                        s,
+                        teacher: teacher_s,
+                        write: Write::Add,
+                        loss,
+                        ds,
+                    });
                 }
                 Some(predictor) => {
                     let len = views * self.width;
@@ -159,8 +173,8 @@ impl ViewObjective {
                 }
             }
         }
-        device.similarity_backward(shape, ds, embeddings, write, gradient);
-        device.similarity_backward_columns(shape, ds, embeddings, Write::Add, gradient);
+        device.run(SimilarityBackward { shape, ds, b: embeddings, write, da: gradient });
+        device.run(SimilarityBackwardColumns { shape, ds, a: embeddings, write: Write::Add, db: gradient });
     }
 
     pub fn loss<D: Device>(&self, device: &D) -> f32 {
@@ -217,11 +231,11 @@ impl Predictor {
     ) {
         let norm = norm_shape(rows, self.first.outputs);
         let hidden = rows * self.first.outputs;
-        self.first.forward(device, rows, embeddings, Epilogue::None, self.hidden);
-        self.norm.forward(device, norm, self.hidden, self.saved);
-        device.relu(self.saved.y.first(hidden), self.rectified.first(hidden));
-        self.last.forward(device, rows, self.rectified, Epilogue::None, self.raw);
-        device.l2_normalize(rows, width, self.raw, self.predicted, self.norms);
+        device.run(self.first.forward(rows, embeddings, Epilogue::None, self.hidden));
+        device.run(self.norm.forward(norm, self.hidden, self.saved));
+        device.run(Relu { x: self.saved.y.first(hidden), y: self.rectified.first(hidden) });
+        device.run(self.last.forward(rows, self.rectified, Epilogue::None, self.raw));
+        device.run(L2Normalize { rows, width, x: self.raw, y: self.predicted, norm: self.norms });
 
         let shape = ContrastiveShape { samples: rows, texts: rows, width };
         let settings =
@@ -233,27 +247,38 @@ impl Predictor {
             class_of_text: self.identity,
             log_scale: self.log_scale,
         };
-        device.contrastive(shape, settings, inputs, None, self.saved_contrast);
-        device.contrastive_backward(
+        device.run(Contrastive { shape, settings, inputs, averages: None, saved: self.saved_contrast });
+        device.run(ContrastiveBackward {
             shape,
             settings,
             inputs,
-            self.saved_contrast,
-            self.weight,
-            self.dpredicted,
-            self.dtarget,
+            saved: self.saved_contrast,
+            weight: self.weight,
+            dimage: self.dpredicted,
+            dtext: self.dtarget,
             loss,
-            self.dlog_scale,
-        );
+            dlog_scale: self.dlog_scale,
+        });
 
-        device.l2_normalize_backward(rows, width, self.dpredicted, self.predicted, self.norms, self.draw);
-        self.last.backward_weight(device, rows, self.draw, self.rectified);
-        self.last.backward_data(device, rows, self.draw, BackwardEpilogue::None, self.drectified);
+        device.run(L2NormalizeBackward {
+            rows,
+            width,
+            dy: self.dpredicted,
+            y: self.predicted,
+            norm: self.norms,
+            dx: self.draw,
+        });
+        device.run(self.last.backward_weight(rows, self.draw, self.rectified));
+        device.run(self.last.backward_data(rows, self.draw, BackwardEpilogue::None, self.drectified));
         // The norm's output is used up by the rectifier: its gradient takes its place.
         let dnormed = self.saved.y;
-        device.relu_backward(self.drectified.first(hidden), self.rectified.first(hidden), dnormed.first(hidden));
-        self.norm.backward(device, norm, dnormed, self.hidden, self.saved, Write::Set, self.dhidden);
-        self.first.backward_weight(device, rows, self.dhidden, embeddings);
-        self.first.backward_data(device, rows, self.dhidden, BackwardEpilogue::None, gradient);
+        device.run(ReluBackward {
+            dy: self.drectified.first(hidden),
+            y: self.rectified.first(hidden),
+            dx: dnormed.first(hidden),
+        });
+        device.run(self.norm.backward(norm, dnormed, self.hidden, self.saved, Write::Set, self.dhidden));
+        device.run(self.first.backward_weight(rows, self.dhidden, embeddings));
+        device.run(self.first.backward_data(rows, self.dhidden, BackwardEpilogue::None, gradient));
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::clip::Clip;
-use crate::ops::adamw::{AdamWArenas, AdamWSettings, pace};
+use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, GradientNorm, pace};
 use crate::ops::{Device, Plan, Stats};
 
 /// AdamW's settings, apart from the learning rate, which the schedule gives.
@@ -135,8 +135,14 @@ impl Optimizer {
         };
         let decays: Vec<Range<usize>> =
             self.decays.iter().map(|range| range.start - start..range.end - start).collect();
-        device.gradient_norm(arenas.gradients, self.norm);
-        device.adamw(self.adamw_settings(), self.pace, arenas, self.norm, &decays);
+        device.run(GradientNorm { gradients: arenas.gradients, norm: self.norm });
+        device.run(AdamW {
+            settings: self.adamw_settings(),
+            pace: self.pace,
+            arenas,
+            norm: self.norm,
+            decayed: &decays,
+        });
     }
 
     /// The gradients' 2-norm before clipping, once the update is done. Fails where that is not finite; parameters and moments

@@ -15,6 +15,8 @@ use crate::objective::{
     BatchIndex, ClassLoss, ContrastiveObjective, HeadObjective, Objective, ObjectiveKind, SimilarityDistillation,
     TextLoss, ViewObjective,
 };
+use crate::ops::adamw::Clamp;
+use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
 use crate::ops::{Device, Plan, Stats};
 
 /// A model in training on a device.
@@ -204,13 +206,11 @@ impl<D: Device> Trainer<D> {
         self.device.refresh(self.clip.weights.master, self.clip.weights.storage);
     }
 
-    /// w = (1 - alpha) w~ + alpha w of the parameters w~ that the step started from and `trained` w: [`Arena::interpolate`].
-    ///
-    /// [`Arena::interpolate`]: crate::ops::arena::Arena::interpolate
+    /// w = (1 - alpha) w~ + alpha w of the parameters w~ that the step started from and `trained` w: [`Interpolate`].
     pub fn interpolate(&mut self, trained: &[f32], alpha: f64) {
         let (master, storage) = (self.clip.weights.master, self.clip.weights.storage);
         self.device.write(master, trained);
-        self.device.interpolate(1.0 - alpha, self.start, master);
+        self.device.run(Interpolate { alpha: 1.0 - alpha, y: self.start, x: master });
         self.device.refresh(master, storage);
     }
 
@@ -272,13 +272,25 @@ impl<D: Device> Trainer<D> {
                     let part = |span: Stats| span.slice(range.start, range.len());
                     let (master, gradients) = (part(clip.weights.master), part(clip.weights.gradients));
                     let Fisher { strength, total, penalty, .. } = *fisher;
-                    device.quadratic_penalty(strength, part(total), part(*start), master, gradients, penalty);
+                    device.run(QuadraticPenalty {
+                        strength,
+                        fisher: part(total),
+                        anchor: part(*start),
+                        master,
+                        gradients,
+                        loss: penalty,
+                    });
                 }
             }
             device.phase("optimiser");
             optimizer.update(device);
             if learn_logit_scale {
-                device.clamp(clip.logit_scale_master, clip.logit_scale, 0.0, Clip::MAX_LOGIT_SCALE);
+                device.run(Clamp {
+                    master: clip.logit_scale_master,
+                    weights: clip.logit_scale,
+                    low: 0.0,
+                    high: Clip::MAX_LOGIT_SCALE,
+                });
             }
         });
     }
@@ -323,14 +335,19 @@ impl<D: Device> Trainer<D> {
     pub fn add_to_fisher(&mut self, batch: TrainBatch) {
         self.gradients(batch, 1.0);
         if let Some(fisher) = self.fisher {
-            self.device.accumulate_squares(self.clip.weights.gradients, fisher.squares);
+            self.device.run(AccumulateSquares { gradients: self.clip.weights.gradients, squares: fisher.squares });
         }
     }
 
     /// The present task's Fisher information, over `batches` batches, joins that of the tasks before.
     pub fn finish_fisher(&mut self, batches: usize) {
         if let Some(fisher) = self.fisher {
-            self.device.accumulate_fisher(1.0 / batches as f64, fisher.limit, fisher.squares, fisher.total);
+            self.device.run(AccumulateFisher {
+                scale: 1.0 / batches as f64,
+                limit: fisher.limit,
+                squares: fisher.squares,
+                fisher: fisher.total,
+            });
             self.device.fill(fisher.squares, 0.0);
         }
     }
