@@ -17,6 +17,7 @@ mod l2_sp {
     use perennial::method::{Chosen, Classifies, Entry, Learns, Method, Row, find};
     use perennial::model::parameters::ParameterList;
     use perennial::model::trainable::{Piece, Trainable};
+    use perennial::ops::arena::QuadraticPenalty;
     use perennial::ops::{Device, Plan, Stats};
     use perennial::train::{
         Loaded, Models, Objective, Path, Planned, Recipe, StageView, TrainBatch, Trainer, key_of,
@@ -120,7 +121,8 @@ mod l2_sp {
                 let part = |span: Stats| span.slice(arena.start, arena.len());
                 let gradients = weights.gradients.slice(gradients.start, gradients.len());
                 let (ones, start, master) = (part(self.ones), part(start), part(weights.master));
-                device.quadratic_penalty(self.strength, ones, start, master, gradients, self.penalty);
+                let (strength, loss) = (self.strength, self.penalty);
+                device.run(QuadraticPenalty { strength, fisher: ones, anchor: start, master, gradients, loss });
             }
         }
 

@@ -81,8 +81,14 @@ impl Case for AdamW {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.gradient_norm(s.arenas.gradients, s.norm);
-        device.adamw(self.settings(), s.pace, s.arenas, s.given, &self.decayed());
+        device.run(crate::ops::adamw::GradientNorm { gradients: s.arenas.gradients, norm: s.norm });
+        device.run(crate::ops::adamw::AdamW {
+            settings: self.settings(),
+            pace: s.pace,
+            arenas: s.arenas,
+            norm: s.given,
+            decayed: &self.decayed(),
+        });
     }
 }
 
@@ -107,7 +113,7 @@ impl Case for Clamp {
     }
 
     fn run<D: Backend>(&self, device: &mut D, arenas: &AdamWArenas) {
-        device.clamp(arenas.master, arenas.weights, 0.0, 4.5);
+        device.run(crate::ops::adamw::Clamp { master: arenas.master, weights: arenas.weights, low: 0.0, high: 4.5 });
     }
 }
 

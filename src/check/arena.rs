@@ -64,14 +64,26 @@ impl Case for Arena {
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let part = |span: Stats| span.slice(self.start, self.len);
         let source = part(s.source);
-        device.interpolate(0.3, source, part(s.patched));
-        device.interpolate(0.0, source, part(s.kept));
-        device.interpolate(1.0, source, part(s.replaced));
-        device.accumulate_squares(source, part(s.squares));
+        device.run(crate::ops::arena::Interpolate { alpha: 0.3, y: source, x: part(s.patched) });
+        device.run(crate::ops::arena::Interpolate { alpha: 0.0, y: source, x: part(s.kept) });
+        device.run(crate::ops::arena::Interpolate { alpha: 1.0, y: source, x: part(s.replaced) });
+        device.run(crate::ops::arena::AccumulateSquares { gradients: source, squares: part(s.squares) });
         // Limits one value in three.
-        device.accumulate_fisher(0.5, 0.5, part(s.squares), part(s.fisher));
+        device.run(crate::ops::arena::AccumulateFisher {
+            scale: 0.5,
+            limit: 0.5,
+            squares: part(s.squares),
+            fisher: part(s.fisher),
+        });
         let Penalty { fisher, anchor, master, gradients, loss } = s.penalty;
-        device.quadratic_penalty(0.7, part(fisher), part(anchor), part(master), part(gradients), loss);
+        device.run(crate::ops::arena::QuadraticPenalty {
+            strength: 0.7,
+            fisher: part(fisher),
+            anchor: part(anchor),
+            master: part(master),
+            gradients: part(gradients),
+            loss,
+        });
     }
 }
 

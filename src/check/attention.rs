@@ -68,8 +68,20 @@ impl Case for Attention {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.attention(self.shape, s.qkv, s.out, s.log_sum_exp);
-        device.attention_backward(self.shape, s.qkv, s.given_out, s.given_log_sum_exp, s.dout, s.dqkv);
+        device.run(crate::ops::attention::Attention {
+            shape: self.shape,
+            qkv: s.qkv,
+            out: s.out,
+            log_sum_exp: s.log_sum_exp,
+        });
+        device.run(crate::ops::attention::AttentionBackward {
+            shape: self.shape,
+            qkv: s.qkv,
+            out: s.given_out,
+            log_sum_exp: s.given_log_sum_exp,
+            dout: s.dout,
+            dqkv: s.dqkv,
+        });
     }
 }
 

@@ -163,18 +163,24 @@ impl Case for Contrastive {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.contrastive(self.shape, self.settings, s.inputs, s.averages, s.saved);
-        device.contrastive_backward(
-            self.shape,
-            self.settings,
-            s.inputs,
-            s.saved,
-            s.weight,
-            s.dimage,
-            s.dtext,
-            s.loss,
-            s.dlog_scale,
-        );
+        device.run(crate::ops::contrastive::Contrastive {
+            shape: self.shape,
+            settings: self.settings,
+            inputs: s.inputs,
+            averages: s.averages,
+            saved: s.saved,
+        });
+        device.run(crate::ops::contrastive::ContrastiveBackward {
+            shape: self.shape,
+            settings: self.settings,
+            inputs: s.inputs,
+            saved: s.saved,
+            weight: s.weight,
+            dimage: s.dimage,
+            dtext: s.dtext,
+            loss: s.loss,
+            dlog_scale: s.dlog_scale,
+        });
     }
 }
 

@@ -89,11 +89,29 @@ impl Case for CrossEntropy {
         match self.target {
             Target::Label { divided } => {
                 let divisor = divided.then_some(s.w);
-                device.cross_entropy(shape, s.logits, divisor, s.label, WEIGHT, write, s.loss, s.dlogits);
+                device.run(crate::ops::cross_entropy::CrossEntropy {
+                    shape,
+                    logits: s.logits,
+                    divisor,
+                    label: s.label,
+                    weight: WEIGHT,
+                    write,
+                    loss: s.loss,
+                    dlogits: s.dlogits,
+                });
             }
             Target::Teacher { temperature, balanced } => {
                 let targets = SoftTargets { temperature, balance: balanced.then_some(s.w) };
-                device.soft_cross_entropy(shape, s.logits, s.teacher, targets, WEIGHT, write, s.loss, s.dlogits);
+                device.run(crate::ops::cross_entropy::SoftCrossEntropy {
+                    shape,
+                    logits: s.logits,
+                    teacher: s.teacher,
+                    targets,
+                    weight: WEIGHT,
+                    write,
+                    loss: s.loss,
+                    dlogits: s.dlogits,
+                });
             }
         }
     }

@@ -72,7 +72,17 @@ impl Case for Distillation {
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let (rows, columns) = (self.rows, self.columns);
-        device.distill(rows, columns, self.settings, s.multiplicity, s.s, s.teacher, self.write, s.loss, s.ds);
+        device.run(crate::ops::distillation::Distillation {
+            rows,
+            columns,
+            settings: self.settings,
+            multiplicity: s.multiplicity,
+            s: s.s,
+            teacher: s.teacher,
+            write: self.write,
+            loss: s.loss,
+            ds: s.ds,
+        });
     }
 }
 

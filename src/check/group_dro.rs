@@ -81,7 +81,16 @@ impl Case for GroupDro {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.group_dro(self.samples, self.settings, s.class, s.log_u, s.log_scale, s.state, s.weight, s.objective);
+        device.run(crate::ops::group_dro::GroupDro {
+            samples: self.samples,
+            settings: self.settings,
+            class: s.class,
+            log_u: s.log_u,
+            log_scale: s.log_scale,
+            state: s.state,
+            weight: s.weight,
+            objective: s.objective,
+        });
     }
 }
 

@@ -42,8 +42,21 @@ impl Case for L2Normalize {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.l2_normalize(self.rows, self.width, s.x, s.y, s.norm);
-        device.l2_normalize_backward(self.rows, self.width, s.dy, s.unit, s.length, s.dx);
+        device.run(crate::ops::l2_normalize::L2Normalize {
+            rows: self.rows,
+            width: self.width,
+            x: s.x,
+            y: s.y,
+            norm: s.norm,
+        });
+        device.run(crate::ops::l2_normalize::L2NormalizeBackward {
+            rows: self.rows,
+            width: self.width,
+            dy: s.dy,
+            y: s.unit,
+            norm: s.length,
+            dx: s.dx,
+        });
     }
 }
 

@@ -75,9 +75,28 @@ impl Case for LayerNorm {
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let shape = LayerNorm::shape(self);
-        device.layer_norm(shape, s.x, s.gamma, s.beta, s.y, s.mean, s.rstd);
+        device.run(crate::ops::layer_norm::LayerNorm {
+            shape,
+            x: s.x,
+            gamma: s.gamma,
+            beta: s.beta,
+            y: s.y,
+            mean: s.mean,
+            rstd: s.rstd,
+        });
         let (mean, rstd) = (s.given_mean, s.given_rstd);
-        device.layer_norm_backward(shape, s.dy, s.x, s.gamma, mean, rstd, self.write, s.dx, s.dgamma, s.dbeta);
+        device.run(crate::ops::layer_norm::LayerNormBackward {
+            shape,
+            dy: s.dy,
+            x: s.x,
+            gamma: s.gamma,
+            mean,
+            rstd,
+            write: self.write,
+            dx: s.dx,
+            dgamma: s.dgamma,
+            dbeta: s.dbeta,
+        });
     }
 }
 

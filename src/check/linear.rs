@@ -104,9 +104,28 @@ impl Case for Linear {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.linear(self.shape, s.x, s.weight, s.bias, s.epilogue, s.y);
-        device.linear_backward_data(self.shape, s.dy, s.weight, s.backward, s.dx);
-        device.linear_backward_weight(self.shape, s.dy, s.x, s.dweight, s.dbias);
+        device.run(crate::ops::linear::Linear {
+            shape: self.shape,
+            x: s.x,
+            weight: s.weight,
+            bias: s.bias,
+            epilogue: s.epilogue,
+            y: s.y,
+        });
+        device.run(crate::ops::linear::LinearBackwardData {
+            shape: self.shape,
+            dy: s.dy,
+            weight: s.weight,
+            epilogue: s.backward,
+            dx: s.dx,
+        });
+        device.run(crate::ops::linear::LinearBackwardWeight {
+            shape: self.shape,
+            dy: s.dy,
+            x: s.x,
+            dweight: s.dweight,
+            dbias: s.dbias,
+        });
     }
 }
 

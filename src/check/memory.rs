@@ -52,7 +52,7 @@ impl Case for Memory {
         device.fill(s.ids, 0);
         device.fill(s.ids.first(half + 1), 1);
         let shape = PoolShape { samples: self.len, tokens: 2, width: 1 };
-        device.pool(shape, Some(s.ids), s.tokens, s.chosen);
+        device.run(crate::ops::pool::Pool { shape, position: Some(s.ids), x: s.tokens, y: s.chosen });
         device.refresh(s.master, s.weights);
     }
 }

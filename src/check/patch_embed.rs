@@ -31,7 +31,12 @@ impl Case for PatchEmbed {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.extract_patches(self.0, Normalization::CLIP, s.pixels, s.patches);
+        device.run(crate::ops::patch_embed::PatchEmbed {
+            shape: self.0,
+            normalization: Normalization::CLIP,
+            pixels: s.pixels,
+            patches: s.patches,
+        });
     }
 }
 

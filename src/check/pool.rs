@@ -41,8 +41,8 @@ impl Case for Pool {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.pool(self.shape, s.position, s.x, s.y);
-        device.pool_backward(self.shape, s.position, s.dy, s.dx);
+        device.run(crate::ops::pool::Pool { shape: self.shape, position: s.position, x: s.x, y: s.y });
+        device.run(crate::ops::pool::PoolBackward { shape: self.shape, position: s.position, dy: s.dy, dx: s.dx });
     }
 }
 

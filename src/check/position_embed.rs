@@ -40,8 +40,20 @@ impl Case for PositionEmbed {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.position_embed(self.0, s.patches, s.class, s.position, s.x);
-        device.position_embed_backward(self.0, s.dx, s.dpatches, s.dclass, s.dposition);
+        device.run(crate::ops::position_embed::PositionEmbed {
+            shape: self.0,
+            patches: s.patches,
+            class: s.class,
+            position: s.position,
+            x: s.x,
+        });
+        device.run(crate::ops::position_embed::PositionEmbedBackward {
+            shape: self.0,
+            dx: s.dx,
+            dpatches: s.dpatches,
+            dclass: s.dclass,
+            dposition: s.dposition,
+        });
     }
 }
 

@@ -38,8 +38,8 @@ impl Case for Relu {
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
         let [x, y, dy, dx] = [s.x, s.y, s.dy, s.dx].map(|span| span.slice(self.start, self.len));
-        device.relu(x, y);
-        device.relu_backward(dy, y, dx);
+        device.run(crate::ops::relu::Relu { x, y });
+        device.run(crate::ops::relu::ReluBackward { dy, y, dx });
     }
 }
 

@@ -58,9 +58,21 @@ impl Case for Similarity {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.similarity(self.shape, s.a, s.b, s.s);
-        device.similarity_backward(self.shape, s.ds, s.b, self.write, s.da);
-        device.similarity_backward_columns(self.shape, s.ds, s.a, self.write, s.db);
+        device.run(crate::ops::similarity::Similarity { shape: self.shape, a: s.a, b: s.b, s: s.s });
+        device.run(crate::ops::similarity::SimilarityBackward {
+            shape: self.shape,
+            ds: s.ds,
+            b: s.b,
+            write: self.write,
+            da: s.da,
+        });
+        device.run(crate::ops::similarity::SimilarityBackwardColumns {
+            shape: self.shape,
+            ds: s.ds,
+            a: s.a,
+            write: self.write,
+            db: s.db,
+        });
     }
 }
 

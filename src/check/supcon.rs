@@ -55,7 +55,15 @@ impl Case for SupCon {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.supcon(self.samples, self.tau, s.s, s.class, s.anchor, s.loss, s.ds);
+        device.run(crate::ops::supcon::SupCon {
+            samples: self.samples,
+            tau: self.tau,
+            s: s.s,
+            class: s.class,
+            anchor: s.anchor,
+            loss: s.loss,
+            ds: s.ds,
+        });
     }
 }
 

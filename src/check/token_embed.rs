@@ -59,8 +59,20 @@ impl Case for TokenEmbed {
     }
 
     fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.token_embed(self.shape, s.ids, s.table, s.position, s.x);
-        device.token_embed_backward(self.shape, s.ids, s.dx, s.dtable, s.dposition);
+        device.run(crate::ops::token_embed::TokenEmbed {
+            shape: self.shape,
+            ids: s.ids,
+            table: s.table,
+            position: s.position,
+            x: s.x,
+        });
+        device.run(crate::ops::token_embed::TokenEmbedBackward {
+            shape: self.shape,
+            ids: s.ids,
+            dx: s.dx,
+            dtable: s.dtable,
+            dposition: s.dposition,
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 use super::head::head_parameters;
 use crate::method_settings;
 use super::trial::Trial;
-use super::views::{SupCon, ViewLoss, ViewsThenProbe};
+use super::views::{ViewContrast, ViewLoss, ViewsThenProbe};
 use super::{Classifies, Entry, Method, Row};
 use crate::model::clip::Clip;
 use crate::model::frozen::{Frozen, Part};
@@ -12,9 +12,12 @@ use crate::model::trainable::Trainable;
 use crate::model::transformer::norm_shape;
 use crate::model::weights::{LinearWeights, NormWeights, SavedNorm};
 use crate::ops::contrastive::{
-    ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
+    Negatives, Surrogate,
 };
+use crate::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
 use crate::ops::linear::{BackwardEpilogue, Epilogue};
+use crate::ops::relu::{Relu, ReluBackward};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
 use crate::train::{Objective, Planned, Recipe, Stage, StageView, TrainBatch, Trainer, TrainerSpec};
 
@@ -79,7 +82,7 @@ impl Recipe for Cassle {
 
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
         let loss = Predicted {
-            supcon: SupCon::plan(plan, planned.clip),
+            contrast: ViewContrast::plan(plan, planned.clip),
             settings: self.settings.clone(),
             predictor: Predictor::plan(plan, planned.clip),
             distillation: plan.stats(1),
@@ -117,7 +120,7 @@ impl Method for Cassle {
 
 /// The loss over views.
 struct Predicted {
-    supcon: SupCon,
+    contrast: ViewContrast,
     settings: CassleSettings,
     predictor: Predictor,
     distillation: Stats,
@@ -129,13 +132,13 @@ impl ViewLoss for Predicted {
     }
 
     fn load(&self, device: &mut dyn Device, batch: &TrainBatch) {
-        self.supcon.load(device, batch.labels);
+        self.contrast.load(device, batch.labels);
         let views = 2 * batch.labels.len();
         device.fill(self.predictor.weight.first(views), (0.5 * self.settings.weight / views as f64) as f32);
     }
 
     fn forward_backward(&self, device: &mut dyn Device, clip: &Clip, teacher: Option<&Frozen>, views: usize) {
-        self.supcon.forward(device, clip, views, self.settings.tau, None);
+        self.contrast.forward(device, clip, views, self.settings.tau, None);
         device.fill(self.distillation, 0.0);
         let write = match teacher {
             None => Write::Set,
@@ -147,11 +150,11 @@ impl ViewLoss for Predicted {
                 Write::Add
             }
         };
-        self.supcon.backward(device, clip, views, write);
+        self.contrast.backward(device, clip, views, write);
     }
 
     fn loss(&self, device: &dyn Device) -> f32 {
-        self.supcon.loss(device) + device.read_vec(self.distillation)[0]
+        self.contrast.loss(device) + device.read_vec(self.distillation)[0]
     }
 }
 
@@ -234,11 +237,11 @@ impl Predictor {
         let (width, embeddings) = (clip.spec.embed_dim, clip.vision.embeddings());
         let norm = norm_shape(rows, self.first.outputs);
         let hidden = rows * self.first.outputs;
-        self.first.forward(device, rows, embeddings, Epilogue::None, self.hidden);
-        self.norm.forward(device, norm, self.hidden, self.saved);
-        device.relu(self.saved.y.first(hidden), self.rectified.first(hidden));
-        self.last.forward(device, rows, self.rectified, Epilogue::None, self.raw);
-        device.l2_normalize(rows, width, self.raw, self.predicted, self.norms);
+        device.run(self.first.forward(rows, embeddings, Epilogue::None, self.hidden));
+        device.run(self.norm.forward(norm, self.hidden, self.saved));
+        device.run(Relu { x: self.saved.y.first(hidden), y: self.rectified.first(hidden) });
+        device.run(self.last.forward(rows, self.rectified, Epilogue::None, self.raw));
+        device.run(L2Normalize { rows, width, x: self.raw, y: self.predicted, norm: self.norms });
 
         let shape = ContrastiveShape { samples: rows, texts: rows, width };
         let settings =
@@ -250,27 +253,34 @@ impl Predictor {
             class_of_text: self.identity,
             log_scale: self.log_scale,
         };
-        device.contrastive(shape, settings, inputs, None, self.saved_contrast);
-        device.contrastive_backward(
+        let saved = self.saved_contrast;
+        device.run(Contrastive { shape, settings, inputs, averages: None, saved });
+        device.run(ContrastiveBackward {
             shape,
             settings,
             inputs,
-            self.saved_contrast,
-            self.weight,
-            self.dpredicted,
-            self.dtarget,
+            saved,
+            weight: self.weight,
+            dimage: self.dpredicted,
+            dtext: self.dtarget,
             loss,
-            self.dlog_scale,
-        );
+            dlog_scale: self.dlog_scale,
+        });
 
-        device.l2_normalize_backward(rows, width, self.dpredicted, self.predicted, self.norms, self.draw);
-        self.last.backward_weight(device, rows, self.draw, self.rectified);
-        self.last.backward_data(device, rows, self.draw, BackwardEpilogue::None, self.drectified);
+        let (dy, y, norms, dx) = (self.dpredicted, self.predicted, self.norms, self.draw);
+        device.run(L2NormalizeBackward { rows, width, dy, y, norm: norms, dx });
+        device.run(self.last.backward_weight(rows, self.draw, self.rectified));
+        device.run(self.last.backward_data(rows, self.draw, BackwardEpilogue::None, self.drectified));
         // The norm's output is used up by the rectifier: its gradient takes its place.
         let dnormed = self.saved.y;
-        device.relu_backward(self.drectified.first(hidden), self.rectified.first(hidden), dnormed.first(hidden));
-        self.norm.backward(device, norm, dnormed, self.hidden, self.saved, Write::Set, self.dhidden);
-        self.first.backward_weight(device, rows, self.dhidden, embeddings);
-        self.first.backward_data(device, rows, self.dhidden, BackwardEpilogue::None, clip.vision.embeddings_gradient());
+        device.run(ReluBackward {
+            dy: self.drectified.first(hidden),
+            y: self.rectified.first(hidden),
+            dx: dnormed.first(hidden),
+        });
+        device.run(self.norm.backward(norm, dnormed, self.hidden, self.saved, Write::Set, self.dhidden));
+        device.run(self.first.backward_weight(rows, self.dhidden, embeddings));
+        let gradient = clip.vision.embeddings_gradient();
+        device.run(self.first.backward_data(rows, self.dhidden, BackwardEpilogue::None, gradient));
     }
 }

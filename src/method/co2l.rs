@@ -4,13 +4,14 @@
 use super::head::head_parameters;
 use crate::method_settings;
 use super::trial::Trial;
-use super::views::{SupCon, ViewLoss, ViewsThenProbe, twice};
+use super::views::{ViewContrast, ViewLoss, ViewsThenProbe, twice};
 use super::{Classifies, Entry, Keeps, Method, Row, Sees};
 use crate::model::clip::Clip;
 use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::trainable::Trainable;
-use crate::ops::distillation::{DistillationSettings, Multiplicity};
+use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
+use crate::ops::similarity::Similarity;
 use crate::ops::{Device, Ids, Plan, Stats, Write};
 use crate::train::{Objective, Planned, Recipe, Stage, StageView, TrainBatch, Trainer, TrainerSpec};
 
@@ -66,7 +67,7 @@ impl Recipe for Co2l {
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
         let views = planned.clip.capacity.images;
         let loss = Relations {
-            supcon: SupCon::plan(plan, planned.clip),
+            contrast: ViewContrast::plan(plan, planned.clip),
             settings: self.settings.clone(),
             anchor: plan.ids(views),
             teacher_similarity: plan.stats(views * views),
@@ -97,7 +98,7 @@ impl Method for Co2l {
 
 /// The loss over views.
 struct Relations {
-    supcon: SupCon,
+    contrast: ViewContrast,
     settings: Co2lSettings,
     /// 1 for views of the step's own images.
     anchor: Ids,
@@ -108,30 +109,39 @@ struct Relations {
 
 impl ViewLoss for Relations {
     fn load(&self, device: &mut dyn Device, batch: &TrainBatch) {
-        self.supcon.load(device, batch.labels);
+        self.contrast.load(device, batch.labels);
         let own: Vec<u32> = batch.own.iter().map(|own| u32::from(*own)).collect();
         device.write(self.anchor, &twice(&own));
     }
 
     fn forward_backward(&self, device: &mut dyn Device, clip: &Clip, teacher: Option<&Frozen>, views: usize) {
         let Co2lSettings { tau, relation_tau, teacher_tau, weight } = self.settings;
-        self.supcon.forward(device, clip, views, tau, Some(self.anchor));
+        self.contrast.forward(device, clip, views, tau, Some(self.anchor));
         device.fill(self.distillation, 0.0);
         if let Some(teacher) = teacher {
             teacher.see(device, &clip.vision, views);
             let target = teacher.vision.embeddings();
-            let (s, ds) = self.supcon.similarities(views);
-            let teacher_s = self.teacher_similarity.first(views * views);
-            device.similarity(self.supcon.shape(views), target, target, teacher_s);
+            let (s, ds) = self.contrast.similarities(views);
+            let teacher = self.teacher_similarity.first(views * views);
+            device.run(Similarity { shape: self.contrast.shape(views), a: target, b: target, s: teacher });
             let settings =
                 DistillationSettings { tau: relation_tau, teacher_tau, exclude_self: true, divergence: false, weight };
-            let once = Multiplicity { row: None, column: None };
-            device.distill(views, views, settings, once, s, teacher_s, Write::Add, self.distillation, ds);
+            device.run(Distillation {
+                rows: views,
+                columns: views,
+                settings,
+                multiplicity: Multiplicity { row: None, column: None },
+                s,
+                teacher,
+                write: Write::Add,
+                loss: self.distillation,
+                ds,
+            });
         }
-        self.supcon.backward(device, clip, views, Write::Set);
+        self.contrast.backward(device, clip, views, Write::Set);
     }
 
     fn loss(&self, device: &dyn Device) -> f32 {
-        self.supcon.loss(device) + device.read_vec(self.distillation)[0]
+        self.contrast.loss(device) + device.read_vec(self.distillation)[0]
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::model::clip::Clip;
 use crate::ops::contrastive::{
-    ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives, Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
+    MovingAverages, Negatives, Surrogate,
 };
 use crate::ops::{Device, Ids, Plan, Stats};
 use crate::train::{Loaded, Planned, TrainBatch};
@@ -109,7 +110,8 @@ impl Contrast {
 
     /// From both towers' embeddings to each sample's terms in [`Contrast::saved`].
     pub fn forward(&self, device: &mut dyn Device, clip: &Clip, loaded: Loaded) {
-        device.contrastive(self.shape(clip, loaded), self.settings, self.inputs(clip), self.averages, self.saved);
+        let Contrast { settings, averages, saved, .. } = *self;
+        device.run(Contrastive { shape: self.shape(clip, loaded), settings, inputs: self.inputs(clip), averages, saved });
     }
 
     /// Every sample weighs `weight` over their number.
@@ -119,17 +121,17 @@ impl Contrast {
 
     /// Loss and gradients by [`Contrast::weight`], where the towers' backward passes read them, the logit scale's included.
     pub fn backward(&self, device: &mut dyn Device, clip: &Clip, loaded: Loaded) {
-        device.contrastive_backward(
-            self.shape(clip, loaded),
-            self.settings,
-            self.inputs(clip),
-            self.saved,
-            self.weight,
-            clip.vision.embeddings_gradient(),
-            clip.text.embeddings_gradient(),
-            self.loss,
-            self.dlog_scale,
-        );
+        device.run(ContrastiveBackward {
+            shape: self.shape(clip, loaded),
+            settings: self.settings,
+            inputs: self.inputs(clip),
+            saved: self.saved,
+            weight: self.weight,
+            dimage: clip.vision.embeddings_gradient(),
+            dtext: clip.text.embeddings_gradient(),
+            loss: self.loss,
+            dlog_scale: self.dlog_scale,
+        });
     }
 
     pub fn log_scale(&self) -> Stats {

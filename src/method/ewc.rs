@@ -12,6 +12,7 @@ use crate::model::frozen::Frozen;
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::trainable::{Piece, Trainable};
 use crate::model::vision::VisionTower;
+use crate::ops::arena::{AccumulateFisher, AccumulateSquares, QuadraticPenalty};
 use crate::ops::{Device, Plan, Stats};
 use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec, key_of,
@@ -135,14 +136,14 @@ impl Objective for Penalized {
         for Piece { arena, gradients } in pieces {
             let of_arena = |span: Stats| span.slice(arena.start, arena.len());
             let of_gradients = |span: Stats| span.slice(gradients.start, gradients.len());
-            device.quadratic_penalty(
-                self.settings.lambda,
-                of_gradients(self.fisher),
-                of_arena(models.start),
-                of_arena(weights.master),
-                of_gradients(weights.gradients),
-                self.penalty,
-            );
+            device.run(QuadraticPenalty {
+                strength: self.settings.lambda,
+                fisher: of_gradients(self.fisher),
+                anchor: of_arena(models.start),
+                master: of_arena(weights.master),
+                gradients: of_gradients(weights.gradients),
+                loss: self.penalty,
+            });
         }
     }
 
@@ -159,12 +160,13 @@ impl Objective for Penalized {
     }
 
     fn gather(&self, device: &mut dyn Device, clip: &Clip) {
-        device.accumulate_squares(clip.weights.gradients, self.squares);
+        device.run(AccumulateSquares { gradients: clip.weights.gradients, squares: self.squares });
     }
 
     /// The present task's Fisher information joins that of the tasks before.
     fn gathered(&self, device: &mut dyn Device, batches: usize) {
-        device.accumulate_fisher(1.0 / batches as f64, self.settings.fisher_limit, self.squares, self.fisher);
+        let (scale, limit) = (1.0 / batches as f64, self.settings.fisher_limit);
+        device.run(AccumulateFisher { scale, limit, squares: self.squares, fisher: self.fisher });
         device.fill(self.squares, 0.0);
     }
 

@@ -1,6 +1,6 @@
 //! FOSTER (arXiv 2204.04662): a new extractor boosts the old model; then both are compressed into one.
 
-use super::head::{Auxiliary, Head, expand, head_parameters};
+use super::head::{Auxiliary, Head, Soft, expand, head_parameters};
 use crate::method_settings;
 use super::trial::Trial;
 use super::{Entry, Keeps, Method, Row, Sees};
@@ -191,13 +191,15 @@ impl Objective for Boosting {
                 head.cross_entropy(device, logits, images, self.seen, Some(balance));
                 let teacher = head.teacher_logits(device, OLD, &[], images);
                 let targets = SoftTargets { temperature, balance: None };
-                head.distill(device, logits, teacher, images, self.before, targets, 1.0, Write::Add);
+                let soft = Soft { logits, teacher, classes: self.before, targets, weight: 1.0, write: Write::Add };
+                head.distill(device, images, soft);
             }
             Loss::Compression => {
                 // The old model is the boosted one's other extractor.
                 let teacher = head.teacher_logits(device, BOOSTED, &[OLD], images);
                 let targets = SoftTargets { temperature, balance: Some(balance) };
-                head.distill(device, logits, teacher, images, self.seen, targets, 1.0, Write::Set);
+                let soft = Soft { logits, teacher, classes: self.seen, targets, weight: 1.0, write: Write::Set };
+                head.distill(device, images, soft);
             }
         }
         head.backward_weights(device, vision, blocks, images);

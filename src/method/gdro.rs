@@ -9,7 +9,7 @@ use super::{Entry, Keeps, Method, Row, Sees};
 use crate::model::parameters::ParameterList;
 use crate::model::trainable::Trainable;
 use crate::ops::contrastive::Surrogate;
-use crate::ops::group_dro::{ClassWeights, GroupDroSettings, GroupDroState};
+use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
 use crate::ops::{Device, Ids, Plan, Stats};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
 
@@ -147,16 +147,16 @@ impl Objective for Weighed {
             Some(state) => {
                 let GdroSettings { lambda, gamma1, gamma2, .. } = self.settings;
                 let weights = if gamma2 > 0.0 { ClassWeights::Stochastic { gamma2 } } else { ClassWeights::Exact };
-                device.group_dro(
-                    loaded.images,
-                    GroupDroSettings { lambda, gamma1, weights },
-                    self.class,
-                    self.contrast.saved.log_u,
-                    self.contrast.log_scale(),
+                device.run(GroupDro {
+                    samples: loaded.images,
+                    settings: GroupDroSettings { lambda, gamma1, weights },
+                    class: self.class,
+                    log_u: self.contrast.saved.log_u,
+                    log_scale: self.contrast.log_scale(),
                     state,
-                    self.contrast.weight,
-                    self.objective,
-                );
+                    weight: self.contrast.weight,
+                    objective: self.objective,
+                });
             }
         }
         self.contrast.backward(device, models.clip, loaded);

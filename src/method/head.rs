@@ -8,8 +8,8 @@ use crate::model::frozen::Frozen;
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::vision::VisionTower;
 use crate::model::weights::{LinearWeights, Weights};
-use crate::ops::cross_entropy::{LogitsShape, SoftTargets};
-use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
+use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, SoftTargets};
+use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearShape};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
 use crate::rng::{rng, unit};
 use crate::train::{Planned, Scores, StageView, Trainer, TrainerSpec};
@@ -137,37 +137,28 @@ impl Head {
         divisor: Option<Stats>,
     ) {
         let (shape, divisor) = (self.shape(images, classes), divisor.map(|divisor| divisor.first(classes)));
-        device.cross_entropy(shape, logits, divisor, self.label, 1.0, Write::Set, self.loss, self.dlogits);
+        let Head { label, loss, dlogits, .. } = *self;
+        device.run(CrossEntropy { shape, logits, divisor, label, weight: 1.0, write: Write::Set, loss, dlogits });
     }
 
-    /// Adds to loss and gradient, or sets them: the cross-entropy of the first `classes` columns against a teacher's softmax.
-    #[allow(clippy::too_many_arguments)]
-    pub fn distill(
-        &self,
-        device: &mut dyn Device,
-        logits: Tensor,
-        teacher: Tensor,
-        images: usize,
-        classes: usize,
-        targets: SoftTargets,
-        weight: f64,
-        write: Write,
-    ) {
-        let shape = self.shape(images, classes);
-        device.soft_cross_entropy(shape, logits, teacher, targets, weight, write, self.loss, self.dlogits);
+    /// Adds to loss and gradient, or sets them: the cross-entropy of logits against a teacher's softmax.
+    pub fn distill(&self, device: &mut dyn Device, images: usize, soft: Soft) {
+        let Soft { logits, teacher, classes, targets, weight, write } = soft;
+        let (shape, loss, dlogits) = (self.shape(images, classes), self.loss, self.dlogits);
+        device.run(SoftCrossEntropy { shape, logits, teacher, targets, weight, write, loss, dlogits });
     }
 
     /// The gradients of the head's weights, also on the first `blocks` frozen extractors.
     pub fn backward_weights(&self, device: &mut dyn Device, vision: &VisionTower, blocks: usize, images: usize) {
-        self.heads.own.backward_weight(device, images, self.dlogits, vision.features());
+        device.run(self.heads.own.backward_weight(images, self.dlogits, vision.features()));
         for (block, features) in self.heads.blocks.iter().zip(&self.features).take(blocks) {
-            block.backward_weight(device, images, self.dlogits, *features);
+            device.run(block.backward_weight(images, self.dlogits, *features));
         }
     }
 
     /// The gradient of the model's own features, into `dfeatures`.
     pub fn backward_features(&self, device: &mut dyn Device, images: usize, dfeatures: Tensor) {
-        self.heads.own.backward_data(device, images, self.dlogits, BackwardEpilogue::None, dfeatures);
+        device.run(self.heads.own.backward_data(images, self.dlogits, BackwardEpilogue::None, dfeatures));
     }
 
     /// Scores of the images that `vision` has seen, by the model and the first `blocks` frozen extractors.
@@ -192,6 +183,17 @@ impl Head {
     pub fn loss(&self, device: &dyn Device) -> f32 {
         device.read_vec(self.loss)[0]
     }
+}
+
+/// What [`Head::distill`] holds against one another: the first `classes` columns of both.
+#[derive(Clone, Copy)]
+pub struct Soft {
+    pub logits: Tensor,
+    pub teacher: Tensor,
+    pub classes: usize,
+    pub targets: SoftTargets,
+    pub weight: f64,
+    pub write: Write,
 }
 
 /// A second head on the model's own features, whose loss joins that of a [`Head`].
@@ -237,18 +239,24 @@ impl Auxiliary {
         (weight, classes): (f64, usize),
     ) {
         let (weights, own) = (&self.weights, clip.vision.features());
-        weights.forward(device, images, own, Epilogue::None, self.logits);
+        device.run(weights.forward(images, own, Epilogue::None, self.logits));
         let shape = LogitsShape { rows: images, columns: classes, stride: weights.outputs };
         let dlogits = self.dlogits.first(images * weights.outputs);
         // The loss is added to what there is; so is the gradient, to nothing.
         device.fill(dlogits, 0.0);
-        device.cross_entropy(shape, self.logits, None, self.label, weight, Write::Add, head.loss, dlogits);
-        weights.backward_weight(device, images, dlogits, own);
+        let (logits, label, loss) = (self.logits, self.label, head.loss);
+        device.run(CrossEntropy { shape, logits, divisor: None, label, weight, write: Write::Add, loss, dlogits });
+        device.run(weights.backward_weight(images, dlogits, own));
         head.backward_features(device, images, self.dfeatures);
         // dy W of the second head plus that of the first: a product with W as [in, out] has a place for a sum.
-        let transposed = LinearShape::projection(images, weights.outputs, weights.inputs);
-        let dfeatures = clip.vision.features_gradient();
-        device.linear(transposed, dlogits, weights.weight, None, Epilogue::Residual(self.dfeatures), dfeatures);
+        device.run(Linear {
+            shape: LinearShape::projection(images, weights.outputs, weights.inputs),
+            x: dlogits,
+            weight: weights.weight,
+            bias: None,
+            epilogue: Epilogue::Residual(self.dfeatures),
+            y: clip.vision.features_gradient(),
+        });
     }
 }
 
@@ -309,9 +317,9 @@ impl Probe {
     pub fn forward_backward(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) {
         let head = &self.head;
         let logits = head.logits[0];
-        head.heads.own.forward(device, images, vision.features(), Epilogue::Residual(self.mask), logits);
+        device.run(head.heads.own.forward(images, vision.features(), Epilogue::Residual(self.mask), logits));
         head.cross_entropy(device, logits, images, self.seen, None);
-        head.heads.own.backward_weight(device, images, head.dlogits, vision.features());
+        device.run(head.heads.own.backward_weight(images, head.dlogits, vision.features()));
     }
 
     pub fn scores(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) -> Scores {
@@ -338,7 +346,7 @@ fn add_products(
     let mut sum = None;
     for (number, (x, weights)) in terms.iter().enumerate() {
         let to = places[number % 2];
-        weights.forward(device, rows, *x, sum.map_or(Epilogue::None, Epilogue::Residual), to);
+        device.run(weights.forward(rows, *x, sum.map_or(Epilogue::None, Epilogue::Residual), to));
         sum = Some(to);
     }
     sum.expect("a head reads at least one extractor")

@@ -2,7 +2,7 @@
 //! mean of exemplars.
 
 use super::cross_entropy::CrossEntropy;
-use super::head::{Head, head_parameters};
+use super::head::{Head, Soft, head_parameters};
 use crate::method_settings;
 use super::trial::Trial;
 use super::{Classifies, Entry, Keeps, Method, Row, Sees};
@@ -113,7 +113,8 @@ impl Objective for Distilled {
         let teacher = head.teacher_logits(device, 0, &[], images);
         let IcarlSettings { weight, temperature } = self.settings;
         let targets = SoftTargets { temperature, balance: None };
-        head.distill(device, logits, teacher, images, before, targets, weight, Write::Add);
+        let soft = Soft { logits, teacher, classes: before, targets, weight, write: Write::Add };
+        head.distill(device, images, soft);
         head.backward_weights(device, vision, 0, images);
         head.backward_features(device, images, vision.features_gradient());
     }

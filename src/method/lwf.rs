@@ -10,8 +10,8 @@ use crate::model::clip::Clip;
 use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::ParameterList;
 use crate::model::trainable::Trainable;
-use crate::ops::distillation::{DistillationSettings, Multiplicity};
-use crate::ops::similarity::SimilarityShape;
+use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
+use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
 use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, Trainer, TrainerSpec, key_of,
@@ -52,7 +52,7 @@ impl Recipe for Lwf {
 
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
         let plain = ClipLoss { contrast: Contrast::plan(plan, planned) };
-        Box::new(Distilled { plain, distillation: Distillation::plan(plan, self.settings.mu, planned.clip), tau: None })
+        Box::new(Distilled { plain, distillation: Similarities::plan(plan, self.settings.mu, planned.clip), tau: None })
     }
 }
 
@@ -76,7 +76,7 @@ impl Method for Lwf {
 /// The objective.
 struct Distilled {
     plain: ClipLoss,
-    distillation: Distillation,
+    distillation: Similarities,
     /// tau of both sides, once there is a teacher: the teacher's, at the start of the step.
     tau: Option<f64>,
 }
@@ -121,7 +121,7 @@ impl Objective for Distilled {
 }
 
 /// The distillation with its memory: similarities of images against texts, and of texts against images.
-struct Distillation {
+struct Similarities {
     mu: f64,
     /// Samples that share each text [texts].
     count: Stats,
@@ -142,12 +142,12 @@ struct Direction {
     gradient: (Tensor, Tensor),
 }
 
-impl Distillation {
-    fn plan(plan: &mut Plan, mu: f64, clip: &Clip) -> Distillation {
+impl Similarities {
+    fn plan(plan: &mut Plan, mu: f64, clip: &Clip) -> Similarities {
         let (images, texts) = (clip.capacity.images, clip.capacity.texts);
         let mut matrix = || plan.stats(images * texts);
         let (s, teacher_s, ds) = (matrix(), matrix(), matrix());
-        Distillation { mu, s, teacher_s, ds, count: plan.stats(texts), loss: plan.stats(1) }
+        Similarities { mu, s, teacher_s, ds, count: plan.stats(texts), loss: plan.stats(1) }
     }
 
     /// Sends how many samples share each text of a batch.
@@ -195,15 +195,16 @@ impl Distillation {
     fn one_way(&self, device: &mut dyn Device, direction: &Direction, width: usize, tau: f64) {
         let Direction { rows, columns, multiplicity, old, new, gradient } = *direction;
         let shape = SimilarityShape { rows, columns, width };
-        let [s, teacher_s, ds] = [self.s, self.teacher_s, self.ds].map(|span| span.first(rows * columns));
-        device.similarity(shape, new.0, new.1, s);
-        device.similarity(shape, old.0, old.1, teacher_s);
+        let [s, teacher, ds] = [self.s, self.teacher_s, self.ds].map(|span| span.first(rows * columns));
+        device.run(Similarity { shape, a: new.0, b: new.1, s });
+        device.run(Similarity { shape, a: old.0, b: old.1, s: teacher });
         let (teacher_tau, weight) = (tau, self.mu / 2.0);
         let settings = DistillationSettings { tau, teacher_tau, exclude_self: false, divergence: true, weight };
         // ds is set here, and the loss is added up over both ways.
         device.fill(ds, 0.0);
-        device.distill(rows, columns, settings, multiplicity, s, teacher_s, Write::Add, self.loss, ds);
-        device.similarity_backward(shape, ds, new.1, Write::Add, gradient.0);
-        device.similarity_backward_columns(shape, ds, new.0, Write::Add, gradient.1);
+        let (write, loss) = (Write::Add, self.loss);
+        device.run(Distillation { rows, columns, settings, multiplicity, s, teacher, write, loss, ds });
+        device.run(SimilarityBackward { shape, ds, b: new.1, write, da: gradient.0 });
+        device.run(SimilarityBackwardColumns { shape, ds, a: new.0, write, db: gradient.1 });
     }
 }

@@ -7,13 +7,14 @@ use crate::model::frozen::Frozen;
 use crate::model::parameters::ParameterList;
 use crate::model::trainable::Trainable;
 use crate::model::vision::VisionTower;
-use crate::ops::similarity::SimilarityShape;
+use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
+use crate::ops::supcon::SupCon;
 use crate::ops::{Device, Ids, Plan, Stats, Write};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Scores, Stage, StageView, TrainBatch, key_of};
 
 /// Similarities of the embeddings of `n` views, and the contrast's gradient in them. Views come one after the other: all first, then all
 /// second.
-pub struct SupCon {
+pub struct ViewContrast {
     width: usize,
     class: Ids,
     /// Similarities and their gradient [n, n].
@@ -22,10 +23,10 @@ pub struct SupCon {
     contrast: Stats,
 }
 
-impl SupCon {
-    pub fn plan(plan: &mut Plan, clip: &Clip) -> SupCon {
+impl ViewContrast {
+    pub fn plan(plan: &mut Plan, clip: &Clip) -> ViewContrast {
         let views = clip.capacity.images;
-        SupCon {
+        ViewContrast {
             width: clip.spec.embed_dim,
             class: plan.ids(views),
             similarity: plan.stats(views * views),
@@ -51,16 +52,16 @@ impl SupCon {
     /// The loss, and the gradient of the similarities. `anchor` is 1 for the views that stand as anchors, where not all do.
     pub fn forward(&self, device: &mut dyn Device, clip: &Clip, views: usize, tau: f64, anchor: Option<Ids>) {
         let (embeddings, (s, ds)) = (clip.vision.embeddings(), self.similarities(views));
-        device.similarity(self.shape(views), embeddings, embeddings, s);
-        device.supcon(views, tau, s, self.class, anchor, self.contrast, ds);
+        device.run(Similarity { shape: self.shape(views), a: embeddings, b: embeddings, s });
+        device.run(SupCon { samples: views, tau, s, class: self.class, anchor, loss: self.contrast, ds });
     }
 
     /// From the gradient of the similarities to that of the embeddings, which it sets or is added to.
     pub fn backward(&self, device: &mut dyn Device, clip: &Clip, views: usize, write: Write) {
         let (embeddings, gradient) = (clip.vision.embeddings(), clip.vision.embeddings_gradient());
-        let (_, ds) = self.similarities(views);
-        device.similarity_backward(self.shape(views), ds, embeddings, write, gradient);
-        device.similarity_backward_columns(self.shape(views), ds, embeddings, Write::Add, gradient);
+        let (shape, (_, ds)) = (self.shape(views), self.similarities(views));
+        device.run(SimilarityBackward { shape, ds, b: embeddings, write, da: gradient });
+        device.run(SimilarityBackwardColumns { shape, ds, a: embeddings, write: Write::Add, db: gradient });
     }
 
     pub fn loss(&self, device: &dyn Device) -> f32 {

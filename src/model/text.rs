@@ -6,7 +6,7 @@ use super::tower::Head;
 use super::transformer::{Purpose, Transformer};
 use super::weights::Weights;
 use crate::ops::pool::PoolShape;
-use crate::ops::token_embed::TokenShape;
+use crate::ops::token_embed::{TokenEmbed, TokenEmbedBackward, TokenShape};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor};
 
 /// open_clip's text transformer: tokens, positions, causal blocks, ln_final of the end-of-text token, projection.
@@ -112,7 +112,13 @@ impl TextTower {
     pub fn forward(&self, device: &mut dyn Device, texts: usize, tokens: usize) {
         let (embed, pool) = self.shapes(texts, tokens);
         let (table, position) = (self.token_embedding.0, self.positional_embedding.0);
-        device.token_embed(embed, self.ids, table, position.first(tokens * self.width), self.blocks.input());
+        device.run(TokenEmbed {
+            shape: embed,
+            ids: self.ids,
+            table,
+            position: position.first(tokens * self.width),
+            x: self.blocks.input(),
+        });
         self.blocks.forward(device, texts, tokens);
         self.head.forward(device, pool, Some(self.end), self.blocks.output());
     }
@@ -123,7 +129,13 @@ impl TextTower {
         let stream = self.blocks.gradient();
         self.head.backward(device, pool, Some(self.end), stream);
         self.blocks.backward(device, texts, tokens);
-        device.token_embed_backward(embed, self.ids, stream, self.token_embedding.1, self.positional_embedding.1);
+        device.run(TokenEmbedBackward {
+            shape: embed,
+            ids: self.ids,
+            dx: stream,
+            dtable: self.token_embedding.1,
+            dposition: self.positional_embedding.1,
+        });
     }
 }
 

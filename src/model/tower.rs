@@ -5,8 +5,9 @@
 use super::parameters::ParameterList;
 use super::transformer::norm_shape;
 use super::weights::{NormWeights, SavedNorm, Weights};
-use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
-use crate::ops::pool::PoolShape;
+use crate::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
+use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape};
+use crate::ops::pool::{Pool, PoolBackward, PoolShape};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
 
 pub struct Head {
@@ -54,23 +55,36 @@ impl Head {
 
     pub fn forward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, tokens: Tensor) {
         let samples = pool.samples;
-        device.pool(pool, position, tokens, self.pooled);
-        self.norm.forward(device, norm_shape(samples, self.width), self.pooled, self.saved);
+        device.run(Pool { shape: pool, position, x: tokens, y: self.pooled });
+        device.run(self.norm.forward(norm_shape(samples, self.width), self.pooled, self.saved));
         let shape = LinearShape::projection(samples, self.width, self.embed_dim);
-        device.linear(shape, self.saved.y, self.projection.0, None, Epilogue::None, self.features);
-        device.l2_normalize(samples, self.embed_dim, self.features, self.embeddings, self.norms);
+        device.run(Linear {
+            shape,
+            x: self.saved.y,
+            weight: self.projection.0,
+            bias: None,
+            epilogue: Epilogue::None,
+            y: self.features,
+        });
+        device.run(L2Normalize {
+            rows: samples,
+            width: self.embed_dim,
+            x: self.features,
+            y: self.embeddings,
+            norm: self.norms,
+        });
     }
 
     /// From the embeddings' gradient to that of all tokens, into `dtokens`.
     pub fn backward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
-        device.l2_normalize_backward(
-            pool.samples,
-            self.embed_dim,
-            self.embeddings_gradient,
-            self.embeddings,
-            self.norms,
-            self.features_gradient,
-        );
+        device.run(L2NormalizeBackward {
+            rows: pool.samples,
+            width: self.embed_dim,
+            dy: self.embeddings_gradient,
+            y: self.embeddings,
+            norm: self.norms,
+            dx: self.features_gradient,
+        });
         self.backward_features(device, pool, position, dtokens);
     }
 
@@ -84,18 +98,24 @@ impl Head {
     ) {
         let samples = pool.samples;
         let shape = LinearShape::projection(samples, self.width, self.embed_dim);
-        device.linear_backward_weight(shape, self.features_gradient, self.saved.y, self.projection.1, None);
-        device.linear_backward_data(
+        device.run(LinearBackwardWeight {
             shape,
-            self.features_gradient,
-            self.projection.0,
-            BackwardEpilogue::None,
-            self.dnormed,
-        );
+            dy: self.features_gradient,
+            x: self.saved.y,
+            dweight: self.projection.1,
+            dbias: None,
+        });
+        device.run(LinearBackwardData {
+            shape,
+            dy: self.features_gradient,
+            weight: self.projection.0,
+            epilogue: BackwardEpilogue::None,
+            dx: self.dnormed,
+        });
         // ln's input is used up by its own backward pass, but not before: the gradient goes where its output was.
         let dpooled = self.saved.y;
         let norm = norm_shape(samples, self.width);
-        self.norm.backward(device, norm, self.dnormed, self.pooled, self.saved, Write::Set, dpooled);
-        device.pool_backward(pool, position, dpooled, dtokens);
+        device.run(self.norm.backward(norm, self.dnormed, self.pooled, self.saved, Write::Set, dpooled));
+        device.run(PoolBackward { shape: pool, position, dy: dpooled, dx: dtokens });
     }
 }

@@ -3,7 +3,7 @@
 use super::parameters::ParameterList;
 use super::spec::{ModelSpec, TransformerSpec};
 use super::weights::{LinearWeights, NormWeights, SavedNorm, Weights};
-use crate::ops::attention::AttentionShape;
+use crate::ops::attention::{Attention, AttentionBackward, AttentionShape};
 use crate::ops::layer_norm::LayerNormShape;
 use crate::ops::linear::{BackwardEpilogue, Epilogue};
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
@@ -142,19 +142,20 @@ impl Transformer {
         let spec = &self.spec;
         let rows = sequences * tokens;
         let norm = norm_shape(rows, spec.width);
-        let attention = self.attention_shape(sequences, tokens);
+        let shape = self.attention_shape(sequences, tokens);
         for (block, saved) in &self.blocks {
-            block.ln_1.forward(device, norm, saved.input, saved.ln_1);
-            block.in_proj.forward(device, rows, saved.ln_1.y, Epilogue::None, saved.qkv);
-            device.attention(attention, saved.qkv, saved.attended, saved.log_sum_exp);
+            device.run(block.ln_1.forward(norm, saved.input, saved.ln_1));
+            device.run(block.in_proj.forward(rows, saved.ln_1.y, Epilogue::None, saved.qkv));
+            let Saved { qkv, attended: out, log_sum_exp, .. } = *saved;
+            device.run(Attention { shape, qkv, out, log_sum_exp });
             let residual = Epilogue::Residual(saved.input);
-            block.out_proj.forward(device, rows, saved.attended, residual, saved.middle);
+            device.run(block.out_proj.forward(rows, saved.attended, residual, saved.middle));
 
-            block.ln_2.forward(device, norm, saved.middle, saved.ln_2);
+            device.run(block.ln_2.forward(norm, saved.middle, saved.ln_2));
             let activation = Epilogue::Activation { kind: spec.activation, pre: saved.pre };
-            block.c_fc.forward(device, rows, saved.ln_2.y, activation, saved.hidden);
+            device.run(block.c_fc.forward(rows, saved.ln_2.y, activation, saved.hidden));
             let residual = Epilogue::Residual(saved.middle);
-            block.c_proj.forward(device, rows, saved.hidden, residual, saved.output);
+            device.run(block.c_proj.forward(rows, saved.hidden, residual, saved.output));
         }
     }
 
@@ -163,22 +164,23 @@ impl Transformer {
         let spec = &self.spec;
         let rows = sequences * tokens;
         let norm = norm_shape(rows, spec.width);
-        let attention = self.attention_shape(sequences, tokens);
+        let shape = self.attention_shape(sequences, tokens);
         let d = self.gradients.as_ref().expect("planned for training");
         for (block, saved) in self.blocks.iter().rev() {
-            block.c_proj.backward_weight(device, rows, d.stream, saved.hidden);
+            device.run(block.c_proj.backward_weight(rows, d.stream, saved.hidden));
             let activation = BackwardEpilogue::Activation { kind: spec.activation, pre: saved.pre };
-            block.c_proj.backward_data(device, rows, d.stream, activation, d.hidden);
-            block.c_fc.backward_weight(device, rows, d.hidden, saved.ln_2.y);
-            block.c_fc.backward_data(device, rows, d.hidden, BackwardEpilogue::None, d.branch);
-            block.ln_2.backward(device, norm, d.branch, saved.middle, saved.ln_2, Write::Add, d.stream);
+            device.run(block.c_proj.backward_data(rows, d.stream, activation, d.hidden));
+            device.run(block.c_fc.backward_weight(rows, d.hidden, saved.ln_2.y));
+            device.run(block.c_fc.backward_data(rows, d.hidden, BackwardEpilogue::None, d.branch));
+            device.run(block.ln_2.backward(norm, d.branch, saved.middle, saved.ln_2, Write::Add, d.stream));
 
-            block.out_proj.backward_weight(device, rows, d.stream, saved.attended);
-            block.out_proj.backward_data(device, rows, d.stream, BackwardEpilogue::None, d.branch);
-            device.attention_backward(attention, saved.qkv, saved.attended, saved.log_sum_exp, d.branch, d.qkv);
-            block.in_proj.backward_weight(device, rows, d.qkv, saved.ln_1.y);
-            block.in_proj.backward_data(device, rows, d.qkv, BackwardEpilogue::None, d.branch);
-            block.ln_1.backward(device, norm, d.branch, saved.input, saved.ln_1, Write::Add, d.stream);
+            device.run(block.out_proj.backward_weight(rows, d.stream, saved.attended));
+            device.run(block.out_proj.backward_data(rows, d.stream, BackwardEpilogue::None, d.branch));
+            let Saved { qkv, attended: out, log_sum_exp, .. } = *saved;
+            device.run(AttentionBackward { shape, qkv, out, log_sum_exp, dout: d.branch, dqkv: d.qkv });
+            device.run(block.in_proj.backward_weight(rows, d.qkv, saved.ln_1.y));
+            device.run(block.in_proj.backward_data(rows, d.qkv, BackwardEpilogue::None, d.branch));
+            device.run(block.ln_1.backward(norm, d.branch, saved.input, saved.ln_1, Write::Add, d.stream));
         }
     }
 

@@ -5,10 +5,10 @@ use super::spec::ModelSpec;
 use super::tower::Head;
 use super::transformer::{Purpose, Transformer, norm_shape};
 use super::weights::{NormWeights, SavedNorm, Weights};
-use crate::ops::linear::{Epilogue, LinearShape};
-use crate::ops::patch_embed::{Normalization, PatchShape};
+use crate::ops::linear::{Epilogue, Linear, LinearBackwardWeight, LinearShape};
+use crate::ops::patch_embed::{Normalization, PatchEmbed, PatchShape};
 use crate::ops::pool::PoolShape;
-use crate::ops::position_embed::PositionShape;
+use crate::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
 use crate::ops::{Bytes, Device, Plan, Stats, Tensor, Write};
 
 /// open_clip's VisionTransformer: patches, class token, positions, ln_pre, blocks, ln_post of the class token, projection.
@@ -125,17 +125,29 @@ impl VisionTower {
 
     pub fn forward(&self, device: &mut dyn Device, images: usize) {
         let (projection, position, pool) = self.shapes(images);
-        device.extract_patches(self.patch_shape(images), Normalization::CLIP, self.pixels, self.patches);
-        device.linear(projection, self.patches, self.conv1.0, None, Epilogue::None, self.patch_tokens);
-        device.position_embed(
-            position,
-            self.patch_tokens,
-            self.class_embedding.0,
-            self.positional_embedding.0,
-            self.tokens,
-        );
+        device.run(PatchEmbed {
+            shape: self.patch_shape(images),
+            normalization: Normalization::CLIP,
+            pixels: self.pixels,
+            patches: self.patches,
+        });
+        device.run(Linear {
+            shape: projection,
+            x: self.patches,
+            weight: self.conv1.0,
+            bias: None,
+            epilogue: Epilogue::None,
+            y: self.patch_tokens,
+        });
+        device.run(PositionEmbed {
+            shape: position,
+            patches: self.patch_tokens,
+            class: self.class_embedding.0,
+            position: self.positional_embedding.0,
+            x: self.tokens,
+        });
         let norm = norm_shape(images * pool.tokens, self.width);
-        self.ln_pre.forward(device, norm, self.tokens, self.ln_pre_saved);
+        device.run(self.ln_pre.forward(norm, self.tokens, self.ln_pre_saved));
         self.blocks.forward(device, images, pool.tokens);
         self.head.forward(device, pool, None, self.blocks.output());
     }
@@ -161,14 +173,20 @@ impl VisionTower {
         // The blocks' input is ln_pre's output, which nothing reads any more: the gradient of ln_pre's input takes its place.
         let norm = norm_shape(images * pool.tokens, self.width);
         let dtokens = self.blocks.input();
-        self.ln_pre.backward(device, norm, stream, self.tokens, self.ln_pre_saved, Write::Set, dtokens);
-        device.position_embed_backward(
-            position,
-            dtokens,
-            self.patch_tokens,
-            self.class_embedding.1,
-            self.positional_embedding.1,
-        );
-        device.linear_backward_weight(projection, self.patch_tokens, self.patches, self.conv1.1, None);
+        device.run(self.ln_pre.backward(norm, stream, self.tokens, self.ln_pre_saved, Write::Set, dtokens));
+        device.run(PositionEmbedBackward {
+            shape: position,
+            dx: dtokens,
+            dpatches: self.patch_tokens,
+            dclass: self.class_embedding.1,
+            dposition: self.positional_embedding.1,
+        });
+        device.run(LinearBackwardWeight {
+            shape: projection,
+            dy: self.patch_tokens,
+            x: self.patches,
+            dweight: self.conv1.1,
+            dbias: None,
+        });
     }
 }

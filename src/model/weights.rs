@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::parameters::{Parameter, ParameterList};
-use crate::ops::layer_norm::LayerNormShape;
-use crate::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
-use crate::ops::{Device, Plan, Stats, Tensor, Write};
+use crate::ops::layer_norm::{LayerNorm, LayerNormBackward, LayerNormShape};
+use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape};
+use crate::ops::{Plan, Stats, Tensor, Write};
 
 /// Flat arenas of one layout: master weights, the storage copy that ops read, and gradients of what can be trained (empty without
 /// training).
@@ -82,25 +82,20 @@ pub struct LinearWeights {
 
 impl LinearWeights {
     /// y = epilogue(x W^T + b): x [rows, inputs], y [rows, outputs].
-    pub fn forward(&self, device: &mut dyn Device, rows: usize, x: Tensor, epilogue: Epilogue, y: Tensor) {
-        device.linear(self.shape(rows), x, self.weight, self.bias.map(|(bias, _)| bias), epilogue, y);
+    pub fn forward(&self, rows: usize, x: Tensor, epilogue: Epilogue, y: Tensor) -> Linear {
+        let bias = self.bias.map(|(bias, _)| bias);
+        Linear { shape: self.shape(rows), x, weight: self.weight, bias, epilogue, y }
     }
 
     /// dx = epilogue(dy W).
-    pub fn backward_data(
-        &self,
-        device: &mut dyn Device,
-        rows: usize,
-        dy: Tensor,
-        epilogue: BackwardEpilogue,
-        dx: Tensor,
-    ) {
-        device.linear_backward_data(self.shape(rows), dy, self.weight, epilogue, dx);
+    pub fn backward_data(&self, rows: usize, dy: Tensor, epilogue: BackwardEpilogue, dx: Tensor) -> LinearBackwardData {
+        LinearBackwardData { shape: self.shape(rows), dy, weight: self.weight, epilogue, dx }
     }
 
     /// The gradients of weight and bias.
-    pub fn backward_weight(&self, device: &mut dyn Device, rows: usize, dy: Tensor, x: Tensor) {
-        device.linear_backward_weight(self.shape(rows), dy, x, self.dweight, self.bias.map(|(_, dbias)| dbias));
+    pub fn backward_weight(&self, rows: usize, dy: Tensor, x: Tensor) -> LinearBackwardWeight {
+        let dbias = self.bias.map(|(_, dbias)| dbias);
+        LinearBackwardWeight { shape: self.shape(rows), dy, x, dweight: self.dweight, dbias }
     }
 
     fn shape(&self, rows: usize) -> LinearShape {
@@ -117,23 +112,24 @@ pub struct NormWeights {
 }
 
 impl NormWeights {
-    pub fn forward(&self, device: &mut dyn Device, shape: LayerNormShape, x: Tensor, saved: SavedNorm) {
-        device.layer_norm(shape, x, self.gamma, self.beta, saved.y, saved.mean, saved.rstd);
+    /// Of x [rows, width], into `saved`.
+    pub fn forward(&self, shape: LayerNormShape, x: Tensor, saved: SavedNorm) -> LayerNorm {
+        let SavedNorm { y, mean, rstd } = saved;
+        LayerNorm { shape, x, gamma: self.gamma, beta: self.beta, y, mean, rstd }
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// From dy to dx (=, +=) and the gradients of gain and bias.
     pub fn backward(
         &self,
-        device: &mut dyn Device,
         shape: LayerNormShape,
         dy: Tensor,
         x: Tensor,
-        saved: SavedNorm,
+        SavedNorm { mean, rstd, .. }: SavedNorm,
         write: Write,
         dx: Tensor,
-    ) {
-        let SavedNorm { mean, rstd, .. } = saved;
-        device.layer_norm_backward(shape, dy, x, self.gamma, mean, rstd, write, dx, self.dgamma, self.dbeta);
+    ) -> LayerNormBackward {
+        let NormWeights { gamma, dgamma, dbeta, .. } = *self;
+        LayerNormBackward { shape, dy, x, gamma, mean, rstd, write, dx, dgamma, dbeta }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Stats, Tensor};
+use super::{Cost, Op, Stats, Tensor};
 
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101), in PyTorch's order of operations: what stays the same from step to step.
 #[derive(Clone, Copy, Debug)]
@@ -32,23 +32,80 @@ pub struct AdamWArenas {
     pub second_moment: Stats,
 }
 
-pub trait AdamW {
-    /// norm\[0\] = the 2-norm of all gradients, in two passes: the same bits every time.
-    fn gradient_norm(&mut self, gradients: Stats, norm: Stats);
+/// norm\[0\] = the 2-norm of all gradients, in two passes: the same bits every time.
+#[derive(Clone, Copy, Debug)]
+pub struct GradientNorm {
+    pub gradients: Stats,
+    /// `[1]`
+    pub norm: Stats,
+}
 
-    /// p *= 1 - lr wd inside `decayed` ranges, which ascend; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
-    /// p -= lr / (1-b1^t) m / (sqrt(v) / sqrt(1-b2^t) + eps), g the clipped gradient. Where `norm` is not finite nothing
-    /// changes. `pace` `[3]` holds what [`pace`] gives: lr, 1-b1^t and 1-b2^t, t = 1 for the first step since the moments
-    /// were zeroed.
-    fn adamw(
-        &mut self,
-        settings: AdamWSettings,
-        pace: Stats,
-        arenas: AdamWArenas,
-        norm: Stats,
-        decayed: &[Range<usize>],
-    );
+impl Op for GradientNorm {
+    const NAME: &'static str = "gradient_norm";
 
-    /// Limits every value to [low, high] (the logit scale after a step), in `master` and in its storage copy.
-    fn clamp(&mut self, master: Stats, weights: Tensor, low: f32, high: f32);
+    fn shape(&self) -> String {
+        self.gradients.len().to_string()
+    }
+
+    fn cost(&self, _: usize) -> Cost {
+        let count = self.gradients.len();
+        Cost { operations: 2 * count, bytes: 4 * count }
+    }
+}
+
+/// p *= 1 - lr wd inside `decayed` ranges; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+/// p -= lr / (1-b1^t) m / (sqrt(v) / sqrt(1-b2^t) + eps), g the clipped gradient. Where `norm` is not finite nothing
+/// changes.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW<'a> {
+    pub settings: AdamWSettings,
+    /// What [`pace`] gives `[3]`: lr, 1-b1^t and 1-b2^t, t = 1 for the first step since the moments were zeroed.
+    pub pace: Stats,
+    pub arenas: AdamWArenas,
+    /// The gradients' norm `[1]`.
+    pub norm: Stats,
+    /// The stretches of the arenas under weight decay, ascending.
+    pub decayed: &'a [Range<usize>],
+}
+
+impl Op for AdamW<'_> {
+    const NAME: &'static str = "adamw";
+
+    fn shape(&self) -> String {
+        self.arenas.master.len().to_string()
+    }
+
+    /// Four arenas read and three written; the storage copy too where it is another.
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let count = self.arenas.master.len();
+        Cost { operations: 14 * count, bytes: 4 * 7 * count + copy_bytes(count, storage_bytes) }
+    }
+}
+
+/// Limits every value to [low, high] (the logit scale after a step), in `master` and in its storage copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Clamp {
+    pub master: Stats,
+    /// The storage-precision copy of `master`, of its length.
+    pub weights: Tensor,
+    pub low: f32,
+    pub high: f32,
+}
+
+impl Op for Clamp {
+    const NAME: &'static str = "clamp";
+
+    fn shape(&self) -> String {
+        self.master.len().to_string()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let count = self.master.len();
+        Cost { operations: 2 * count, bytes: 4 * 2 * count + copy_bytes(count, storage_bytes) }
+    }
+}
+
+/// Bytes of the storage copy of `count` master values; none where it is the master itself.
+fn copy_bytes(count: usize, storage_bytes: usize) -> usize {
+    if storage_bytes < 4 { storage_bytes * count } else { 0 }
 }

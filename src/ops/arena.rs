@@ -1,28 +1,94 @@
 //! Arithmetic over flat arenas of parameters: interpolated weights, the diagonal Fisher information, its penalty.
 
-use super::Stats;
+use super::{Cost, Op, Stats};
 
-pub trait Arena {
-    /// x = (1 - alpha) x + alpha y, element by element: a patch (PAINT, arXiv 2208.05592) or a step of a moving average.
-    /// alpha = 0 leaves x and alpha = 1 gives y, to the bit.
-    fn interpolate(&mut self, alpha: f64, y: Stats, x: Stats);
+/// x = (1 - alpha) x + alpha y, element by element: a patch (PAINT, arXiv 2208.05592) or a step of a moving average.
+/// alpha = 0 leaves x and alpha = 1 gives y, to the bit.
+#[derive(Clone, Copy, Debug)]
+pub struct Interpolate {
+    pub alpha: f64,
+    pub y: Stats,
+    pub x: Stats,
+}
 
-    /// squares += gradients^2, element by element.
-    fn accumulate_squares(&mut self, gradients: Stats, squares: Stats);
+impl Op for Interpolate {
+    const NAME: &'static str = "interpolate";
 
-    /// fisher += min(scale squares, limit), element by element: a task's mean of squared gradients joins those before it
-    /// (EWC, arXiv 1612.00796).
-    fn accumulate_fisher(&mut self, scale: f64, limit: f64, squares: Stats, fisher: Stats);
+    fn shape(&self) -> String {
+        self.x.len().to_string()
+    }
 
-    /// loss\[0\] += strength / 2 sum F (theta - theta*)^2, in two passes: the same bits every time; and
-    /// gradients += strength F (theta - theta*). F = `fisher`, theta = `master`, theta* = `anchor`.
-    fn quadratic_penalty(
-        &mut self,
-        strength: f64,
-        fisher: Stats,
-        anchor: Stats,
-        master: Stats,
-        gradients: Stats,
-        loss: Stats,
-    );
+    fn cost(&self, _: usize) -> Cost {
+        let count = self.x.len();
+        Cost { operations: 3 * count, bytes: 4 * 3 * count }
+    }
+}
+
+/// squares += gradients^2, element by element.
+#[derive(Clone, Copy, Debug)]
+pub struct AccumulateSquares {
+    pub gradients: Stats,
+    pub squares: Stats,
+}
+
+impl Op for AccumulateSquares {
+    const NAME: &'static str = "accumulate_squares";
+
+    fn shape(&self) -> String {
+        self.squares.len().to_string()
+    }
+
+    fn cost(&self, _: usize) -> Cost {
+        let count = self.squares.len();
+        Cost { operations: 2 * count, bytes: 4 * 3 * count }
+    }
+}
+
+/// fisher += min(scale squares, limit), element by element: a task's mean of squared gradients joins those before it
+/// (EWC, arXiv 1612.00796).
+#[derive(Clone, Copy, Debug)]
+pub struct AccumulateFisher {
+    pub scale: f64,
+    pub limit: f64,
+    pub squares: Stats,
+    pub fisher: Stats,
+}
+
+impl Op for AccumulateFisher {
+    const NAME: &'static str = "accumulate_fisher";
+
+    fn shape(&self) -> String {
+        self.fisher.len().to_string()
+    }
+
+    fn cost(&self, _: usize) -> Cost {
+        let count = self.fisher.len();
+        Cost { operations: 3 * count, bytes: 4 * 3 * count }
+    }
+}
+
+/// loss\[0\] += strength / 2 sum F (theta - theta*)^2, in two passes: the same bits every time; and
+/// gradients += strength F (theta - theta*). F = `fisher`, theta = `master`, theta* = `anchor`.
+#[derive(Clone, Copy, Debug)]
+pub struct QuadraticPenalty {
+    pub strength: f64,
+    pub fisher: Stats,
+    pub anchor: Stats,
+    pub master: Stats,
+    pub gradients: Stats,
+    /// `[1]`
+    pub loss: Stats,
+}
+
+impl Op for QuadraticPenalty {
+    const NAME: &'static str = "quadratic_penalty";
+
+    fn shape(&self) -> String {
+        self.gradients.len().to_string()
+    }
+
+    fn cost(&self, _: usize) -> Cost {
+        let count = self.gradients.len();
+        Cost { operations: 6 * count, bytes: 4 * 5 * count }
+    }
 }

@@ -1,6 +1,6 @@
 //! Multi-head self-attention on packed q, k, v.
 
-use super::{Stats, Tensor};
+use super::{Cost, Op, Stats, Tensor};
 
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
@@ -19,21 +19,69 @@ impl AttentionShape {
     }
 }
 
-pub trait Attention {
-    /// For each sample and head: S = Q K^T / sqrt(head_dim), P = softmax of S's rows, out = P V.
-    /// qkv `[samples, tokens, 3 width]` with q, k, v side by side and heads inside each; out `[samples, tokens, width]`;
-    /// log_sum_exp `[samples, heads, tokens]` of S's rows is all that the backward pass keeps of P.
-    fn attention(&mut self, shape: AttentionShape, qkv: Tensor, out: Tensor, log_sum_exp: Stats);
+impl AttentionShape {
+    fn words(&self) -> String {
+        let AttentionShape { samples, tokens, heads, head_dim, .. } = self;
+        format!("{samples} x {heads} x {tokens} x {head_dim}")
+    }
 
-    /// dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(dO O)), dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d).
-    /// dout as out, dqkv as qkv.
-    fn attention_backward(
-        &mut self,
-        shape: AttentionShape,
-        qkv: Tensor,
-        out: Tensor,
-        log_sum_exp: Stats,
-        dout: Tensor,
-        dqkv: Tensor,
-    );
+    /// Of `products` products [tokens, tokens] by [tokens, head_dim] a head, `arrays` arrays as large as `out`, and the log-sum-exp.
+    fn cost(&self, products: usize, arrays: usize, storage_bytes: usize) -> Cost {
+        let rows = self.samples * self.tokens;
+        // A causal row sees half of the tokens on average.
+        let seen = if self.causal { self.tokens.div_ceil(2) } else { self.tokens };
+        Cost {
+            operations: products * 2 * rows * seen * self.width(),
+            bytes: storage_bytes * arrays * rows * self.width() + 4 * rows * self.heads,
+        }
+    }
+}
+
+/// For each sample and head: S = Q K^T / sqrt(head_dim), P = softmax of S's rows, out = P V.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    pub shape: AttentionShape,
+    /// `[samples, tokens, 3 width]` with q, k, v side by side and heads inside each.
+    pub qkv: Tensor,
+    /// `[samples, tokens, width]`
+    pub out: Tensor,
+    /// `[samples, heads, tokens]` of S's rows: all that the backward pass keeps of P.
+    pub log_sum_exp: Stats,
+}
+
+impl Op for Attention {
+    const NAME: &'static str = "attention";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(2, 4, storage_bytes)
+    }
+}
+
+/// dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(dO O)), dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d).
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionBackward {
+    pub shape: AttentionShape,
+    pub qkv: Tensor,
+    pub out: Tensor,
+    pub log_sum_exp: Stats,
+    /// As `out`.
+    pub dout: Tensor,
+    /// As `qkv`.
+    pub dqkv: Tensor,
+}
+
+impl Op for AttentionBackward {
+    const NAME: &'static str = "attention backward";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(5, 8, storage_bytes)
+    }
 }

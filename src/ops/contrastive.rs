@@ -1,7 +1,7 @@
 //! One family of contrastive objectives: InfoNCE, GCL and GDRO are the same computation with four settings
 //! (methods.md section 1). Similarities are streamed in tiles; batch x batch values are never held.
 
-use super::{Ids, Stats, Tensor};
+use super::{Cost, Ids, Op, Stats, Tensor};
 
 /// A batch of `samples` images over `texts` distinct prompts. Each text is encoded once, however many samples share it:
 /// sums over texts carry its multiplicity n_c, and equal the per-sample sums exactly.
@@ -79,32 +79,74 @@ pub struct ContrastiveSaved {
     pub height: [Stats; 2],
 }
 
-pub trait Contrastive {
-    /// First pass: g_i for both directions in log space, u_i = (1 - gamma) u_i + gamma g_i (u_i = g_i on a first visit; an
-    /// anchor with empty N_i leaves its average as it was), and `saved`. Without averages u_i = g_i.
-    fn contrastive(
-        &mut self,
-        shape: ContrastiveShape,
-        settings: ContrastiveSettings,
-        inputs: ContrastiveInputs,
-        averages: Option<MovingAverages>,
-        saved: ContrastiveSaved,
-    );
+impl ContrastiveShape {
+    fn words(&self) -> String {
+        let ContrastiveShape { samples, texts, width } = self;
+        format!("{samples} over {texts} x {width}")
+    }
 
-    /// Second pass, for anchor weights a_i `[samples]`:
-    /// dS_ij += a_i w_ij phi'(S_ij - S_ii) (over tau without `times_tau`), minus its row sum at (i, i);
-    /// dimage = dS t, dtext = dS^T e; loss `[1]`, and dlog_scale `[1]`, its derivative by ln(1/tau).
-    #[allow(clippy::too_many_arguments)]
-    fn contrastive_backward(
-        &mut self,
-        shape: ContrastiveShape,
-        settings: ContrastiveSettings,
-        inputs: ContrastiveInputs,
-        saved: ContrastiveSaved,
-        weight: Stats,
-        dimage: Tensor,
-        dtext: Tensor,
-        loss: Stats,
-        dlog_scale: Stats,
-    );
+    /// Of `products` products of all similarities, both embeddings in `arrays` arrays, and `stats` values a sample.
+    fn cost(&self, products: usize, arrays: usize, stats: usize, storage_bytes: usize) -> Cost {
+        let ContrastiveShape { samples, texts, width } = self;
+        Cost {
+            operations: products * 2 * samples * texts * width,
+            bytes: storage_bytes * arrays * (samples + texts) * width + 4 * stats * samples,
+        }
+    }
+}
+
+/// First pass: g_i for both directions in log space, u_i = (1 - gamma) u_i + gamma g_i (u_i = g_i on a first visit; an
+/// anchor with empty N_i leaves its average as it was), and `saved`. Without averages u_i = g_i.
+#[derive(Clone, Copy, Debug)]
+pub struct Contrastive {
+    pub shape: ContrastiveShape,
+    pub settings: ContrastiveSettings,
+    pub inputs: ContrastiveInputs,
+    pub averages: Option<MovingAverages>,
+    pub saved: ContrastiveSaved,
+}
+
+impl Op for Contrastive {
+    const NAME: &'static str = "contrastive";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(2, 1, 7, storage_bytes)
+    }
+}
+
+/// Second pass, for anchor weights a_i:
+/// dS_ij += a_i w_ij phi'(S_ij - S_ii) (over tau without `times_tau`), minus its row sum at (i, i);
+/// dimage = dS t, dtext = dS^T e; the loss, and its derivative by ln(1/tau).
+#[derive(Clone, Copy, Debug)]
+pub struct ContrastiveBackward {
+    pub shape: ContrastiveShape,
+    pub settings: ContrastiveSettings,
+    pub inputs: ContrastiveInputs,
+    pub saved: ContrastiveSaved,
+    /// a_i `[samples]`
+    pub weight: Stats,
+    /// `[samples, width]`
+    pub dimage: Tensor,
+    /// `[texts, width]`
+    pub dtext: Tensor,
+    /// `[1]`
+    pub loss: Stats,
+    /// `[1]`
+    pub dlog_scale: Stats,
+}
+
+impl Op for ContrastiveBackward {
+    const NAME: &'static str = "contrastive backward";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(3, 2, 8, storage_bytes)
+    }
 }

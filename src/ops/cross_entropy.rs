@@ -1,6 +1,6 @@
 //! Losses of classifiers: rows of logits against labels, or against another model's logits.
 
-use super::{Ids, Stats, Tensor, Write};
+use super::{Cost, Ids, Op, Stats, Tensor, Write};
 
 /// Logits `[rows, stride]`, of which the first `columns` of each row take part: the classes seen so far.
 #[derive(Clone, Copy, Debug)]
@@ -19,37 +19,77 @@ pub struct SoftTargets {
     pub balance: Option<Stats>,
 }
 
-pub trait CrossEntropy {
-    /// loss\[0\] (=, +=) weight mean_r (log sum_k exp(z_rk / w_k) - z_{r y_r} / w_{y_r}), and dlogits (=, +=) its gradient.
-    ///
-    /// logits, dlogits `[rows, stride]`; `divisor` w `[columns]`, 1 where there is none; label y `[rows]`, below `columns`. With
-    /// [`Write::Set`] the columns of dlogits from `columns` on become 0.
-    #[allow(clippy::too_many_arguments)]
-    fn cross_entropy(
-        &mut self,
-        shape: LogitsShape,
-        logits: Tensor,
-        divisor: Option<Stats>,
-        label: Ids,
-        weight: f64,
-        write: Write,
-        loss: Stats,
-        dlogits: Tensor,
-    );
+impl LogitsShape {
+    fn words(&self) -> String {
+        format!("{} x {}", self.rows, self.columns)
+    }
 
-    /// loss\[0\] (=, +=) - weight mean_r sum_k q_rk log softmax_k(z_r / T), and dlogits (=, +=) its gradient, where
-    /// q_r = softmax(z'_r / T) of the teacher's logits z', balanced if `targets` says so. All logits are `[rows, stride]`;
-    /// [`Write::Set`] as in [`CrossEntropy::cross_entropy`]. There is no factor T^2.
-    #[allow(clippy::too_many_arguments)]
-    fn soft_cross_entropy(
-        &mut self,
-        shape: LogitsShape,
-        logits: Tensor,
-        teacher: Tensor,
-        targets: SoftTargets,
-        weight: f64,
-        write: Write,
-        loss: Stats,
-        dlogits: Tensor,
-    );
+    /// Of `operations` a logit that takes part, and so many arrays of them.
+    fn cost(&self, operations: usize, arrays: usize, storage_bytes: usize) -> Cost {
+        let values = self.rows * self.columns;
+        Cost { operations: operations * values, bytes: storage_bytes * arrays * values }
+    }
+}
+
+/// loss\[0\] (=, +=) weight mean_r (log sum_k exp(z_rk / w_k) - z_{r y_r} / w_{y_r}), and dlogits (=, +=) its gradient.
+///
+/// With [`Write::Set`] the columns of dlogits from `columns` on become 0.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossEntropy {
+    pub shape: LogitsShape,
+    /// z `[rows, stride]`
+    pub logits: Tensor,
+    /// w `[columns]`, 1 where there is none.
+    pub divisor: Option<Stats>,
+    /// y `[rows]`, below `columns`.
+    pub label: Ids,
+    pub weight: f64,
+    pub write: Write,
+    /// `[1]`
+    pub loss: Stats,
+    /// `[rows, stride]`
+    pub dlogits: Tensor,
+}
+
+impl Op for CrossEntropy {
+    const NAME: &'static str = "cross_entropy";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(10, 1 + self.write.accesses(), storage_bytes)
+    }
+}
+
+/// loss\[0\] (=, +=) - weight mean_r sum_k q_rk log softmax_k(z_r / T), and dlogits (=, +=) its gradient, where
+/// q_r = softmax(z'_r / T) of the teacher's logits z', balanced if `targets` says so. [`Write::Set`] as in [`CrossEntropy`].
+/// There is no factor T^2.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftCrossEntropy {
+    pub shape: LogitsShape,
+    /// z `[rows, stride]`
+    pub logits: Tensor,
+    /// z' `[rows, stride]`
+    pub teacher: Tensor,
+    pub targets: SoftTargets,
+    pub weight: f64,
+    pub write: Write,
+    /// `[1]`
+    pub loss: Stats,
+    /// `[rows, stride]`
+    pub dlogits: Tensor,
+}
+
+impl Op for SoftCrossEntropy {
+    const NAME: &'static str = "soft cross_entropy";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(20, 2 + self.write.accesses(), storage_bytes)
+    }
 }

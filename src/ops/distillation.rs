@@ -1,7 +1,7 @@
 //! Distillation of similarities: the rows of one model's similarity matrix as targets for another's. Similarity distillation
 //! for learning without forgetting (methods.md section 4, lwf), instance relation distillation for Co2L (arXiv 2106.14413).
 
-use super::{Stats, Write};
+use super::{Cost, Op, Stats, Write};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DistillationSettings {
@@ -25,24 +25,38 @@ pub struct Multiplicity {
     pub column: Option<Stats>,
 }
 
-pub trait Distillation {
-    /// loss\[0\] (=, +=) weight / (sum_i r_i) sum_i r_i sum_j c_j p_ij (log p_ij - log q_ij), without log p_ij unless `divergence`,
-    /// and ds (=, +=) its gradient with respect to the student's s, with
-    ///
-    /// q_ij = exp(s_ij / tau) / sum_k c_k exp(s_ik / tau), p_ij the same of the teacher's s' and tau'.
-    ///
-    /// s, teacher, ds `[rows, columns]`; r, c of `multiplicity`. The sum over rows is in two passes: the same bits every time.
-    #[allow(clippy::too_many_arguments)]
-    fn distill(
-        &mut self,
-        rows: usize,
-        columns: usize,
-        settings: DistillationSettings,
-        multiplicity: Multiplicity,
-        s: Stats,
-        teacher: Stats,
-        write: Write,
-        loss: Stats,
-        ds: Stats,
-    );
+/// loss\[0\] (=, +=) weight / (sum_i r_i) sum_i r_i sum_j c_j p_ij (log p_ij - log q_ij), without log p_ij unless `divergence`,
+/// and ds (=, +=) its gradient with respect to the student's s, with
+///
+/// q_ij = exp(s_ij / tau) / sum_k c_k exp(s_ik / tau), p_ij the same of the teacher's s' and tau'.
+///
+/// r, c of `multiplicity`. The sum over rows is in two passes: the same bits every time.
+#[derive(Clone, Copy, Debug)]
+pub struct Distillation {
+    pub rows: usize,
+    pub columns: usize,
+    pub settings: DistillationSettings,
+    pub multiplicity: Multiplicity,
+    /// `[rows, columns]`
+    pub s: Stats,
+    /// s' `[rows, columns]`
+    pub teacher: Stats,
+    pub write: Write,
+    /// `[1]`
+    pub loss: Stats,
+    /// `[rows, columns]`
+    pub ds: Stats,
+}
+
+impl Op for Distillation {
+    const NAME: &'static str = "distillation";
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.rows, self.columns)
+    }
+
+    fn cost(&self, _: usize) -> Cost {
+        let pairs = self.rows * self.columns;
+        Cost { operations: 10 * pairs, bytes: 4 * (2 + self.write.accesses()) * pairs }
+    }
 }

@@ -3,7 +3,7 @@
 //! This is our reading: the paper's equation is not available in print, and this is the form that follows from its prose
 //! and from its sources.
 
-use super::{Ids, Stats};
+use super::{Cost, Ids, Op, Stats};
 
 /// How the class weights p follow from the class losses v.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,23 +35,35 @@ pub struct GroupDroState {
     pub class_weight: Stats,
 }
 
-pub trait GroupDro {
-    /// v_k = (1 - gamma1) v_k + gamma1 mean over the batch's samples of class k of tau (log u1_i + log u2_i), the mean itself
-    /// on a class's first visit; then p; then weight_i = p_{y_i} / (samples pi_{y_i}).
-    ///
-    /// class `[samples]`; log_u the two directions `[samples]` of [`super::contrastive::ContrastiveSaved`] (infinite values,
-    /// anchors without negatives, do not count); weight `[samples]`; objective `[1]` = lambda log mean_k exp(v_k / lambda), the
-    /// objective (6) as the averages see it.
-    #[allow(clippy::too_many_arguments)]
-    fn group_dro(
-        &mut self,
-        samples: usize,
-        settings: GroupDroSettings,
-        class: Ids,
-        log_u: [Stats; 2],
-        log_scale: Stats,
-        state: GroupDroState,
-        weight: Stats,
-        objective: Stats,
-    );
+/// v_k = (1 - gamma1) v_k + gamma1 mean over the batch's samples of class k of tau (log u1_i + log u2_i), the mean itself
+/// on a class's first visit; then p; then weight_i = p_{y_i} / (samples pi_{y_i}).
+#[derive(Clone, Copy, Debug)]
+pub struct GroupDro {
+    pub samples: usize,
+    pub settings: GroupDroSettings,
+    /// y `[samples]`
+    pub class: Ids,
+    /// The two directions `[samples]` of [`super::contrastive::ContrastiveSaved`]; infinite values, anchors without negatives,
+    /// do not count.
+    pub log_u: [Stats; 2],
+    /// ln(1/tau) `[1]`
+    pub log_scale: Stats,
+    pub state: GroupDroState,
+    /// `[samples]`, written.
+    pub weight: Stats,
+    /// lambda log mean_k exp(v_k / lambda) `[1]`, written: the objective (6) as the averages see it.
+    pub objective: Stats,
+}
+
+impl Op for GroupDro {
+    const NAME: &'static str = "group_dro";
+
+    fn shape(&self) -> String {
+        format!("{} of {}", self.samples, self.state.class_loss.len())
+    }
+
+    fn cost(&self, _: usize) -> Cost {
+        let (samples, classes) = (self.samples, self.state.class_loss.len());
+        Cost { operations: 4 * samples + 8 * classes, bytes: 4 * (4 * samples + 4 * classes) }
+    }
 }

@@ -1,11 +1,57 @@
 //! Rows to unit length.
 
-use super::{Stats, Tensor};
+use super::{Cost, Op, Stats, Tensor};
 
-pub trait L2Normalize {
-    /// y = x / max(|x|, 1e-12) for each row: x, y `[rows, width]`, norm `[rows]` kept for the backward pass.
-    fn l2_normalize(&mut self, rows: usize, width: usize, x: Tensor, y: Tensor, norm: Stats);
+/// y = x / max(|x|, 1e-12) for each row.
+#[derive(Clone, Copy, Debug)]
+pub struct L2Normalize {
+    pub rows: usize,
+    pub width: usize,
+    /// `[rows, width]`
+    pub x: Tensor,
+    /// `[rows, width]`
+    pub y: Tensor,
+    /// `[rows]`, kept for the backward pass.
+    pub norm: Stats,
+}
 
-    /// dx = (dy - y (y . dy)) / norm.
-    fn l2_normalize_backward(&mut self, rows: usize, width: usize, dy: Tensor, y: Tensor, norm: Stats, dx: Tensor);
+impl Op for L2Normalize {
+    const NAME: &'static str = "l2_normalize";
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.rows, self.width)
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let values = self.rows * self.width;
+        Cost { operations: 3 * values, bytes: storage_bytes * 2 * values + 4 * self.rows }
+    }
+}
+
+/// dx = (dy - y (y . dy)) / norm for each row.
+#[derive(Clone, Copy, Debug)]
+pub struct L2NormalizeBackward {
+    pub rows: usize,
+    pub width: usize,
+    /// `[rows, width]`
+    pub dy: Tensor,
+    /// `[rows, width]`
+    pub y: Tensor,
+    /// `[rows]`
+    pub norm: Stats,
+    /// `[rows, width]`
+    pub dx: Tensor,
+}
+
+impl Op for L2NormalizeBackward {
+    const NAME: &'static str = "l2_normalize backward";
+
+    fn shape(&self) -> String {
+        format!("{} x {}", self.rows, self.width)
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let values = self.rows * self.width;
+        Cost { operations: 4 * values, bytes: storage_bytes * 3 * values + 4 * self.rows }
+    }
 }

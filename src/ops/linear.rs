@@ -1,6 +1,6 @@
 //! Matrix products with what follows them fused.
 
-use super::{Stats, Tensor};
+use super::{Cost, Op, Stats, Tensor};
 
 /// Sizes of one linear map, and how its weight lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -64,35 +64,104 @@ pub enum BackwardEpilogue {
     },
 }
 
-pub trait Linear {
-    /// y = epilogue(x W^T + b): x `[rows, inputs]`, b `[outputs]`, y `[rows, outputs]`.
-    fn linear(
-        &mut self,
-        shape: LinearShape,
-        x: Tensor,
-        weight: Tensor,
-        bias: Option<Tensor>,
-        epilogue: Epilogue,
-        y: Tensor,
-    );
+impl LinearShape {
+    fn words(&self) -> String {
+        format!("{} x {} x {}", self.rows, self.inputs, self.outputs)
+    }
 
-    /// dx = epilogue(dy W): dy `[rows, outputs]`, dx `[rows, inputs]`.
-    fn linear_backward_data(
-        &mut self,
-        shape: LinearShape,
-        dy: Tensor,
-        weight: Tensor,
-        epilogue: BackwardEpilogue,
-        dx: Tensor,
-    );
+    fn operations(&self) -> usize {
+        2 * self.rows * self.inputs * self.outputs
+    }
 
-    /// dW = dy^T x in the weight's layout, db = column sums of dy.
-    fn linear_backward_weight(
-        &mut self,
-        shape: LinearShape,
-        dy: Tensor,
-        x: Tensor,
-        dweight: Stats,
-        dbias: Option<Stats>,
-    );
+    /// Values of both sides.
+    fn values(&self) -> usize {
+        self.rows * (self.inputs + self.outputs)
+    }
+
+    fn weights(&self) -> usize {
+        self.inputs * self.outputs
+    }
+}
+
+/// y = epilogue(x W^T + b).
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    pub shape: LinearShape,
+    /// `[rows, inputs]`
+    pub x: Tensor,
+    /// W in the shape's layout.
+    pub weight: Tensor,
+    /// b `[outputs]`
+    pub bias: Option<Tensor>,
+    pub epilogue: Epilogue,
+    /// `[rows, outputs]`
+    pub y: Tensor,
+}
+
+impl Op for Linear {
+    const NAME: &'static str = "linear";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let shape = self.shape;
+        let beside = if matches!(self.epilogue, Epilogue::None) { 0 } else { shape.rows * shape.outputs };
+        Cost { operations: shape.operations(), bytes: storage_bytes * (shape.values() + shape.weights() + beside) }
+    }
+}
+
+/// dx = epilogue(dy W).
+#[derive(Clone, Copy, Debug)]
+pub struct LinearBackwardData {
+    pub shape: LinearShape,
+    /// `[rows, outputs]`
+    pub dy: Tensor,
+    /// W in the shape's layout.
+    pub weight: Tensor,
+    pub epilogue: BackwardEpilogue,
+    /// `[rows, inputs]`
+    pub dx: Tensor,
+}
+
+impl Op for LinearBackwardData {
+    const NAME: &'static str = "linear backward data";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let shape = self.shape;
+        let beside = if matches!(self.epilogue, BackwardEpilogue::None) { 0 } else { shape.rows * shape.inputs };
+        Cost { operations: shape.operations(), bytes: storage_bytes * (shape.values() + shape.weights() + beside) }
+    }
+}
+
+/// dW = dy^T x in the weight's layout, db = column sums of dy.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearBackwardWeight {
+    pub shape: LinearShape,
+    /// `[rows, outputs]`
+    pub dy: Tensor,
+    /// `[rows, inputs]`
+    pub x: Tensor,
+    /// dW in the shape's layout.
+    pub dweight: Stats,
+    /// db `[outputs]`
+    pub dbias: Option<Stats>,
+}
+
+impl Op for LinearBackwardWeight {
+    const NAME: &'static str = "linear backward weight";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let shape = self.shape;
+        Cost { operations: shape.operations(), bytes: storage_bytes * shape.values() + 4 * shape.weights() }
+    }
 }

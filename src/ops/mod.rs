@@ -1,7 +1,8 @@
 //! The contract: what a device can do.
 //!
-//! Every op is a small trait in a file of its name, and a [`Device`] fulfils all of them. The model is written
-//! once against these traits; [`cpu`] is the reference implementation and a backend that people use, [`cuda`] runs on GPUs.
+//! Every op is a struct in a file of its name, with its shape and its spans as fields, and a [`Device`] runs all of them:
+//! `device.run(Relu { x, y })`. The model is written once against [`Device`]; [`cpu`] is the reference implementation and a
+//! backend that people use, [`cuda`] runs on GPUs.
 //!
 //! Conventions: row-major; weights `[out, in]` as in PyTorch unless an op says otherwise; an output span is
 //! overwritten in full unless the op says that it adds. Outputs never overlap inputs.
@@ -32,47 +33,75 @@ pub mod token_embed;
 pub use device::{Device, RecordKey};
 pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};
 
-/// All ops of the contract.
-pub trait Ops:
-    linear::Linear
-    + layer_norm::LayerNorm
-    + attention::Attention
-    + patch_embed::PatchEmbed
-    + position_embed::PositionEmbed
-    + token_embed::TokenEmbed
-    + pool::Pool
-    + l2_normalize::L2Normalize
-    + contrastive::Contrastive
-    + group_dro::GroupDro
-    + cross_entropy::CrossEntropy
-    + similarity::Similarity
-    + supcon::SupCon
-    + distillation::Distillation
-    + relu::Relu
-    + adamw::AdamW
-    + arena::Arena
-{
+/// An op: what is to be computed, at which shape and on which spans, as a value. [`Run::run`] computes it.
+pub trait Op {
+    /// How tables and traces call it.
+    const NAME: &'static str;
+
+    /// The shape in words, for tables and traces.
+    fn shape(&self) -> String;
+
+    /// What it takes at the least on a device whose [`memory::Storage`] elements have `storage_bytes` bytes.
+    fn cost(&self, storage_bytes: usize) -> Cost;
 }
 
-impl<B> Ops for B where
-    B: linear::Linear
-        + layer_norm::LayerNorm
-        + attention::Attention
-        + patch_embed::PatchEmbed
-        + position_embed::PositionEmbed
-        + token_embed::TokenEmbed
-        + pool::Pool
-        + l2_normalize::L2Normalize
-        + contrastive::Contrastive
-        + group_dro::GroupDro
-        + cross_entropy::CrossEntropy
-        + similarity::Similarity
-        + supcon::SupCon
-        + distillation::Distillation
-        + relu::Relu
-        + adamw::AdamW
-        + arena::Arena
-{
+/// The arithmetic of an op, and the fewest bytes that it reads and writes. Small operands are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    pub operations: usize,
+    pub bytes: usize,
+}
+
+/// A device that computes ops of one kind.
+pub trait Run<O: Op> {
+    fn run(&mut self, op: O);
+}
+
+/// Names all ops: a device computes each of them.
+macro_rules! contract {
+    ($($op:ty),* $(,)?) => {
+        /// All ops of the contract.
+        pub trait Ops: for<'a> Run<adamw::AdamW<'a>> $(+ Run<$op>)* {}
+
+        impl<B> Ops for B where B: for<'a> Run<adamw::AdamW<'a>> $(+ Run<$op>)* {}
+    };
+}
+
+contract! {
+    adamw::GradientNorm,
+    adamw::Clamp,
+    arena::Interpolate,
+    arena::AccumulateSquares,
+    arena::AccumulateFisher,
+    arena::QuadraticPenalty,
+    attention::Attention,
+    attention::AttentionBackward,
+    contrastive::Contrastive,
+    contrastive::ContrastiveBackward,
+    cross_entropy::CrossEntropy,
+    cross_entropy::SoftCrossEntropy,
+    distillation::Distillation,
+    group_dro::GroupDro,
+    l2_normalize::L2Normalize,
+    l2_normalize::L2NormalizeBackward,
+    layer_norm::LayerNorm,
+    layer_norm::LayerNormBackward,
+    linear::Linear,
+    linear::LinearBackwardData,
+    linear::LinearBackwardWeight,
+    patch_embed::PatchEmbed,
+    pool::Pool,
+    pool::PoolBackward,
+    position_embed::PositionEmbed,
+    position_embed::PositionEmbedBackward,
+    relu::Relu,
+    relu::ReluBackward,
+    similarity::Similarity,
+    similarity::SimilarityBackward,
+    similarity::SimilarityBackwardColumns,
+    supcon::SupCon,
+    token_embed::TokenEmbed,
+    token_embed::TokenEmbedBackward,
 }
 
 /// A kind of device that fulfils the whole contract: [`cpu::Cpu`], [`cuda::Cuda`].
@@ -85,4 +114,14 @@ impl<B: Ops + Memory + measure::Measure + 'static> Backend for B {}
 pub enum Write {
     Set,
     Add,
+}
+
+impl Write {
+    /// How often each value that is written goes to or comes from memory.
+    fn accesses(self) -> usize {
+        match self {
+            Write::Set => 1,
+            Write::Add => 2,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Pixels to patches: the u8 image becomes the input of the patch projection in one pass.
 
-use super::{Bytes, Tensor};
+use super::{Bytes, Cost, Op, Tensor};
 
 /// Square images cut into square patches; a remainder at the right and bottom is not seen, as in a strided convolution.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +40,29 @@ impl Normalization {
         Normalization { mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711] };
 }
 
-pub trait PatchEmbed {
-    /// patches[b, p, c, ky, kx] = (pixels[b, y, x, c] / 255 - mean[c]) / std[c]: pixels u8 `[images, size, size, 3]`,
-    /// patches `[images * count, 3 patch^2]` in the order of `visual.conv1.weight`, so that the strided convolution
-    /// is the linear map by that weight. Pixels need no gradient: there is no backward.
-    fn extract_patches(&mut self, shape: PatchShape, normalization: Normalization, pixels: Bytes, patches: Tensor);
+/// patches[b, p, c, ky, kx] = (pixels[b, y, x, c] / 255 - mean[c]) / std[c], in the order of `visual.conv1.weight`, so that
+/// the strided convolution is the linear map by that weight. Pixels need no gradient: there is no backward.
+#[derive(Clone, Copy, Debug)]
+pub struct PatchEmbed {
+    pub shape: PatchShape,
+    pub normalization: Normalization,
+    /// u8 `[images, size, size, 3]`
+    pub pixels: Bytes,
+    /// `[images * count, 3 patch^2]`
+    pub patches: Tensor,
+}
+
+impl Op for PatchEmbed {
+    const NAME: &'static str = "patch_embed";
+
+    fn shape(&self) -> String {
+        let PatchShape { images, image_size, patch_size } = self.shape;
+        format!("{images} x {image_size} / {patch_size}")
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let PatchShape { images, image_size, .. } = self.shape;
+        let values = images * self.shape.count() * self.shape.values();
+        Cost { operations: 2 * values, bytes: storage_bytes * values + 3 * images * image_size * image_size }
+    }
 }

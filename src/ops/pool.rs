@@ -1,6 +1,6 @@
 //! One token a sample: the class token of an image, the end-of-text token of a text.
 
-use super::{Ids, Tensor};
+use super::{Cost, Ids, Op, Tensor};
 
 #[derive(Clone, Copy, Debug)]
 pub struct PoolShape {
@@ -9,11 +9,57 @@ pub struct PoolShape {
     pub width: usize,
 }
 
-pub trait Pool {
-    /// y[b] = x[b, position[b]], or x[b, 0] without positions. x `[samples, tokens, width]`, position `[samples]`,
-    /// y `[samples, width]`.
-    fn pool(&mut self, shape: PoolShape, position: Option<Ids>, x: Tensor, y: Tensor);
+impl PoolShape {
+    fn words(&self) -> String {
+        format!("{} x {} x {}", self.samples, self.tokens, self.width)
+    }
+}
 
-    /// dx[b, position[b]] = dy[b], 0 elsewhere.
-    fn pool_backward(&mut self, shape: PoolShape, position: Option<Ids>, dy: Tensor, dx: Tensor);
+/// y[b] = x[b, position[b]], or x[b, 0] without positions.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool {
+    pub shape: PoolShape,
+    /// `[samples]`
+    pub position: Option<Ids>,
+    /// `[samples, tokens, width]`
+    pub x: Tensor,
+    /// `[samples, width]`
+    pub y: Tensor,
+}
+
+impl Op for Pool {
+    const NAME: &'static str = "pool";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        Cost { operations: 0, bytes: storage_bytes * 2 * self.shape.samples * self.shape.width }
+    }
+}
+
+/// dx[b, position[b]] = dy[b], 0 elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolBackward {
+    pub shape: PoolShape,
+    /// `[samples]`
+    pub position: Option<Ids>,
+    /// `[samples, width]`
+    pub dy: Tensor,
+    /// `[samples, tokens, width]`
+    pub dx: Tensor,
+}
+
+impl Op for PoolBackward {
+    const NAME: &'static str = "pool backward";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let PoolShape { samples, tokens, width } = self.shape;
+        Cost { operations: 0, bytes: storage_bytes * samples * (1 + tokens) * width }
+    }
 }

@@ -1,11 +1,44 @@
 //! The rectifier, for projectors and predictors.
 
-use super::Tensor;
+use super::{Cost, Op, Tensor};
 
-pub trait Relu {
-    /// y = max(x, 0), element by element; NaN stays NaN. x, y of one length.
-    fn relu(&mut self, x: Tensor, y: Tensor);
+/// y = max(x, 0), element by element; NaN stays NaN. x, y of one length.
+#[derive(Clone, Copy, Debug)]
+pub struct Relu {
+    pub x: Tensor,
+    pub y: Tensor,
+}
 
-    /// dx = dy where y > 0, else 0; y is the forward pass's output.
-    fn relu_backward(&mut self, dy: Tensor, y: Tensor, dx: Tensor);
+impl Op for Relu {
+    const NAME: &'static str = "relu";
+
+    fn shape(&self) -> String {
+        self.y.len().to_string()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let count = self.y.len();
+        Cost { operations: count, bytes: storage_bytes * 2 * count }
+    }
+}
+
+/// dx = dy where y > 0, else 0; y is the forward pass's output. All of one length.
+#[derive(Clone, Copy, Debug)]
+pub struct ReluBackward {
+    pub dy: Tensor,
+    pub y: Tensor,
+    pub dx: Tensor,
+}
+
+impl Op for ReluBackward {
+    const NAME: &'static str = "relu backward";
+
+    fn shape(&self) -> String {
+        self.dx.len().to_string()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let count = self.dx.len();
+        Cost { operations: count, bytes: storage_bytes * 3 * count }
+    }
 }

@@ -1,7 +1,7 @@
 //! Inner products of embeddings, kept in f32: for losses at temperatures at which storage precision would not do, and
 //! whose rows are held, unlike those of [`super::contrastive`].
 
-use super::{Stats, Tensor, Write};
+use super::{Cost, Op, Stats, Tensor, Write};
 
 /// `rows` embeddings against `columns` others, all of `width` values.
 #[derive(Clone, Copy, Debug)]
@@ -11,13 +11,90 @@ pub struct SimilarityShape {
     pub width: usize,
 }
 
-pub trait Similarity {
-    /// s_ij = a_i . b_j: a `[rows, width]`, b `[columns, width]`, s `[rows, columns]`. a and b may be the same span.
-    fn similarity(&mut self, shape: SimilarityShape, a: Tensor, b: Tensor, s: Stats);
+impl SimilarityShape {
+    fn words(&self) -> String {
+        format!("{} x {} x {}", self.rows, self.columns, self.width)
+    }
 
-    /// da_i (=, +=) sum_j ds_ij b_j: ds `[rows, columns]`, da `[rows, width]`.
-    fn similarity_backward(&mut self, shape: SimilarityShape, ds: Stats, b: Tensor, write: Write, da: Tensor);
+    /// Of one product, `embeddings` rows of them, and all similarities.
+    fn cost(&self, embeddings: usize, storage_bytes: usize) -> Cost {
+        let pairs = self.rows * self.columns;
+        Cost { operations: 2 * pairs * self.width, bytes: storage_bytes * embeddings * self.width + 4 * pairs }
+    }
+}
 
-    /// db_j (=, +=) sum_i ds_ij a_i: db `[columns, width]`.
-    fn similarity_backward_columns(&mut self, shape: SimilarityShape, ds: Stats, a: Tensor, write: Write, db: Tensor);
+/// s_ij = a_i . b_j. a and b may be the same span.
+#[derive(Clone, Copy, Debug)]
+pub struct Similarity {
+    pub shape: SimilarityShape,
+    /// `[rows, width]`
+    pub a: Tensor,
+    /// `[columns, width]`
+    pub b: Tensor,
+    /// `[rows, columns]`
+    pub s: Stats,
+}
+
+impl Op for Similarity {
+    const NAME: &'static str = "similarity";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(self.shape.rows + self.shape.columns, storage_bytes)
+    }
+}
+
+/// da_i (=, +=) sum_j ds_ij b_j.
+#[derive(Clone, Copy, Debug)]
+pub struct SimilarityBackward {
+    pub shape: SimilarityShape,
+    /// `[rows, columns]`
+    pub ds: Stats,
+    /// `[columns, width]`
+    pub b: Tensor,
+    pub write: Write,
+    /// `[rows, width]`
+    pub da: Tensor,
+}
+
+impl Op for SimilarityBackward {
+    const NAME: &'static str = "similarity backward rows";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let SimilarityShape { rows, columns, .. } = self.shape;
+        self.shape.cost(columns + self.write.accesses() * rows, storage_bytes)
+    }
+}
+
+/// db_j (=, +=) sum_i ds_ij a_i.
+#[derive(Clone, Copy, Debug)]
+pub struct SimilarityBackwardColumns {
+    pub shape: SimilarityShape,
+    /// `[rows, columns]`
+    pub ds: Stats,
+    /// `[rows, width]`
+    pub a: Tensor,
+    pub write: Write,
+    /// `[columns, width]`
+    pub db: Tensor,
+}
+
+impl Op for SimilarityBackwardColumns {
+    const NAME: &'static str = "similarity backward cols";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        let SimilarityShape { rows, columns, .. } = self.shape;
+        self.shape.cost(rows + self.write.accesses() * columns, storage_bytes)
+    }
 }

@@ -1,6 +1,6 @@
 //! Token embedding plus position.
 
-use super::{Ids, Stats, Tensor};
+use super::{Cost, Ids, Op, Stats, Tensor};
 
 /// `tokens` is the length in use, at most the context length: positions after the longest text's end are never computed.
 #[derive(Clone, Copy, Debug)]
@@ -10,12 +10,68 @@ pub struct TokenShape {
     pub width: usize,
 }
 
-pub trait TokenEmbed {
-    /// x[t, l] = table[ids[t, l]] + position[l]. ids `[texts, tokens]`, table `[vocabulary, width]`,
-    /// position `[context, width]`, x `[texts, tokens, width]`.
-    fn token_embed(&mut self, shape: TokenShape, ids: Ids, table: Tensor, position: Tensor, x: Tensor);
+impl TokenShape {
+    fn words(&self) -> String {
+        format!("{} x {} x {}", self.texts, self.tokens, self.width)
+    }
 
-    /// dtable[id] = sum of dx over the places that hold id (0 for absent ids), dposition[l] = sum over t of dx[t, l]
-    /// (0 from `tokens` on). Sums run in the order of places: the same bits every time.
-    fn token_embed_backward(&mut self, shape: TokenShape, ids: Ids, dx: Tensor, dtable: Stats, dposition: Stats);
+    /// Of all tokens' values in `arrays` arrays, and of `wide` values of four bytes beside the ids.
+    fn cost(&self, arrays: usize, wide: usize, storage_bytes: usize) -> Cost {
+        let places = self.texts * self.tokens;
+        let values = places * self.width;
+        Cost { operations: values, bytes: storage_bytes * arrays * values + 4 * (places + wide) }
+    }
+}
+
+/// x[t, l] = table[ids[t, l]] + position[l].
+#[derive(Clone, Copy, Debug)]
+pub struct TokenEmbed {
+    pub shape: TokenShape,
+    /// `[texts, tokens]`
+    pub ids: Ids,
+    /// `[vocabulary, width]`
+    pub table: Tensor,
+    /// `[context, width]`
+    pub position: Tensor,
+    /// `[texts, tokens, width]`
+    pub x: Tensor,
+}
+
+impl Op for TokenEmbed {
+    const NAME: &'static str = "token_embed";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(2, 0, storage_bytes)
+    }
+}
+
+/// dtable[id] = sum of dx over the places that hold id (0 for absent ids), dposition[l] = sum over t of dx[t, l]
+/// (0 from `tokens` on). Sums run in the order of places: the same bits every time.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenEmbedBackward {
+    pub shape: TokenShape,
+    /// `[texts, tokens]`
+    pub ids: Ids,
+    /// `[texts, tokens, width]`
+    pub dx: Tensor,
+    /// `[vocabulary, width]`
+    pub dtable: Stats,
+    /// `[context, width]`
+    pub dposition: Stats,
+}
+
+impl Op for TokenEmbedBackward {
+    const NAME: &'static str = "token_embed backward";
+
+    fn shape(&self) -> String {
+        self.shape.words()
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        self.shape.cost(1, self.dtable.len() + self.dposition.len(), storage_bytes)
+    }
 }

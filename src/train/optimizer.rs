@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::clip::Clip;
 use crate::model::parameters::ParameterList;
 use crate::model::trainable::{Piece, Trainable};
-use crate::ops::adamw::{AdamWArenas, AdamWSettings, pace};
+use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, GradientNorm, pace};
 use crate::ops::{Device, Plan, Stats};
 
 /// AdamW's settings, apart from the learning rate, which the schedule gives.
@@ -133,7 +133,8 @@ impl Optimizer {
     pub fn update(&self, device: &mut dyn Device) {
         let part = |span: Stats, range: &Range<usize>| span.slice(range.start, range.len());
         if let (Some(first), Some(last)) = (self.pieces.first(), self.pieces.last()) {
-            device.gradient_norm(part(self.arenas.gradients, &(first.gradients.start..last.gradients.end)), self.norm);
+            let gradients = part(self.arenas.gradients, &(first.gradients.start..last.gradients.end));
+            device.run(GradientNorm { gradients, norm: self.norm });
         }
         for Piece { arena, gradients } in &self.pieces {
             let arenas = AdamWArenas {
@@ -147,7 +148,8 @@ impl Optimizer {
             let within = within.filter(|decay| !decay.is_empty());
             let decays: Vec<Range<usize>> =
                 within.map(|decay| decay.start - arena.start..decay.end - arena.start).collect();
-            device.adamw(self.adamw_settings(), self.pace, arenas, self.norm, &decays);
+            let (settings, pace, norm) = (self.adamw_settings(), self.pace, self.norm);
+            device.run(AdamW { settings, pace, arenas, norm, decayed: &decays });
         }
     }
 

@@ -11,6 +11,8 @@ use crate::model::frozen::Frozen;
 use crate::model::parameters::ParameterList;
 use crate::model::text::LoadedTexts;
 use crate::model::transformer::Purpose;
+use crate::ops::adamw::Clamp;
+use crate::ops::arena::Interpolate;
 use crate::ops::{Backend, Device, Plan, RecordKey, Stats};
 
 /// A model in training on a device.
@@ -152,13 +154,11 @@ impl Trainer {
         self.device.refresh(self.clip.weights.master, self.clip.weights.storage);
     }
 
-    /// w = (1 - alpha) w~ + alpha w of the parameters w~ that the step started from and `trained` w: [`Arena::interpolate`].
-    ///
-    /// [`Arena::interpolate`]: crate::ops::arena::Arena::interpolate
+    /// w = (1 - alpha) w~ + alpha w of the parameters w~ that the step started from and `trained` w: [`Interpolate`].
     pub fn interpolate(&mut self, trained: &[f32], alpha: f64) {
         let (master, storage) = (self.clip.weights.master, self.clip.weights.storage);
         self.device.write(master, trained);
-        self.device.interpolate(1.0 - alpha, self.start, master);
+        self.device.run(Interpolate { alpha: 1.0 - alpha, y: self.start, x: master });
         self.device.refresh(master, storage);
     }
 
@@ -215,7 +215,8 @@ impl Trainer {
             device.phase("optimiser");
             optimizer.update(device);
             if *learn_logit_scale {
-                device.clamp(clip.logit_scale_master, clip.logit_scale, 0.0, Clip::MAX_LOGIT_SCALE);
+                let (master, weights) = (clip.logit_scale_master, clip.logit_scale);
+                device.run(Clamp { master, weights, low: 0.0, high: Clip::MAX_LOGIT_SCALE });
             }
         });
     }

@@ -6,7 +6,7 @@ use perennial::error::{Error, Fault};
 use perennial::experiment::{self, Access, Config, Evaluation, Iteration, Observer, Setup};
 use perennial::ops::attention::{Attention, AttentionShape};
 use perennial::ops::cuda::emulated::{Emulator, Faults, Flavour, Schedule};
-use perennial::ops::{Memory, Plan};
+use perennial::ops::{Memory, Plan, Run};
 
 use crate::program::{TINY_RUN, assert_same_result};
 use crate::{Device, emulator};
@@ -86,7 +86,7 @@ fn a_shape_that_no_kernel_supports_names_those_that_are() {
     let shape = AttentionShape { samples: 1, tokens: 4, heads: 1, head_dim: 24, causal: false };
     let (qkv, out, log_sum_exp) = (plan.tensor(4 * 3 * 24), plan.tensor(4 * 24), plan.stats(4));
     let mut device = Device::with_plan(&emulator(Flavour::Plain), &plan).unwrap();
-    device.attention(shape, qkv, out, log_sum_exp);
+    device.run(Attention { shape, qkv, out, log_sum_exp });
     let message = device.health().unwrap_err().to_string();
     assert!(message.contains("16, 32, 48") && message.contains("not 24"), "{message}");
     // Nothing more is launched, and what is read is what was there.

@@ -1,5 +1,5 @@
-use perennial::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, pace};
-use perennial::ops::{Memory, Plan};
+use perennial::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, Clamp, GradientNorm, pace};
+use perennial::ops::{Memory, Plan, Run};
 
 use super::{Device, assert_close, device, get, put, random};
 
@@ -49,11 +49,11 @@ fn three_steps_equal_the_written_out_rule() {
         .collect();
     for (t, gradient) in steps.iter().enumerate() {
         put(&mut device, gradients, gradient);
-        device.gradient_norm(gradients, norm);
+        device.run(GradientNorm { gradients, norm });
         let expected = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
         assert_close("norm", &get(&device, norm), &[expected], 1e-14);
         put(&mut device, rate, &pace(LEARNING_RATE, &SETTINGS, t as u64 + 1));
-        device.adamw(SETTINGS, rate, arenas, norm, &decayed);
+        device.run(AdamW { settings: SETTINGS, pace: rate, arenas, norm, decayed: &decayed });
     }
     reference(&mut expected, &steps, |i| decayed.iter().any(|range| range.contains(&i)));
     assert_close("parameters", &get(&device, master), &expected, 1e-13);
@@ -66,6 +66,6 @@ fn clamp_limits_both_sides() {
     let weights = plan.weights(master);
     let mut device = device(&plan);
     put(&mut device, master, &[-1.0, 2.0, 9.0]);
-    device.clamp(master, weights, 0.0, 4.5);
+    device.run(Clamp { master, weights, low: 0.0, high: 4.5 });
     assert_eq!(get(&device, weights), [0.0, 2.0, 4.5]);
 }

@@ -1,5 +1,5 @@
-use perennial::ops::Plan;
-use perennial::ops::arena::Arena;
+use perennial::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
+use perennial::ops::{Plan, Run};
 
 use super::{Device, assert_close, check_gradients, device, get, put, random};
 use crate::fixtures::Fixture;
@@ -25,7 +25,7 @@ fn zip(from: &[f64], to: &[f64], f: impl Fn(f64, f64) -> f64) -> Vec<f64> {
 #[test]
 fn interpolation_goes_from_one_to_the_other() {
     let (y, x) = (random("y", LEN), random("x", LEN));
-    let found = sweep(&y, &x, |device, [y, x]| device.interpolate(0.3, y, x));
+    let found = sweep(&y, &x, |device, [y, x]| device.run(Interpolate { alpha: 0.3, y, x }));
     assert_close("x", &found, &zip(&y, &x, |y, x| 0.7 * x + 0.3 * y), 1e-15);
 }
 
@@ -33,14 +33,15 @@ fn interpolation_goes_from_one_to_the_other() {
 fn the_ends_of_an_interpolation_are_exact() {
     let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     let (y, x) = ([1.0, f64::INFINITY, 0.1, -0.0], [-0.0, 0.3, f64::NEG_INFINITY, 1.0]);
-    assert_eq!(bits(&sweep(&y, &x, |device, [y, x]| device.interpolate(0.0, y, x))), bits(&x));
-    assert_eq!(bits(&sweep(&y, &x, |device, [y, x]| device.interpolate(1.0, y, x))), bits(&y));
+    assert_eq!(bits(&sweep(&y, &x, |device, [y, x]| device.run(Interpolate { alpha: 0.0, y, x }))), bits(&x));
+    assert_eq!(bits(&sweep(&y, &x, |device, [y, x]| device.run(Interpolate { alpha: 1.0, y, x }))), bits(&y));
 }
 
 #[test]
 fn squares_add_up() {
     let (gradients, squares) = (random("gradients", LEN), random("squares", LEN));
-    let found = sweep(&gradients, &squares, |device, [g, squares]| device.accumulate_squares(g, squares));
+    let found =
+        sweep(&gradients, &squares, |device, [g, squares]| device.run(AccumulateSquares { gradients: g, squares }));
     assert_close("squares", &found, &zip(&gradients, &squares, |g, sum| sum + g * g), 1e-15);
 }
 
@@ -48,10 +49,14 @@ fn squares_add_up() {
 fn each_tasks_information_is_limited_before_it_is_added() {
     let squares: Vec<f64> = random("squares", LEN).iter().map(|x| x * x).collect();
     let fisher = vec![2.0; LEN];
-    let found = sweep(&squares, &fisher, |device, [s, fisher]| device.accumulate_fisher(0.5, 0.2, s, fisher));
+    let found = sweep(&squares, &fisher, |device, [s, fisher]| {
+        device.run(AccumulateFisher { scale: 0.5, limit: 0.2, squares: s, fisher })
+    });
     assert_eq!(found, zip(&squares, &fisher, |squares, fisher| fisher + (0.5 * squares).min(0.2)));
     assert!(found.contains(&2.2) && found.iter().any(|f| *f < 2.2));
-    let found = sweep(&[f64::NAN], &[1.0], |device, [s, fisher]| device.accumulate_fisher(0.5, 0.2, s, fisher));
+    let found = sweep(&[f64::NAN], &[1.0], |device, [s, fisher]| {
+        device.run(AccumulateFisher { scale: 0.5, limit: 0.2, squares: s, fisher })
+    });
     assert!(found[0].is_nan(), "NaN is not hidden");
 }
 
@@ -72,7 +77,7 @@ fn penalty(
     put(&mut device, master, master_values);
     put(&mut device, gradients, gradient_values);
     put(&mut device, loss, &[loss_value]);
-    device.quadratic_penalty(strength, fisher, anchor, master, gradients, loss);
+    device.run(QuadraticPenalty { strength, fisher, anchor, master, gradients, loss });
     (get(&device, loss)[0], get(&device, gradients))
 }
 

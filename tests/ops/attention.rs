@@ -1,5 +1,5 @@
-use perennial::ops::Plan;
-use perennial::ops::attention::{Attention, AttentionShape};
+use perennial::ops::attention::{Attention, AttentionBackward, AttentionShape};
+use perennial::ops::{Plan, Run};
 
 use super::{Device, assert_close, check_gradients, device, dot, get, put, random};
 
@@ -20,8 +20,8 @@ fn run(shape: AttentionShape, qkv_values: &[f64], dout_values: &[f64]) -> (Vec<f
     let mut device = device(&plan);
     put(&mut device, qkv, qkv_values);
     put(&mut device, dout, dout_values);
-    device.attention(shape, qkv, out, log_sum_exp);
-    device.attention_backward(shape, qkv, out, log_sum_exp, dout, dqkv);
+    device.run(Attention { shape, qkv, out, log_sum_exp });
+    device.run(AttentionBackward { shape, qkv, out, log_sum_exp, dout, dqkv });
     (get(&device, out), get(&device, dqkv))
 }
 

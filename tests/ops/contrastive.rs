@@ -1,10 +1,10 @@
 use perennial::ops::contrastive::{
-    Contrastive, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives,
-    Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
+    MovingAverages, Negatives, Surrogate,
 };
 use perennial::ops::cpu::{Cpu, Real};
 use perennial::ops::l2_normalize::L2Normalize;
-use perennial::ops::{Memory, Plan};
+use perennial::ops::{Memory, Plan, Run};
 
 use super::{assert_close, check_gradients, dot, generator, random};
 use crate::fixtures::Fixture;
@@ -75,8 +75,8 @@ pub fn run<T: Real>(batch: &Batch, settings: ContrastiveSettings) -> Outcome {
     for (span, prior) in averages.log_u.into_iter().zip(&batch.log_u) {
         put(device.slice_mut(span), &prior.iter().rev().copied().collect::<Vec<_>>());
     }
-    device.contrastive(shape, settings, inputs, Some(averages), saved);
-    device.contrastive_backward(shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale);
+    device.run(Contrastive { shape, settings, inputs, averages: Some(averages), saved });
+    device.run(ContrastiveBackward { shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale });
     Outcome {
         loss: device.slice(loss)[0].as_f64(),
         by_log_scale: device.slice(dlog_scale)[0].as_f64(),
@@ -249,6 +249,6 @@ fn the_cpus_l2_normalize_feeds_it_unit_rows() {
     let (x, y, norm) = (plan.tensor(40), plan.tensor(40), plan.stats(5));
     let mut device = Cpu::<f32>::allocate(&plan);
     device.write(x, &random("x", 40).iter().map(|x| *x as f32).collect::<Vec<_>>());
-    device.l2_normalize(5, 8, x, y, norm);
+    device.run(L2Normalize { rows: 5, width: 8, x, y, norm });
     assert!(device.read_vec(y).chunks(8).all(|row| (row.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-6));
 }

@@ -1,5 +1,5 @@
-use perennial::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftTargets};
-use perennial::ops::{Memory, Plan, Write};
+use perennial::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, SoftTargets};
+use perennial::ops::{Memory, Plan, Run, Write};
 
 use super::{Device, assert_close, check_gradients, device, get, put, random};
 use crate::fixtures::Fixture;
@@ -42,12 +42,12 @@ fn run(
         Target::Label { label: labels, divisor } => {
             let divisor = given(divisor);
             device.write(label, labels);
-            device.cross_entropy(shape, z, divisor, label, weight, write, loss, dlogits);
+            device.run(CrossEntropy { shape, logits: z, divisor, label, weight, write, loss, dlogits });
         }
         Target::Teacher { logits, temperature, balance } => {
             let targets = SoftTargets { temperature: *temperature, balance: given(balance) };
             put(&mut device, teacher, logits);
-            device.soft_cross_entropy(shape, z, teacher, targets, weight, write, loss, dlogits);
+            device.run(SoftCrossEntropy { shape, logits: z, teacher, targets, weight, write, loss, dlogits });
         }
     }
     (get(&device, loss)[0], get(&device, dlogits))

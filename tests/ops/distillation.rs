@@ -1,8 +1,8 @@
 use std::slice::from_ref;
 
 use perennial::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
-use perennial::ops::similarity::{Similarity, SimilarityShape};
-use perennial::ops::{Plan, Write};
+use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
+use perennial::ops::{Plan, Run, Write};
 
 use super::{Device, assert_close, check_gradients, device, get, put, random};
 use crate::fixtures::Fixture;
@@ -42,7 +42,7 @@ fn run(rows: usize, settings: DistillationSettings, pair: &Pair, before: Option<
             Write::Add
         }
     };
-    device.distill(rows, columns, settings, multiplicity, s, teacher, write, loss, ds);
+    device.run(Distillation { rows, columns, settings, multiplicity, s, teacher, write, loss, ds });
     (get(&device, loss)[0], get(&device, ds))
 }
 
@@ -142,14 +142,24 @@ fn instance_relations_equal_automatic_differentiation() {
     let mut device = device(&plan);
     put(&mut device, z, &values("z"));
     put(&mut device, old, &values("old"));
-    device.similarity(shape, z, z, s);
-    device.similarity(shape, old, old, teacher);
+    device.run(Similarity { shape, a: z, b: z, s });
+    device.run(Similarity { shape, a: old, b: old, s: teacher });
     let settings =
         DistillationSettings { tau: 0.2, teacher_tau: 0.01, exclude_self: true, divergence: false, weight: 1.0 };
     let once = Multiplicity { row: None, column: None };
-    device.distill(samples, samples, settings, once, s, teacher, Write::Set, loss, ds);
-    device.similarity_backward(shape, ds, z, Write::Set, dz);
-    device.similarity_backward_columns(shape, ds, z, Write::Add, dz);
+    device.run(Distillation {
+        rows: samples,
+        columns: samples,
+        settings,
+        multiplicity: once,
+        s,
+        teacher,
+        write: Write::Set,
+        loss,
+        ds,
+    });
+    device.run(SimilarityBackward { shape, ds, b: z, write: Write::Set, da: dz });
+    device.run(SimilarityBackwardColumns { shape, ds, a: z, write: Write::Add, db: dz });
     assert_close("loss", &get(&device, loss), &values("loss"), 1e-13);
     assert_close("dz", &get(&device, dz), &values("dz"), 1e-12);
 }
@@ -182,12 +192,12 @@ fn both_directions_with_repeated_prompts_equal_automatic_differentiation() {
     ] {
         let (rows, columns) = (a.len() / width, b.len() / width);
         let shape = SimilarityShape { rows, columns, width };
-        device.similarity(shape, a, b, s);
-        device.similarity(shape, old_a, old_b, teacher);
-        device.distill(rows, columns, settings, multiplicity, s, teacher, Write::Set, loss, ds);
+        device.run(Similarity { shape, a, b, s });
+        device.run(Similarity { shape, a: old_a, b: old_b, s: teacher });
+        device.run(Distillation { rows, columns, settings, multiplicity, s, teacher, write: Write::Set, loss, ds });
         total += get(&device, loss)[0];
-        device.similarity_backward(shape, ds, b, write, da);
-        device.similarity_backward_columns(shape, ds, a, write, db);
+        device.run(SimilarityBackward { shape, ds, b, write, da });
+        device.run(SimilarityBackwardColumns { shape, ds, a, write, db });
     }
     assert_close("loss", &[total], &values("loss"), 1e-12);
     assert_close("dimage", &get(&device, dimage), &values("dimage"), 1e-12);

@@ -1,7 +1,7 @@
 use perennial::ops::contrastive::{ContrastiveSettings, Negatives, Surrogate};
 use perennial::ops::cpu::Cpu;
 use perennial::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
-use perennial::ops::{Memory, Plan};
+use perennial::ops::{Memory, Plan, Run};
 
 use super::contrastive::{Batch, class_of_text, run};
 use super::{assert_close, get, put, random};
@@ -46,7 +46,7 @@ fn update(input: &Update, settings: GroupDroSettings) -> Updated {
     put(&mut device, state.class_loss, &input.class_loss);
     put(&mut device, state.log_normalizer, &[input.normalizer.ln()]);
     put(&mut device, state.share, &input.share);
-    device.group_dro(samples, settings, class, log_u, log_scale, state, weight, objective);
+    device.run(GroupDro { samples, settings, class, log_u, log_scale, state, weight, objective });
     Updated {
         class_loss: get(&device, state.class_loss),
         normalizer: get(&device, state.log_normalizer)[0].exp(),

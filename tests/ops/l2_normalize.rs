@@ -1,5 +1,5 @@
-use perennial::ops::Plan;
-use perennial::ops::l2_normalize::L2Normalize;
+use perennial::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
+use perennial::ops::{Plan, Run};
 
 use super::{Device, check_gradients, device, dot, get, put, random};
 
@@ -11,8 +11,8 @@ fn run(rows: usize, width: usize, x_values: &[f64], dy_values: &[f64]) -> (Vec<f
     let mut device = device(&plan);
     put(&mut device, x, x_values);
     put(&mut device, dy, dy_values);
-    device.l2_normalize(rows, width, x, y, norm);
-    device.l2_normalize_backward(rows, width, dy, y, norm, dx);
+    device.run(L2Normalize { rows, width, x, y, norm });
+    device.run(L2NormalizeBackward { rows, width, dy, y, norm, dx });
     (get(&device, y), get(&device, dx))
 }
 

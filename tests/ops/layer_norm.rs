@@ -1,5 +1,5 @@
-use perennial::ops::layer_norm::{LayerNorm, LayerNormShape};
-use perennial::ops::{Plan, Write};
+use perennial::ops::layer_norm::{LayerNorm, LayerNormBackward, LayerNormShape};
+use perennial::ops::{Plan, Run, Write};
 
 use super::{Device, assert_close, check_gradients, device, dot, get, put, random};
 
@@ -29,8 +29,8 @@ fn run(shape: LayerNormShape, inputs: &[Vec<f64>], dy: &[f64], write: Write) -> 
     if write == Write::Add {
         put(&mut device, dx, dy);
     }
-    device.layer_norm(shape, x, gamma, beta, y, mean, rstd);
-    device.layer_norm_backward(shape, incoming, x, gamma, mean, rstd, write, dx, dgamma, dbeta);
+    device.run(LayerNorm { shape, x, gamma, beta, y, mean, rstd });
+    device.run(LayerNormBackward { shape, dy: incoming, x, gamma, mean, rstd, write, dx, dgamma, dbeta });
     (get(&device, y), vec![get(&device, dx), get(&device, dgamma), get(&device, dbeta)])
 }
 

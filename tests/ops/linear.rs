@@ -1,5 +1,7 @@
-use perennial::ops::Plan;
-use perennial::ops::linear::{Activation, BackwardEpilogue, Epilogue, Linear, LinearShape};
+use perennial::ops::linear::{
+    Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape,
+};
+use perennial::ops::{Plan, Run};
 
 use super::{Device, assert_close, check_gradients, device, dot, get, put, random};
 
@@ -25,7 +27,7 @@ fn forward(shape: LinearShape, case: Case, inputs: &[Vec<f64>]) -> Vec<f64> {
         Case::Activation(kind) => Epilogue::Activation { kind, pre },
         Case::Residual => Epilogue::Residual(residual),
     };
-    device.linear(shape, x, weight, Some(bias), epilogue, y);
+    device.run(Linear { shape, x, weight, bias: Some(bias), epilogue, y });
     get(&device, y)
 }
 
@@ -45,14 +47,20 @@ fn backward(shape: LinearShape, case: Case, inputs: &[Vec<f64>], dy: &[f64]) -> 
     put(&mut device, identity, &(0..n * n).map(|i| if i / n == i % n { 1.0 } else { 0.0 }).collect::<Vec<_>>());
     let epilogue = match case {
         Case::Activation(kind) => {
-            device.linear(shape, x, weight, Some(bias), Epilogue::Activation { kind, pre }, y);
+            device.run(Linear { shape, x, weight, bias: Some(bias), epilogue: Epilogue::Activation { kind, pre }, y });
             BackwardEpilogue::Activation { kind, pre }
         }
         _ => BackwardEpilogue::None,
     };
-    device.linear_backward_data(LinearShape::new(rows, n, n), incoming, identity, epilogue, passed);
-    device.linear_backward_data(shape, passed, weight, BackwardEpilogue::None, dx);
-    device.linear_backward_weight(shape, passed, x, dweight, Some(dbias));
+    device.run(LinearBackwardData {
+        shape: LinearShape::new(rows, n, n),
+        dy: incoming,
+        weight: identity,
+        epilogue,
+        dx: passed,
+    });
+    device.run(LinearBackwardData { shape, dy: passed, weight, epilogue: BackwardEpilogue::None, dx });
+    device.run(LinearBackwardWeight { shape, dy: passed, x, dweight, dbias: Some(dbias) });
     let residual = if matches!(case, Case::Residual) { dy.to_vec() } else { vec![0.0; rows * n] };
     vec![get(&device, dx), get(&device, dweight), get(&device, dbias), residual]
 }

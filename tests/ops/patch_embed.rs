@@ -1,5 +1,5 @@
 use perennial::ops::patch_embed::{Normalization, PatchEmbed, PatchShape};
-use perennial::ops::{Memory, Plan};
+use perennial::ops::{Memory, Plan, Run};
 
 use super::{Device, device, get};
 
@@ -12,7 +12,7 @@ fn patches_hold_normalised_pixels_in_the_convolutions_order() {
     let (bytes, patches) = (plan.pixels(pixels.len()), plan.tensor(3 * shape.count() * shape.values()));
     let mut device = device(&plan);
     device.write(bytes, &pixels);
-    device.extract_patches(shape, Normalization::CLIP, bytes, patches);
+    device.run(PatchEmbed { shape, normalization: Normalization::CLIP, pixels: bytes, patches });
     let found = get(&device, patches);
     let Normalization { mean, std } = Normalization::CLIP;
     let mut place = 0;

@@ -1,5 +1,5 @@
-use perennial::ops::pool::{Pool, PoolShape};
-use perennial::ops::{Memory, Plan};
+use perennial::ops::pool::{Pool, PoolBackward, PoolShape};
+use perennial::ops::{Memory, Plan, Run};
 
 use super::{Device, check_gradients, device, dot, get, put, random};
 
@@ -18,8 +18,8 @@ fn run(position: Option<[u32; 3]>, x_values: &[f64], dy_values: &[f64]) -> (Vec<
         device.write(ids, &position);
         ids
     });
-    device.pool(SHAPE, position, x, y);
-    device.pool_backward(SHAPE, position, dy, dx);
+    device.run(Pool { shape: SHAPE, position, x, y });
+    device.run(PoolBackward { shape: SHAPE, position, dy, dx });
     (get(&device, y), get(&device, dx))
 }
 

@@ -1,5 +1,5 @@
-use perennial::ops::Plan;
-use perennial::ops::position_embed::{PositionEmbed, PositionShape};
+use perennial::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
+use perennial::ops::{Plan, Run};
 
 use super::{Device, check_gradients, device, dot, get, put, random};
 
@@ -17,8 +17,8 @@ fn run(shape: PositionShape, inputs: &[Vec<f64>], dx_values: &[f64]) -> (Vec<f64
         put(&mut device, span, values);
     }
     put(&mut device, dx, dx_values);
-    device.position_embed(shape, patches, class, position, x);
-    device.position_embed_backward(shape, dx, dpatches, dclass, dposition);
+    device.run(PositionEmbed { shape, patches, class, position, x });
+    device.run(PositionEmbedBackward { shape, dx, dpatches, dclass, dposition });
     (get(&device, x), vec![get(&device, dpatches), get(&device, dclass), get(&device, dposition)])
 }
 

@@ -1,5 +1,5 @@
-use perennial::ops::Plan;
-use perennial::ops::relu::Relu;
+use perennial::ops::relu::{Relu, ReluBackward};
+use perennial::ops::{Plan, Run};
 
 use super::{Device, check_gradients, device, dot, get, put, random};
 
@@ -10,8 +10,8 @@ fn run(x_values: &[f64], dy_values: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let mut device = device(&plan);
     put(&mut device, x, x_values);
     put(&mut device, dy, dy_values);
-    device.relu(x, y);
-    device.relu_backward(dy, y, dx);
+    device.run(Relu { x, y });
+    device.run(ReluBackward { dy, y, dx });
     (get(&device, y), get(&device, dx))
 }
 

@@ -1,8 +1,8 @@
 use perennial::ops::cpu::{Cpu, Real};
 use perennial::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
-use perennial::ops::similarity::{Similarity, SimilarityShape};
+use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use perennial::ops::supcon::SupCon;
-use perennial::ops::{Memory, Plan, Write};
+use perennial::ops::{Memory, Plan, Run, Write};
 
 use super::{Device, assert_close, check_gradients, device, dot, get, put, random};
 
@@ -25,9 +25,9 @@ fn run(shape: SimilarityShape, a: &[f64], b: &[f64], ds: &[f64], before: Option<
             Write::Add
         }
     };
-    device.similarity(shape, at, bt, s);
-    device.similarity_backward(shape, ds_span, bt, write, da);
-    device.similarity_backward_columns(shape, ds_span, at, write, db);
+    device.run(Similarity { shape, a: at, b: bt, s });
+    device.run(SimilarityBackward { shape, ds: ds_span, b: bt, write, da });
+    device.run(SimilarityBackwardColumns { shape, ds: ds_span, a: at, write, db });
     [get(&device, s), get(&device, da), get(&device, db)]
 }
 
@@ -55,7 +55,7 @@ fn embeddings_against_themselves() {
     let (zt, s) = (plan.tensor(24), plan.stats(36));
     let mut device = device(&plan);
     put(&mut device, zt, &z);
-    device.similarity(shape, zt, zt, s);
+    device.run(Similarity { shape, a: zt, b: zt, s });
     let expected: Vec<f64> = (0..36).map(|k| dot(&z[k / 6 * 4..][..4], &z[k % 6 * 4..][..4])).collect();
     assert_close("s", &get(&device, s), &expected, 1e-14);
 }
@@ -75,15 +75,25 @@ fn relations<T: Real>() -> Vec<f32> {
         device.write(span, &values.collect::<Vec<_>>());
     }
     device.write(class, &(0..samples as u32).map(|i| i % 9).collect::<Vec<_>>());
-    device.similarity(shape, z, z, s);
-    device.similarity(shape, old, old, teacher);
-    device.supcon(samples, 0.5, s, class, None, losses.first(1), ds);
+    device.run(Similarity { shape, a: z, b: z, s });
+    device.run(Similarity { shape, a: old, b: old, s: teacher });
+    device.run(SupCon { samples, tau: 0.5, s, class, anchor: None, loss: losses.first(1), ds });
     let settings =
         DistillationSettings { tau: 0.2, teacher_tau: 0.01, exclude_self: true, divergence: false, weight: 1.0 };
     let once = Multiplicity { row: None, column: None };
-    device.distill(samples, samples, settings, once, s, teacher, Write::Add, losses.slice(1, 1), ds);
-    device.similarity_backward(shape, ds, z, Write::Set, dz);
-    device.similarity_backward_columns(shape, ds, z, Write::Add, dz);
+    device.run(Distillation {
+        rows: samples,
+        columns: samples,
+        settings,
+        multiplicity: once,
+        s,
+        teacher,
+        write: Write::Add,
+        loss: losses.slice(1, 1),
+        ds,
+    });
+    device.run(SimilarityBackward { shape, ds, b: z, write: Write::Set, da: dz });
+    device.run(SimilarityBackwardColumns { shape, ds, a: z, write: Write::Add, db: dz });
     [device.read_vec(losses), device.read_vec(dz)].concat()
 }
 

@@ -1,8 +1,8 @@
 use std::slice::from_ref;
 
-use perennial::ops::similarity::{Similarity, SimilarityShape};
+use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use perennial::ops::supcon::SupCon;
-use perennial::ops::{Memory, Plan, Write};
+use perennial::ops::{Memory, Plan, Run, Write};
 
 use super::{Device, assert_close, check_gradients, device, get, put, random};
 use crate::fixtures::Fixture;
@@ -20,7 +20,7 @@ fn run(tau: f64, s: &[f64], class: &[u32], anchor: Option<&[u32]>) -> (f64, Vec<
     if let Some((span, values)) = anchor {
         device.write(span, values);
     }
-    device.supcon(samples, tau, s_span, class_span, anchor.map(|(span, _)| span), loss, ds);
+    device.run(SupCon { samples, tau, s: s_span, class: class_span, anchor: anchor.map(|(span, _)| span), loss, ds });
     (get(&device, loss)[0], get(&device, ds))
 }
 
@@ -52,10 +52,10 @@ fn embeddings_gradients_equal_automatic_differentiation() {
         device.write(classes, &class);
         device.write(anchors, &anchor);
         let anchors = anchor.contains(&0).then_some(anchors);
-        device.similarity(shape, z, z, s);
-        device.supcon(samples, values("tau")[0], s, classes, anchors, loss, ds);
-        device.similarity_backward(shape, ds, z, Write::Set, dz);
-        device.similarity_backward_columns(shape, ds, z, Write::Add, dz);
+        device.run(Similarity { shape, a: z, b: z, s });
+        device.run(SupCon { samples, tau: values("tau")[0], s, class: classes, anchor: anchors, loss, ds });
+        device.run(SimilarityBackward { shape, ds, b: z, write: Write::Set, da: dz });
+        device.run(SimilarityBackwardColumns { shape, ds, a: z, write: Write::Add, db: dz });
         assert_close("loss", &get(&device, loss), &values("loss"), 1e-13);
         assert_close("dz", &get(&device, dz), &values("dz"), 1e-12);
     }

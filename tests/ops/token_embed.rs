@@ -1,5 +1,5 @@
-use perennial::ops::token_embed::{TokenEmbed, TokenShape};
-use perennial::ops::{Memory, Plan};
+use perennial::ops::token_embed::{TokenEmbed, TokenEmbedBackward, TokenShape};
+use perennial::ops::{Memory, Plan, Run};
 
 use super::{Device, check_gradients, device, dot, get, put, random};
 
@@ -21,8 +21,8 @@ fn run(inputs: &[Vec<f64>], dx_values: &[f64]) -> (Vec<f64>, Vec<Vec<f64>>) {
     put(&mut device, position, &inputs[1]);
     put(&mut device, dx, dx_values);
     device.write(ids, &IDS);
-    device.token_embed(shape, ids, table, position, x);
-    device.token_embed_backward(shape, ids, dx, dtable, dposition);
+    device.run(TokenEmbed { shape, ids, table, position, x });
+    device.run(TokenEmbedBackward { shape, ids, dx, dtable, dposition });
     (get(&device, x), vec![get(&device, dtable), get(&device, dposition)])
 }
 

@@ -5,20 +5,27 @@ use std::time::Instant;
 use perennial::error::Result;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::{ModelSpec, TransformerSpec};
-use perennial::ops::adamw::{AdamWArenas, AdamWSettings, pace};
-use perennial::ops::attention::AttentionShape;
+use perennial::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, GradientNorm, pace};
+use perennial::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
+use perennial::ops::attention::{Attention, AttentionBackward, AttentionShape};
 use perennial::ops::contrastive::{
-    ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
+    Negatives, Surrogate,
 };
-use perennial::ops::cross_entropy::{LogitsShape, SoftTargets};
-use perennial::ops::distillation::{DistillationSettings, Multiplicity};
-use perennial::ops::layer_norm::LayerNormShape;
-use perennial::ops::linear::{BackwardEpilogue, Epilogue, LinearShape};
+use perennial::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, SoftTargets};
+use perennial::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
+use perennial::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
+use perennial::ops::layer_norm::{LayerNorm, LayerNormBackward, LayerNormShape};
+use perennial::ops::linear::{
+    BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape,
+};
 use perennial::ops::memory::{Kind, Storage, Wide};
-use perennial::ops::patch_embed::{Normalization, PatchShape};
-use perennial::ops::position_embed::PositionShape;
-use perennial::ops::similarity::SimilarityShape;
-use perennial::ops::token_embed::TokenShape;
+use perennial::ops::patch_embed::{Normalization, PatchEmbed, PatchShape};
+use perennial::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
+use perennial::ops::relu::{Relu, ReluBackward};
+use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
+use perennial::ops::supcon::SupCon;
+use perennial::ops::token_embed::{TokenEmbed, TokenEmbedBackward, TokenShape};
 use perennial::ops::{Backend, Ids, Plan, Span, Stats, Tensor, Write};
 use perennial::rng::{rng, unit};
 use serde_json::{Value, json};
@@ -132,7 +139,7 @@ impl<D: Backend> Table<D> {
         let mut product = Bench::<D, _>::new(place, |plan| [(); 3].map(|()| plan.tensor(side * side)))?;
         let shape = LinearShape::new(side, side, side);
         let seconds = product.time(|device, &[x, weight, y]| {
-            device.linear(shape, x, weight, None, Epilogue::None, y);
+            device.run(Linear { shape, x, weight, bias: None, epilogue: Epilogue::None, y });
         })?;
         let operations = 2.0 * (side as f64).powi(3) / seconds;
         let device = product.device.name();
@@ -202,12 +209,12 @@ fn block<D: Backend>(table: &mut Table<D>, spec: TransformerSpec, samples: usize
     let (product, values) = (2 * rows * seen * width, rows * width);
     let traffic = Traffic { storage: 4 * values, wide: rows * spec.heads };
     table.add(("attention", &text), 2 * product, traffic, &mut bench, |device, &([qkv, out, ..], log_sum_exp)| {
-        device.attention(shape, qkv, out, log_sum_exp);
+        device.run(Attention { shape, qkv, out, log_sum_exp });
     })?;
     let traffic = Traffic { storage: 8 * values, wide: rows * spec.heads };
     let backward = ("attention backward", text.as_str());
     table.add(backward, 5 * product, traffic, &mut bench, |device, &([qkv, out, dout, dqkv], log_sum_exp)| {
-        device.attention_backward(shape, qkv, out, log_sum_exp, dout, dqkv);
+        device.run(AttentionBackward { shape, qkv, out, log_sum_exp, dout, dqkv });
     })?;
 
     let shape = LayerNormShape { rows, width, eps: ModelSpec::LAYER_NORM_EPS };
@@ -219,12 +226,12 @@ fn block<D: Backend>(table: &mut Table<D>, spec: TransformerSpec, samples: usize
     let traffic = Traffic { storage: 2 * values, wide: 2 * rows };
     table.add(("layer_norm", &text), 7 * values, traffic, &mut bench, |device, &(tensors, stats)| {
         let ([x, y, _, gamma, beta], [mean, rstd, ..]) = (tensors, stats);
-        device.layer_norm(shape, x, gamma, beta, y, mean, rstd);
+        device.run(LayerNorm { shape, x, gamma, beta, y, mean, rstd });
     })?;
     let traffic = Traffic { storage: 4 * values, wide: 2 * rows };
     table.add(("layer_norm backward", &text), 14 * values, traffic, &mut bench, |device, &(tensors, stats)| {
         let ([x, y, dx, gamma, _], [mean, rstd, dgamma, dbeta]) = (tensors, stats);
-        device.layer_norm_backward(shape, y, x, gamma, mean, rstd, Write::Add, dx, dgamma, dbeta);
+        device.run(LayerNormBackward { shape, dy: y, x, gamma, mean, rstd, write: Write::Add, dx, dgamma, dbeta });
     })
 }
 
@@ -250,19 +257,19 @@ fn linear<D: Backend>(
     let traffic = Traffic { storage: floats + beside + inputs * outputs, wide: 0 };
     table.add(("linear", &text), operations, traffic, &mut bench, |device, &(tensors, [weight, bias], _)| {
         let [x, y, pre, residual] = tensors;
-        device.linear(shape, x, weight, Some(bias), epilogues(pre, residual).0, y);
+        device.run(Linear { shape, x, weight, bias: Some(bias), epilogue: epilogues(pre, residual).0, y });
     })?;
     let beside = if matches!(backward, BackwardEpilogue::None) { 0 } else { rows * inputs };
     let traffic = Traffic { storage: floats + beside + inputs * outputs, wide: 0 };
     let data = ("linear backward data", text.as_str());
     table.add(data, operations, traffic, &mut bench, |device, &(tensors, [weight, _], _)| {
         let [x, y, pre, residual] = tensors;
-        device.linear_backward_data(shape, y, weight, epilogues(pre, residual).1, x);
+        device.run(LinearBackwardData { shape, dy: y, weight, epilogue: epilogues(pre, residual).1, dx: x });
     })?;
     let traffic = Traffic { storage: floats, wide: inputs * outputs };
     let weight = ("linear backward weight", text.as_str());
     table.add(weight, operations, traffic, &mut bench, |device, &([x, y, ..], _, [dweight, dbias])| {
-        device.linear_backward_weight(shape, y, x, dweight, Some(dbias));
+        device.run(LinearBackwardWeight { shape, dy: y, x, dweight, dbias: Some(dbias) });
     })
 }
 
@@ -282,17 +289,23 @@ fn image_input<D: Backend>(table: &mut Table<D>, spec: &ModelSpec, images: usize
     // A pixel's channel is a quarter of a float.
     let traffic = Traffic { storage: images * count * values, wide: images * image_size * image_size * 3 / 4 };
     table.add(("patch_embed", &text), 0, traffic, &mut bench, |device, &(pixels, [patches, ..], _)| {
-        device.extract_patches(shape, Normalization::CLIP, pixels, patches);
+        device.run(PatchEmbed { shape, normalization: Normalization::CLIP, pixels, patches });
     })?;
     let (text, floats) = (format!("{images} x {} x {width}", count + 1), 2 * images * (count + 1) * width);
     let traffic = || Traffic { storage: floats, wide: 0 };
     table.add(("position_embed", &text), floats / 2, traffic(), &mut bench, |device, &(_, tensors, _)| {
         let [_, projected, class, positions, x] = tensors;
-        device.position_embed(position, projected, class, positions, x);
+        device.run(PositionEmbed { shape: position, patches: projected, class, position: positions, x });
     })?;
     let backward = ("position_embed backward", text.as_str());
     table.add(backward, floats / 2, traffic(), &mut bench, |device, &(_, [_, projected, .., x], stats)| {
-        device.position_embed_backward(position, x, projected, stats[0], stats[1]);
+        device.run(PositionEmbedBackward {
+            shape: position,
+            dx: x,
+            dpatches: projected,
+            dclass: stats[0],
+            dposition: stats[1],
+        });
     })?;
     linear(table, LinearShape::new(images * count, values, width), |_, _| (Epilogue::None, BackwardEpilogue::None))
 }
@@ -316,12 +329,12 @@ fn text_input<D: Backend>(table: &mut Table<D>, spec: &ModelSpec, texts: usize) 
     let (text, values) = (format!("{texts} x {tokens} x {width}"), texts * tokens * width);
     let traffic = Traffic { storage: 2 * values, wide: texts * tokens };
     table.add(("token_embed", &text), values, traffic, &mut bench, |device, &(ids, [weights, position, x], _)| {
-        device.token_embed(shape, ids, weights, position, x);
+        device.run(TokenEmbed { shape, ids, table: weights, position, x });
     })?;
     let traffic = Traffic { storage: values, wide: vocabulary * width };
     let backward = ("token_embed backward", text.as_str());
     table.add(backward, values, traffic, &mut bench, |device, &(ids, [_, _, x], [dtable, dposition])| {
-        device.token_embed_backward(shape, ids, x, dtable, dposition);
+        device.run(TokenEmbedBackward { shape, ids, dx: x, dtable, dposition });
     })
 }
 
@@ -335,13 +348,13 @@ fn objective<D: Backend>(table: &mut Table<D>, width: usize, samples: usize) -> 
     let traffic = Traffic { storage: 4 * values, wide: 2 * samples };
     table.add(("l2_normalize", &text), 6 * values, traffic, &mut bench, |device, &(tensors, _, stats, _)| {
         let ([image, text, dimage, dtext], norm) = (tensors, stats[0]);
-        device.l2_normalize(samples, width, dimage, image, norm);
-        device.l2_normalize(samples, width, dtext, text, norm);
+        device.run(L2Normalize { rows: samples, width, x: dimage, y: image, norm });
+        device.run(L2Normalize { rows: samples, width, x: dtext, y: text, norm });
     })?;
     let traffic = Traffic { storage: 3 * values, wide: samples };
     let backward = ("l2_normalize backward", text.as_str());
     table.add(backward, 4 * values, traffic, &mut bench, |device, &([image, text, dimage, _], _, stats, _)| {
-        device.l2_normalize_backward(samples, width, image, text, stats[0], dimage);
+        device.run(L2NormalizeBackward { rows: samples, width, dy: image, y: text, norm: stats[0], dx: dimage });
     })?;
     for (_, [text_of, _], ..) in &bench.copies {
         bench.device.write(*text_of, &(0..samples as u32).collect::<Vec<_>>());
@@ -365,7 +378,13 @@ fn objective<D: Backend>(table: &mut Table<D>, width: usize, samples: usize) -> 
         traffic,
         &mut bench,
         |device, &(tensors, ids, stats, scalars)| {
-            device.contrastive(shape, settings, inputs(tensors, ids, scalars[0]), None, saved(stats));
+            device.run(Contrastive {
+                shape,
+                settings,
+                inputs: inputs(tensors, ids, scalars[0]),
+                averages: None,
+                saved: saved(stats),
+            });
         },
     )?;
     let traffic = Traffic { storage: 4 * values, wide: 8 * samples };
@@ -373,7 +392,17 @@ fn objective<D: Backend>(table: &mut Table<D>, width: usize, samples: usize) -> 
     table.add(backward, 3 * product, traffic, &mut bench, |device, &(tensors, ids, stats, scalars)| {
         let ([_, _, dimage, dtext], [log_scale, loss, dlog_scale]) = (tensors, scalars);
         let (inputs, saved) = (inputs(tensors, ids, log_scale), saved(stats));
-        device.contrastive_backward(shape, settings, inputs, saved, stats[1], dimage, dtext, loss, dlog_scale);
+        device.run(ContrastiveBackward {
+            shape,
+            settings,
+            inputs,
+            saved,
+            weight: stats[1],
+            dimage,
+            dtext,
+            loss,
+            dlog_scale,
+        });
     })
 }
 
@@ -389,19 +418,20 @@ fn classifier<D: Backend>(table: &mut Table<D>, rows: usize) -> Result<()> {
     let traffic = Traffic { storage: 2 * values, wide: 0 };
     table.add(("cross_entropy", &text), 10 * values, traffic, &mut bench, |device, &(tensors, label, loss)| {
         let [logits, _, dlogits] = tensors;
-        device.cross_entropy(shape, logits, None, label, 1.0, Write::Set, loss, dlogits);
+        device.run(CrossEntropy { shape, logits, divisor: None, label, weight: 1.0, write: Write::Set, loss, dlogits });
     })?;
     let traffic = Traffic { storage: 3 * values, wide: 0 };
     let soft = ("soft cross_entropy", text.as_str());
     table.add(soft, 20 * values, traffic, &mut bench, |device, &([logits, teacher, dlogits], _, loss)| {
         let targets = SoftTargets { temperature: 2.0, balance: None };
-        device.soft_cross_entropy(shape, logits, teacher, targets, 1.0, Write::Set, loss, dlogits);
+        device.run(SoftCrossEntropy { shape, logits, teacher, targets, weight: 1.0, write: Write::Set, loss, dlogits });
     })?;
     let traffic = Traffic { storage: 2 * values, wide: 0 };
-    table.add(("relu", &text), values, traffic, &mut bench, |device, &([x, y, _], ..)| device.relu(x, y))?;
+    table.add(("relu", &text), values, traffic, &mut bench, |device, &([x, y, _], ..)| device.run(Relu { x, y }))?;
     let traffic = Traffic { storage: 3 * values, wide: 0 };
     let backward = ("relu backward", text.as_str());
-    table.add(backward, values, traffic, &mut bench, |device, &([dy, y, dx], ..)| device.relu_backward(dy, y, dx))
+    table
+        .add(backward, values, traffic, &mut bench, |device, &([dy, y, dx], ..)| device.run(ReluBackward { dy, y, dx }))
 }
 
 /// What works on a whole matrix of similarities.
@@ -423,27 +453,37 @@ fn similarities<D: Backend>(table: &mut Table<D>, width: usize, samples: usize) 
         traffic(),
         &mut bench,
         |device, &([a, b, _], [s, ..], ..)| {
-            device.similarity(shape, a, b, s);
+            device.run(Similarity { shape, a, b, s });
         },
     )?;
     let rows = ("similarity backward rows", text.as_str());
     table.add(rows, 2 * pairs * width, traffic(), &mut bench, |device, &([_, b, da], [ds, ..], ..)| {
-        device.similarity_backward(shape, ds, b, Write::Set, da);
+        device.run(SimilarityBackward { shape, ds, b, write: Write::Set, da });
     })?;
     let columns = ("similarity backward cols", text.as_str());
     table.add(columns, 2 * pairs * width, traffic(), &mut bench, |device, &([a, _, db], [ds, ..], ..)| {
-        device.similarity_backward_columns(shape, ds, a, Write::Set, db);
+        device.run(SimilarityBackwardColumns { shape, ds, a, write: Write::Set, db });
     })?;
     let (text, traffic) = (format!("{samples} x {samples}"), Traffic { storage: 0, wide: 2 * pairs });
     table.add(("supcon", &text), 5 * pairs, traffic, &mut bench, |device, &(_, [s, _, ds], loss, class)| {
-        device.supcon(samples, 0.1, s, class, None, loss, ds);
+        device.run(SupCon { samples, tau: 0.1, s, class, anchor: None, loss, ds });
     })?;
     let settings =
         DistillationSettings { tau: 0.2, teacher_tau: 0.01, exclude_self: true, divergence: false, weight: 1.0 };
     let once = Multiplicity { row: None, column: None };
     let traffic = Traffic { storage: 0, wide: 3 * pairs };
     table.add(("distillation", &text), 10 * pairs, traffic, &mut bench, |device, &(_, [s, teacher, ds], loss, _)| {
-        device.distill(samples, samples, settings, once, s, teacher, Write::Set, loss, ds);
+        device.run(Distillation {
+            rows: samples,
+            columns: samples,
+            settings,
+            multiplicity: once,
+            s,
+            teacher,
+            write: Write::Set,
+            loss,
+            ds,
+        });
     })
 }
 
@@ -463,26 +503,38 @@ fn optimizer<D: Backend>(table: &mut Table<D>, spec: &ModelSpec) -> Result<()> {
     let (text, decayed) = (format!("{len}"), list.decayed());
     let traffic = Traffic { storage: 0, wide: len };
     table.add(("gradient_norm", &text), 2 * len, traffic, &mut bench, |device, &(arenas, norm, _)| {
-        device.gradient_norm(arenas.gradients, norm);
+        device.run(GradientNorm { gradients: arenas.gradients, norm });
     })?;
     // Four arenas read and three written; the storage copy too where it is another.
     let traffic = Traffic { storage: if D::STORAGE_BYTES < 4 { len } else { 0 }, wide: 7 * len };
     table.add(("adamw", &text), 14 * len, traffic, &mut bench, |device, &(arenas, norm, rate)| {
-        device.adamw(settings, rate, arenas, norm, &decayed);
+        device.run(AdamW { settings, pace: rate, arenas, norm, decayed: &decayed });
     })?;
     let traffic = || Traffic { storage: 0, wide: 3 * len };
     table.add(("interpolate", &text), 3 * len, traffic(), &mut bench, |device, &(arenas, ..)| {
-        device.interpolate(0.5, arenas.first_moment, arenas.master);
+        device.run(Interpolate { alpha: 0.5, y: arenas.first_moment, x: arenas.master });
     })?;
     table.add(("accumulate_squares", &text), 2 * len, traffic(), &mut bench, |device, &(arenas, ..)| {
-        device.accumulate_squares(arenas.gradients, arenas.second_moment);
+        device.run(AccumulateSquares { gradients: arenas.gradients, squares: arenas.second_moment });
     })?;
     table.add(("accumulate_fisher", &text), 3 * len, traffic(), &mut bench, |device, &(arenas, ..)| {
-        device.accumulate_fisher(0.5, 0.5, arenas.second_moment, arenas.first_moment);
+        device.run(AccumulateFisher {
+            scale: 0.5,
+            limit: 0.5,
+            squares: arenas.second_moment,
+            fisher: arenas.first_moment,
+        });
     })?;
     let traffic = Traffic { storage: 0, wide: 5 * len };
     table.add(("quadratic_penalty", &text), 6 * len, traffic, &mut bench, |device, &(arenas, loss, _)| {
         let AdamWArenas { master, gradients, first_moment, second_moment, .. } = arenas;
-        device.quadratic_penalty(1.0, second_moment, first_moment, master, gradients, loss);
+        device.run(QuadraticPenalty {
+            strength: 1.0,
+            fisher: second_moment,
+            anchor: first_moment,
+            master,
+            gradients,
+            loss,
+        });
     })
 }

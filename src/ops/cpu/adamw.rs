@@ -1,19 +1,17 @@
 //! AdamW over flat arenas.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use super::vector::{sum, vectorized};
 use super::{Cpu, Real};
-use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings};
-use crate::ops::{Stats, Tensor};
+use crate::ops::Run;
+use crate::ops::adamw::{AdamW, Clamp, GradientNorm};
 
 /// Elements of one piece of work: its four arrays stay within a second-level cache.
 const PIECE: usize = 1 << 14;
 
-impl<T: Real> AdamW for Cpu<T> {
-    fn gradient_norm(&mut self, gradients: Stats, norm: Stats) {
+impl<T: Real> Run<GradientNorm> for Cpu<T> {
+    fn run(&mut self, GradientNorm { gradients, norm }: GradientNorm) {
         let ([norm], [gradients], side) = self.views([norm.first(1).into()], [gradients.into()]);
         side.with_partials(gradients.len().div_ceil(PIECE), |partials| {
             partials.par_iter_mut().zip(gradients.par_chunks(PIECE)).for_each(|(partial, gradients)| {
@@ -25,15 +23,10 @@ impl<T: Real> AdamW for Cpu<T> {
             norm[0] = sum(partials, |x| x).sqrt();
         });
     }
+}
 
-    fn adamw(
-        &mut self,
-        settings: AdamWSettings,
-        pace: Stats,
-        arenas: AdamWArenas,
-        norm: Stats,
-        decayed: &[Range<usize>],
-    ) {
+impl<T: Real> Run<AdamW<'_>> for Cpu<T> {
+    fn run(&mut self, AdamW { settings, pace, arenas, norm, decayed }: AdamW<'_>) {
         let ([master, first, second], [gradients, norm, pace], _) = self.views(
             [arenas.master.into(), arenas.first_moment.into(), arenas.second_moment.into()],
             [arenas.gradients.into(), norm.first(1).into(), pace.first(3).into()],
@@ -69,8 +62,10 @@ impl<T: Real> AdamW for Cpu<T> {
             update.apply(false, &mut master[done..], &gradients[done..], &mut first[done..], &mut second[done..]);
         });
     }
+}
 
-    fn clamp(&mut self, master: Stats, _weights: Tensor, low: f32, high: f32) {
+impl<T: Real> Run<Clamp> for Cpu<T> {
+    fn run(&mut self, Clamp { master, low, high, .. }: Clamp) {
         let ([master], [], _) = self.views([master.into()], []);
         for value in master {
             *value = value.max(T::of_f32(low)).min(T::of_f32(high));

@@ -4,14 +4,14 @@ use rayon::prelude::*;
 
 use super::vector::{sum, sum2, vectorized};
 use super::{Cpu, Real};
-use crate::ops::arena::Arena;
-use crate::ops::{Memory, Stats};
+use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
+use crate::ops::{Memory, Run, Stats};
 
 /// Elements of one piece of work: its arrays stay within a second-level cache.
 const PIECE: usize = 1 << 14;
 
-impl<T: Real> Arena for Cpu<T> {
-    fn interpolate(&mut self, alpha: f64, y: Stats, x: Stats) {
+impl<T: Real> Run<Interpolate> for Cpu<T> {
+    fn run(&mut self, Interpolate { alpha, y, x }: Interpolate) {
         // At the ends the formula would lose the sign of zero, and let what is infinite on one side spoil the other.
         if alpha == 1.0 {
             self.copy(y, x);
@@ -25,8 +25,10 @@ impl<T: Real> Arena for Cpu<T> {
             );
         }
     }
+}
 
-    fn accumulate_squares(&mut self, gradients: Stats, squares: Stats) {
+impl<T: Real> Run<AccumulateSquares> for Cpu<T> {
+    fn run(&mut self, AccumulateSquares { gradients, squares }: AccumulateSquares) {
         self.sweep(
             gradients,
             squares,
@@ -34,8 +36,10 @@ impl<T: Real> Arena for Cpu<T> {
             |g, sum| sum + g * g,
         );
     }
+}
 
-    fn accumulate_fisher(&mut self, scale: f64, limit: f64, squares: Stats, fisher: Stats) {
+impl<T: Real> Run<AccumulateFisher> for Cpu<T> {
+    fn run(&mut self, AccumulateFisher { scale, limit, squares, fisher }: AccumulateFisher) {
         let (scale, limit) = (T::of(scale), T::of(limit));
         self.sweep(
             squares,
@@ -45,16 +49,10 @@ impl<T: Real> Arena for Cpu<T> {
             |squares, fisher| fisher + limit.min(scale * squares),
         );
     }
+}
 
-    fn quadratic_penalty(
-        &mut self,
-        strength: f64,
-        fisher: Stats,
-        anchor: Stats,
-        master: Stats,
-        gradients: Stats,
-        loss: Stats,
-    ) {
+impl<T: Real> Run<QuadraticPenalty> for Cpu<T> {
+    fn run(&mut self, QuadraticPenalty { strength, fisher, anchor, master, gradients, loss }: QuadraticPenalty) {
         let len = gradients.len();
         let ([gradients, loss], [fisher, anchor, master], side) = self.views(
             [gradients.into(), loss.first(1).into()],

@@ -5,11 +5,11 @@ use rayon::prelude::*;
 use super::matmul::{Matrix, matmul};
 use super::vector::{dot, maximum, sum, vectorized};
 use super::{Cpu, Real};
-use crate::ops::attention::{Attention, AttentionShape};
-use crate::ops::{Stats, Tensor};
+use crate::ops::Run;
+use crate::ops::attention::{Attention, AttentionBackward, AttentionShape};
 
-impl<T: Real> Attention for Cpu<T> {
-    fn attention(&mut self, shape: AttentionShape, qkv: Tensor, out: Tensor, log_sum_exp: Stats) {
+impl<T: Real> Run<Attention> for Cpu<T> {
+    fn run(&mut self, Attention { shape, qkv, out, log_sum_exp }: Attention) {
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
         let width = shape.width();
         let rows = samples * tokens;
@@ -35,16 +35,10 @@ impl<T: Real> Attention for Cpu<T> {
             });
         });
     }
+}
 
-    fn attention_backward(
-        &mut self,
-        shape: AttentionShape,
-        qkv: Tensor,
-        out: Tensor,
-        log_sum_exp: Stats,
-        dout: Tensor,
-        dqkv: Tensor,
-    ) {
+impl<T: Real> Run<AttentionBackward> for Cpu<T> {
+    fn run(&mut self, AttentionBackward { shape, qkv, out, log_sum_exp, dout, dqkv }: AttentionBackward) {
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
         let width = shape.width();
         let rows = samples * tokens;

@@ -6,10 +6,9 @@ use super::matmul::{Matrix, matmul};
 use super::vector::{add, dot, maximum, sum, sum2, vectorized};
 use super::{Cpu, Real, Side};
 use crate::ops::contrastive::{
-    Contrastive, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives,
-    Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
 };
-use crate::ops::{Stats, Tensor};
+use crate::ops::{Run, Stats};
 
 /// Anchors, or images, of one block of similarities.
 const BLOCK: usize = 32;
@@ -156,15 +155,8 @@ fn anchor_sums<T: Real>(
     }
 }
 
-impl<T: Real> Contrastive for Cpu<T> {
-    fn contrastive(
-        &mut self,
-        shape: ContrastiveShape,
-        settings: ContrastiveSettings,
-        inputs: ContrastiveInputs,
-        averages: Option<MovingAverages>,
-        saved: ContrastiveSaved,
-    ) {
+impl<T: Real> Run<Contrastive> for Cpu<T> {
+    fn run(&mut self, Contrastive { shape, settings, inputs, averages, saved }: Contrastive) {
         let ContrastiveShape { samples, texts, width } = shape;
         let first = |span: Stats| span.first(samples).into();
         let average = |side: usize| super::Floats::optional(averages.map(|averages| averages.log_u[side]));
@@ -209,7 +201,7 @@ impl<T: Real> Contrastive for Cpu<T> {
                 let blocks =
                     log_u.par_chunks_mut(BLOCK).zip(slope.par_chunks_mut(BLOCK)).zip(height.par_chunks_mut(BLOCK));
                 blocks.enumerate().for_each(|(block, ((log_g, slope), height))| {
-                    first_pass(&batch, direction, &side, positive, block * BLOCK, log_g, slope, height);
+                    first_pass(&batch, direction, &side, positive, block * BLOCK, [log_g, slope, height]);
                 });
                 for sample in 0..samples {
                     let log_g = log_u[sample];
@@ -230,19 +222,11 @@ impl<T: Real> Contrastive for Cpu<T> {
             }
         });
     }
+}
 
-    fn contrastive_backward(
-        &mut self,
-        shape: ContrastiveShape,
-        settings: ContrastiveSettings,
-        inputs: ContrastiveInputs,
-        saved: ContrastiveSaved,
-        weight: Stats,
-        dimage: Tensor,
-        dtext: Tensor,
-        loss: Stats,
-        dlog_scale: Stats,
-    ) {
+impl<T: Real> Run<ContrastiveBackward> for Cpu<T> {
+    fn run(&mut self, op: ContrastiveBackward) {
+        let ContrastiveBackward { shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale } = op;
         let ContrastiveShape { samples, texts, width } = shape;
         let first = |span: Stats| span.first(samples).into();
         let (
@@ -340,16 +324,13 @@ enum Direction {
 }
 
 /// log g, slope and height of the anchors from `start` on.
-#[allow(clippy::too_many_arguments)]
 fn first_pass<T: Real>(
     batch: &Batch<T>,
     direction: Direction,
     side: &Side<T>,
     positive: &[T],
     start: usize,
-    log_g: &mut [T],
-    slope: &mut [T],
-    height: &mut [T],
+    [log_g, slope, height]: [&mut [T]; 3],
 ) {
     let ContrastiveShape { samples, texts, width } = batch.shape;
     let (opponents, others) = match direction {

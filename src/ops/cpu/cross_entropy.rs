@@ -4,24 +4,14 @@ use rayon::prelude::*;
 
 use super::vector::{maximum, sum, sum2, vectorized};
 use super::{Cpu, Floats, Real, Side};
-use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftTargets};
-use crate::ops::{Ids, Stats, Tensor, Write};
+use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy};
+use crate::ops::{Run, Write};
 
 /// Rows of one piece of work.
 const ROWS: usize = 16;
 
-impl<T: Real> CrossEntropy for Cpu<T> {
-    fn cross_entropy(
-        &mut self,
-        shape: LogitsShape,
-        logits: Tensor,
-        divisor: Option<Stats>,
-        label: Ids,
-        weight: f64,
-        write: Write,
-        loss: Stats,
-        dlogits: Tensor,
-    ) {
+impl<T: Real> Run<CrossEntropy> for Cpu<T> {
+    fn run(&mut self, CrossEntropy { shape, logits, divisor, label, weight, write, loss, dlogits }: CrossEntropy) {
         let LogitsShape { rows, columns, stride } = shape;
         let divisor = divisor.map(|divisor| divisor.first(columns));
         let ([loss, dlogits], [logits, divisor], side) = self.views(
@@ -48,18 +38,11 @@ impl<T: Real> CrossEntropy for Cpu<T> {
             },
         );
     }
+}
 
-    fn soft_cross_entropy(
-        &mut self,
-        shape: LogitsShape,
-        logits: Tensor,
-        teacher: Tensor,
-        targets: SoftTargets,
-        weight: f64,
-        write: Write,
-        loss: Stats,
-        dlogits: Tensor,
-    ) {
+impl<T: Real> Run<SoftCrossEntropy> for Cpu<T> {
+    fn run(&mut self, op: SoftCrossEntropy) {
+        let SoftCrossEntropy { shape, logits, teacher, targets, weight, write, loss, dlogits } = op;
         let LogitsShape { rows, columns, stride } = shape;
         let balance = targets.balance.map(|balance| balance.first(columns));
         let ([loss, dlogits], [logits, teacher, balance], side) = self.views(

@@ -4,22 +4,12 @@ use rayon::prelude::*;
 
 use super::vector::{log_softmax, maximum, sum, vectorized};
 use super::{Cpu, Floats, Real};
-use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
-use crate::ops::{Stats, Write};
+use crate::ops::distillation::Distillation;
+use crate::ops::{Run, Stats, Write};
 
-impl<T: Real> Distillation for Cpu<T> {
-    fn distill(
-        &mut self,
-        rows: usize,
-        columns: usize,
-        settings: DistillationSettings,
-        multiplicity: Multiplicity,
-        s: Stats,
-        teacher: Stats,
-        write: Write,
-        loss: Stats,
-        ds: Stats,
-    ) {
+impl<T: Real> Run<Distillation> for Cpu<T> {
+    fn run(&mut self, op: Distillation) {
+        let Distillation { rows, columns, settings, multiplicity, s, teacher, write, loss, ds } = op;
         let first = |span: Stats, len: usize| span.first(len).into();
         let ([loss, ds], [s, teacher, row_count, column_count], side) = self.views(
             [first(loss, 1), first(ds, rows * columns)],

@@ -1,21 +1,11 @@
 //! Class weights by group DRO. Sizes are small: one thread, f64 throughout.
 
 use super::{Cpu, Real};
-use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
-use crate::ops::{Ids, Stats};
+use crate::ops::Run;
+use crate::ops::group_dro::{ClassWeights, GroupDro};
 
-impl<T: Real> GroupDro for Cpu<T> {
-    fn group_dro(
-        &mut self,
-        samples: usize,
-        settings: GroupDroSettings,
-        class: Ids,
-        log_u: [Stats; 2],
-        log_scale: Stats,
-        state: GroupDroState,
-        weight: Stats,
-        objective: Stats,
-    ) {
+impl<T: Real> Run<GroupDro> for Cpu<T> {
+    fn run(&mut self, GroupDro { samples, settings, class, log_u, log_scale, state, weight, objective }: GroupDro) {
         let classes = state.class_loss.len();
         let ([class_loss, normalizer, class_weight, weight, objective], [share, log_u1, log_u2, log_scale], side) =
             self.views(

@@ -4,11 +4,11 @@ use rayon::prelude::*;
 
 use super::vector::{dot, vectorized};
 use super::{Cpu, Real};
-use crate::ops::l2_normalize::L2Normalize;
-use crate::ops::{Stats, Tensor};
+use crate::ops::Run;
+use crate::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
 
-impl<T: Real> L2Normalize for Cpu<T> {
-    fn l2_normalize(&mut self, rows: usize, width: usize, x: Tensor, y: Tensor, norm: Stats) {
+impl<T: Real> Run<L2Normalize> for Cpu<T> {
+    fn run(&mut self, L2Normalize { rows, width, x, y, norm }: L2Normalize) {
         let ([y, norm], [x], _) =
             self.views([y.first(rows * width).into(), norm.first(rows).into()], [x.first(rows * width).into()]);
         let pieces = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(norm);
@@ -25,8 +25,10 @@ impl<T: Real> L2Normalize for Cpu<T> {
             );
         });
     }
+}
 
-    fn l2_normalize_backward(&mut self, rows: usize, width: usize, dy: Tensor, y: Tensor, norm: Stats, dx: Tensor) {
+impl<T: Real> Run<L2NormalizeBackward> for Cpu<T> {
+    fn run(&mut self, L2NormalizeBackward { rows, width, dy, y, norm, dx }: L2NormalizeBackward) {
         let ([dx], [dy, y, norm], _) = self.views(
             [dx.first(rows * width).into()],
             [dy.first(rows * width).into(), y.first(rows * width).into(), norm.first(rows).into()],

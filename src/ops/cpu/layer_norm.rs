@@ -4,23 +4,14 @@ use rayon::prelude::*;
 
 use super::vector::{add, sum, sum2, vectorized};
 use super::{Cpu, Real};
-use crate::ops::layer_norm::{LayerNorm, LayerNormShape};
-use crate::ops::{Stats, Tensor, Write};
+use crate::ops::layer_norm::{LayerNorm, LayerNormBackward, LayerNormShape};
+use crate::ops::{Run, Write};
 
 /// Rows of one piece of work.
 const ROWS: usize = 128;
 
-impl<T: Real> LayerNorm for Cpu<T> {
-    fn layer_norm(
-        &mut self,
-        shape: LayerNormShape,
-        x: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        y: Tensor,
-        mean: Stats,
-        rstd: Stats,
-    ) {
+impl<T: Real> Run<LayerNorm> for Cpu<T> {
+    fn run(&mut self, LayerNorm { shape, x, gamma, beta, y, mean, rstd }: LayerNorm) {
         let LayerNormShape { rows, width, eps } = shape;
         let ([y, mean, rstd], [x, gamma, beta], _) = self.views(
             [y.first(rows * width).into(), mean.first(rows).into(), rstd.first(rows).into()],
@@ -47,20 +38,11 @@ impl<T: Real> LayerNorm for Cpu<T> {
             );
         });
     }
+}
 
-    fn layer_norm_backward(
-        &mut self,
-        shape: LayerNormShape,
-        dy: Tensor,
-        x: Tensor,
-        gamma: Tensor,
-        mean: Stats,
-        rstd: Stats,
-        write: Write,
-        dx: Tensor,
-        dgamma: Stats,
-        dbeta: Stats,
-    ) {
+impl<T: Real> Run<LayerNormBackward> for Cpu<T> {
+    fn run(&mut self, op: LayerNormBackward) {
+        let LayerNormBackward { shape, dy, x, gamma, mean, rstd, write, dx, dgamma, dbeta } = op;
         let LayerNormShape { rows, width, .. } = shape;
         let ([dx, dgamma, dbeta], [dy, x, gamma, mean, rstd], side) = self.views(
             [dx.first(rows * width).into(), dgamma.into(), dbeta.into()],

@@ -5,8 +5,10 @@ use rayon::prelude::*;
 use super::matmul::{Factor, Matrix, matmul};
 use super::vector::{add, vectorized};
 use super::{Cpu, Floats, Real};
-use crate::ops::linear::{Activation, BackwardEpilogue, Epilogue, Linear, LinearShape, WeightLayout};
-use crate::ops::{Stats, Tensor};
+use crate::ops::Run;
+use crate::ops::linear::{
+    Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape, WeightLayout,
+};
 
 /// Rows of one piece of work, at most `limit`: at least sixteen pieces unless they become too small for their overhead.
 pub(super) fn piece(rows: usize, limit: usize) -> usize {
@@ -88,16 +90,8 @@ impl Activation {
     }
 }
 
-impl<T: Real> Linear for Cpu<T> {
-    fn linear(
-        &mut self,
-        shape: LinearShape,
-        x: Tensor,
-        weight: Tensor,
-        bias: Option<Tensor>,
-        epilogue: Epilogue,
-        y: Tensor,
-    ) {
+impl<T: Real> Run<Linear> for Cpu<T> {
+    fn run(&mut self, Linear { shape, x, weight, bias, epilogue, y }: Linear) {
         let LinearShape { rows, inputs, outputs, .. } = shape;
         let (pre, residual) = match epilogue {
             Epilogue::None => (None, None),
@@ -149,15 +143,10 @@ impl<T: Real> Linear for Cpu<T> {
             }
         });
     }
+}
 
-    fn linear_backward_data(
-        &mut self,
-        shape: LinearShape,
-        dy: Tensor,
-        weight: Tensor,
-        epilogue: BackwardEpilogue,
-        dx: Tensor,
-    ) {
+impl<T: Real> Run<LinearBackwardData> for Cpu<T> {
+    fn run(&mut self, LinearBackwardData { shape, dy, weight, epilogue, dx }: LinearBackwardData) {
         let LinearShape { rows, inputs, outputs, .. } = shape;
         let pre = match epilogue {
             BackwardEpilogue::None => None,
@@ -184,15 +173,10 @@ impl<T: Real> Linear for Cpu<T> {
             });
         });
     }
+}
 
-    fn linear_backward_weight(
-        &mut self,
-        shape: LinearShape,
-        dy: Tensor,
-        x: Tensor,
-        dweight: Stats,
-        dbias: Option<Stats>,
-    ) {
+impl<T: Real> Run<LinearBackwardWeight> for Cpu<T> {
+    fn run(&mut self, LinearBackwardWeight { shape, dy, x, dweight, dbias }: LinearBackwardWeight) {
         let LinearShape { rows, inputs, outputs, .. } = shape;
         let ([dweight, dbias], [dy, x], side) = self.views(
             [dweight.into(), Floats::optional(dbias)],

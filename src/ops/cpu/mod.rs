@@ -280,21 +280,24 @@ fn ask_for_large_pages<T>(memory: &mut [T]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Write;
-    use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, pace};
-    use crate::ops::arena::Arena;
-    use crate::ops::attention::{Attention, AttentionShape};
+    use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, GradientNorm, pace};
+    use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
+    use crate::ops::attention::{Attention, AttentionBackward, AttentionShape};
     use crate::ops::contrastive::{
-        Contrastive, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, Negatives, Surrogate,
+        Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
+        Negatives, Surrogate,
     };
-    use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftTargets};
+    use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, SoftTargets};
     use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
-    use crate::ops::layer_norm::{LayerNorm, LayerNormShape};
-    use crate::ops::linear::{Activation, BackwardEpilogue, Epilogue, Linear, LinearShape};
+    use crate::ops::layer_norm::{LayerNorm, LayerNormBackward, LayerNormShape};
+    use crate::ops::linear::{
+        Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape,
+    };
     use crate::ops::memory::Wide;
-    use crate::ops::relu::Relu;
-    use crate::ops::similarity::{Similarity, SimilarityShape};
+    use crate::ops::relu::{Relu, ReluBackward};
+    use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
     use crate::ops::supcon::SupCon;
+    use crate::ops::{Run, Write};
     use crate::rng::{normal, rng};
 
     /// All memory after `work` on `threads` threads, on what `build` plans and random values.
@@ -344,9 +347,9 @@ mod tests {
             |device, ([x, weight, bias, pre, y, dx], [dweight, dbias])| {
                 let shape = LinearShape::new(rows, inputs, outputs);
                 let epilogue = Epilogue::Activation { kind: Activation::Gelu, pre };
-                device.linear(shape, x, weight, Some(bias), epilogue, y);
-                device.linear_backward_data(shape, y, weight, BackwardEpilogue::None, dx);
-                device.linear_backward_weight(shape, y, x, dweight, Some(dbias));
+                device.run(Linear { shape, x, weight, bias: Some(bias), epilogue, y });
+                device.run(LinearBackwardData { shape, dy: y, weight, epilogue: BackwardEpilogue::None, dx });
+                device.run(LinearBackwardWeight { shape, dy: y, x, dweight, dbias: Some(dbias) });
             },
         );
         for causal in [false, true] {
@@ -359,8 +362,8 @@ mod tests {
                     (tensors, plan.stats(shape.samples * shape.tokens * shape.heads))
                 },
                 |device, ([qkv, out, dout, dqkv], log_sum_exp)| {
-                    device.attention(shape, qkv, out, log_sum_exp);
-                    device.attention_backward(shape, qkv, out, log_sum_exp, dout, dqkv);
+                    device.run(Attention { shape, qkv, out, log_sum_exp });
+                    device.run(AttentionBackward { shape, qkv, out, log_sum_exp, dout, dqkv });
                 },
             );
         }
@@ -373,8 +376,19 @@ mod tests {
             },
             |device, ([x, y, dx, gamma, beta], [mean, rstd, dgamma, dbeta])| {
                 let shape = LayerNormShape { rows, width, eps: 1e-5 };
-                device.layer_norm(shape, x, gamma, beta, y, mean, rstd);
-                device.layer_norm_backward(shape, y, x, gamma, mean, rstd, Write::Add, dx, dgamma, dbeta);
+                device.run(LayerNorm { shape, x, gamma, beta, y, mean, rstd });
+                device.run(LayerNormBackward {
+                    shape,
+                    dy: y,
+                    x,
+                    gamma,
+                    mean,
+                    rstd,
+                    write: Write::Add,
+                    dx,
+                    dgamma,
+                    dbeta,
+                });
             },
         );
         let (samples, width) = (150, 24);
@@ -394,8 +408,18 @@ mod tests {
                 let inputs = ContrastiveInputs { image, text, text_of, class_of_text, log_scale };
                 let (log_u, slope, height) = ([u1, u2], [slope1, slope2], [height1, height2]);
                 let saved = ContrastiveSaved { positive, log_u, slope, height };
-                device.contrastive(shape, settings, inputs, None, saved);
-                device.contrastive_backward(shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale);
+                device.run(Contrastive { shape, settings, inputs, averages: None, saved });
+                device.run(ContrastiveBackward {
+                    shape,
+                    settings,
+                    inputs,
+                    saved,
+                    weight,
+                    dimage,
+                    dtext,
+                    loss,
+                    dlog_scale,
+                });
             },
         );
         let shape = LogitsShape { rows: 150, columns: 40, stride: 50 };
@@ -406,9 +430,27 @@ mod tests {
                 (tensors, plan.ids(shape.rows), plan.stats(shape.columns), plan.stats(1))
             },
             |device, ([logits, teacher, dlogits], label, w, loss)| {
-                device.cross_entropy(shape, logits, Some(w), label, 0.7, Write::Set, loss, dlogits);
+                device.run(CrossEntropy {
+                    shape,
+                    logits,
+                    divisor: Some(w),
+                    label,
+                    weight: 0.7,
+                    write: Write::Set,
+                    loss,
+                    dlogits,
+                });
                 let targets = SoftTargets { temperature: 2.0, balance: Some(w) };
-                device.soft_cross_entropy(shape, logits, teacher, targets, 0.7, Write::Add, loss, dlogits);
+                device.run(SoftCrossEntropy {
+                    shape,
+                    logits,
+                    teacher,
+                    targets,
+                    weight: 0.7,
+                    write: Write::Add,
+                    loss,
+                    dlogits,
+                });
             },
         );
         let (rows, columns, width) = (150, 150, 24);
@@ -421,12 +463,12 @@ mod tests {
             },
             |device, ([a, b, da, db], [class, anchor], [s, teacher, ds, ds2], [row, column, loss, loss2])| {
                 let shape = SimilarityShape { rows, columns, width };
-                device.similarity(shape, a, b, s);
-                device.similarity_backward(shape, teacher, b, Write::Add, da);
-                device.similarity_backward_columns(shape, teacher, a, Write::Set, db);
+                device.run(Similarity { shape, a, b, s });
+                device.run(SimilarityBackward { shape, ds: teacher, b, write: Write::Add, da });
+                device.run(SimilarityBackwardColumns { shape, ds: teacher, a, write: Write::Set, db });
                 device.write(class, &(0..rows as u32).map(|i| i % 7).collect::<Vec<_>>());
                 device.write(anchor, &(0..rows as u32).map(|i| i % 2).collect::<Vec<_>>());
-                device.supcon(rows, 0.1, s, class, Some(anchor), loss, ds);
+                device.run(SupCon { samples: rows, tau: 0.1, s, class, anchor: Some(anchor), loss, ds });
                 let settings = DistillationSettings {
                     tau: 0.2,
                     teacher_tau: 0.01,
@@ -435,7 +477,17 @@ mod tests {
                     weight: 1.0,
                 };
                 let multiplicity = Multiplicity { row: Some(row), column: Some(column) };
-                device.distill(rows, columns, settings, multiplicity, s, teacher, Write::Add, loss2, ds2);
+                device.run(Distillation {
+                    rows,
+                    columns,
+                    settings,
+                    multiplicity,
+                    s,
+                    teacher,
+                    write: Write::Add,
+                    loss: loss2,
+                    ds: ds2,
+                });
             },
         );
         let len = 100_000;
@@ -443,18 +495,18 @@ mod tests {
             "relu",
             |plan| [(); 4].map(|_| plan.tensor(len)),
             |device, [x, y, dy, dx]| {
-                device.relu(x, y);
-                device.relu_backward(dy, y, dx);
+                device.run(Relu { x, y });
+                device.run(ReluBackward { dy, y, dx });
             },
         );
         assert_same_bits(
             "arena",
             |plan| ([(); 4].map(|_| plan.stats(len)), plan.stats(1)),
             |device, ([fisher, anchor, master, gradients], loss)| {
-                device.interpolate(0.3, master, anchor);
-                device.accumulate_squares(gradients, fisher);
-                device.accumulate_fisher(0.5, 1.0, gradients, fisher);
-                device.quadratic_penalty(3.0, fisher, anchor, master, gradients, loss);
+                device.run(Interpolate { alpha: 0.3, y: master, x: anchor });
+                device.run(AccumulateSquares { gradients, squares: fisher });
+                device.run(AccumulateFisher { scale: 0.5, limit: 1.0, squares: gradients, fisher });
+                device.run(QuadraticPenalty { strength: 3.0, fisher, anchor, master, gradients, loss });
             },
         );
         assert_same_bits(
@@ -465,8 +517,8 @@ mod tests {
                 let arenas = AdamWArenas { master, weights, gradients, first_moment, second_moment };
                 let settings = AdamWSettings { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, max_norm: 1.0 };
                 device.write(rate, &pace(1e-3, &settings, 3).map(|x| x as f32));
-                device.gradient_norm(gradients, norm);
-                device.adamw(settings, rate, arenas, norm, std::slice::from_ref(&(100..70_000)));
+                device.run(GradientNorm { gradients, norm });
+                device.run(AdamW { settings, pace: rate, arenas, norm, decayed: std::slice::from_ref(&(100..70_000)) });
             },
         );
     }

@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use super::{Cpu, Real};
-use crate::ops::patch_embed::{Normalization, PatchEmbed, PatchShape};
-use crate::ops::{Bytes, Tensor};
+use crate::ops::Run;
+use crate::ops::patch_embed::{PatchEmbed, PatchShape};
 
-impl<T: Real> PatchEmbed for Cpu<T> {
-    fn extract_patches(&mut self, shape: PatchShape, normalization: Normalization, pixels: Bytes, patches: Tensor) {
+impl<T: Real> Run<PatchEmbed> for Cpu<T> {
+    fn run(&mut self, PatchEmbed { shape, normalization, pixels, patches }: PatchEmbed) {
         let PatchShape { images, image_size, patch_size } = shape;
         let (side, values) = (shape.side(), shape.values());
         let ([patches], [], memory) = self.views([patches.first(images * shape.count() * values).into()], []);

@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use super::{Cpu, Real};
-use crate::ops::pool::{Pool, PoolShape};
-use crate::ops::{Ids, Tensor};
+use crate::ops::Run;
+use crate::ops::pool::{Pool, PoolBackward, PoolShape};
 
-impl<T: Real> Pool for Cpu<T> {
-    fn pool(&mut self, shape: PoolShape, position: Option<Ids>, x: Tensor, y: Tensor) {
+impl<T: Real> Run<Pool> for Cpu<T> {
+    fn run(&mut self, Pool { shape, position, x, y }: Pool) {
         let PoolShape { samples, tokens, width } = shape;
         let ([y], [x], side) =
             self.views([y.first(samples * width).into()], [x.first(samples * tokens * width).into()]);
@@ -17,8 +17,10 @@ impl<T: Real> Pool for Cpu<T> {
             y.copy_from_slice(&x[(sample * tokens + token) * width..][..width]);
         }
     }
+}
 
-    fn pool_backward(&mut self, shape: PoolShape, position: Option<Ids>, dy: Tensor, dx: Tensor) {
+impl<T: Real> Run<PoolBackward> for Cpu<T> {
+    fn run(&mut self, PoolBackward { shape, position, dy, dx }: PoolBackward) {
         let PoolShape { samples, tokens, width } = shape;
         let ([dx], [dy], side) =
             self.views([dx.first(samples * tokens * width).into()], [dy.first(samples * width).into()]);

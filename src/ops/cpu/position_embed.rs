@@ -4,11 +4,11 @@ use rayon::prelude::*;
 
 use super::vector::{add, vectorized};
 use super::{Cpu, Real};
-use crate::ops::position_embed::{PositionEmbed, PositionShape};
-use crate::ops::{Stats, Tensor};
+use crate::ops::Run;
+use crate::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
 
-impl<T: Real> PositionEmbed for Cpu<T> {
-    fn position_embed(&mut self, shape: PositionShape, patches: Tensor, class: Tensor, position: Tensor, x: Tensor) {
+impl<T: Real> Run<PositionEmbed> for Cpu<T> {
+    fn run(&mut self, PositionEmbed { shape, patches, class, position, x }: PositionEmbed) {
         let PositionShape { images, patches: count, width } = shape;
         let ([x], [patches, class, position], _) = self.views(
             [x.first(images * (count + 1) * width).into()],
@@ -24,15 +24,10 @@ impl<T: Real> PositionEmbed for Cpu<T> {
             );
         });
     }
+}
 
-    fn position_embed_backward(
-        &mut self,
-        shape: PositionShape,
-        dx: Tensor,
-        dpatches: Tensor,
-        dclass: Stats,
-        dposition: Stats,
-    ) {
+impl<T: Real> Run<PositionEmbedBackward> for Cpu<T> {
+    fn run(&mut self, PositionEmbedBackward { shape, dx, dpatches, dclass, dposition }: PositionEmbedBackward) {
         let PositionShape { images, patches: count, width } = shape;
         let tokens = count + 1;
         let ([dpatches, dclass, dposition], [dx], _) = self.views(

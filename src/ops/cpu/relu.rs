@@ -4,14 +4,14 @@ use rayon::prelude::*;
 
 use super::vector::vectorized;
 use super::{Cpu, Real};
-use crate::ops::Tensor;
-use crate::ops::relu::Relu;
+use crate::ops::Run;
+use crate::ops::relu::{Relu, ReluBackward};
 
 /// Elements of one piece of work.
 const PIECE: usize = 1 << 14;
 
-impl<T: Real> Relu for Cpu<T> {
-    fn relu(&mut self, x: Tensor, y: Tensor) {
+impl<T: Real> Run<Relu> for Cpu<T> {
+    fn run(&mut self, Relu { x, y }: Relu) {
         let ([y], [x], _) = self.views([y.into()], [x.first(y.len()).into()]);
         y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
             vectorized(
@@ -25,8 +25,10 @@ impl<T: Real> Relu for Cpu<T> {
             );
         });
     }
+}
 
-    fn relu_backward(&mut self, dy: Tensor, y: Tensor, dx: Tensor) {
+impl<T: Real> Run<ReluBackward> for Cpu<T> {
+    fn run(&mut self, ReluBackward { dy, y, dx }: ReluBackward) {
         let len = dx.len();
         let ([dx], [dy, y], _) = self.views([dx.into()], [dy.first(len).into(), y.first(len).into()]);
         dx.par_chunks_mut(PIECE).zip(dy.par_chunks(PIECE)).zip(y.par_chunks(PIECE)).for_each(|((dx, dy), y)| {

@@ -5,26 +5,30 @@ use rayon::prelude::*;
 use super::linear::{PIECE, piece};
 use super::matmul::{Factor, Matrix, matmul};
 use super::{Cpu, Real, Side};
-use crate::ops::similarity::{Similarity, SimilarityShape};
-use crate::ops::{Stats, Tensor, Write};
+use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
+use crate::ops::{Run, Write};
 
-impl<T: Real> Similarity for Cpu<T> {
-    fn similarity(&mut self, shape: SimilarityShape, a: Tensor, b: Tensor, s: Stats) {
+impl<T: Real> Run<Similarity> for Cpu<T> {
+    fn run(&mut self, Similarity { shape, a, b, s }: Similarity) {
         let SimilarityShape { rows, columns, width } = shape;
         let ([s], [a, b], side) = self
             .views([s.first(rows * columns).into()], [a.first(rows * width).into(), b.first(columns * width).into()]);
         let (a, b) = (Matrix::rows(a, width), Matrix::rows(b, width).transposed());
         product(&side, [rows, columns, width], a, b, Write::Set, s);
     }
+}
 
-    fn similarity_backward(&mut self, shape: SimilarityShape, ds: Stats, b: Tensor, write: Write, da: Tensor) {
+impl<T: Real> Run<SimilarityBackward> for Cpu<T> {
+    fn run(&mut self, SimilarityBackward { shape, ds, b, write, da }: SimilarityBackward) {
         let SimilarityShape { rows, columns, width } = shape;
         let ([da], [ds, b], side) = self
             .views([da.first(rows * width).into()], [ds.first(rows * columns).into(), b.first(columns * width).into()]);
         product(&side, [rows, width, columns], Matrix::rows(ds, columns), Matrix::rows(b, width), write, da);
     }
+}
 
-    fn similarity_backward_columns(&mut self, shape: SimilarityShape, ds: Stats, a: Tensor, write: Write, db: Tensor) {
+impl<T: Real> Run<SimilarityBackwardColumns> for Cpu<T> {
+    fn run(&mut self, SimilarityBackwardColumns { shape, ds, a, write, db }: SimilarityBackwardColumns) {
         let SimilarityShape { rows, columns, width } = shape;
         let ([db], [ds, a], side) = self
             .views([db.first(columns * width).into()], [ds.first(rows * columns).into(), a.first(rows * width).into()]);

@@ -4,11 +4,11 @@ use rayon::prelude::*;
 
 use super::vector::{log_softmax, sum, vectorized};
 use super::{Cpu, Real};
+use crate::ops::Run;
 use crate::ops::supcon::SupCon;
-use crate::ops::{Ids, Stats};
 
-impl<T: Real> SupCon for Cpu<T> {
-    fn supcon(&mut self, samples: usize, tau: f64, s: Stats, class: Ids, anchor: Option<Ids>, loss: Stats, ds: Stats) {
+impl<T: Real> Run<SupCon> for Cpu<T> {
+    fn run(&mut self, SupCon { samples, tau, s, class, anchor, loss, ds }: SupCon) {
         let ([loss, ds], [s], side) =
             self.views([loss.first(1).into(), ds.first(samples * samples).into()], [s.first(samples * samples).into()]);
         let class = side.ids(class.first(samples));

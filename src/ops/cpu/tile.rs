@@ -98,7 +98,8 @@ pub unsafe fn matmul(
                         let a = strips.add(strip * STRIP * steps);
                         let c = c.add((first_row + row) * c_stride + column);
                         let height = height.min(rows - row);
-                        tile(height, columns, steps, alpha, a, packed, c, c_stride, accumulate || first_step > 0);
+                        let accumulate = accumulate || first_step > 0;
+                        tile(height, Tile { columns, steps, alpha, a, b: packed, c, c_stride, accumulate });
                     }
                 }
             }
@@ -201,11 +202,9 @@ fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
     columns
 }
 
-/// One tile of c, from a strip and a panel.
-#[target_feature(enable = "avx512f")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile(
-    rows: usize,
+/// One tile of c (=, +=) alpha a b, from a strip and a panel.
+#[derive(Clone, Copy)]
+struct Tile {
     columns: usize,
     steps: usize,
     alpha: f32,
@@ -214,12 +213,17 @@ unsafe fn tile(
     c: *mut f32,
     c_stride: usize,
     accumulate: bool,
-) {
+}
+
+/// # Safety
+/// The processor has AVX-512, a and b hold `steps` steps, and c has room for `rows` rows of `columns` columns.
+#[target_feature(enable = "avx512f")]
+unsafe fn tile(rows: usize, tile: Tile) {
     macro_rules! of_rows {
         ($($rows:literal)*) => {
             match rows {
-                $($rows if columns > 16 => tile_of::<$rows, 2>(columns, steps, alpha, a, b, c, c_stride, accumulate),
-                $rows => tile_of::<$rows, 1>(columns, steps, alpha, a, b, c, c_stride, accumulate),)*
+                $($rows if tile.columns > 16 => tile_of::<$rows, 2>(tile),
+                $rows => tile_of::<$rows, 1>(tile),)*
                 _ => unreachable!("a tile has 1 to {TILE_ROWS} rows"),
             }
         };
@@ -229,17 +233,8 @@ unsafe fn tile(
 }
 
 #[target_feature(enable = "avx512f")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile_of<const ROWS: usize, const VECTORS: usize>(
-    columns: usize,
-    steps: usize,
-    alpha: f32,
-    mut a: *const f32,
-    mut b: *const f32,
-    c: *mut f32,
-    c_stride: usize,
-    accumulate: bool,
-) {
+unsafe fn tile_of<const ROWS: usize, const VECTORS: usize>(tile: Tile) {
+    let Tile { columns, steps, alpha, mut a, mut b, c, c_stride, accumulate } = tile;
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     // SAFETY: a and b hold `steps` steps; the masks keep c's accesses to `columns` columns.
     unsafe {

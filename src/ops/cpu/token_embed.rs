@@ -4,11 +4,11 @@ use rayon::prelude::*;
 
 use super::vector::{add, vectorized};
 use super::{Cpu, Real};
-use crate::ops::token_embed::{TokenEmbed, TokenShape};
-use crate::ops::{Ids, Stats, Tensor};
+use crate::ops::Run;
+use crate::ops::token_embed::{TokenEmbed, TokenEmbedBackward, TokenShape};
 
-impl<T: Real> TokenEmbed for Cpu<T> {
-    fn token_embed(&mut self, shape: TokenShape, ids: Ids, table: Tensor, position: Tensor, x: Tensor) {
+impl<T: Real> Run<TokenEmbed> for Cpu<T> {
+    fn run(&mut self, TokenEmbed { shape, ids, table, position, x }: TokenEmbed) {
         let TokenShape { texts, tokens, width } = shape;
         let ([x], [table, position], side) =
             self.views([x.first(texts * tokens * width).into()], [table.into(), position.into()]);
@@ -25,8 +25,10 @@ impl<T: Real> TokenEmbed for Cpu<T> {
             );
         });
     }
+}
 
-    fn token_embed_backward(&mut self, shape: TokenShape, ids: Ids, dx: Tensor, dtable: Stats, dposition: Stats) {
+impl<T: Real> Run<TokenEmbedBackward> for Cpu<T> {
+    fn run(&mut self, TokenEmbedBackward { shape, ids, dx, dtable, dposition }: TokenEmbedBackward) {
         let TokenShape { texts, tokens, width } = shape;
         let ([dtable, dposition], [dx], side) =
             self.views([dtable.into(), dposition.into()], [dx.first(texts * tokens * width).into()]);

@@ -1,18 +1,16 @@
 //! The optimiser: one launch over the arenas.
 
-use std::ops::Range;
-
 use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
-use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings};
-use crate::ops::{Stats, Tensor};
+use crate::ops::Run;
+use crate::ops::adamw::{AdamW, AdamWSettings, Clamp, GradientNorm};
 
 /// Values that a block of the update has.
 const PIECE: usize = 2048;
 
-impl<R: Driver> AdamW for Cuda<R> {
-    fn gradient_norm(&mut self, gradients: Stats, norm: Stats) {
+impl<R: Driver> Run<GradientNorm> for Cuda<R> {
+    fn run(&mut self, GradientNorm { gradients, norm }: GradientNorm) {
         // The number of partial sums depends on the length alone: one order on any GPU.
         let (count, partials) = (gradients.len(), self.workspace());
         let blocks = count.div_ceil(1 << 14).clamp(1, 256);
@@ -20,15 +18,10 @@ impl<R: Driver> AdamW for Cuda<R> {
         self.launch("adamw_gradient_squares", [blocks, 1, 1], 1024, 0, arguments);
         self.launch("adamw_gradient_norm", [1, 1, 1], 1024, 0, arguments![partials, self.at(norm), blocks]);
     }
+}
 
-    fn adamw(
-        &mut self,
-        settings: AdamWSettings,
-        pace: Stats,
-        arenas: AdamWArenas,
-        norm: Stats,
-        decayed: &[Range<usize>],
-    ) {
+impl<R: Driver> Run<AdamW<'_>> for Cuda<R> {
+    fn run(&mut self, AdamW { settings, pace, arenas, norm, decayed }: AdamW<'_>) {
         let count = arenas.master.len();
         if u32::try_from(count).is_err() {
             return self.fail(Error::input(format!("adamw on CUDA takes fewer than 2^32 parameters, not {count}")));
@@ -57,8 +50,10 @@ impl<R: Driver> AdamW for Cuda<R> {
         ];
         self.launch("adamw", [count.div_ceil(PIECE), 1, 1], 256, 0, arguments);
     }
+}
 
-    fn clamp(&mut self, master: Stats, weights: Tensor, low: f32, high: f32) {
+impl<R: Driver> Run<Clamp> for Cuda<R> {
+    fn run(&mut self, Clamp { master, weights, low, high }: Clamp) {
         let count = master.len();
         let arguments = arguments![self.at(master), self.at(weights), low, high, count as i64];
         self.launch("adamw_clamp", [count.div_ceil(256), 1, 1], 256, 0, arguments);

@@ -2,11 +2,11 @@
 
 use super::driver::Driver;
 use super::{Cuda, arguments};
-use crate::ops::arena::Arena;
-use crate::ops::{Memory, Stats};
+use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
+use crate::ops::{Memory, Run};
 
-impl<R: Driver> Arena for Cuda<R> {
-    fn interpolate(&mut self, alpha: f64, y: Stats, x: Stats) {
+impl<R: Driver> Run<Interpolate> for Cuda<R> {
+    fn run(&mut self, Interpolate { alpha, y, x }: Interpolate) {
         // At the ends the formula would lose the sign of zero, and let what is infinite on one side spoil the other.
         if alpha == 1.0 {
             self.copy(y, x);
@@ -16,27 +16,25 @@ impl<R: Driver> Arena for Cuda<R> {
             self.sweep("arena_interpolate", count, arguments);
         }
     }
+}
 
-    fn accumulate_squares(&mut self, gradients: Stats, squares: Stats) {
+impl<R: Driver> Run<AccumulateSquares> for Cuda<R> {
+    fn run(&mut self, AccumulateSquares { gradients, squares }: AccumulateSquares) {
         let count = squares.len();
         self.sweep("arena_squares", count, arguments![self.at(gradients), self.at(squares), count as i64]);
     }
+}
 
-    fn accumulate_fisher(&mut self, scale: f64, limit: f64, squares: Stats, fisher: Stats) {
+impl<R: Driver> Run<AccumulateFisher> for Cuda<R> {
+    fn run(&mut self, AccumulateFisher { scale, limit, squares, fisher }: AccumulateFisher) {
         let count = fisher.len();
         let arguments = arguments![self.at(squares), self.at(fisher), scale as f32, limit as f32, count as i64];
         self.sweep("arena_fisher", count, arguments);
     }
+}
 
-    fn quadratic_penalty(
-        &mut self,
-        strength: f64,
-        fisher: Stats,
-        anchor: Stats,
-        master: Stats,
-        gradients: Stats,
-        loss: Stats,
-    ) {
+impl<R: Driver> Run<QuadraticPenalty> for Cuda<R> {
+    fn run(&mut self, QuadraticPenalty { strength, fisher, anchor, master, gradients, loss }: QuadraticPenalty) {
         // The number of partial sums depends on the length alone: one order on any GPU.
         let (count, partials) = (gradients.len(), self.workspace());
         let blocks = count.div_ceil(1 << 12).clamp(1, 1024);

@@ -3,8 +3,8 @@
 use super::driver::{Driver, Target};
 use super::{Cuda, arguments};
 use crate::error::Error;
-use crate::ops::attention::{Attention, AttentionShape};
-use crate::ops::{Stats, Tensor};
+use crate::ops::Run;
+use crate::ops::attention::{Attention, AttentionBackward, AttentionShape};
 
 /// The kernels for heads of up to `dim` values, whose rows are padded to that.
 struct Kernels {
@@ -89,8 +89,8 @@ impl<R: Driver> Cuda<R> {
     }
 }
 
-impl<R: Driver> Attention for Cuda<R> {
-    fn attention(&mut self, shape: AttentionShape, qkv: Tensor, out: Tensor, log_sum_exp: Stats) {
+impl<R: Driver> Run<Attention> for Cuda<R> {
+    fn run(&mut self, Attention { shape, qkv, out, log_sum_exp }: Attention) {
         let Some(kernels) = self.attention_kernels(shape) else { return };
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
         let (pieces, most) = (tokens.div_ceil(STEP), kernels.warps.min(8));
@@ -110,16 +110,10 @@ impl<R: Driver> Attention for Cuda<R> {
         let arguments = arguments![qkv, out, log_sum_exp, tokens, heads, head_dim, causal, scale, key_rows, rounds];
         self.launch(kernel, [samples * heads, blocks, 1], 32 * warps, shared, arguments);
     }
+}
 
-    fn attention_backward(
-        &mut self,
-        shape: AttentionShape,
-        qkv: Tensor,
-        out: Tensor,
-        log_sum_exp: Stats,
-        dout: Tensor,
-        dqkv: Tensor,
-    ) {
+impl<R: Driver> Run<AttentionBackward> for Cuda<R> {
+    fn run(&mut self, AttentionBackward { shape, qkv, out, log_sum_exp, dout, dqkv }: AttentionBackward) {
         let Some(kernels) = self.attention_kernels(shape) else { return };
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
         let limit = self.shared_memory();

@@ -4,10 +4,10 @@ use super::driver::{Address, Driver};
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::contrastive::{
-    Contrastive, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives,
-    Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSettings, ContrastiveShape, MovingAverages,
+    Negatives, Surrogate,
 };
-use crate::ops::{Memory, Stats, Tensor};
+use crate::ops::{Memory, Run};
 
 /// Texts and images of a tile.
 const TILE: usize = 64;
@@ -130,15 +130,8 @@ impl<R: Driver> Cuda<R> {
     }
 }
 
-impl<R: Driver> Contrastive for Cuda<R> {
-    fn contrastive(
-        &mut self,
-        shape: ContrastiveShape,
-        settings: ContrastiveSettings,
-        inputs: ContrastiveInputs,
-        averages: Option<MovingAverages>,
-        saved: ContrastiveSaved,
-    ) {
+impl<R: Driver> Run<Contrastive> for Cuda<R> {
+    fn run(&mut self, Contrastive { shape, settings, inputs, averages, saved }: Contrastive) {
         if !self.contrastive_fits(shape) {
             return;
         }
@@ -217,20 +210,11 @@ impl<R: Driver> Contrastive for Cuda<R> {
         ];
         self.launch("contrastive_averages", [samples.div_ceil(256), 2, 1], 256, 0, arguments);
     }
+}
 
-    #[allow(clippy::too_many_arguments)]
-    fn contrastive_backward(
-        &mut self,
-        shape: ContrastiveShape,
-        settings: ContrastiveSettings,
-        inputs: ContrastiveInputs,
-        saved: ContrastiveSaved,
-        weight: Stats,
-        dimage: Tensor,
-        dtext: Tensor,
-        loss: Stats,
-        dlog_scale: Stats,
-    ) {
+impl<R: Driver> Run<ContrastiveBackward> for Cuda<R> {
+    fn run(&mut self, op: ContrastiveBackward) {
+        let ContrastiveBackward { shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale } = op;
         if !self.contrastive_fits(shape) {
             return;
         }

@@ -3,57 +3,39 @@
 use super::driver::{Argument, Driver};
 use super::{Cuda, arguments};
 use crate::error::Error;
-use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftTargets};
-use crate::ops::{Ids, Memory, Stats, Tensor, Write};
+use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy};
+use crate::ops::{Memory, Run, Stats, Tensor, Write};
 
-impl<R: Driver> CrossEntropy for Cuda<R> {
-    fn cross_entropy(
-        &mut self,
-        shape: LogitsShape,
-        logits: Tensor,
-        divisor: Option<Stats>,
-        label: Ids,
-        weight: f64,
-        write: Write,
-        loss: Stats,
-        dlogits: Tensor,
-    ) {
+/// What both losses end in: their weighted mean over the rows, and its gradient.
+struct Mean {
+    shape: LogitsShape,
+    weight: f64,
+    write: Write,
+    loss: Stats,
+    dlogits: Tensor,
+}
+
+impl<R: Driver> Run<CrossEntropy> for Cuda<R> {
+    fn run(&mut self, CrossEntropy { shape, logits, divisor, label, weight, write, loss, dlogits }: CrossEntropy) {
         let divisor = divisor.map(|divisor| self.at(divisor));
         let target = arguments![self.at(logits), divisor, self.at(label)];
-        self.mean_over_rows("cross_entropy", shape, target, weight, write, loss, dlogits);
+        self.mean_over_rows("cross_entropy", target, Mean { shape, weight, write, loss, dlogits });
     }
+}
 
-    fn soft_cross_entropy(
-        &mut self,
-        shape: LogitsShape,
-        logits: Tensor,
-        teacher: Tensor,
-        targets: SoftTargets,
-        weight: f64,
-        write: Write,
-        loss: Stats,
-        dlogits: Tensor,
-    ) {
+impl<R: Driver> Run<SoftCrossEntropy> for Cuda<R> {
+    fn run(&mut self, op: SoftCrossEntropy) {
+        let SoftCrossEntropy { shape, logits, teacher, targets, weight, write, loss, dlogits } = op;
         let balance = targets.balance.map(|balance| self.at(balance));
         let target = arguments![self.at(logits), self.at(teacher), balance, (1.0 / targets.temperature) as f32];
-        self.mean_over_rows("cross_entropy_soft", shape, target, weight, write, loss, dlogits);
+        self.mean_over_rows("cross_entropy_soft", target, Mean { shape, weight, write, loss, dlogits });
     }
 }
 
 impl<R: Driver> Cuda<R> {
     /// Launches `kernel`, whose arguments begin with `target`, and adds up the rows' losses.
-    #[allow(clippy::too_many_arguments)]
-    fn mean_over_rows(
-        &mut self,
-        kernel: &'static str,
-        shape: LogitsShape,
-        target: &[Argument],
-        weight: f64,
-        write: Write,
-        loss: Stats,
-        dlogits: Tensor,
-    ) {
-        let LogitsShape { rows, columns, stride } = shape;
+    fn mean_over_rows(&mut self, kernel: &'static str, target: &[Argument], mean: Mean) {
+        let Mean { shape: LogitsShape { rows, columns, stride }, weight, write, loss, dlogits } = mean;
         let most = Self::WORKSPACE_BYTES / 4;
         if rows > most {
             return self.fail(Error::input(format!("cross_entropy on CUDA takes up to {most} rows, not {rows}")));

@@ -2,25 +2,15 @@
 
 use super::driver::Driver;
 use super::{Cuda, arguments};
-use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
-use crate::ops::{Stats, Write};
+use crate::ops::distillation::Distillation;
+use crate::ops::{Run, Write};
 
 /// Rows of a block.
 const ROWS: usize = 8;
 
-impl<R: Driver> Distillation for Cuda<R> {
-    fn distill(
-        &mut self,
-        rows: usize,
-        columns: usize,
-        settings: DistillationSettings,
-        multiplicity: Multiplicity,
-        s: Stats,
-        teacher: Stats,
-        write: Write,
-        loss: Stats,
-        ds: Stats,
-    ) {
+impl<R: Driver> Run<Distillation> for Cuda<R> {
+    fn run(&mut self, op: Distillation) {
+        let Distillation { rows, columns, settings, multiplicity, s, teacher, write, loss, ds } = op;
         let row_loss = self.workspace();
         let adds = write == Write::Add;
         let scale = |tau: f64| (std::f64::consts::LOG2_E / tau) as f32;

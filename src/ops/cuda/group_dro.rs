@@ -3,22 +3,11 @@
 use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
-use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
-use crate::ops::{Ids, Memory, Stats};
+use crate::ops::group_dro::{ClassWeights, GroupDro};
+use crate::ops::{Memory, Run};
 
-impl<R: Driver> GroupDro for Cuda<R> {
-    #[allow(clippy::too_many_arguments)]
-    fn group_dro(
-        &mut self,
-        samples: usize,
-        settings: GroupDroSettings,
-        class: Ids,
-        log_u: [Stats; 2],
-        log_scale: Stats,
-        state: GroupDroState,
-        weight: Stats,
-        objective: Stats,
-    ) {
+impl<R: Driver> Run<GroupDro> for Cuda<R> {
+    fn run(&mut self, GroupDro { samples, settings, class, log_u, log_scale, state, weight, objective }: GroupDro) {
         const CLASSES: usize = 8;
         let classes = state.class_loss.len();
         let most = Self::WORKSPACE_BYTES / 4;

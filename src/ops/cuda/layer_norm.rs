@@ -3,8 +3,8 @@
 use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
-use crate::ops::layer_norm::{LayerNorm, LayerNormShape};
-use crate::ops::{Memory, Stats, Tensor, Write};
+use crate::ops::layer_norm::{LayerNorm, LayerNormBackward, LayerNormShape};
+use crate::ops::{Memory, Run, Write};
 
 /// Rows of a block of the forward pass, a warp each.
 const ROWS: usize = 4;
@@ -25,17 +25,8 @@ pub(super) const fn shared_bytes(width: usize) -> usize {
     8 * width
 }
 
-impl<R: Driver> LayerNorm for Cuda<R> {
-    fn layer_norm(
-        &mut self,
-        shape: LayerNormShape,
-        x: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        y: Tensor,
-        mean: Stats,
-        rstd: Stats,
-    ) {
+impl<R: Driver> Run<LayerNorm> for Cuda<R> {
+    fn run(&mut self, LayerNorm { shape, x, gamma, beta, y, mean, rstd }: LayerNorm) {
         let LayerNormShape { rows, width, eps } = shape;
         let arguments = arguments![
             self.at(x),
@@ -50,20 +41,11 @@ impl<R: Driver> LayerNorm for Cuda<R> {
         ];
         self.launch("layer_norm", [rows.div_ceil(ROWS), 1, 1], 32 * ROWS, 0, arguments);
     }
+}
 
-    fn layer_norm_backward(
-        &mut self,
-        shape: LayerNormShape,
-        dy: Tensor,
-        x: Tensor,
-        gamma: Tensor,
-        mean: Stats,
-        rstd: Stats,
-        write: Write,
-        dx: Tensor,
-        dgamma: Stats,
-        dbeta: Stats,
-    ) {
+impl<R: Driver> Run<LayerNormBackward> for Cuda<R> {
+    fn run(&mut self, op: LayerNormBackward) {
+        let LayerNormBackward { shape, dy, x, gamma, mean, rstd, write, dx, dgamma, dbeta } = op;
         let LayerNormShape { rows, width, .. } = shape;
         if width > WIDEST {
             return self

@@ -1,7 +1,9 @@
 use super::driver::{Address, Driver, Matrix, Target, TensorMap};
 use super::{Cuda, arguments};
-use crate::ops::linear::{Activation, BackwardEpilogue, Epilogue, Linear, LinearShape, WeightLayout};
-use crate::ops::{Memory, Stats, Tensor};
+use crate::ops::linear::{
+    Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape, WeightLayout,
+};
+use crate::ops::{Memory, Run};
 
 /// Rows of an output tile, in every kernel.
 const TILE_ROWS: usize = 128;
@@ -196,16 +198,8 @@ fn takes_vectors(shape: LinearShape) -> bool {
     shape.inputs.is_multiple_of(8) && shape.outputs.is_multiple_of(8)
 }
 
-impl<R: Driver> Linear for Cuda<R> {
-    fn linear(
-        &mut self,
-        shape: LinearShape,
-        x: Tensor,
-        weight: Tensor,
-        bias: Option<Tensor>,
-        epilogue: Epilogue,
-        y: Tensor,
-    ) {
+impl<R: Driver> Run<Linear> for Cuda<R> {
+    fn run(&mut self, Linear { shape, x, weight, bias, epilogue, y }: Linear) {
         let product = Product { rows: shape.rows, columns: shape.outputs, depth: shape.inputs };
         let factor = match shape.layout {
             WeightLayout::OutIn => Factor::Transposed,
@@ -222,15 +216,10 @@ impl<R: Driver> Linear for Cuda<R> {
         };
         self.product(shape, product, self.at(x), self.at(weight), factor, ending);
     }
+}
 
-    fn linear_backward_data(
-        &mut self,
-        shape: LinearShape,
-        dy: Tensor,
-        weight: Tensor,
-        epilogue: BackwardEpilogue,
-        dx: Tensor,
-    ) {
+impl<R: Driver> Run<LinearBackwardData> for Cuda<R> {
+    fn run(&mut self, LinearBackwardData { shape, dy, weight, epilogue, dx }: LinearBackwardData) {
         let product = Product { rows: shape.rows, columns: shape.inputs, depth: shape.outputs };
         let factor = match shape.layout {
             WeightLayout::OutIn => Factor::Plain,
@@ -245,15 +234,10 @@ impl<R: Driver> Linear for Cuda<R> {
         };
         self.product(shape, product, self.at(dy), self.at(weight), factor, ending);
     }
+}
 
-    fn linear_backward_weight(
-        &mut self,
-        shape: LinearShape,
-        dy: Tensor,
-        x: Tensor,
-        dweight: Stats,
-        dbias: Option<Stats>,
-    ) {
+impl<R: Driver> Run<LinearBackwardWeight> for Cuda<R> {
+    fn run(&mut self, LinearBackwardWeight { shape, dy, x, dweight, dbias }: LinearBackwardWeight) {
         let (dy, x, dweight) = (self.at(dy), self.at(x), self.at(dweight));
         let dbias = dbias.map(|dbias| self.at(dbias));
         let (a, rows, b, columns) = match shape.layout {

@@ -3,8 +3,8 @@
 use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
-use crate::ops::patch_embed::{Normalization, PatchEmbed, PatchShape};
-use crate::ops::{Bytes, Tensor};
+use crate::ops::Run;
+use crate::ops::patch_embed::{PatchEmbed, PatchShape};
 
 /// Threads of a block.
 const BLOCK: usize = 256;
@@ -17,8 +17,8 @@ fn pitch(row_bytes: usize) -> usize {
     whole + (128 + 48 - whole % 128) % 128
 }
 
-impl<R: Driver> PatchEmbed for Cuda<R> {
-    fn extract_patches(&mut self, shape: PatchShape, normalization: Normalization, pixels: Bytes, patches: Tensor) {
+impl<R: Driver> Run<PatchEmbed> for Cuda<R> {
+    fn run(&mut self, PatchEmbed { shape, normalization, pixels, patches }: PatchEmbed) {
         let PatchShape { images, image_size, patch_size } = shape;
         let shared = patch_size * pitch(3 * image_size);
         if shared > MOST_SHARED {

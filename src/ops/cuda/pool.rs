@@ -2,21 +2,23 @@
 
 use super::driver::Driver;
 use super::{Cuda, arguments};
-use crate::ops::pool::{Pool, PoolShape};
-use crate::ops::{Ids, Tensor};
+use crate::ops::Run;
+use crate::ops::pool::{Pool, PoolBackward, PoolShape};
 
 /// Rows of a block, a warp each.
 const ROWS: usize = 8;
 
-impl<R: Driver> Pool for Cuda<R> {
-    fn pool(&mut self, shape: PoolShape, position: Option<Ids>, x: Tensor, y: Tensor) {
+impl<R: Driver> Run<Pool> for Cuda<R> {
+    fn run(&mut self, Pool { shape, position, x, y }: Pool) {
         let PoolShape { samples, tokens, width } = shape;
         let position = position.map(|position| self.at(position));
         let arguments = arguments![position, self.at(x), self.at(y), samples, tokens, width];
         self.launch("pool", [samples.div_ceil(ROWS), 1, 1], 32 * ROWS, 0, arguments);
     }
+}
 
-    fn pool_backward(&mut self, shape: PoolShape, position: Option<Ids>, dy: Tensor, dx: Tensor) {
+impl<R: Driver> Run<PoolBackward> for Cuda<R> {
+    fn run(&mut self, PoolBackward { shape, position, dy, dx }: PoolBackward) {
         let PoolShape { samples, tokens, width } = shape;
         let position = position.map(|position| self.at(position));
         let arguments = arguments![position, self.at(dy), self.at(dx), samples, tokens, width];

@@ -3,8 +3,8 @@
 use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
-use crate::ops::position_embed::{PositionEmbed, PositionShape};
-use crate::ops::{Memory, Stats, Tensor};
+use crate::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
+use crate::ops::{Memory, Run};
 
 /// Rows of a block, a warp each.
 const ROWS: usize = 8;
@@ -34,23 +34,18 @@ pub(super) fn position_blocks(values: usize, width: usize) -> usize {
     (values / if width.is_multiple_of(8) { 8 } else { 1 }).div_ceil(BLOCK)
 }
 
-impl<R: Driver> PositionEmbed for Cuda<R> {
-    fn position_embed(&mut self, shape: PositionShape, patches: Tensor, class: Tensor, position: Tensor, x: Tensor) {
+impl<R: Driver> Run<PositionEmbed> for Cuda<R> {
+    fn run(&mut self, PositionEmbed { shape, patches, class, position, x }: PositionEmbed) {
         let PositionShape { images, patches: count, width } = shape;
         let tokens = count + 1;
         let arguments =
             arguments![self.at(patches), self.at(class), self.at(position), self.at(x), images, tokens, width];
         self.launch("position_embed", [(images * tokens).div_ceil(ROWS), 1, 1], 32 * ROWS, 0, arguments);
     }
+}
 
-    fn position_embed_backward(
-        &mut self,
-        shape: PositionShape,
-        dx: Tensor,
-        dpatches: Tensor,
-        dclass: Stats,
-        dposition: Stats,
-    ) {
+impl<R: Driver> Run<PositionEmbedBackward> for Cuda<R> {
+    fn run(&mut self, PositionEmbedBackward { shape, dx, dpatches, dclass, dposition }: PositionEmbedBackward) {
         let PositionShape { images, patches: count, width } = shape;
         let tokens = count + 1;
         let slices = match slices::<R>(images, tokens * width) {

@@ -2,16 +2,18 @@
 
 use super::driver::Driver;
 use super::{Cuda, arguments};
-use crate::ops::Tensor;
-use crate::ops::relu::Relu;
+use crate::ops::Run;
+use crate::ops::relu::{Relu, ReluBackward};
 
-impl<R: Driver> Relu for Cuda<R> {
-    fn relu(&mut self, x: Tensor, y: Tensor) {
+impl<R: Driver> Run<Relu> for Cuda<R> {
+    fn run(&mut self, Relu { x, y }: Relu) {
         let count = y.len();
         self.sweep("relu", count, arguments![self.at(x), self.at(y), count as i64]);
     }
+}
 
-    fn relu_backward(&mut self, dy: Tensor, y: Tensor, dx: Tensor) {
+impl<R: Driver> Run<ReluBackward> for Cuda<R> {
+    fn run(&mut self, ReluBackward { dy, y, dx }: ReluBackward) {
         let count = dx.len();
         self.sweep("relu_backward", count, arguments![self.at(dy), self.at(y), self.at(dx), count as i64]);
     }

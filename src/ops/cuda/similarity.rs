@@ -2,16 +2,16 @@
 
 use super::driver::{Address, Driver};
 use super::{Cuda, arguments, linear};
-use crate::ops::similarity::{Similarity, SimilarityShape};
-use crate::ops::{Stats, Tensor, Write};
+use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
+use crate::ops::{Run, Write};
 
 const TILE: usize = 128;
 const THREADS: usize = 256;
 /// `GradientShared` of `kernels/similarity.cu`.
 pub(super) const GRADIENT_SHARED: usize = 48 << 10;
 
-impl<R: Driver> Similarity for Cuda<R> {
-    fn similarity(&mut self, shape: SimilarityShape, a: Tensor, b: Tensor, s: Stats) {
+impl<R: Driver> Run<Similarity> for Cuda<R> {
+    fn run(&mut self, Similarity { shape, a, b, s }: Similarity) {
         let SimilarityShape { rows, columns, width } = shape;
         let aligned = width.is_multiple_of(8) && columns.is_multiple_of(2);
         let kernel = if aligned { "similarity" } else { "similarity_any" };
@@ -19,13 +19,17 @@ impl<R: Driver> Similarity for Cuda<R> {
         let arguments = arguments![self.at(a), self.at(b), rows, columns, width, self.at(s)];
         self.launch(kernel, [tiles, 1, 1], THREADS, linear::MMA_SHARED, arguments);
     }
+}
 
-    fn similarity_backward(&mut self, shape: SimilarityShape, ds: Stats, b: Tensor, write: Write, da: Tensor) {
+impl<R: Driver> Run<SimilarityBackward> for Cuda<R> {
+    fn run(&mut self, SimilarityBackward { shape, ds, b, write, da }: SimilarityBackward) {
         let (ds, b, da) = (self.at(ds), self.at(b), self.at(da));
         self.similarity_gradient("similarity_row_gradient", shape, shape.rows, [ds, b, da], write);
     }
+}
 
-    fn similarity_backward_columns(&mut self, shape: SimilarityShape, ds: Stats, a: Tensor, write: Write, db: Tensor) {
+impl<R: Driver> Run<SimilarityBackwardColumns> for Cuda<R> {
+    fn run(&mut self, SimilarityBackwardColumns { shape, ds, a, write, db }: SimilarityBackwardColumns) {
         let (ds, a, db) = (self.at(ds), self.at(a), self.at(db));
         self.similarity_gradient("similarity_column_gradient", shape, shape.columns, [ds, a, db], write);
     }

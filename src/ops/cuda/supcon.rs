@@ -2,16 +2,16 @@
 
 use super::driver::Driver;
 use super::{Cuda, arguments};
+use crate::ops::Run;
 use crate::ops::supcon::SupCon;
-use crate::ops::{Ids, Stats};
 
 /// Rows of a block.
 const ROWS: usize = 8;
 /// Bytes of `Anchor` of `kernels/supcon.cu`.
 const ANCHOR: usize = 16;
 
-impl<R: Driver> SupCon for Cuda<R> {
-    fn supcon(&mut self, samples: usize, tau: f64, s: Stats, class: Ids, anchor: Option<Ids>, loss: Stats, ds: Stats) {
+impl<R: Driver> Run<SupCon> for Cuda<R> {
+    fn run(&mut self, SupCon { samples, tau, s, class, anchor, loss, ds }: SupCon) {
         let (s, class, anchors) = (self.at(s), self.at(class), self.workspace());
         let inverse_count = anchors.offset(ANCHOR * samples);
         let is_anchor = anchor.map(|anchor| self.at(anchor));

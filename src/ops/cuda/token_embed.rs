@@ -5,8 +5,8 @@ use super::driver::Driver;
 use super::position_embed::{position_blocks, slices};
 use super::{Cuda, arguments};
 use crate::error::Error;
-use crate::ops::token_embed::{TokenEmbed, TokenShape};
-use crate::ops::{Ids, Memory, Stats, Tensor};
+use crate::ops::token_embed::{TokenEmbed, TokenEmbedBackward, TokenShape};
+use crate::ops::{Memory, Run};
 
 /// Rows of a block of the forward pass, and chunks of one of the backward pass: a warp each.
 const WARPS: usize = 8;
@@ -17,14 +17,16 @@ const TILE: usize = 2048;
 /// Bits that one pass of the sort looks at.
 const DIGIT: u32 = 8;
 
-impl<R: Driver> TokenEmbed for Cuda<R> {
-    fn token_embed(&mut self, shape: TokenShape, ids: Ids, table: Tensor, position: Tensor, x: Tensor) {
+impl<R: Driver> Run<TokenEmbed> for Cuda<R> {
+    fn run(&mut self, TokenEmbed { shape, ids, table, position, x }: TokenEmbed) {
         let TokenShape { texts, tokens, width } = shape;
         let arguments = arguments![self.at(ids), self.at(table), self.at(position), self.at(x), texts, tokens, width];
         self.launch("token_embed", [(texts * tokens).div_ceil(WARPS), 1, 1], BLOCK, 0, arguments);
     }
+}
 
-    fn token_embed_backward(&mut self, shape: TokenShape, ids: Ids, dx: Tensor, dtable: Stats, dposition: Stats) {
+impl<R: Driver> Run<TokenEmbedBackward> for Cuda<R> {
+    fn run(&mut self, TokenEmbedBackward { shape, ids, dx, dtable, dposition }: TokenEmbedBackward) {
         let TokenShape { texts, tokens, width } = shape;
         let (places, vocabulary) = (texts * tokens, dtable.len() / width);
         let (ids, dx) = (self.at(ids), self.at(dx));
