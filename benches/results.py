@@ -48,7 +48,7 @@ class Run:
         self.accuracy = [float(row["accuracy"]) for row in rows]
         self.samples, self.macs = int(rows[-1]["samples"]), int(rows[-1]["macs"])
 
-    # The metrics of docs/equations.md section 5; None where a value that one needs is missing.
+    # The metrics of docs/methods.md, section 5; None where a value that one needs is missing.
     def average(self):
         return mean(self.accuracy)
 

@@ -1,4 +1,4 @@
-//! Replay: which earlier samples are kept and seen again (methods.md section 3).
+//! Replay: which earlier samples are kept and seen again (docs/methods.md, section 3).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,7 +147,7 @@ pub enum ReplayRule {
     Equal,
 }
 
-/// How many samples of each earlier step are seen again at step t = `earlier.len()` + 1 (methods.md section 3;
+/// How many samples of each earlier step are seen again at step t = `earlier.len()` + 1 (docs/methods.md, section 3;
 /// TiC-CLIP, arXiv 2310.16226). `earlier` are the sizes of the steps 1 to t - 1, and `step_size` is D, the size of
 /// one step. Where D does not divide, the later steps have one more. A step gives no more than it has; the rest is
 /// not taken from others.

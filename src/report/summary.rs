@@ -149,7 +149,7 @@ const BWT: Metric =
 const FORWARD: Metric =
     metric("forward", "forward_transfer", "mean accuracy on tasks still to come", |summary| summary.forward_transfer);
 
-/// The metrics of methods.md section 5, in per cent.
+/// The metrics of docs/methods.md, section 5, in per cent.
 pub const METRICS: [Metric; 7] = [AVERAGE, LAST, FORGETTING, BWT, IN_DOMAIN, BACKWARD, FORWARD];
 
 /// One row a cell: every metric in per cent, mean and, over several seeds, standard deviation; and what a run spent, the
