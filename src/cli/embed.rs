@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use perennial::data::broken::read_picture;
-use perennial::data::{tokenizer::Tokenizer, transform};
+use perennial::data::images::transform;
+use perennial::data::text::tokenizer::Tokenizer;
 use perennial::error::{Error, Result};
 use perennial::eval::pretrained::{Pretrained, find_spec, prepare};
 use perennial::files::{check_no_input, check_writable, files_below, folder_of, is_same, read_text};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use perennial::data::loader::{BatchRequest, Loader, LoaderOptions};
-use perennial::data::prompts::Templates;
+use perennial::data::text::prompts::Templates;
 use perennial::data::{self, Dataset, Split};
 use perennial::error::{Error, Result, unknown};
 use perennial::eval::embed::embed_images;

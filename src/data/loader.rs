@@ -19,7 +19,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::{Dataset, transform};
+use super::Dataset;
+use super::images::transform;
 use crate::error::{Error, Result};
 use crate::rng::rng;
 

@@ -6,8 +6,8 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::embed;
-use crate::data::tokenizer::{self, Tokenizer};
-use crate::data::transform;
+use crate::data::images::transform;
+use crate::data::text::tokenizer::{self, Tokenizer};
 use crate::error::{Error, Result};
 use crate::files::folder_of;
 use crate::model::checkpoint::{self, Positions, Stored, Weights};

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::run::{RANDOM, Run};
 use super::summary::{Cell, METRICS};
 use super::table::{Table, Value};
-use crate::data::prompts::Templates;
+use crate::data::text::prompts::Templates;
 use crate::error::{Error, Result, unknown};
 use crate::experiment::Config;
 use crate::files::read_text;

@@ -16,16 +16,16 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 
-use super::Dataset;
+use crate::data::{Dataset, broken};
 use crate::error::{Error, Result, nearest, unknown};
 use crate::files::read_text;
 
 /// The lists that come with the program.
 const BUNDLED: [(&str, &str); 4] = [
-    ("cifar10", include_str!("../../presets/class_names/cifar10.txt")),
-    ("cifar100", include_str!("../../presets/class_names/cifar100.txt")),
-    ("imagenet", include_str!("../../presets/class_names/imagenet.tsv")),
-    ("imagenet-v2", include_str!("../../presets/class_names/imagenet-v2.tsv")),
+    ("cifar10", include_str!("../../../presets/class_names/cifar10.txt")),
+    ("cifar100", include_str!("../../../presets/class_names/cifar100.txt")),
+    ("imagenet", include_str!("../../../presets/class_names/imagenet.tsv")),
+    ("imagenet-v2", include_str!("../../../presets/class_names/imagenet-v2.tsv")),
 ];
 
 /// A list of readable names.
@@ -392,8 +392,8 @@ fn nearly_the_same(words: &[String]) -> Vec<(&str, &str)> {
 /// The first few for a message.
 fn first_of(told: impl Iterator<Item = String>) -> String {
     let all: Vec<String> = told.collect();
-    let more = if all.len() > super::broken::SHOWN { ", ..." } else { "" };
-    format!("{}{more}", all[..all.len().min(super::broken::SHOWN)].join(", "))
+    let more = if all.len() > broken::SHOWN { ", ..." } else { "" };
+    format!("{}{more}", all[..all.len().min(broken::SHOWN)].join(", "))
 }
 
 /// Classes that a data set knows by number alone: their keys `0`, `1`, ... and readable names. There are as many as the setting's
@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn names_that_are_alike_are_told() {
         let dataset = |own: &[&str], names: &[&str]| {
-            let images = crate::data::folder::PictureFiles { folder: Default::default(), paths: Vec::new() };
+            let images = crate::data::formats::folder::PictureFiles { folder: Default::default(), paths: Vec::new() };
             let (own, names) = (keys(own), keys(names));
             let domains = keys(&["real", "Real"]);
             Dataset::new("test", names, domains, Vec::new(), String::new(), Box::new(images)).with_class_keys(own)

@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 
-use super::{Dataset, Images, Sample, Source, Split, class_names, fingerprint, id_of};
+use super::Source;
+use crate::data::text::class_names;
+use crate::data::{Dataset, Images, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result};
 use crate::files::text_of;
 use crate::pickle::{Node, Pickle};

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::broken::{self, Broken};
 use super::folder::{ListedFiles, PictureFiles, Place};
-use super::picture::is_picture_name;
 use super::rows::{Row, Rows};
-use super::{Dataset, Sample, Source, Split, class_names, fingerprint, id_of, time};
+use super::{Source, time};
+use crate::data::broken::{self, Broken};
+use crate::data::images::picture::is_picture_name;
+use crate::data::text::class_names;
+use crate::data::{Dataset, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result, nearest};
 use crate::files::text_of;
 

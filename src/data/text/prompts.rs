@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::fingerprint;
+use crate::data::fingerprint;
 use crate::error::{Error, Result, unknown};
 use crate::files::read_text;
 
@@ -18,11 +18,11 @@ pub struct Templates(Vec<String>);
 
 /// The templates that come with the program.
 const BUNDLED: [(&str, &str); 5] = [
-    ("emoji", include_str!("../../presets/prompts/emoji.txt")),
-    ("cifar", include_str!("../../presets/prompts/cifar.txt")),
-    ("imagenet", include_str!("../../presets/prompts/imagenet.txt")),
-    ("photo", include_str!("../../presets/prompts/photo.txt")),
-    ("bad-photo", include_str!("../../presets/prompts/bad-photo.txt")),
+    ("emoji", include_str!("../../../presets/prompts/emoji.txt")),
+    ("cifar", include_str!("../../../presets/prompts/cifar.txt")),
+    ("imagenet", include_str!("../../../presets/prompts/imagenet.txt")),
+    ("photo", include_str!("../../../presets/prompts/photo.txt")),
+    ("bad-photo", include_str!("../../../presets/prompts/bad-photo.txt")),
 ];
 
 const SLOT: &str = "{}";

@@ -9,7 +9,7 @@ use super::*;
 use crate::data::{fingerprint, id_of};
 
 /// What Python's tarfile writes, in its usual format (PAX); `make_shard.py` beside it writes it.
-const BY_PYTHON: &[u8] = include_bytes!("../../../tests/fixtures/webdataset/python.tar");
+const BY_PYTHON: &[u8] = include_bytes!("../../../../tests/fixtures/webdataset/python.tar");
 
 fn png(value: u8) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -30,8 +30,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::broken::{TRUNCATED, UNREADABLE};
-use super::{Dataset, Images, Sample, Source, Split, class_names, picture, transform};
+use super::Source;
+use crate::data::broken::{TRUNCATED, UNREADABLE};
+use crate::data::images::{picture, transform};
+use crate::data::text::class_names;
+use crate::data::{Dataset, Images, Sample, Split};
 use crate::error::{Error, Result};
 use crate::files::{folder_of, write_new_with};
 
@@ -468,8 +471,8 @@ impl Images for Squares {
 
 #[cfg(test)]
 mod tests {
-    use super::super::broken;
     use super::*;
+    use crate::data::broken;
     use crate::rng::{below, rng};
 
     /// Pictures of several shapes, smooth enough to be resized twice; sample 3 is broken, sample 1 shares the picture of sample 0.

@@ -24,7 +24,7 @@ use crate::files::{read_text, write_atomically};
 /// The merges in their order, one a line, with a space between the two parts.
 static MERGES: LazyLock<String> = LazyLock::new(|| {
     let mut text = String::new();
-    let mut packed = GzDecoder::new(&include_bytes!("../../data/clip/merges.txt.gz")[..]);
+    let mut packed = GzDecoder::new(&include_bytes!("../../../data/clip/merges.txt.gz")[..]);
     packed.read_to_string(&mut text).expect("the bundled merges are sound");
     text
 });
@@ -315,7 +315,7 @@ mod tests {
     static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::clip);
 
     /// What open_clip makes of varied lines; `make_tokens.py` beside it writes it.
-    const OPEN_CLIP: &str = include_str!("../../tests/fixtures/tokens.json");
+    const OPEN_CLIP: &str = include_str!("../../../tests/fixtures/tokens.json");
 
     #[derive(serde::Deserialize)]
     struct Case {

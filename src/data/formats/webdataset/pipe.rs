@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::super::{id_of, index};
+use super::super::index;
 use super::foreign;
+use crate::data::id_of;
 use crate::error::{Error, Fault, Result};
 use crate::files::write_atomically_with;
 

@@ -10,6 +10,7 @@
 //!
 //! | file | job |
 //! |---|---|
+//! | `braces.rs` | names of shards with ranges and lists in braces |
 //! | `sources.rs` | from the settings' lists to files |
 //! | `pipe.rs` | copies of what commands print |
 //! | `foreign.rs` | what lies in the place of a shard and is none |
@@ -36,6 +37,7 @@
 //! | `too large` | a picture file beyond 256 MiB, a text beyond 1 MiB |
 
 mod assemble;
+mod braces;
 mod captions;
 mod foreign;
 mod json;
@@ -50,8 +52,9 @@ mod uids;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::Source;
 use super::index::{self, Stamp};
-use super::{Dataset, Source, Split};
+use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 pub use captions::Captions;
 use pipe::Copies;

@@ -15,7 +15,7 @@ use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{DynamicImage, ImageDecoder, ImageError, Limits, RgbImage};
 
-use super::broken::{TOO_LARGE, TRUNCATED, UNDECODABLE};
+use crate::data::broken::{TOO_LARGE, TRUNCATED, UNDECODABLE};
 use crate::error::{Error, Result};
 
 mod bmp;
@@ -25,7 +25,7 @@ mod jpeg;
 mod pnm;
 mod tiff;
 
-pub(super) use guard::guarded;
+pub(in crate::data) use guard::guarded;
 
 /// Pixels beyond which a picture is taken for an attack on the memory: Pillow's limit.
 pub const MOST_PIXELS: u64 = 178_956_970;
@@ -110,7 +110,7 @@ fn kind(bytes: &[u8]) -> Result<Decode, &'static str> {
 }
 
 /// The picture in the bytes of a file, whatever its name: PNG, JPEG, WebP, GIF, BMP, TIFF, PBM, PGM or PPM; of an animation the
-/// first frame, of several pages the first. It is an error of input, with its reason ([`super::broken`]), if the file is broken, cut
+/// first frame, of several pages the first. It is an error of input, with its reason ([`crate::data::broken`]), if the file is broken, cut
 /// short, of another format, or of more than 179 million pixels, and where a decoder panics.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage> {
     const READ: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF, PBM, PGM and PPM are";
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     /// Files of every kind, and what Pillow makes of them; `make_pictures.py` beside it writes it.
-    const PILLOW: &str = include_str!("../../tests/fixtures/pillow/pictures.json");
+    const PILLOW: &str = include_str!("../../../tests/fixtures/pillow/pictures.json");
 
     #[derive(serde::Deserialize)]
     struct Case {
@@ -247,8 +247,8 @@ mod tests {
 
     /// Small files of every kind of BMP, GIF, TIFF, PBM, PGM and PPM, and what Pillow makes of each; `make_formats.py` beside them
     /// writes them.
-    const FORMATS: &[u8] = include_bytes!("../../tests/fixtures/formats/formats.tar.gz");
-    const OF_FORMATS: &str = include_str!("../../tests/fixtures/formats/formats.json");
+    const FORMATS: &[u8] = include_bytes!("../../../tests/fixtures/formats/formats.tar.gz");
+    const OF_FORMATS: &str = include_str!("../../../tests/fixtures/formats/formats.json");
 
     #[derive(serde::Deserialize)]
     struct OfFormat {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::super::braces::{expand, expand_command};
+use super::braces::{expand, expand_command};
 use super::pipe::Copies;
 use crate::error::{Error, Result};
 

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
-use super::broken;
+use super::Source;
 use super::folder::{ListedFiles, PictureFiles, Place};
-use super::{Dataset, Sample, Source, Split, class_names, fingerprint, id_of};
+use crate::data::broken;
+use crate::data::text::class_names;
+use crate::data::{Dataset, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result};
 use crate::files::text_of;
 

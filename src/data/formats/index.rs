@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint;
+use crate::data::{fingerprint, id_of};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
@@ -132,7 +132,7 @@ fn places(folder: &Path, kind: &str) -> Vec<PathBuf> {
         places.push(parent.join(file));
     }
     if let Some(cache) = cache_folder() {
-        let id = super::id_of(&[&folder.to_string_lossy()]);
+        let id = id_of(&[&folder.to_string_lossy()]);
         places.push(cache.join(format!("{id:016x}.{kind}.perennial-index")));
     }
     places

@@ -175,7 +175,7 @@ mod tests {
     use crate::rng::rng;
 
     /// What Pillow and torchvision make of small images; `make_pillow.py` beside it writes it.
-    const PILLOW: &str = include_str!("../../tests/fixtures/pillow/resize.json");
+    const PILLOW: &str = include_str!("../../../tests/fixtures/pillow/resize.json");
 
     fn fixture() -> Value {
         serde_json::from_str(PILLOW).unwrap()

@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
-use super::super::broken::{self, Broken};
+use super::super::Source;
 use super::super::csv::{MISSING_DOMAIN, MISSING_TIME};
-use super::super::{Dataset, Images, Sample, Source, class_names, fingerprint, id_of};
 use super::List;
 use super::captions::{Counted, lines};
 use super::shard::{CAPTIONS, Damage, Entry, Met, PICTURES, Shard, Told};
 use super::sources::ShardFile;
 use super::times::TimeOf;
+use crate::data::broken::{self, Broken};
+use crate::data::text::class_names;
+use crate::data::{Dataset, Images, Sample, fingerprint, id_of};
 use crate::error::{Error, Result};
 
 /// A sample that the lists of UIDs know nothing of.

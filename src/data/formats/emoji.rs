@@ -16,7 +16,8 @@ use std::path::Path;
 use image::{GenericImageView, ImageDecoder, ImageReader, RgbImage};
 use rayon::prelude::*;
 
-use super::{Dataset, Images, Sample, Split, fingerprint, picture};
+use crate::data::images::picture;
+use crate::data::{Dataset, Images, Sample, Split, fingerprint};
 use crate::error::{Error, Result};
 use crate::files::decode_text;
 
@@ -30,15 +31,15 @@ const ATLAS_EXTENSIONS: [&str; 2] = ["webp", "png"];
 
 /// The data set inside the program: file names and bytes.
 const BUNDLED: [(&str, &[u8]); 9] = [
-    (INDEX, include_bytes!("../../data/emoji/index.tsv")),
-    ("noto.webp", include_bytes!("../../data/emoji/noto.webp")),
-    ("twemoji.webp", include_bytes!("../../data/emoji/twemoji.webp")),
-    ("openmoji.webp", include_bytes!("../../data/emoji/openmoji.webp")),
-    ("fluent.webp", include_bytes!("../../data/emoji/fluent.webp")),
-    ("emojione.webp", include_bytes!("../../data/emoji/emojione.webp")),
-    ("noto-v1.webp", include_bytes!("../../data/emoji/noto-v1.webp")),
-    ("emojione-v1.webp", include_bytes!("../../data/emoji/emojione-v1.webp")),
-    ("fxemoji.webp", include_bytes!("../../data/emoji/fxemoji.webp")),
+    (INDEX, include_bytes!("../../../data/emoji/index.tsv")),
+    ("noto.webp", include_bytes!("../../../data/emoji/noto.webp")),
+    ("twemoji.webp", include_bytes!("../../../data/emoji/twemoji.webp")),
+    ("openmoji.webp", include_bytes!("../../../data/emoji/openmoji.webp")),
+    ("fluent.webp", include_bytes!("../../../data/emoji/fluent.webp")),
+    ("emojione.webp", include_bytes!("../../../data/emoji/emojione.webp")),
+    ("noto-v1.webp", include_bytes!("../../../data/emoji/noto-v1.webp")),
+    ("emojione-v1.webp", include_bytes!("../../../data/emoji/emojione-v1.webp")),
+    ("fxemoji.webp", include_bytes!("../../../data/emoji/fxemoji.webp")),
 ];
 
 /// Opens the bundled data set, or the one in `folder`. All atlases are decoded into memory, 4 to 6 MB each.

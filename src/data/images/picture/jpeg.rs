@@ -228,8 +228,8 @@ mod tests {
 
     /// Files over markers, components, sampling, coding, sizes and damage, and what Pillow makes of each; `make_jpegs.py` beside them
     /// writes them.
-    const FILES: &[u8] = include_bytes!("../../../tests/fixtures/jpeg/matrix.tar.gz");
-    const PILLOW: &str = include_str!("../../../tests/fixtures/jpeg/matrix.json");
+    const FILES: &[u8] = include_bytes!("../../../../tests/fixtures/jpeg/matrix.tar.gz");
+    const PILLOW: &str = include_str!("../../../../tests/fixtures/jpeg/matrix.json");
 
     #[derive(serde::Deserialize)]
     struct Case {

@@ -7,9 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::broken;
 use super::super::index::Stamp;
-use super::super::picture::ENDINGS;
 use super::super::time;
 use super::MOST_IMAGE;
 use super::foreign;
@@ -17,6 +15,8 @@ use super::json::Object;
 use super::sources::ShardFile;
 use super::times::{TimeOf, Times};
 use super::uids;
+use crate::data::broken;
+use crate::data::images::picture::ENDINGS;
 use crate::error::{Error, Result};
 use crate::files::decode_text;
 

@@ -17,10 +17,12 @@ use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::broken::{self, Broken};
+use super::Source;
 use super::index::{self, Stamp};
-use super::picture::{self, is_picture_name};
-use super::{Dataset, Images, Sample, Source, Split, class_names, fingerprint, id_of};
+use crate::data::broken::{self, Broken};
+use crate::data::images::picture::{self, is_picture_name};
+use crate::data::text::class_names;
+use crate::data::{Dataset, Images, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result, nearest};
 
 const TRAIN: &str = "train";

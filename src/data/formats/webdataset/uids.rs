@@ -133,8 +133,8 @@ mod tests {
     use super::*;
 
     /// What numpy writes; `make_uids.py` beside them does.
-    const PAIRS: &[u8] = include_bytes!("../../../tests/fixtures/webdataset/pairs.npy");
-    const COLUMNS: &[u8] = include_bytes!("../../../tests/fixtures/webdataset/columns.npy");
+    const PAIRS: &[u8] = include_bytes!("../../../../tests/fixtures/webdataset/pairs.npy");
+    const COLUMNS: &[u8] = include_bytes!("../../../../tests/fixtures/webdataset/columns.npy");
 
     fn opened(bytes: &[u8]) -> Result<UidList> {
         let folder = tempfile::tempdir().unwrap();
