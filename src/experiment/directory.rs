@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::evaluation::{Evaluation, Prediction};
 use super::log::Log;
+use super::record::{Evaluation, Prediction};
 use super::setup::Setup;
 use super::state::Position;
 use crate::error::{Error, Result};

@@ -7,9 +7,10 @@ use serde_json::json;
 
 use super::config::Config;
 use super::directory::{self, Access, RunDirectory};
-use super::evaluation::{Evaluation, Spent, evaluate, open_loader};
+use super::evaluation::{evaluate, open_loader};
 use super::log::now;
 use super::predictions::pick;
+use super::record::{Evaluation, Spent};
 use super::setup::Setup;
 use super::state::{self, Position, Restored};
 use super::status::{Phase, Pulse, Status};
