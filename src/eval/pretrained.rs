@@ -6,7 +6,10 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::embed;
+use super::zero_shot::class_embeddings;
 use crate::data::images::transform;
+use crate::data::loader::Loader;
+use crate::data::text::prompts::Templates;
 use crate::data::text::tokenizer::{self, Tokenizer};
 use crate::error::{Error, Result};
 use crate::files::folder_of;
@@ -204,12 +207,33 @@ impl<D: Device> Pretrained<D> {
         }
         Ok(embeddings)
     }
-}
 
-impl<D> Pretrained<D> {
-    /// [`check_finite`] of this model's embeddings, unless its weights are no numbers and the user has let them pass.
-    pub fn check_finite(&self, rows: &[f32], what: &str, first: usize) -> Result<()> {
-        if self.not_finite { Ok(()) } else { check_finite(rows, self.clip.spec.embed_dim, what, first) }
+    /// Embeddings `[classes, D]`: of each class the mean direction of its prompts.
+    pub fn embed_classes(&mut self, classes: &[&str], templates: &Templates) -> Result<Vec<f32>> {
+        let prompts: Vec<String> = classes.iter().flat_map(|class| templates.prompts(class)).collect();
+        let tokens = self.tokenize(&prompts)?;
+        let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+        let rows = class_embeddings(&mut self.device, &self.clip, &tokens, classes.len());
+        self.device.health()?;
+        self.check(&rows, "class")?;
+        Ok(rows)
+    }
+
+    /// L2-normalised embeddings of everything the loader yields, with the data set's index of each; a broken sample has none. `progress` is
+    /// told how many are done.
+    pub fn embed_batches(
+        &mut self,
+        loader: &mut Loader,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(Vec<u32>, Vec<f32>)> {
+        let embedded = embed::embed_images(&mut self.device, &self.clip, loader, progress)?;
+        self.device.health()?;
+        self.check(&embedded.1, "image")?;
+        Ok(embedded)
+    }
+
+    fn check(&self, rows: &[f32], what: &str) -> Result<()> {
+        if self.not_finite { Ok(()) } else { check_finite(rows, self.clip.spec.embed_dim, what, 0) }
     }
 }
 
