@@ -3,7 +3,7 @@
 //! The crate's root has what most programs need: [`Clip`] embeds images and texts and classifies zero-shot by any checkpoint, [`run`]
 //! trains a method through a stream with the settings of a [`Config`].
 //!
-//! The modules are floors of one house, and imports point down this list only: the facade at the root, [`check`], [`report`], [`experiment`], [`method`],
+//! Imports between modules point down this list only: the facade at the root, [`check`], [`report`], [`experiment`], [`method`],
 //! [`train`], [`objective`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; and below them
 //! [`error`], [`files`], [`interrupt`], [`pickle`], [`place`], [`rng`], [`seal`].
 

@@ -14,7 +14,7 @@ pub struct Compute {
     threads: Option<usize>,
 }
 
-/// More than any machine of today has: a number of threads beyond it is a slip of the hand.
+/// More than any machine of today has: a larger number of threads is a mistake.
 const MOST_THREADS: usize = 1024;
 
 impl Compute {

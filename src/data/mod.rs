@@ -85,8 +85,8 @@ pub struct Dataset {
     labelled: Vec<bool>,
     /// The first sample of the same picture, by sample; empty where every sample has a picture of its own.
     first_of_picture: Vec<u32>,
-    /// What the format passed over, merged, or read in another way than its files say, a sentence each, with counts and names: nobody
-    /// need look for it. `eval`, `doctor` and a run's manifest tell it.
+    /// What the format passed over, merged, or read in another way than its files say, a sentence each, with counts and names.
+    /// `eval`, `doctor` and a run's manifest show them.
     pub notes: Vec<String>,
     /// What the format has left out of `samples`.
     skipped: Broken,

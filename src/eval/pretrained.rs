@@ -21,7 +21,7 @@ use crate::ops::linear::Activation;
 use crate::ops::{Device, Plan};
 
 /// The model that the checkpoint at `path` holds: what the file says of itself, or else `arch`, a bundled model or an
-/// open_clip JSON file. `activation` goes before what either says. Returns also what the user should hear of it.
+/// open_clip JSON file. `activation` goes before what either says. Also returns warnings for the user.
 ///
 /// Weights of other programs do not say which activation they were trained with, and a wrong guess costs several points
 /// silently; so it is an error of input where nothing says it. An `arch` other than what the file says is an error too, but
@@ -67,8 +67,8 @@ pub fn find_spec(
     Ok((spec, notes))
 }
 
-/// Fails where a tokenizer other than CLIP's lies beside the configuration that tells the model; returns what the user should hear of one
-/// that has more words.
+/// Fails where a tokenizer other than CLIP's lies beside the configuration that tells the model; returns a warning about one that
+/// has more words.
 pub fn check_tokenizer(stored: Option<&Stored>) -> Result<Vec<String>> {
     match stored {
         Some(Stored { origin, .. }) if origin.extension().is_some_and(|ending| ending == "json") => {
@@ -78,7 +78,7 @@ pub fn check_tokenizer(stored: Option<&Stored>) -> Result<Vec<String>> {
     }
 }
 
-/// Whether the model is used with QuickGELU, and what the user should hear of that: what the user says, `given`; or else what
+/// Whether the model is used with QuickGELU, and a warning about that: what the user says, `given`; or else what
 /// the checkpoint says in words, or the description of the model that the user named (its name, whether it is QuickGELU, and
 /// how it tells that); or else a configuration's default, which is told. It is an error of input where the two contradict
 /// one another, and where neither says it.
@@ -147,7 +147,7 @@ impl<D: Device> Pretrained<D> {
     }
 
     /// L2-normalised embeddings `[count, D]` of the images that `load` yields for 0 to `count` - 1; threads ask for
-    /// several at the same time. `progress` hears how many are done.
+    /// several at the same time. `progress` is told how many are done.
     pub fn embed_images(
         &mut self,
         count: usize,
@@ -188,7 +188,7 @@ impl<D: Device> Pretrained<D> {
         Ok(texts.iter().map(|one| self.tokenizer.encode(one.as_ref(), text.context_length)).collect())
     }
 
-    /// L2-normalised embeddings `[texts, D]`. `progress` hears how many are done.
+    /// L2-normalised embeddings `[texts, D]`. `progress` is told how many are done.
     pub fn embed_texts<T: AsRef<str>>(&mut self, texts: &[T], progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
         let tokens = self.tokenize(texts)?;
         let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();

@@ -60,8 +60,8 @@ impl Memory {
         indices
     }
 
-    /// Takes in the samples (index, class) of a finished step. Returns, ascending, the samples that are now in
-    /// nobody's hands: those that left and those that were not taken. They give up their state. Samples that are
+    /// Takes in the samples (index, class) of a finished step. Returns, ascending, the samples that are not
+    /// kept: those that left and those that were not taken. Their state is given up. Samples that are
     /// already kept may be among `new`.
     pub fn update(&mut self, new: &[(u32, u32)]) -> Vec<u32> {
         let seed = self.seed;

@@ -65,7 +65,7 @@ impl Images for PictureFiles {
 /// A row of a list: the list's place among others, and the line, from 1.
 pub type Place = (u32, u32);
 
-/// Pictures in files of their own that lists name: whoever looks for one is told the list and the line.
+/// Pictures in files of their own that lists name; an error about one names the list and the line.
 pub struct ListedFiles {
     pub pictures: PictureFiles,
     /// Names of the lists.

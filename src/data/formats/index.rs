@@ -35,7 +35,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// `path` in `folder` as it is now. A folder's length is nobody's business.
+    /// `path` in `folder` as it is now. A folder's length differs between file systems, and is taken as 0.
     pub fn of(folder: &Path, path: &str) -> Result<Stamp> {
         let whole = folder.join(path);
         let wrong = |cause: std::io::Error| Error::reading(&whole, cause);

@@ -186,7 +186,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Writes the file, whole or not at all, and says how many samples are in it. Samples whose picture is broken are left out and
-    /// counted in the data set; `progress` hears how many pictures are done. Fails when more than `max_broken` are broken, when none
+    /// counted in the data set; `progress` is told how many pictures are done. Fails when more than `max_broken` are broken, when none
     /// is left, and when the file cannot be written.
     pub fn write(&self, path: &Path, max_broken: usize, progress: &mut dyn FnMut(usize)) -> Result<usize> {
         self.check_room(path)?;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// Names of a specification, at most: `{0..9999999999}` is a slip of the pen.
+/// Names of a specification, at most: `{0..9999999999}` is a mistake.
 const MOST_NAMES: usize = 1 << 20;
 
 /// Braces in a specification, at most: no name has more, and each is a call in a call.

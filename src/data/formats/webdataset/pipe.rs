@@ -1,7 +1,7 @@
 //! Shards that a command prints: `pipe:aws s3 cp s3://bucket/000.tar -`.
 //!
 //! Pictures are read where they stand, in the loader's order, so that a stream must become a file first: the command runs once, and
-//! what it printed lies in a folder of copies until somebody removes it.
+//! what it printed is kept in a folder of copies, until that is cleared by hand.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ impl Copies {
                     io::Error::other("no copy")
                 })
         });
-        // One that is still at work has nobody left to print for.
+        // A command that is still running would write into a closed pipe.
         let _ = child.kill();
         let _ = child.wait();
         let said = said.and_then(|said| said.join().ok()).unwrap_or_default();

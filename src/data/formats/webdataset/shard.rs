@@ -27,7 +27,7 @@ const DUPLICATE: &str = "duplicate";
 const MOST_TEXT: u64 = 1 << 20;
 /// A tar file is made of blocks of so many bytes.
 const BLOCK: u64 = 512;
-/// Bytes of zeros after the end of a shard, at most: tar fills up its last record, of 10 KiB where nobody asks for another size.
+/// Bytes of zeros after the end of a shard, at most: tar fills up its last record, of 10 KiB unless another size is asked for.
 /// More is a file whose room was taken before its bytes came.
 pub(super) const MOST_PADDING: u64 = 1 << 20;
 
@@ -120,7 +120,7 @@ impl Told {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shard {
     pub entries: Vec<Entry>,
-    /// What is nobody's damage in particular.
+    /// Damage that belongs to no sample in particular.
     pub damage: Vec<Damage>,
     pub told: Told,
 }
@@ -153,7 +153,7 @@ impl Part {
 
 impl Shard {
     /// Whether all pictures that may be loaded lie within a shard of this stamp and are not too large: an index that was kept may
-    /// be of anybody's making.
+    /// have been written by another program.
     pub fn fits(&self, stamp: &Stamp) -> bool {
         let within = |(begin, len): (u64, u64)| {
             len <= MOST_IMAGE && begin.checked_add(len).is_some_and(|end| end <= stamp.bytes())

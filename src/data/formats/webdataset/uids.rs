@@ -51,7 +51,7 @@ impl UidList {
         if file.metadata().map_err(wrong)?.len() == 0 {
             return Err(Error::reading(path, "the file is empty"));
         }
-        // SAFETY: nobody is expected to change a list while it is read; one that shrinks would end the process, as of any mapped file.
+        // SAFETY: a list must not change while it is read; as with any mapped file, one that shrinks ends the process.
         let map = unsafe { Mmap::map(&file) }.map_err(wrong)?;
         let (begin, len) = header(&map).map_err(|what| Error::reading(path, what))?;
         let list = UidList { map, begin, len };

@@ -129,7 +129,7 @@ impl Tags {
             let count = count as usize;
             let place = entry + 4 + long;
             let place = if count * len <= long { place } else { number(place, long)? as usize };
-            // What is cut short may be a tag that nobody needs.
+            // What is cut short may be a tag that is never read.
             let values =
                 (0..count).map(|value| number(place.saturating_add(value * len), len)).collect::<Result<_, _>>();
             if let Ok(values) = values {
