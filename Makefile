@@ -1,4 +1,5 @@
-# make demo: train, stream and compare, in about ten minutes on two cores. make test: prove the program right.
+# make demo: train, stream and compare, in about ten minutes on two cores. make check: the short round while working.
+# make test: prove the program right.
 
 PERENNIAL = target/release/perennial
 VENV = target/venv
@@ -11,7 +12,7 @@ ifneq ($(PERENNIAL_NVRTC)$(CUDA_HOME)$(CUDA_PATH)$(wildcard /usr/local/cuda/lib6
 NVRTC =
 endif
 
-.PHONY: build tools chromium nasm pretrain demo compare test bench interop dist emoji clean
+.PHONY: build tools chromium nasm pretrain demo compare check test figures bench interop dist emoji clean
 
 build: $(NVRTC) nasm
 	cargo build --release --locked
@@ -55,11 +56,28 @@ pretrain: build
 # It meets 98 classes in 10 tasks, with and without the papers' methods.
 demo: pretrain
 	$(PERENNIAL) compare emoji-cil --methods zero-shot,sequential,gcl,gdro,joint --out runs/demo
+	@$(PERENNIAL) report runs/demo/*/ --html runs/demo/report.html >/dev/null
+	@echo "the report, a page for a browser: runs/demo/report.html"
 
 # The same with every method that there is; prints the table. Stopped, it goes on with the runs that are not finished.
 compare: pretrain
 	$(PERENNIAL) compare emoji-cil --methods $$($(PERENNIAL) list methods | cut -d' ' -f1 | paste -sd, -) \
 		--memory 500 --seeds 1 --out runs/compare
+
+# In under a minute once it is built: lints, the docs' figures, unit tests, one op on the emulated GPU, and a run of seconds with its report.
+CHECKED = cargo run --quiet --release --locked --features emulator --
+check: $(NVRTC) nasm
+	cargo fmt --check
+	python3 benches/results.py --check
+	cargo clippy --quiet --release --all-targets --features emulator --locked -- -D warnings
+	cargo test --quiet --release --locked --features emulator --lib
+	$(CHECKED) check --device emulated --only layer_norm
+	$(CHECKED) run tests/fixtures/tiny-run.toml --start-over --out target/check/run
+	$(CHECKED) report target/check/run --html target/check/report.html
+
+# README's and docs' tables, from the figures under benches/results/.
+figures:
+	python3 benches/results.py
 
 # One profile for everything: the tests train real, if tiny, models. The feature is the emulated GPU.
 test: tools

@@ -1,4 +1,4 @@
-// One family of contrastive objectives (methods.md section 1), streamed in tiles of similarities S_ij = e_i . t_j.
+// One family of contrastive objectives (docs/methods.md, section 1), streamed in tiles of similarities S_ij = e_i . t_j.
 //
 // A text stands for as many samples as share it. Text anchors are samples: anchor i holds the text of sample i against all
 // images. So a column of S serves all samples of one text, and the samples are put into order by text first.

@@ -1,4 +1,4 @@
-// Class weights by group distributionally robust optimisation (methods.md section 2, equations (5)-(6); our reading).
+// Class weights by group distributionally robust optimisation (docs/methods.md, section 2, equations (5)-(6); our reading).
 #include "common.cuh"
 
 // Moves the average loss of every class of the batch (`class_loss` is NaN for a class never seen):

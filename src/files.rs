@@ -126,7 +126,7 @@ fn own_output(_: &Path) -> Option<File> {
     None
 }
 
-/// Writes to what is no regular file. A reader that goes before the end has had enough.
+/// Writes to what is no regular file. A reader that closes its end early is no error.
 fn write_to_stream(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     // What was printed before comes before; whether it could be is another's to tell.
     let _ = io::stdout().flush();
@@ -222,7 +222,7 @@ fn write_and(
     let (beside, file) = create_beside(folder).map_err(wrong)?;
     let written = fill_and_flush(file, fill).and_then(|()| place(&beside));
     if let Err(cause) = written {
-        // The first cause is what the user must hear; a leftover goes with the next `remove_stale`.
+        // The first cause is reported; a leftover is removed with the next `remove_stale`.
         let _ = fs::remove_file(&beside);
         return Err(wrong(cause));
     }

@@ -44,17 +44,17 @@ pub fn listen() -> Result<()> {
     let wrong = |cause: std::io::Error| Error::run(format!("cannot listen to signals: {cause}"));
     let mut signals = Signals::new(wanted).map_err(wrong)?;
     let thread = std::thread::Builder::new().name("signals".to_string());
-    thread.spawn(move || signals.forever().for_each(hear)).map_err(wrong)?;
+    thread.spawn(move || signals.forever().for_each(receive)).map_err(wrong)?;
     state.listening = true;
     Ok(())
 }
 
-/// What a process that is asked to stop while nothing is held says of what it leaves behind.
-pub fn leave(word: String) {
-    state().left = word;
+/// Sets what is printed behind "stopped by SIGTERM" when a signal comes while nothing is held: what the process leaves behind.
+pub fn leave(message: String) {
+    state().left = message;
 }
 
-fn hear(signal: i32) {
+fn receive(signal: i32) {
     let mut state = state();
     if state.held && state.asked.is_none() {
         state.asked = Some(signal);

@@ -1,14 +1,18 @@
 //! CLIP models that keep learning: new classes, new domains, new years, without forgetting.
 //!
-//! The modules are floors of one house, and imports point down this list only: [`check`], [`report`], [`experiment`], [`method`],
-//! [`train`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; in the cellar [`error`],
-//! [`files`], [`interrupt`], [`pickle`], [`rng`], [`seal`].
+//! The crate's root has what most programs need: [`Clip`] embeds images and texts and classifies zero-shot by any checkpoint, [`run`]
+//! trains a method through a stream with the settings of a [`Config`].
+//!
+//! Imports between modules point down this list only: the facade at the root, [`check`], [`report`], [`experiment`], [`method`],
+//! [`train`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; and below them
+//! [`error`], [`files`], [`interrupt`], [`pickle`], [`place`], [`rng`], [`seal`].
 
 pub mod check;
 pub mod data;
 pub mod error;
 pub mod eval;
 pub mod experiment;
+mod facade;
 pub mod files;
 pub mod interrupt;
 pub mod memory;
@@ -16,8 +20,15 @@ pub mod method;
 pub mod model;
 pub mod ops;
 pub mod pickle;
+pub mod place;
 pub mod report;
 pub mod rng;
 pub mod seal;
 pub mod stream;
 pub mod train;
+
+pub use data::text::prompts::Templates;
+pub use experiment::Config;
+pub use facade::{Clip, ClipOptions, Rows, TestSet, run, run_on};
+pub use ops::linear::Activation;
+pub use place::Place;

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use perennial::error::{Error, Fault, Result};
-use perennial::experiment::{self, Access, Config, Evaluation, Lines, Pace, RunDirectory};
+use perennial::experiment::{Access, Config, Evaluation, Lines, Pace, RunDirectory};
 use perennial::interrupt;
 use perennial::method::entries;
 use perennial::report::{Cell, Value, summary_json, summary_table};
+use perennial::run_on;
 use serde_json::json;
 
-use super::compute::on_device;
 use super::output::{self, put, say};
 use super::progress::Progress;
 use super::run::Common;
@@ -50,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let finished = match RunDirectory::finished(&out, config) {
             Ok(None) => {
                 let mut progress = Progress::new(Some(label.clone()));
-                on_device!(&place, D, at => experiment::run::<D>(at, config, &out, access, &mut progress))
+                run_on(&place, config, &out, access, &mut progress)
             }
             Ok(Some(evaluation)) => {
                 say!("{label}: finished earlier");

@@ -1,6 +1,8 @@
 //! Where a command computes.
 
-use perennial::error::{Error, Result, unknown};
+use perennial::error::{Error, Result};
+pub(super) use perennial::on_device;
+pub use perennial::place::Place;
 
 #[derive(clap::Args)]
 pub struct Compute {
@@ -12,40 +14,8 @@ pub struct Compute {
     threads: Option<usize>,
 }
 
-/// More than any machine of today has: a number of threads beyond it is a slip of the hand.
+/// More than any machine of today has: a larger number of threads is a mistake.
 const MOST_THREADS: usize = 1024;
-
-/// A device by name.
-#[derive(Clone, Debug)]
-pub enum Place {
-    Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
-    #[cfg(feature = "emulator")]
-    Emulated(perennial::ops::cuda::emulated::Emulator),
-}
-
-impl Place {
-    /// The device that `name` names. Nothing falls back to another in silence.
-    pub fn parse(name: &str) -> Result<Place> {
-        let known: &[&str] = if cfg!(feature = "emulator") { &["cpu", "cuda", "emulated"] } else { &["cpu", "cuda"] };
-        match name.split_once(':').unwrap_or((name, "")) {
-            ("cpu", "") => Ok(Place::Cpu),
-            ("cuda", "") => Ok(Place::Cuda(0)),
-            ("cuda", number) => match number.parse() {
-                Ok(number) => Ok(Place::Cuda(number)),
-                Err(_) => Err(Error::input(format!("'{number}' in --device {name} is not the number of a GPU"))),
-            },
-            #[cfg(feature = "emulator")]
-            ("emulated", "") => Ok(Place::Emulated(perennial::ops::cuda::emulated::Emulator::built_in()?)),
-            #[cfg(not(feature = "emulator"))]
-            ("emulated", "") => Err(Error::input(
-                "this program was built without the emulated GPU: build it with `cargo build --features emulator`",
-            )),
-            _ => Err(unknown("device", name, known.iter().copied())),
-        }
-    }
-}
 
 impl Compute {
     /// Starts the threads, and finds the device.
@@ -71,28 +41,3 @@ impl Compute {
         Ok(place)
     }
 }
-
-/// Evaluates an expression with `$device` the type of the device that a [`Place`] names, and `$at` which of them.
-macro_rules! on_device {
-    ($place:expr, $device:ident, $at:ident => $work:expr) => {
-        match $place {
-            $crate::cli::compute::Place::Cpu => {
-                type $device = perennial::ops::cpu::Cpu<f32>;
-                let $at = &();
-                $work
-            }
-            $crate::cli::compute::Place::Cuda(number) => {
-                type $device = perennial::ops::cuda::Cuda<perennial::ops::cuda::nvidia::Nvidia>;
-                let $at = number;
-                $work
-            }
-            #[cfg(feature = "emulator")]
-            $crate::cli::compute::Place::Emulated(emulator) => {
-                type $device = perennial::ops::cuda::Cuda<perennial::ops::cuda::emulated::Emulated>;
-                let $at = emulator;
-                $work
-            }
-        }
-    };
-}
-pub(super) use on_device;

@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use perennial::data::broken::read_picture;
-use perennial::data::{tokenizer::Tokenizer, transform};
+use perennial::data::images::transform;
+use perennial::data::text::tokenizer::Tokenizer;
 use perennial::error::{Error, Result};
-use perennial::eval::pretrained::{Pretrained, find_spec, prepare};
+use perennial::eval::pretrained::prepare;
 use perennial::files::{check_no_input, check_writable, files_below, folder_of, is_same, read_text};
 use perennial::model::checkpoint::{self, Positions, TensorFile, Weights, save_bytes};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
-use perennial::ops::Backend;
-use perennial::ops::linear::Activation;
+use perennial::{Activation, Clip, ClipOptions, Place};
 
-use super::compute::{Compute, Place, on_device};
+use super::compute::Compute;
 use super::output::{put, say};
 
 #[derive(clap::Args)]
@@ -69,13 +69,22 @@ pub enum ActivationName {
 }
 
 impl Model {
-    /// The model, from the file's header and what lies beside it; what the user should hear of it goes to standard error.
+    fn options(&self) -> ClipOptions {
+        ClipOptions {
+            arch: self.arch.clone(),
+            activation: self.activation.map(|name| match name {
+                ActivationName::Gelu => Activation::Gelu,
+                ActivationName::QuickGelu => Activation::QuickGelu,
+            }),
+            positions: if self.interpolate_positions { Positions::Interpolated } else { Positions::AsStored },
+            allow_non_finite: self.allow_non_finite,
+            ..ClipOptions::default()
+        }
+    }
+
+    /// The model, from the file's header and what lies beside it; notes go to standard error.
     pub fn spec(&self) -> Result<ModelSpec> {
-        let activation = self.activation.map(|name| match name {
-            ActivationName::Gelu => Activation::Gelu,
-            ActivationName::QuickGelu => Activation::QuickGelu,
-        });
-        let (spec, notes) = find_spec(&self.model, self.arch.as_deref(), activation, self.positions())?;
+        let (spec, notes) = self.options().spec(&self.model)?;
         notes.iter().for_each(|note| say!("note: {note}"));
         Ok(spec)
     }
@@ -89,27 +98,19 @@ impl Model {
         files
     }
 
-    pub fn positions(&self) -> Positions {
-        if self.interpolate_positions { Positions::Interpolated } else { Positions::AsStored }
-    }
-
     /// The weights of the model `spec`; notes go to standard error.
     pub fn load(&self, spec: &ModelSpec) -> Result<Weights> {
-        let weights = checkpoint::load_with(&self.model, spec, self.positions())?.checked(self.allow_non_finite)?;
+        let weights = self.options().weights(&self.model, spec)?;
         weights.notes.iter().for_each(|note| say!("note: {note}"));
         Ok(weights)
     }
 
     /// The model `spec`, ready for at most `images` images and `texts` texts at once; notes go to standard error.
-    pub fn open<D: Backend>(
-        &self,
-        place: &D::Place,
-        spec: &ModelSpec,
-        images: usize,
-        texts: usize,
-    ) -> Result<Pretrained> {
-        let capacity = Capacity { images: images.max(1), texts: texts.max(1) };
-        Pretrained::open::<D>(place, &self.load(spec)?, spec, capacity)
+    pub fn open(&self, place: &Place, spec: &ModelSpec, images: usize, texts: usize) -> Result<Clip> {
+        let options = ClipOptions { place: place.clone(), capacity: Capacity { images, texts }, ..self.options() };
+        let clip = options.open_as(&self.model, spec)?;
+        clip.notes().iter().for_each(|note| say!("note: {note}"));
+        Ok(clip)
     }
 }
 
@@ -157,7 +158,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.inputs {
         return write_inputs(&spec, &source, arguments);
     }
-    on_device!(&place, D, place => embed::<D>(place, arguments, &spec, &source))
+    embed(&place, arguments, &spec, &source)
 }
 
 enum Source {
@@ -205,25 +206,24 @@ fn write_inputs(spec: &ModelSpec, source: &Source, arguments: &Arguments) -> Res
     Ok(())
 }
 
-fn embed<D: Backend>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, source: &Source) -> Result<()> {
+fn embed(place: &Place, arguments: &Arguments, spec: &ModelSpec, source: &Source) -> Result<()> {
     let (out, batch) = (&arguments.out, arguments.inference.batch);
-    let (count, width, embeddings) = match source {
+    let embeddings = match source {
         Source::Images(paths) => {
-            let mut model = arguments.model.open::<D>(place, spec, batch.min(paths.len()), 1)?;
+            let mut clip = arguments.model.open(place, spec, batch.min(paths.len()), 1)?;
             let mut counter = Counter::new("images", paths.len());
-            let embeddings =
-                model.embed_images(paths.len(), |image| read_picture(&paths[image]), &mut |done| counter.set(done))?;
-            (paths.len(), model.clip.spec.embed_dim, embeddings)
+            let load = |image: usize| read_picture(&paths[image]);
+            clip.embed_loaded(paths.len(), &load, &mut |done| counter.set(done))?
         }
         Source::Texts(texts) => {
-            let mut model = arguments.model.open::<D>(place, spec, 1, batch.min(texts.len()))?;
+            let mut clip = arguments.model.open(place, spec, 1, batch.min(texts.len()))?;
             let mut counter = Counter::new("texts", texts.len());
-            let embeddings = model.embed_texts(texts, &mut |done| counter.set(done))?;
-            (texts.len(), model.clip.spec.embed_dim, embeddings)
+            clip.embed_texts_with(texts, &mut |done| counter.set(done))?
         }
     };
+    let (count, width) = (embeddings.len(), embeddings.width);
     let mut file = TensorFile::new();
-    file.insert_f32("embeddings", &[count, width], embeddings);
+    file.insert_f32("embeddings", &[count, width], embeddings.values);
     file.save(out)?;
     put!("{}: {count} embeddings of width {width}", out.display());
     Ok(())

@@ -1,23 +1,16 @@
 //! `perennial eval`: zero-shot accuracy or retrieval of any checkpoint.
 
-use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use perennial::data::loader::{BatchRequest, Loader, LoaderOptions};
-use perennial::data::prompts::Templates;
+use perennial::data::text::prompts::Templates;
 use perennial::data::{self, Dataset, Split};
 use perennial::error::{Error, Result, unknown};
-use perennial::eval::embed::embed_images;
-use perennial::eval::pretrained::Pretrained;
-use perennial::eval::retrieval::retrieve;
-use perennial::eval::zero_shot::{Classification, class_embeddings};
 use perennial::experiment::{Config, EvaluationTask, PRESETS};
 use perennial::model::spec::ModelSpec;
-use perennial::ops::Backend;
+use perennial::{Clip, Place, TestSet};
 use serde_json::{Value, json};
 
-use super::compute::on_device;
 use super::embed::{Counter, Inference, Model};
 use super::output::{self, put, say};
 use super::run::print_broken;
@@ -103,10 +96,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         };
         return Err(Error::input(format!("{} {what}; --task classification needs none", dataset.name)));
     }
-    let tests = Tests { dataset: Arc::new(dataset), samples, max_broken: data.max_broken };
+    let tests = TestSet { dataset: Arc::new(dataset), samples, max_broken: data.max_broken };
     let mut found = match classifies {
-        true => on_device!(&place, D, at => classification::<D>(at, arguments, &spec, &templates, &tests))?,
-        false => on_device!(&place, D, at => retrieval::<D>(at, arguments, &spec, &tests))?,
+        true => classification(&place, arguments, &spec, &templates, &tests)?,
+        false => retrieval(&place, arguments, &spec, &tests)?,
     };
     if classifies {
         found.settings.push(("templates", evaluation.templates.clone()));
@@ -163,39 +156,6 @@ impl Found {
         self.parts.iter().for_each(|(name, part)| document[*name] = json!(part));
         self.settings.iter().for_each(|(name, setting)| document[*name] = json!(setting));
         document
-    }
-}
-
-/// What a model is tested on.
-struct Tests {
-    dataset: Arc<Dataset>,
-    /// Places in the data set.
-    samples: Vec<u32>,
-    max_broken: usize,
-}
-
-impl Tests {
-    /// Embeddings of the samples' pictures, each once: the first sample of each picture, without the broken ones, and a row each.
-    fn embed(&self, model: &mut Pretrained) -> Result<(Vec<u32>, Vec<f32>)> {
-        let mut known = HashSet::new();
-        let firsts = self.samples.iter().map(|sample| self.dataset.first_of_picture(*sample));
-        let pictures: Vec<u32> = firsts.filter(|picture| known.insert(*picture)).collect();
-        let mut counter = Counter::new("images", pictures.len());
-        let requests: Vec<BatchRequest> = (pictures.chunks(model.clip.capacity.images))
-            .map(|samples| BatchRequest { samples: samples.to_vec(), augment: None })
-            .collect();
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
-        let options = LoaderOptions { threads, prefetch: 4, max_broken: self.max_broken };
-        let size = model.clip.spec.vision_cfg.image_size;
-        let mut loader = Loader::new(Arc::clone(&self.dataset), requests.into_iter(), size, options)?;
-        let Pretrained { device, clip, .. } = &mut *model;
-        let embedded = embed_images(&mut **device, clip, &mut loader, &mut |done| counter.set(done))?;
-        device.health()?;
-        if embedded.0.is_empty() {
-            return Err(Error::input(format!("every sample of {} is broken", self.dataset.name)));
-        }
-        model.check_finite(&embedded.1, "image", 0)?;
-        Ok(embedded)
     }
 }
 
@@ -267,27 +227,19 @@ fn choose(arguments: &Arguments, domains: &[String], dataset: &Dataset) -> Resul
     Ok(samples)
 }
 
-fn classification<D: Backend>(
-    place: &D::Place,
+fn classification(
+    place: &Place,
     arguments: &Arguments,
     spec: &ModelSpec,
     templates: &Templates,
-    tests: &Tests,
+    tests: &TestSet,
 ) -> Result<Found> {
-    let Tests { dataset, samples, .. } = tests;
-    let prompts: Vec<String> = dataset.classes.iter().flat_map(|class| templates.prompts(class)).collect();
-    let mut model = open::<D>(place, arguments, spec, samples.len(), prompts.len())?;
-    let tokens = model.tokenize(&prompts)?;
-    let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-    let (width, classes) = (model.clip.spec.embed_dim, dataset.classes.len());
-    let texts = class_embeddings(&mut *model.device, &model.clip, &tokens, classes);
-    model.device.health()?;
-    model.check_finite(&texts, "class", 0)?;
-    let (pictures, images) = tests.embed(&mut model)?;
-    let labels: Vec<u32> = pictures.iter().map(|sample| dataset.samples[*sample as usize].class).collect();
-    let found = Classification::of(&images, &texts, width, &labels).expect("there is a picture");
+    let classes = tests.dataset.classes.len();
+    let prompts = classes * templates.iter().count();
+    let mut clip = open(place, arguments, spec, tests.samples.len(), prompts)?;
+    let (pictures, found) = tests.classify(&mut clip, templates, &mut Counting::default().progress())?;
     Ok(Found {
-        counts: vec![("pictures", pictures.len()), ("classes", classes)],
+        counts: vec![("pictures", pictures), ("classes", classes)],
         parts: vec![
             ("top_1_accuracy", found.top_1),
             ("top_5_accuracy", found.top_5),
@@ -297,46 +249,34 @@ fn classification<D: Backend>(
     })
 }
 
-fn retrieval<D: Backend>(place: &D::Place, arguments: &Arguments, spec: &ModelSpec, tests: &Tests) -> Result<Found> {
-    let Tests { dataset, samples, .. } = tests;
-    let mut captions: Vec<&str> = Vec::new();
-    let mut known = HashMap::new();
-    // Of each picture, by its first sample, the places of its captions.
-    let mut of_picture: HashMap<u32, Vec<u32>> = HashMap::new();
-    for sample in samples {
-        let caption = dataset.samples[*sample as usize].caption.as_str();
-        let column = *known.entry(caption).or_insert_with(|| {
-            captions.push(caption);
-            captions.len() as u32 - 1
-        });
-        let own = of_picture.entry(dataset.first_of_picture(*sample)).or_default();
-        if !own.contains(&column) {
-            own.push(column);
-        }
-    }
-    let mut model = open::<D>(place, arguments, spec, samples.len(), captions.len())?;
-    let mut counter = Counter::new("texts", captions.len());
-    let texts = model.embed_texts(&captions, &mut |done| counter.set(done))?;
-    let (pictures, images) = tests.embed(&mut model)?;
-    let texts_of_image: Vec<Vec<u32>> = pictures.iter().map(|picture| of_picture[picture].clone()).collect();
-    let (_, result) = retrieve(&images, &texts, model.clip.spec.embed_dim, &texts_of_image, |_, _| ());
-    let result = result.expect("every picture has a caption");
-    let both = [("image_to_text", result.image_to_text), ("text_to_image", result.text_to_image)];
+fn retrieval(place: &Place, arguments: &Arguments, spec: &ModelSpec, tests: &TestSet) -> Result<Found> {
+    let mut clip = open(place, arguments, spec, tests.samples.len(), tests.captions().len())?;
+    let ([pictures, captions], found) = tests.retrieve(&mut clip, &mut Counting::default().progress())?;
+    let both = [("image_to_text", found.image_to_text), ("text_to_image", found.text_to_image)];
     Ok(Found {
-        counts: vec![("pictures", pictures.len()), ("captions", captions.len())],
-        parts: vec![("mean_recall@1", result.mean_recall_at_1())],
+        counts: vec![("pictures", pictures), ("captions", captions)],
+        parts: vec![("mean_recall@1", found.mean_recall_at_1())],
         recalls: both.map(|(name, recall)| (name, [recall.at_1, recall.at_5, recall.at_10])).to_vec(),
         ..Found::default()
     })
 }
 
-fn open<D: Backend>(
-    place: &D::Place,
-    arguments: &Arguments,
-    spec: &ModelSpec,
-    images: usize,
-    texts: usize,
-) -> Result<Pretrained> {
+fn open(place: &Place, arguments: &Arguments, spec: &ModelSpec, images: usize, texts: usize) -> Result<Clip> {
     let batch = arguments.inference.batch;
-    arguments.model.open::<D>(place, spec, batch.min(images), batch.min(texts))
+    arguments.model.open(place, spec, batch.min(images), batch.min(texts))
+}
+
+/// How far each kind of thing has come that a model embeds.
+#[derive(Default)]
+struct Counting(Option<(&'static str, Counter)>);
+
+impl Counting {
+    fn progress(mut self) -> impl FnMut(&'static str, usize, usize) {
+        move |what, done, total| {
+            if self.0.as_ref().is_none_or(|(counted, _)| *counted != what) {
+                self.0 = Some((what, Counter::new(what, total)));
+            }
+            self.0.iter_mut().for_each(|(_, counter)| counter.set(done));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use perennial::data::tokenizer::{self, Tokenizer};
+use perennial::data::text::tokenizer::{self, Tokenizer};
 use perennial::error::{Error, Result};
 use perennial::files::{check_no_input, check_writable, folder_of, is_same};
 use perennial::model::checkpoint;

@@ -1,6 +1,6 @@
 //! What the program says: results go to standard output, everything else to standard error.
 //!
-//! Neither ever stops the work. A reader that has gone (`| head`) has had enough, and what more there is to print is dropped in silence.
+//! Neither ever stops the work. Once a reader has closed its end (`| head`), further output is dropped without an error.
 //! What cannot be printed for another reason, a full disk say, is remembered and is an error at the end: until then the files that were
 //! asked for are written.
 
@@ -25,7 +25,7 @@ macro_rules! put {
     ($($text:tt)*) => { $crate::cli::output::print(format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// Says a line on standard error; where that cannot be, nobody hears it.
+/// Prints a line to standard error; if that fails, the line is dropped.
 macro_rules! say {
     ($($text:tt)*) => { $crate::cli::output::tell(format_args!("{}\n", format_args!($($text)*))) };
 }

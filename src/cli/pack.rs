@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use perennial::data;
-use perennial::data::packed::{Edges, Plan, in_words};
+use perennial::data::formats::packed::{Edges, Plan, in_words};
 use perennial::error::{Error, Result};
 use perennial::experiment::Config;
 

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use perennial::data::broken::Broken;
 use perennial::error::Result;
-use perennial::experiment::{self, Access, Config, Evaluation, EvaluationTask, Observer};
+use perennial::experiment::{Access, Config, Evaluation, EvaluationTask, Observer};
 use perennial::interrupt;
 #[cfg(feature = "tensorboard")]
 use perennial::report::TensorBoard;
 use perennial::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
+use perennial::run_on;
 
-use super::compute::{Compute, on_device};
+use super::compute::Compute;
 use super::output::{self, put};
 use super::progress::Progress;
 
@@ -94,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments.preset, &config));
     let access = Access { lock: !arguments.common.no_lock, start_over: arguments.start_over };
     let mut progress = Progress::new(None).with_metrics_file(arguments.metrics_file.as_deref())?;
-    let go = |observer: &mut dyn Observer| on_device!(&place, D, at => experiment::run::<D>(at, &config, &out, access, observer));
+    let go = |observer: &mut dyn Observer| run_on(&place, &config, &out, access, observer);
     #[cfg(feature = "tensorboard")]
     let evaluation = if arguments.tensorboard {
         let mut events = TensorBoard::new(&out, &mut progress);

@@ -8,7 +8,7 @@ use std::path::Path;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::picture;
+use super::images::picture;
 use crate::error::{Error, Result};
 
 /// Reasons by which broken samples are counted.

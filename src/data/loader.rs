@@ -19,7 +19,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::{Dataset, transform};
+use super::Dataset;
+use super::images::transform;
 use crate::error::{Error, Result};
 use crate::rng::rng;
 
@@ -138,7 +139,7 @@ impl Drop for Loader {
     fn drop(&mut self) {
         self.shared.stop();
         for thread in self.threads.drain(..) {
-            // A worker catches its panics; should one escape, there is nobody left to tell.
+            // A worker catches its panics; one that escapes is dropped with its thread.
             let _ = thread.join();
         }
     }
@@ -343,7 +344,7 @@ impl Shared {
             if let Some(whole) = state.take_whole() {
                 return Some(whole);
             }
-            // One batch at a time: nobody would gain from a second.
+            // One batch at a time: the caller waits for this one.
             let job = state.take_job(1);
             if job.is_none() && state.finished() {
                 return None;

@@ -1,63 +1,31 @@
-//! Images with captions, classes, domains and years: formats, transforms, prompts, tokens and the loader.
+//! Images with captions, classes, domains and years: from files to batches.
 //!
-//! | file | job |
+//! | place | job |
 //! |---|---|
-//! | `mod.rs` | what every format yields, and the table of formats |
-//! | `emoji.rs` | the bundled data set and folders of its layout |
-//! | `folder.rs` | a folder of pictures for each class |
-//! | `cifar.rs` | the binary files of CIFAR-10 and CIFAR-100 |
-//! | `domainnet.rs` | DomainNet's lists |
-//! | `webdataset/` | tar shards |
-//! | `braces.rs` | names of shards with ranges and lists in braces |
-//! | `packed.rs` | pixels in one file |
-//! | `csv.rs` | a table with a line for each sample |
-//! | `rows.rs` | the rows and cells of a table |
-//! | `class_names.rs` | from a data set's own names of classes to readable ones |
-//! | `time.rs` | from a date or a timestamp to a year |
-//! | `index.rs` | indexes of data sets that are slow to list, kept |
+//! | `mod.rs` | what every format yields |
+//! | `formats/` | how data lie in files: a file for each format, and the table of them |
+//! | `images/` | from a picture's file to the model's pixels |
+//! | `text/` | from captions and names of classes to token ids |
 //! | `broken.rs` | samples that cannot be used: which, how many, and why |
-//! | `picture.rs` | from a picture file to RGB, as Pillow |
-//! | `resample.rs` | Pillow's resize, value for value |
-//! | `transform.rs` | from a picture to the model's pixels |
-//! | `clean.rs` | what becomes of a text before it is cut into tokens |
-//! | `tokenizer.rs` | from a text to token ids |
-//! | `prompts.rs` | from a class name to the texts that stand for it |
 //! | `loader.rs` | batches ahead of time, in an order that no thread can change |
 
-mod braces;
 pub mod broken;
-pub mod cifar;
-pub mod class_names;
-mod clean;
-pub mod csv;
-pub mod domainnet;
-pub mod emoji;
-pub mod folder;
-pub mod index;
+pub mod formats;
+pub mod images;
 pub mod loader;
-pub mod packed;
-pub mod picture;
-pub mod prompts;
-mod resample;
-mod rows;
-pub mod time;
-pub mod tokenizer;
-pub mod transform;
-pub mod webdataset;
+pub mod text;
+
+pub use formats::{Source, names, open};
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result, unknown};
+use crate::error::{Error, Result};
 use broken::Broken;
-use csv::CsvSettings;
-use folder::SplitSettings;
-use webdataset::WebDatasetSettings;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Split {
@@ -117,8 +85,8 @@ pub struct Dataset {
     labelled: Vec<bool>,
     /// The first sample of the same picture, by sample; empty where every sample has a picture of its own.
     first_of_picture: Vec<u32>,
-    /// What the format passed over, merged, or read in another way than its files say, a sentence each, with counts and names: nobody
-    /// need look for it. `eval`, `doctor` and a run's manifest tell it.
+    /// What the format passed over, merged, or read in another way than its files say, a sentence each, with counts and names.
+    /// `eval`, `doctor` and a run's manifest show them.
     pub notes: Vec<String>,
     /// What the format has left out of `samples`.
     skipped: Broken,
@@ -258,104 +226,6 @@ impl fmt::Debug for Dataset {
     }
 }
 
-/// Where a data set lies, and how it is read: what [`open`] wants to know.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Source {
-    /// A format by its name: `emoji`, `folder`, `csv`, ...
-    pub name: String,
-    /// Where its files are; `None` for a data set that comes with the program.
-    pub folder: Option<PathBuf>,
-    /// Readable names of the classes: a bundled list or a file, see [`class_names`]. Empty for the data set's own names, their
-    /// underscores as spaces.
-    pub class_names: String,
-    /// Which folders hold the splits; the format `folder` alone looks here.
-    pub splits: SplitSettings,
-    /// What the columns of a table are; the format `csv` alone looks here.
-    pub csv: CsvSettings,
-    /// Which shards there are; the format `webdataset` alone looks here.
-    pub webdataset: WebDatasetSettings,
-}
-
-impl Source {
-    /// A data set of a format with its usual settings.
-    pub fn new(name: &str, folder: Option<&Path>) -> Source {
-        Source { name: name.to_string(), folder: folder.map(Path::to_path_buf), ..Source::default() }
-    }
-
-    /// The folder. Fails where none is given, or where it is none: a format that does not come with the program needs one.
-    pub fn folder(&self) -> Result<&Path> {
-        let Some(folder) = &self.folder else {
-            return Err(Error::input(format!(
-                "the data set '{}' does not come with the program: say where its folder is (data.folder, or --folder)",
-                self.name
-            )));
-        };
-        match std::fs::metadata(folder) {
-            Ok(data) if data.is_dir() => Ok(folder),
-            Ok(_) => Err(Error::input(format!("{} is no folder; '{}' is read from one", folder.display(), self.name))),
-            Err(cause) => Err(Error::reading(folder, cause)),
-        }
-    }
-}
-
-/// A data format: the name users give, and how it is opened.
-struct Format {
-    name: &'static str,
-    open: fn(&Source) -> Result<Dataset>,
-}
-
-/// All formats. A new one is a file of its own and a row here.
-const FORMATS: [Format; 8] = [
-    Format { name: "emoji", open: |source| emoji::open(source.folder.as_deref()) },
-    Format { name: "folder", open: folder::open },
-    Format { name: "cifar10", open: cifar::open_10 },
-    Format { name: "cifar100", open: cifar::open_100 },
-    Format { name: "domainnet", open: domainnet::open },
-    Format { name: "csv", open: csv::open },
-    Format { name: "webdataset", open: webdataset::open },
-    Format { name: "packed", open: packed::open },
-];
-
-/// The names that [`open`] knows.
-pub fn names() -> impl Iterator<Item = &'static str> + Clone {
-    FORMATS.iter().map(|format| format.name)
-}
-
-/// Opens a data set. Fails when its format is not known, or when its files cannot be read or are not what the format says.
-pub fn open(source: &Source) -> Result<Dataset> {
-    let Some(format) = FORMATS.iter().find(|format| format.name == source.name) else {
-        return Err(unknown("data set", &source.name, names()));
-    };
-    let mut dataset = (format.open)(source)?;
-    let of_names = class_names::notes(&source.class_names, &dataset)?;
-    dataset.notes.extend(of_names);
-    check_ids(&dataset)?;
-    if dataset.samples.len() > u32::MAX as usize {
-        return Err(Error::input(format!(
-            "{} has {} samples; 2^32 - 1 are the most",
-            source.name,
-            dataset.samples.len()
-        )));
-    }
-    Ok(dataset)
-}
-
-/// Fails when two samples have the same id, naming both.
-fn check_ids(dataset: &Dataset) -> Result<()> {
-    let mut ids: Vec<(u64, usize)> = dataset.samples.iter().map(|sample| sample.id).zip(0..).collect();
-    ids.sort_unstable();
-    match ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => {
-            let [first, second] = [pair[0].1, pair[1].1].map(|sample| dataset.images.name(sample));
-            Err(Error::input(format!(
-                "{}: {first} and {second} have the same id, {}; each sample must have its own",
-                dataset.name, pair[0].0
-            )))
-        }
-        None => Ok(()),
-    }
-}
-
 /// A number that stands for a sample in every run, made of what its data set calls it: 64 bits of its SHA-256. Of a million
 /// samples two share theirs once in forty million data sets.
 pub(crate) fn id_of(parts: &[&str]) -> u64 {
@@ -382,27 +252,6 @@ pub(crate) fn fingerprint<'a>(pieces: impl IntoIterator<Item = (&'a str, &'a [u8
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn unknown_data_set_names_the_nearest() {
-        let message = open(&Source::new("emojy", None)).unwrap_err().to_string();
-        assert!(message.contains("'emojy'") && message.contains("did you mean 'emoji'"), "{message}");
-    }
-
-    #[test]
-    fn samples_of_one_id_are_both_named() {
-        let sample = |id| Sample { id, caption: String::new(), class: 0, domain: 0, time: 0, split: Split::Train };
-        let dataset = |ids: [u64; 4]| {
-            let paths = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"].map(Box::from).to_vec();
-            let images = folder::PictureFiles { folder: PathBuf::new(), paths };
-            let name = || vec!["one".to_string()];
-            let samples = ids.into_iter().map(sample).collect();
-            Dataset::new("folder", name(), name(), samples, String::new(), Box::new(images))
-        };
-        check_ids(&dataset([4, 3, 2, 1])).unwrap();
-        let message = check_ids(&dataset([9, 5, 7, 5])).unwrap_err().to_string();
-        assert_eq!(message, "folder: a/2.jpg and b/2.jpg have the same id, 5; each sample must have its own");
-    }
 
     #[test]
     fn fingerprint_tells_pieces_apart() {

@@ -6,7 +6,7 @@ use crate::model::clip::Clip;
 use crate::ops::Device;
 
 /// L2-normalised image embeddings `[images, D]` of everything the loader yields, with the data set's index of each. `progress`
-/// hears how many are done.
+/// is told how many are done.
 pub fn embed_images(
     device: &mut dyn Device,
     clip: &Clip,

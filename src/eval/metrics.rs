@@ -1,4 +1,4 @@
-//! What a run is judged by (methods.md section 5); retrieval has a file of its own. Fractions in [0, 1] throughout.
+//! What a run is judged by (docs/methods.md, section 5); retrieval has a file of its own. Fractions in [0, 1] throughout.
 //!
 //! A tie never counts in favour: a right answer must score higher than every wrong one, so that a model that gives
 //! everything the same score, or NaN, is not taken for a good one.
@@ -80,7 +80,7 @@ impl TaskMatrix {
     }
 
     /// Mean over the tasks j before the last of max_i E_ij - E_Tj. The maximum is over all steps that have a value,
-    /// also those before the task was learnt, as methods.md has it.
+    /// also those before the task was learnt, as docs/methods.md has it.
     pub fn forgetting(&self) -> Option<f64> {
         let last = self.rows.len().checked_sub(1)?;
         mean((0..last).map(|task| {

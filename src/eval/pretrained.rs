@@ -6,8 +6,11 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::embed;
-use crate::data::tokenizer::{self, Tokenizer};
-use crate::data::transform;
+use super::zero_shot::class_embeddings;
+use crate::data::images::transform;
+use crate::data::loader::Loader;
+use crate::data::text::prompts::Templates;
+use crate::data::text::tokenizer::{self, Tokenizer};
 use crate::error::{Error, Result};
 use crate::files::folder_of;
 use crate::model::checkpoint::{self, Positions, Stored, Weights};
@@ -18,7 +21,7 @@ use crate::ops::linear::Activation;
 use crate::ops::{Backend, Device, Plan};
 
 /// The model that the checkpoint at `path` holds: what the file says of itself, or else `arch`, a bundled model or an
-/// open_clip JSON file. `activation` goes before what either says. Returns also what the user should hear of it.
+/// open_clip JSON file. `activation` goes before what either says. Also returns warnings for the user.
 ///
 /// Weights of other programs do not say which activation they were trained with, and a wrong guess costs several points
 /// silently; so it is an error of input where nothing says it. An `arch` other than what the file says is an error too, but
@@ -64,8 +67,8 @@ pub fn find_spec(
     Ok((spec, notes))
 }
 
-/// Fails where a tokenizer other than CLIP's lies beside the configuration that tells the model; returns what the user should hear of one
-/// that has more words.
+/// Fails where a tokenizer other than CLIP's lies beside the configuration that tells the model; returns a warning about one that
+/// has more words.
 pub fn check_tokenizer(stored: Option<&Stored>) -> Result<Vec<String>> {
     match stored {
         Some(Stored { origin, .. }) if origin.extension().is_some_and(|ending| ending == "json") => {
@@ -75,7 +78,7 @@ pub fn check_tokenizer(stored: Option<&Stored>) -> Result<Vec<String>> {
     }
 }
 
-/// Whether the model is used with QuickGELU, and what the user should hear of that: what the user says, `given`; or else what
+/// Whether the model is used with QuickGELU, and a warning about that: what the user says, `given`; or else what
 /// the checkpoint says in words, or the description of the model that the user named (its name, whether it is QuickGELU, and
 /// how it tells that); or else a configuration's default, which is told. It is an error of input where the two contradict
 /// one another, and where neither says it.
@@ -150,11 +153,11 @@ impl Pretrained {
     }
 
     /// L2-normalised embeddings `[count, D]` of the images that `load` yields for 0 to `count` - 1; threads ask for
-    /// several at the same time. `progress` hears how many are done.
+    /// several at the same time. `progress` is told how many are done.
     pub fn embed_images(
         &mut self,
         count: usize,
-        load: impl Fn(usize) -> Result<RgbImage> + Sync,
+        load: &(dyn Fn(usize) -> Result<RgbImage> + Sync),
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>> {
         let Pretrained { device, clip, not_finite, .. } = self;
@@ -191,7 +194,7 @@ impl Pretrained {
         Ok(texts.iter().map(|one| self.tokenizer.encode(one.as_ref(), text.context_length)).collect())
     }
 
-    /// L2-normalised embeddings `[texts, D]`. `progress` hears how many are done.
+    /// L2-normalised embeddings `[texts, D]`. `progress` is told how many are done.
     pub fn embed_texts<T: AsRef<str>>(&mut self, texts: &[T], progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
         let tokens = self.tokenize(texts)?;
         let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
@@ -210,12 +213,33 @@ impl Pretrained {
         }
         Ok(embeddings)
     }
-}
 
-impl Pretrained {
-    /// [`check_finite`] of this model's embeddings, unless its weights are no numbers and the user has let them pass.
-    pub fn check_finite(&self, rows: &[f32], what: &str, first: usize) -> Result<()> {
-        if self.not_finite { Ok(()) } else { check_finite(rows, self.clip.spec.embed_dim, what, first) }
+    /// Embeddings `[classes, D]`: of each class the mean direction of its prompts.
+    pub fn embed_classes(&mut self, classes: &[&str], templates: &Templates) -> Result<Vec<f32>> {
+        let prompts: Vec<String> = classes.iter().flat_map(|class| templates.prompts(class)).collect();
+        let tokens = self.tokenize(&prompts)?;
+        let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+        let rows = class_embeddings(&mut *self.device, &self.clip, &tokens, classes.len());
+        self.device.health()?;
+        self.check(&rows, "class")?;
+        Ok(rows)
+    }
+
+    /// L2-normalised embeddings of everything the loader yields, with the data set's index of each; a broken sample has none. `progress` is
+    /// told how many are done.
+    pub fn embed_batches(
+        &mut self,
+        loader: &mut Loader,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(Vec<u32>, Vec<f32>)> {
+        let embedded = embed::embed_images(&mut *self.device, &self.clip, loader, progress)?;
+        self.device.health()?;
+        self.check(&embedded.1, "image")?;
+        Ok(embedded)
+    }
+
+    fn check(&self, rows: &[f32], what: &str) -> Result<()> {
+        if self.not_finite { Ok(()) } else { check_finite(rows, self.clip.spec.embed_dim, what, 0) }
     }
 }
 

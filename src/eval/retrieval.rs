@@ -1,4 +1,4 @@
-//! Retrieval among unit embeddings, images by texts and texts by images (methods.md section 5). Fractions in [0, 1].
+//! Retrieval among unit embeddings, images by texts and texts by images (docs/methods.md, section 5). Fractions in [0, 1].
 //!
 //! A tie never counts in favour, as in [`super::metrics`]. Similarities are made a few rows at a time: those of a million
 //! images and texts would be four terabytes.

@@ -1,4 +1,4 @@
-//! Zero-shot classification: each class is the mean direction of its prompts (methods.md section 5).
+//! Zero-shot classification: each class is the mean direction of its prompts (docs/methods.md, section 5).
 
 use std::cmp::Ordering;
 

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::presets::{Expected, PRESETS};
 use crate::data::Source;
-use crate::data::csv::CsvSettings;
-use crate::data::folder::SplitSettings;
-use crate::data::webdataset::WebDatasetSettings;
+use crate::data::formats::csv::CsvSettings;
+use crate::data::formats::folder::SplitSettings;
+use crate::data::formats::webdataset::WebDatasetSettings;
 use crate::error::{Error, Result, nearest, unknown};
 use crate::files::read_text;
 use crate::method::patching::PatchingSettings;

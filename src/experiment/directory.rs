@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::Config;
-use super::evaluation::{Evaluation, Prediction};
 use super::log::Log;
+use super::record::{Evaluation, Prediction};
 use super::setup::Setup;
 use super::state::Position;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ use crate::seal::{self, Seal};
 /// refused.
 pub const FORMAT: u64 = 2;
 
-/// How long to wait for a lock that somebody may hold for a moment, to see whether a run is at work.
+/// How long to wait for a lock that another process may hold for a moment, while it looks whether a run is at work.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a run's directory is opened.
@@ -72,7 +72,7 @@ impl RunDirectory {
         Ok(RunDirectory { path: path.to_path_buf(), log: None, lock })
     }
 
-    /// To be called once all is done: nobody is at work here any more.
+    /// To be called once all is done: releases the directory, and removes what only an unfinished run needs.
     pub fn close(self) -> Result<()> {
         for file in [previous_state(&self.path), self.path.join("status.json")] {
             match fs::remove_file(&file) {
@@ -130,7 +130,7 @@ impl RunDirectory {
             "parameters": parameters,
             "sha256": hashes,
             "notes": setup.notes,
-            // In words, in their order: whoever repeats the run elsewhere needs no seed and no generator of ours.
+            // By name, in their order, so that the run can be repeated by another program, without our random generator.
             "steps": if setup.dataset.has_classes() { steps.into() } else { Value::Null },
         });
         write_atomically(&self.path.join("manifest.json"), &seal::to_json(&manifest))
@@ -226,7 +226,7 @@ impl RunDirectory {
 }
 
 impl Drop for RunDirectory {
-    /// Nobody is at work here any more.
+    /// No process is at work here any more.
     fn drop(&mut self) {
         if let Some(lock) = &self.lock {
             let _ = lock.set_len(0);

@@ -286,7 +286,7 @@ impl Doctor<'_> {
         // A checkpoint has the parameters in f32; the state has them with two moments, and is written beside the last.
         let needed = 4 * parameters * steps + 2 * 12 * parameters;
         let Some(folder) = out.ancestors().map(existing).find(|folder| folder.exists()) else { return };
-        // Asked of a file's name that nobody uses.
+        // By the name of a file that does not exist.
         if let Err(error) = check_writable(&folder.join("perennial-doctor")) {
             return self
                 .wrong(format!("the run's directory cannot be {}: {error}; choose another --out", out.display()));

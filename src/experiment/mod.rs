@@ -8,6 +8,7 @@ mod evaluation;
 mod log;
 mod predictions;
 mod presets;
+mod record;
 mod run;
 mod setup;
 mod state;
@@ -19,9 +20,9 @@ pub use config::{
 };
 pub use directory::{Access, RunDirectory};
 pub use doctor::{Finding, Verdict, examine};
-pub use evaluation::{Evaluation, Prediction, Spent, StepRecord};
 pub use log::{Lines, Pace};
 pub use presets::{Expected, PRESETS, Preset};
+pub use record::{Evaluation, Prediction, Spent, StepRecord};
 pub use run::{Iteration, Observer, run};
 pub use setup::Setup;
 pub use status::{Phase, Seen, Status};

@@ -3,7 +3,8 @@
 use rand::RngExt;
 
 use super::config::EvaluationTask;
-use super::evaluation::{Answer, Prediction};
+use super::evaluation::Answer;
+use super::record::Prediction;
 use super::setup::Setup;
 use crate::rng::{rng, shuffle};
 

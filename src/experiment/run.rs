@@ -7,14 +7,15 @@ use serde_json::json;
 
 use super::config::Config;
 use super::directory::{self, Access, RunDirectory};
-use super::evaluation::{Evaluation, Spent, evaluate, open_loader};
+use super::evaluation::{evaluate, open_loader};
 use super::log::now;
 use super::predictions::pick;
+use super::record::{Evaluation, Spent};
 use super::setup::Setup;
 use super::state::{self, Position, Restored};
 use super::status::{Phase, Pulse, Status};
+use crate::data::images::transform;
 use crate::data::loader::{Augment, Batch, BatchRequest, Loader};
-use crate::data::transform;
 use crate::error::{Error, Result};
 use crate::interrupt::{self, Hold};
 use crate::memory::Memory;

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::config::{Config, EvaluationConfig, EvaluationTask, ModelConfig, TrainConfig, TrainText};
 use crate::data::broken::SHOWN;
-use crate::data::prompts::{Templates, fill};
-use crate::data::tokenizer::Tokenizer;
+use crate::data::text::prompts::{Templates, fill};
+use crate::data::text::tokenizer::Tokenizer;
 use crate::data::{self, Dataset, Split};
 use crate::error::{Error, Result, unknown};
 use crate::eval::pretrained::{check_tokenizer, known_activation};

@@ -1,4 +1,4 @@
-//! Where a run is, for whoever looks at it from outside: `status.json` while it is at work, and what its directory tells afterwards.
+//! Where a run is, for other processes: `status.json` while it is at work, and what its directory tells afterwards.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Replay: which earlier samples are kept and seen again (methods.md section 3).
+//! Replay: which earlier samples are kept and seen again (docs/methods.md, section 3).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,8 +60,8 @@ impl Memory {
         indices
     }
 
-    /// Takes in the samples (index, class) of a finished step. Returns, ascending, the samples that are now in
-    /// nobody's hands: those that left and those that were not taken. They give up their state. Samples that are
+    /// Takes in the samples (index, class) of a finished step. Returns, ascending, the samples that are not
+    /// kept: those that left and those that were not taken. Their state is given up. Samples that are
     /// already kept may be among `new`.
     pub fn update(&mut self, new: &[(u32, u32)]) -> Vec<u32> {
         let seed = self.seed;
@@ -147,7 +147,7 @@ pub enum ReplayRule {
     Equal,
 }
 
-/// How many samples of each earlier step are seen again at step t = `earlier.len()` + 1 (methods.md section 3;
+/// How many samples of each earlier step are seen again at step t = `earlier.len()` + 1 (docs/methods.md, section 3;
 /// TiC-CLIP, arXiv 2310.16226). `earlier` are the sizes of the steps 1 to t - 1, and `step_size` is D, the size of
 /// one step. Where D does not divide, the later steps have one more. A step gives no more than it has; the rest is
 /// not taken from others.

@@ -68,7 +68,7 @@ pub struct ParameterList {
 }
 
 impl ParameterList {
-    /// The parameters of open_clip's CLIP (interop.md): 302 tensors for ViT-B-16.
+    /// The parameters of open_clip's CLIP (docs/interop.md): 302 tensors for ViT-B-16.
     pub fn of(spec: &ModelSpec) -> ParameterList {
         ParameterList::with_extras(spec, &[])
     }

@@ -1,5 +1,7 @@
 //! Tables from run directories, a page with plots, and TensorBoard's event files.
 
+mod cells;
+mod groups;
 mod html;
 mod matrices;
 mod reference;
@@ -9,11 +11,13 @@ mod table;
 #[cfg(feature = "tensorboard")]
 mod tensorboard;
 
+pub use cells::Cell;
+pub use groups::group;
 pub use html::page;
 pub use matrices::{static_table, transfer_table};
 pub use reference::{Comparison, Reference};
-pub use run::{LogLine, Run, group};
-pub use summary::{Cell, matrix_table, summary_json, summary_table};
+pub use run::{LogLine, Run};
+pub use summary::{matrix_table, summary_json, summary_table};
 pub use table::{Table, Value, markdown, visible};
 #[cfg(feature = "tensorboard")]
 pub use tensorboard::TensorBoard;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::summary::Spread;
+use super::cells::Spread;
 
 /// What stands in one place of a table.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,7 @@ mod step;
 
 use std::path::PathBuf;
 
-use perennial::data::tokenizer::Tokenizer;
+use perennial::data::text::tokenizer::Tokenizer;
 use perennial::data::{self, Source};
 use perennial::error::{Error, Result};
 use perennial::files::write_atomically;

@@ -45,7 +45,7 @@ pub struct Container {
     pub metadata: BTreeMap<String, String>,
     /// By place in the file.
     pub tensors: Vec<Tensor>,
-    /// What the user should hear of the file.
+    /// Warnings about the file, for the user.
     pub notes: Vec<String>,
 }
 

@@ -92,7 +92,7 @@ impl Naming {
         }
     }
 
-    /// Whether a tensor of that plain name is a constant that some versions store, and that nobody needs.
+    /// Whether a tensor of that plain name is a constant that some versions store; it is no weight.
     pub fn ignores(&self, plain_name: &str) -> bool {
         match self.layout {
             Layout::OpenClip => plain_name == "attn_mask" || plain_name.ends_with(".attn_mask"),

@@ -48,7 +48,7 @@ pub struct Weights {
     pub values: Vec<f32>,
     /// The model that the file says it holds, in our metadata or in the configuration beside it.
     pub spec: Option<ModelSpec>,
-    /// What the user should hear though the file can be used.
+    /// Warnings, for the user; the file can be used.
     pub notes: Vec<String>,
     /// How many weights are NaN or infinite, and where the first of them is; None where all are numbers.
     pub not_finite: Option<String>,

@@ -13,7 +13,7 @@ use super::container::{Tensor, printable};
 use super::layout::OPENAI_SIZES;
 use crate::pickle::{Id, Node, Pickle};
 
-/// What a file holds, in the order of its pickle, and what the user should hear of it.
+/// What a file holds, in the order of its pickle, and warnings about it.
 pub type Found = (Vec<Tensor>, Vec<String>);
 
 /// Bytes of a tensor's name.

@@ -16,9 +16,10 @@ mod sections;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::cells::{Cell, Spread};
 use super::reference::{Comparison, Reference};
 use super::run::Run;
-use super::summary::{self, Cell, Metric, Spread};
+use super::summary::{self, Metric};
 use crate::experiment::EvaluationTask;
 use crate::method::{Classifies, Spends};
 use crate::stream::StreamKind;
@@ -251,7 +252,7 @@ struct Section {
     body: Markup,
 }
 
-/// The whole page, for groups as [`super::run::group`] makes them. `notes` are what the reader should know of runs that
+/// The whole page, for groups as [`super::group`] makes them. `notes` are what the reader should know of runs that
 /// are not there; `reference` has published figures to hold the runs against.
 pub fn page(groups: Vec<Vec<Cell<Run>>>, notes: &[String], reference: Option<&Reference>) -> String {
     let several = groups.len() > 1;

@@ -6,9 +6,10 @@ use super::pictures::{Card, Gallery};
 use super::plots::{Axis, Bar, LARGE, Line, Look, Plot, Point, SMALL, bars, heat_map, heat_scale, short_count};
 use super::{Group, Section, Series, palette};
 use crate::method;
+use crate::report::cells::{Matrix, Spread};
 use crate::report::reference::Comparison;
 use crate::report::run::{LogLine, Run};
-use crate::report::summary::{AVERAGE, BACKWARD, FORGETTING, IN_DOMAIN, METRICS, Matrix, Metric, Spread};
+use crate::report::summary::{AVERAGE, BACKWARD, FORGETTING, IN_DOMAIN, METRICS, Metric};
 
 /// Points of a training curve; more cannot be told apart.
 const CURVE_POINTS: u64 = 200;

@@ -1,0 +1,50 @@
+//! Rows of numbers: embeddings, or similarities.
+
+use crate::eval::zero_shot::similarities;
+
+/// Rows of the same width, one after the other: embeddings of unit length, or similarities with a column for each of something else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    pub values: Vec<f32>,
+    pub width: usize,
+}
+
+impl Rows {
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.width.max(1)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Row `index`, from 0. Panics where there is none.
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.width..][..self.width]
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.width.max(1))
+    }
+
+    /// Cosine similarities of embeddings: a row for each of these, a column for each of `others`. Panics when their widths differ.
+    ///
+    /// ```
+    /// use perennial::Rows;
+    ///
+    /// let images = Rows { values: vec![1.0, 0.0, 0.6, 0.8], width: 2 };
+    /// let texts = Rows { values: vec![0.0, 1.0], width: 2 };
+    /// assert_eq!(images.similarities(&texts).values, [0.0, 0.8]);
+    /// ```
+    pub fn similarities(&self, others: &Rows) -> Rows {
+        assert_eq!(self.width, others.width, "embeddings of one model");
+        Rows { values: similarities(&self.values, &others.values, self.width), width: others.len() }
+    }
+
+    /// The column of a row's largest value; of equals the first.
+    pub fn largest(&self, index: usize) -> usize {
+        let row = self.row(index);
+        (0..row.len()).reduce(|best, column| if row[column] > row[best] { column } else { best }).unwrap_or(0)
+    }
+}
