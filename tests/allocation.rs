@@ -3,10 +3,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use perennial::method;
 use perennial::model::clip::Capacity;
 use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
-use perennial::method;
 use perennial::ops::cpu::Cpu;
 use perennial::train::{OptimizerSettings, Stage, StageView, TextBank, TrainBatch, Trainer, TrainerSpec};
 

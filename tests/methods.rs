@@ -160,7 +160,11 @@ impl Setup {
         let (learnt, idle): (Vec<&Parameter>, Vec<&Parameter>) =
             own.into_iter().partition(|parameter| stored.contains(&parameter.name));
         for parameter in &idle {
-            assert!(self.gradient(&parameter.name).iter().all(|g| *g == 0.0), "{method}: {} has a gradient", parameter.name);
+            assert!(
+                self.gradient(&parameter.name).iter().all(|g| *g == 0.0),
+                "{method}: {} has a gradient",
+                parameter.name
+            );
         }
         println!("{method}: {} gradients, {} of them its own; {} idle", stored.len(), learnt.len(), idle.len());
         let expected = match method {

@@ -19,9 +19,7 @@ mod l2_sp {
     use perennial::model::trainable::{Piece, Trainable};
     use perennial::ops::arena::QuadraticPenalty;
     use perennial::ops::{Device, Plan, Stats};
-    use perennial::train::{
-        Loaded, Models, Objective, Path, Planned, Recipe, StageView, TrainBatch, Trainer, key_of,
-    };
+    use perennial::train::{Loaded, Models, Objective, Path, Planned, Recipe, StageView, TrainBatch, Trainer, key_of};
 
     pub const ENTRY: Entry = Entry {
         settings: &[L2SpSettings::GROUP],
@@ -152,7 +150,7 @@ fn ended(method: &str, settings: &[&str], out: &Path) -> BTreeMap<String, Vec<u3
     config.memory.size = 0;
     let evaluation = run::<Cpu<f32>>(&(), &config, out, Access::default(), &mut Silent).unwrap();
     let last = out.join(format!("checkpoints/step-{:03}.safetensors", evaluation.steps.len()));
-    let bytes = files(out).remove(last.strip_prefix(out).unwrap().to_str().unwrap()).unwrap();
+    let bytes = files(out).remove(last.strip_prefix(out).unwrap()).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let bits = |data: &[u8]| data.chunks_exact(4).map(|four| u32::from_le_bytes(four.try_into().unwrap())).collect();
     tensors.iter().map(|(name, tensor)| (name.to_string(), bits(tensor.data()))).collect()

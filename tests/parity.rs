@@ -37,7 +37,9 @@ impl Setup {
             by_class: false,
             steps: 1,
         };
-        let mut trainer = Trainer::new::<Cpu<f32>>(&(), &spec, &*method::find("sequential").unwrap().open_default(), capacity).unwrap();
+        let mut trainer =
+            Trainer::new::<Cpu<f32>>(&(), &spec, &*method::find("sequential").unwrap().open_default(), capacity)
+                .unwrap();
         let mut values = vec![0.0; trainer.clip.parameters.arena_len()];
         for parameter in trainer.clip.parameters.iter() {
             let init = fixture.f64(&format!("init/{}", parameter.name));

@@ -31,7 +31,7 @@ use std::time::Instant;
 use half::bf16;
 
 use crate::ops::cpu::Cpu;
-use crate::ops::{Bytes, Backend, Ids, Memory, Plan, Stats, Tensor};
+use crate::ops::{Backend, Bytes, Ids, Memory, Plan, Stats, Tensor};
 use crate::rng::{Rng, normal, rng};
 
 /// How large the cases are.

@@ -1,6 +1,6 @@
 use super::{Case, Checker, Operands, Size, Tolerance};
 use crate::ops::patch_embed::{Normalization, PatchShape};
-use crate::ops::{Bytes, Backend, Tensor};
+use crate::ops::{Backend, Bytes, Tensor};
 use crate::rng::below;
 
 struct PatchEmbed(PatchShape);

@@ -23,9 +23,7 @@ use crate::model::trainable::Trainable;
 use crate::ops::Backend;
 use crate::ops::cpu::Cpu;
 use crate::rng::{Rng, below, rng, unit};
-use crate::train::{
-    OptimizerSettings, Stage, StageView, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec,
-};
+use crate::train::{OptimizerSettings, Stage, StageView, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// The name of these checks, beside the ops'.
 pub const OP: &str = "step";
@@ -191,7 +189,8 @@ impl Experiment {
             }
             if let Some((name, _)) = self.trial.persistent {
                 let spans = trainer.objective.persistent();
-                let (_, span) = spans.iter().find(|(known, _)| *known == name).expect("a trial names a span that there is");
+                let (_, span) =
+                    spans.iter().find(|(known, _)| *known == name).expect("a trial names a span that there is");
                 trainer.device.write(*span, &self.persistent);
             }
             trainer.enter(&view);
@@ -288,7 +287,9 @@ fn settings(entry: &Entry) -> Settings {
 
 /// Every method's trials.
 fn trials() -> impl Iterator<Item = (&'static Entry, Trial)> {
-    entries().into_iter().flat_map(|entry| entry.open_at(&settings(entry)).trials().into_iter().map(move |trial| (entry, trial)))
+    entries()
+        .into_iter()
+        .flat_map(|entry| entry.open_at(&settings(entry)).trials().into_iter().map(move |trial| (entry, trial)))
 }
 
 /// Three steps for each trial, twice on the device.

@@ -443,7 +443,8 @@ impl Config {
             ("optimizer.clip_norm", self.optimizer.clip_norm, 0.0, 1e9),
         ];
         let ranges = ranges.map(|(key, value, low, high)| (key.to_string(), value, low, high));
-        let of_methods = self.objective.iter().map(|(key, setting, value)| (key, value.number(), setting.range.0, setting.range.1));
+        let of_methods =
+            self.objective.iter().map(|(key, setting, value)| (key, value.number(), setting.range.0, setting.range.1));
         for (key, value, low, high) in ranges.into_iter().chain(of_methods) {
             if !(low..=high).contains(&value) {
                 return Err(Error::input(format!("{key} is {value}; it must lie between {low} and {high}")));
@@ -600,7 +601,10 @@ mod tests {
         for assignment in ["train.epochs=3", "method=joint", "objective.lambda = 0.5", "data.crop=[0.5, 1.0]"] {
             config.set(assignment).unwrap();
         }
-        assert_eq!((config.train.epochs, config.method.as_str(), config.objective.number("lambda")), (3.0, "joint", 0.5));
+        assert_eq!(
+            (config.train.epochs, config.method.as_str(), config.objective.number("lambda")),
+            (3.0, "joint", 0.5)
+        );
         assert_eq!(config.data.crop, (0.5, 1.0));
     }
 

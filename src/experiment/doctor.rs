@@ -402,10 +402,8 @@ fn pace<B: Backend>(place: &B::Place, setup: &Setup) -> Result<Timed> {
     loop {
         let numbers: Vec<u32> = samples[..batch].iter().map(|sample| setup.text_of(*sample, 0)).collect();
         let texts = setup.texts.batch(&numbers);
-        let spec = TrainerSpec {
-            capacity: Capacity { images: batch, texts: texts.tokens.len() },
-            ..setup.trainer_spec()
-        };
+        let spec =
+            TrainerSpec { capacity: Capacity { images: batch, texts: texts.tokens.len() }, ..setup.trainer_spec() };
         let clip_loss = method::find("sequential")?.open_default();
         let (plan, build) = Trainer::plan::<B>(&spec, &*clip_loss, Capacity { images: 1, texts: 1 });
         let mut trainer = build(B::with_plan(place, &plan)?);

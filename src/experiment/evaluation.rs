@@ -118,18 +118,14 @@ pub fn evaluate(
 
 /// The run's measure, accuracy among the classes seen after step `step` or mean recall@1, on each of some sets of samples. For
 /// methods that classify by texts.
-pub fn accuracies(
-    trainer: &mut Trainer,
-    setup: &Setup,
-    sets: &[Vec<u32>],
-    step: usize,
-) -> Result<Vec<Option<f64>>> {
+pub fn accuracies(trainer: &mut Trainer, setup: &Setup, sets: &[Vec<u32>], step: usize) -> Result<Vec<Option<f64>>> {
     let class = |sample: u32| setup.dataset.samples[sample as usize].class;
     let images = Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &sets.concat(), &mut |_| ())?;
     if setup.config.evaluation.task == EvaluationTask::Retrieval {
         let Trainer { device, evaluation: clip, .. } = trainer;
-        let recall =
-            |set: &Vec<u32>| images.retrieve(&mut **device, clip, setup, set).1.map(|retrieval| retrieval.mean_recall_at_1());
+        let recall = |set: &Vec<u32>| {
+            images.retrieve(&mut **device, clip, setup, set).1.map(|retrieval| retrieval.mean_recall_at_1())
+        };
         return Ok(sets.iter().map(recall).collect());
     }
     let (scores, seen) = (zero_shot(trainer, setup, &images), setup.stream.classes_seen(step));
@@ -145,12 +141,7 @@ fn zero_shot(trainer: &mut Trainer, setup: &Setup, images: &Embedded) -> Scores 
 }
 
 /// Scores of images against every class's mean of what the memory keeps (icarl).
-fn nearest_mean(
-    trainer: &mut Trainer,
-    setup: &Setup,
-    memory: &Memory,
-    images: &Embedded,
-) -> Result<Scores> {
+fn nearest_mean(trainer: &mut Trainer, setup: &Setup, memory: &Memory, images: &Embedded) -> Result<Scores> {
     let kept = Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &memory.indices(), &mut |_| ())?;
     let columns = setup.dataset.classes.len();
     let mean = |class: usize| {
@@ -162,12 +153,7 @@ fn nearest_mean(
 }
 
 /// Scores of images by the model's head.
-fn by_head(
-    trainer: &mut Trainer,
-    setup: &Setup,
-    samples: &[u32],
-    progress: &mut dyn FnMut(usize),
-) -> Result<Scores> {
+fn by_head(trainer: &mut Trainer, setup: &Setup, samples: &[u32], progress: &mut dyn FnMut(usize)) -> Result<Scores> {
     let Trainer { device, evaluation: clip, frozen, frozen_in_use, objective, .. } = trainer;
     let columns = setup.dataset.classes.len();
     let (mut rows, mut values) = (HashMap::new(), Vec::new());

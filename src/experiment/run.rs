@@ -435,8 +435,15 @@ impl Run {
             let labels: Vec<u32> = batch.samples.iter().map(|sample| setup.column(*sample)).collect();
             let step = &setup.stream.steps[self.position.step];
             let own: Vec<bool> = batch.samples.iter().map(|sample| step.train.binary_search(sample).is_ok()).collect();
-            let batch =
-                TrainBatch { pixels: &batch.pixels, slot, labels: &labels, own: &own, epoch, epochs, ..Default::default() };
+            let batch = TrainBatch {
+                pixels: &batch.pixels,
+                slot,
+                labels: &labels,
+                own: &own,
+                epoch,
+                epochs,
+                ..Default::default()
+            };
             trainer.load(batch, learning_rate);
         }
         // Teachers and earlier extractors see the same batch.

@@ -79,13 +79,7 @@ pub struct Restored {
 }
 
 /// Puts a saved state back into a trainer planned alike, of a run on `samples` samples.
-pub fn restore(
-    path: &Path,
-    trainer: &mut Trainer,
-    samples: usize,
-    memory_size: usize,
-    seed: u64,
-) -> Result<Restored> {
+pub fn restore(path: &Path, trainer: &mut Trainer, samples: usize, memory_size: usize, seed: u64) -> Result<Restored> {
     let file = TensorFile::load(path)?;
     let notes = check_origin(&file, path, &trainer.device.name())?;
     let kept = kept(trainer);

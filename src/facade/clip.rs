@@ -6,7 +6,6 @@ use image::RgbImage;
 
 use super::Rows;
 use crate::data::broken::read_picture;
-use crate::data::loader::Loader;
 use crate::data::text::prompts::Templates;
 use crate::error::Result;
 use crate::eval::pretrained::{Pretrained, find_spec};

@@ -1,10 +1,10 @@
 //! CaSSLe (arXiv 2112.04215): supervised contrast, and distillation through a predictor; then a linear head.
 
 use super::head::head_parameters;
-use crate::method_settings;
 use super::trial::Trial;
 use super::views::{ViewContrast, ViewLoss, ViewsThenProbe};
 use super::{Classifies, Entry, Method, Row};
+use crate::method_settings;
 use crate::model::clip::Clip;
 use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::{Extra, ParameterList};
@@ -62,7 +62,8 @@ impl Recipe for Cassle {
     /// The predictor's, Linear(width, hidden)-norm-ReLU-Linear, and the head's.
     fn extras(&self, spec: &TrainerSpec) -> Vec<Extra> {
         let (width, hidden) = (spec.model.embed_dim, self.settings.hidden);
-        let linear = |name: &str, inputs, outputs| Extra::Linear { name: name.to_string(), inputs, outputs, bias: true };
+        let linear =
+            |name: &str, inputs, outputs| Extra::Linear { name: name.to_string(), inputs, outputs, bias: true };
         let mut extras = vec![
             linear("predictor.0", width, hidden),
             Extra::Norm { name: "predictor.1".to_string(), width: hidden },
@@ -227,13 +228,7 @@ impl Predictor {
 
     /// The contrast of predicted with target embeddings, both ways and halved: InfoNCE, whose texts are the targets. Sets the
     /// gradient of the embeddings.
-    fn forward_backward(
-        &self,
-        device: &mut dyn Device,
-        clip: &Clip,
-        rows: usize,
-        loss: Stats,
-    ) {
+    fn forward_backward(&self, device: &mut dyn Device, clip: &Clip, rows: usize, loss: Stats) {
         let (width, embeddings) = (clip.spec.embed_dim, clip.vision.embeddings());
         let norm = norm_shape(rows, self.first.outputs);
         let hidden = rows * self.first.outputs;

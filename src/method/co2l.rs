@@ -2,10 +2,10 @@
 //! between instances; then a linear head on the memory.
 
 use super::head::head_parameters;
-use crate::method_settings;
 use super::trial::Trial;
 use super::views::{ViewContrast, ViewLoss, ViewsThenProbe, twice};
 use super::{Classifies, Entry, Keeps, Method, Row, Sees};
+use crate::method_settings;
 use crate::model::clip::Clip;
 use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::{Extra, ParameterList};

@@ -111,7 +111,13 @@ impl Contrast {
     /// From both towers' embeddings to each sample's terms in [`Contrast::saved`].
     pub fn forward(&self, device: &mut dyn Device, clip: &Clip, loaded: Loaded) {
         let Contrast { settings, averages, saved, .. } = *self;
-        device.run(Contrastive { shape: self.shape(clip, loaded), settings, inputs: self.inputs(clip), averages, saved });
+        device.run(Contrastive {
+            shape: self.shape(clip, loaded),
+            settings,
+            inputs: self.inputs(clip),
+            averages,
+            saved,
+        });
     }
 
     /// Every sample weighs `weight` over their number.

@@ -4,17 +4,18 @@
 use std::ops::Range;
 
 use super::head::{Auxiliary, Head, block_name, expand, head_parameters};
-use crate::method_settings;
 use super::trial::Trial;
 use super::{Closing, Entry, Keeps, Method, Row, Sees};
 use crate::error::Result;
+use crate::method_settings;
 use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::trainable::Trainable;
 use crate::model::vision::VisionTower;
 use crate::ops::{Device, Plan};
 use crate::train::{
-    Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec, key_of,
+    Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec,
+    key_of,
 };
 
 pub const ENTRY: Entry = Entry {
@@ -167,7 +168,13 @@ impl Objective for Expanded {
         key_of((self.before, self.seen, self.blocks))
     }
 
-    fn scores(&self, device: &mut dyn Device, vision: &VisionTower, frozen: &[Frozen], images: usize) -> Option<Scores> {
+    fn scores(
+        &self,
+        device: &mut dyn Device,
+        vision: &VisionTower,
+        frozen: &[Frozen],
+        images: usize,
+    ) -> Option<Scores> {
         Some(self.head.scores(device, vision, frozen, self.blocks, images))
     }
 }

@@ -3,10 +3,10 @@
 
 use super::cross_entropy::CrossEntropy;
 use super::head::{Head, head_parameters};
-use crate::method_settings;
 use super::trial::Trial;
 use super::{Closing, Entry, Method, Row};
 use crate::error::Result;
+use crate::method_settings;
 use crate::model::clip::Clip;
 use crate::model::frozen::Frozen;
 use crate::model::parameters::{Extra, ParameterList};
@@ -15,7 +15,8 @@ use crate::model::vision::VisionTower;
 use crate::ops::arena::{AccumulateFisher, AccumulateSquares, QuadraticPenalty};
 use crate::ops::{Device, Plan, Stats};
 use crate::train::{
-    Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec, key_of,
+    Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec,
+    key_of,
 };
 
 pub const ENTRY: Entry = Entry {
@@ -170,7 +171,13 @@ impl Objective for Penalized {
         device.fill(self.squares, 0.0);
     }
 
-    fn scores(&self, device: &mut dyn Device, vision: &VisionTower, frozen: &[Frozen], images: usize) -> Option<Scores> {
+    fn scores(
+        &self,
+        device: &mut dyn Device,
+        vision: &VisionTower,
+        frozen: &[Frozen],
+        images: usize,
+    ) -> Option<Scores> {
         self.plain.scores(device, vision, frozen, images)
     }
 }

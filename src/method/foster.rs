@@ -1,9 +1,9 @@
 //! FOSTER (arXiv 2204.04662): a new extractor boosts the old model; then both are compressed into one.
 
 use super::head::{Auxiliary, Head, Soft, expand, head_parameters};
-use crate::method_settings;
 use super::trial::Trial;
 use super::{Entry, Keeps, Method, Row, Sees};
+use crate::method_settings;
 use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::trainable::Trainable;
@@ -11,7 +11,8 @@ use crate::model::vision::VisionTower;
 use crate::ops::cross_entropy::SoftTargets;
 use crate::ops::{Device, Plan, Stats, Write};
 use crate::train::{
-    Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec, key_of,
+    Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec,
+    key_of,
 };
 
 pub const ENTRY: Entry = Entry {
@@ -217,7 +218,13 @@ impl Objective for Boosting {
         key_of((self.loss, self.before, self.seen))
     }
 
-    fn scores(&self, device: &mut dyn Device, vision: &VisionTower, frozen: &[Frozen], images: usize) -> Option<Scores> {
+    fn scores(
+        &self,
+        device: &mut dyn Device,
+        vision: &VisionTower,
+        frozen: &[Frozen],
+        images: usize,
+    ) -> Option<Scores> {
         Some(self.head.scores(device, vision, frozen, self.blocks(), images))
     }
 }

@@ -3,9 +3,9 @@
 
 use super::clip::TEXTS;
 use super::contrast::{Averages, Contrast};
-use crate::method_settings;
 use super::trial::{SCALE, Trial};
 use super::{Entry, Keeps, Method, Row, Sees};
+use crate::method_settings;
 use crate::model::parameters::ParameterList;
 use crate::model::trainable::Trainable;
 use crate::ops::contrastive::Surrogate;

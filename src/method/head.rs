@@ -305,7 +305,8 @@ impl Probe {
     /// Rows of classes without a sample: they would only be pushed down, or decay.
     pub fn spared(&self, list: &ParameterList) -> Vec<std::ops::Range<usize>> {
         let weight = list.get("head.weight");
-        let row = |class: &usize| weight.offset + class * weight.shape[1]..weight.offset + (class + 1) * weight.shape[1];
+        let row =
+            |class: &usize| weight.offset + class * weight.shape[1]..weight.offset + (class + 1) * weight.shape[1];
         self.absent.iter().map(row).collect()
     }
 

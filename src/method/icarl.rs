@@ -3,9 +3,9 @@
 
 use super::cross_entropy::CrossEntropy;
 use super::head::{Head, Soft, head_parameters};
-use crate::method_settings;
 use super::trial::Trial;
 use super::{Classifies, Entry, Keeps, Method, Row, Sees};
+use crate::method_settings;
 use crate::model::frozen::Part;
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::trainable::Trainable;

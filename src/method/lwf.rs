@@ -3,9 +3,9 @@
 
 use super::clip::{ClipLoss, TEXTS};
 use super::contrast::Contrast;
-use crate::method_settings;
 use super::trial::{SCALE, Trial};
 use super::{Entry, Method, Row};
+use crate::method_settings;
 use crate::model::clip::Clip;
 use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::ParameterList;

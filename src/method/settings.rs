@@ -139,7 +139,9 @@ impl Default for Settings {
         for group in entries().iter().flat_map(|entry| entry.settings) {
             let values = group.settings.iter().map(|setting| (setting, setting.default));
             match tables.iter_mut().find(|table| table.name == group.table) {
-                Some(table) => table.values.extend(values.filter(|(setting, _)| table.get(setting.name).is_none()).collect::<Vec<_>>()),
+                Some(table) => table
+                    .values
+                    .extend(values.filter(|(setting, _)| table.get(setting.name).is_none()).collect::<Vec<_>>()),
                 None => tables.push(Table { name: group.table, values: values.collect() }),
             }
         }
@@ -190,7 +192,8 @@ impl Settings {
     /// Every setting with its key in a run's settings and its value.
     pub fn iter(&self) -> impl Iterator<Item = (String, &'static Setting, Value)> {
         self.tables.iter().flat_map(|table| {
-            let within = if table.name.is_empty() { "objective".to_string() } else { format!("objective.{}", table.name) };
+            let within =
+                if table.name.is_empty() { "objective".to_string() } else { format!("objective.{}", table.name) };
             table.values.iter().map(move |(setting, value)| (format!("{within}.{}", setting.name), *setting, *value))
         })
     }
@@ -277,7 +280,10 @@ mod tests {
     #[test]
     fn a_table_is_read_over_the_defaults_and_written_whole() {
         let settings: Settings = toml::from_str("lambda = 2\nhinge = false\n[cassle]\nhidden = 16\n").unwrap();
-        assert_eq!(["lambda", "hinge", "cassle.hidden", "cassle.tau"].map(|key| settings.number(key)), [2.0, 0.0, 16.0, 0.1]);
+        assert_eq!(
+            ["lambda", "hinge", "cassle.hidden", "cassle.tau"].map(|key| settings.number(key)),
+            [2.0, 0.0, 16.0, 0.1]
+        );
         assert_eq!(toml::from_str::<Settings>(&toml::to_string(&settings).unwrap()).unwrap(), settings);
         for wrong in ["lambdas = 2", "hinge = 1", "[cassle]\nhidden = 1.5", "[cassle]\nheight = 1", "cassle = 3"] {
             assert!(toml::from_str::<Settings>(wrong).is_err(), "{wrong}");

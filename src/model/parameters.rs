@@ -75,7 +75,13 @@ impl ParameterList {
 
     /// The same with a method's own.
     pub fn with_extras(spec: &ModelSpec, extras: &[Extra]) -> ParameterList {
-        let mut list = ParameterList { parameters: Vec::new(), arena: 0, vision: 0..0, extras: 0..0, trainable: Trainable::default() };
+        let mut list = ParameterList {
+            parameters: Vec::new(),
+            arena: 0,
+            vision: 0..0,
+            extras: 0..0,
+            trainable: Trainable::default(),
+        };
         let (vision, text) = (spec.vision(), spec.text());
         let patch = spec.vision_cfg.patch_size;
         let scale = (vision.width as f64).powf(-0.5);

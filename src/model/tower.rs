@@ -89,13 +89,7 @@ impl Head {
     }
 
     /// The same from the features' gradient.
-    pub fn backward_features(
-        &self,
-        device: &mut dyn Device,
-        pool: PoolShape,
-        position: Option<Ids>,
-        dtokens: Tensor,
-    ) {
+    pub fn backward_features(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
         let samples = pool.samples;
         let shape = LinearShape::projection(samples, self.width, self.embed_dim);
         device.run(LinearBackwardWeight {

@@ -85,7 +85,10 @@ mod tests {
         let all = Trainable::new([64..128, 0..64, 256..320, 300..330, 5..5]);
         assert_eq!(all.ranges(), [0..128, 256..330]);
         assert_eq!((all.len(), all.is_empty()), (128 + 74, false));
-        assert_eq!([0, 127, 128, 256, 329, 330].map(|offset| all.place(offset)), [Some(0), Some(127), None, Some(128), Some(201), None]);
+        assert_eq!(
+            [0, 127, 128, 256, 329, 330].map(|offset| all.place(offset)),
+            [Some(0), Some(127), None, Some(128), Some(201), None]
+        );
         let some = Trainable::new([64..128, 300..310]);
         let expected = [(64..128, 64..128), (300..310, 172..182)];
         assert_eq!(all.pieces(&some), expected.map(|(arena, gradients)| Piece { arena, gradients }));

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::summary::METRICS;
 use crate::error::{Error, Result, unknown};
 use crate::files::read_text;
-use crate::method::Method;
+use crate::method;
 
 /// Published figures, and what papers say without one: `presets/reference.toml`, or a file of the same form.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -140,7 +140,11 @@ mod tests {
             let in_tasks = preset.stream.kind == StreamKind::ClassIncremental;
             assert_eq!(!figure.order.is_empty(), in_tasks, "{figure:?}");
             let by_prompt = preset.evaluation.task == EvaluationTask::Classification;
-            assert_eq!(!figure.prompt.is_empty(), by_prompt && method.row.classifies == Classifies::ByText, "{figure:?}");
+            assert_eq!(
+                !figure.prompt.is_empty(),
+                by_prompt && method.row.classifies == Classifies::ByText,
+                "{figure:?}"
+            );
             assert_eq!(figure.memory.is_some(), method.row.uses_memory(), "{figure:?}");
         }
         // Every preset of a paper has something to be held against.

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use perennial::error::Result;
+use perennial::method;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
-use perennial::method;
 use perennial::ops::{Backend, Plan};
 use perennial::rng::{rng, unit};
 use perennial::train::{BatchTexts, OptimizerSettings, TrainBatch, Trainer, TrainerSpec};
