@@ -18,7 +18,7 @@ pub enum Fault {
     Stopped(i32),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Error {
     fault: Fault,
     message: String,
@@ -80,6 +80,13 @@ impl Error {
 
     pub fn fault(&self) -> Fault {
         self.fault
+    }
+}
+
+/// The message, so that a program whose `main` returns a [`Result`] prints it as a person reads it.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -175,7 +175,7 @@ impl Dataset {
     }
 
     /// The same as it is stored, and the width and the height of the picture that it was squeezed from: what
-    /// [`transform::evaluation_of`] and [`transform::training_of`] want.
+    /// [`images::transform::evaluation_of`] and [`images::transform::training_of`] want.
     pub fn stored_image(&self, index: usize) -> Result<(RgbImage, (u32, u32))> {
         self.with_sample(index, || self.images.load_stored(index))
     }
