@@ -593,6 +593,11 @@ mod tests {
             assert_eq!(written["value"], *of(&key), "{key}");
         }
         assert_eq!(told.len(), known_keys().len(), "each once, and no other");
+        for (key, setting, _) in Settings::default().iter() {
+            let row = text.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).unwrap();
+            let words = row.split('|').nth(3).unwrap().trim();
+            assert_eq!(words, setting.doc, "{key}: what its method says of it");
+        }
     }
 
     #[test]

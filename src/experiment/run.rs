@@ -37,7 +37,7 @@ pub trait Observer {
     fn iteration(&mut self, setup: &Setup, iteration: Iteration);
     /// A step is trained and evaluated; the last row of `evaluation` is its.
     fn evaluated(&mut self, setup: &Setup, evaluation: &Evaluation);
-    /// Something that the user should hear.
+    /// A warning, or what is worth knowing.
     fn note(&mut self, note: &str);
     /// Where the run is, about once a second.
     fn beat(&mut self, _status: &Status) {}

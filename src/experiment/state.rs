@@ -74,7 +74,7 @@ pub struct Restored {
     pub memory: Memory,
     /// The samples that were found broken.
     pub broken: Vec<u32>,
-    /// What its user should hear.
+    /// Warnings.
     pub notes: Vec<String>,
 }
 
