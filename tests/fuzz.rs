@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use image::{ImageFormat, Rgb, RgbImage};
 use perennial::data::formats::csv::CsvSettings;
-use perennial::data::formats::packed::{Edges, Plan};
+use perennial::data::formats::packed::{Edges, Packing};
 use perennial::data::formats::webdataset::WebDatasetSettings;
 use perennial::data::formats::{emoji, time};
 use perennial::data::images::{picture, transform};
@@ -673,7 +673,7 @@ fn packed() {
     fs::write(folder.path().join("data/val/a/x.png"), PICTURES[6].1).unwrap();
     let dataset = data::open(&Source::new("folder", Some(&folder.path().join("data")))).unwrap();
     let path = folder.path().join("p.pack");
-    Plan::of(&dataset, Edges { train: 16, test: 12 }).unwrap().write(&path, 0, &mut |_| {}).unwrap();
+    Packing::of(&dataset, Edges { train: 16, test: 12 }).unwrap().write(&path, 0, &mut |_| {}).unwrap();
     let files = [("p.pack", fs::read(path).unwrap())];
     fuzz_folder("packed", FILES, &files, mutate_packed, |folder, rng| {
         let opened = data::open(&Source::new("packed", Some(&folder.join("p.pack"))));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use perennial::data;
-use perennial::data::formats::packed::{Edges, Plan, in_words};
+use perennial::data::formats::packed::{Edges, Packing, in_words};
 use perennial::error::{Error, Result};
 use perennial::experiment::Config;
 
@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     dataset.broken().check(&dataset.name, config.data.max_broken)?;
     let edges = Edges::for_models_of(arguments.size);
     let edges = Edges { train: arguments.train_size.unwrap_or(edges.train), ..edges };
-    let plan = Plan::of(&dataset, edges)?;
+    let plan = Packing::of(&dataset, edges)?;
     let out = arguments.out.display();
     say!(
         "{out}: {} pictures, {1} x {1} for training, {2} x {2} for tests, {3} in all",

@@ -21,6 +21,8 @@ pub const UNDECODABLE: &str = "undecodable";
 pub const MISSING_CAPTION: &str = "missing caption";
 pub const MISSING_CLASS: &str = "missing class";
 pub const MISSING_IMAGE: &str = "missing image";
+pub const MISSING_DOMAIN: &str = "missing domain";
+pub const MISSING_TIME: &str = "missing time";
 
 /// Broken samples by reason.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

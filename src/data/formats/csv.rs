@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::folder::{ListedFiles, PictureFiles, Place};
+use super::files::{ListedFiles, PictureFiles, Place};
 use super::rows::{Row, Rows};
 use super::{Source, time};
 use crate::data::broken::{self, Broken};
@@ -69,10 +69,6 @@ impl Default for CsvSettings {
         }
     }
 }
-
-/// What an empty cell makes a row count as.
-pub(super) const MISSING_DOMAIN: &str = "missing domain";
-pub(super) const MISSING_TIME: &str = "missing time";
 
 /// Opens the tables that `source.csv` names, in `source.folder`.
 ///
@@ -242,8 +238,8 @@ impl Tables {
                 (path.is_empty(), broken::MISSING_IMAGE, &image.name),
                 (caption.is_some() && text(&caption).is_empty(), broken::MISSING_CAPTION, &settings.caption.as_str()),
                 (label.is_some() && text(&label).is_empty(), broken::MISSING_CLASS, &settings.label.as_str()),
-                (domain.is_some() && text(&domain).is_empty(), MISSING_DOMAIN, &settings.domain.as_str()),
-                (time.is_some() && text(&time).is_empty(), MISSING_TIME, &settings.time.as_str()),
+                (domain.is_some() && text(&domain).is_empty(), broken::MISSING_DOMAIN, &settings.domain.as_str()),
+                (time.is_some() && text(&time).is_empty(), broken::MISSING_TIME, &settings.time.as_str()),
             ];
             if let Some((_, reason, name)) = holes.iter().find(|(is_hole, ..)| *is_hole) {
                 self.skipped.add(reason, format!("{file}, line {line}: nothing in the column '{name}'"));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
 use super::Source;
-use super::folder::{ListedFiles, PictureFiles, Place};
+use super::files::{ListedFiles, PictureFiles, Place};
 use crate::data::broken;
 use crate::data::text::class_names;
 use crate::data::{Dataset, Sample, Split, fingerprint, id_of};

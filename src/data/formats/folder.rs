@@ -13,16 +13,16 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Source;
+use super::files::PictureFiles;
 use super::index::{self, Stamp};
 use crate::data::broken::{self, Broken};
 use crate::data::images::picture::{self, is_picture_name};
 use crate::data::text::class_names;
-use crate::data::{Dataset, Images, Sample, Split, fingerprint, id_of};
+use crate::data::{Dataset, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result, nearest};
 
 const TRAIN: &str = "train";
@@ -44,52 +44,6 @@ const ARCHIVES: [&str; 9] = ["tar", "tgz", "zip", "gz", "bz2", "xz", "zst", "7z"
 
 /// Folders in folders, at most: a link to a folder above would have no end.
 const DEEPEST: usize = 16;
-
-/// Pictures in files of their own.
-pub struct PictureFiles {
-    pub folder: PathBuf,
-    /// Of each sample, relative to `folder`, or absolute.
-    pub paths: Vec<Box<str>>,
-}
-
-impl Images for PictureFiles {
-    fn load(&self, sample: usize) -> Result<RgbImage> {
-        broken::read_picture(&self.folder.join(&*self.paths[sample]))
-    }
-
-    fn name(&self, sample: usize) -> String {
-        self.paths[sample].to_string()
-    }
-}
-
-/// A row of a list: the list's place among others, and the line, from 1.
-pub type Place = (u32, u32);
-
-/// Pictures in files of their own that lists name; an error about one names the list and the line.
-pub struct ListedFiles {
-    pub pictures: PictureFiles,
-    /// Names of the lists.
-    pub lists: Vec<String>,
-    /// Of each sample.
-    pub places: Vec<Place>,
-}
-
-impl ListedFiles {
-    fn place(&self, sample: usize) -> String {
-        let (list, line) = self.places[sample];
-        format!("{}, line {line}", self.lists[list as usize])
-    }
-}
-
-impl Images for ListedFiles {
-    fn load(&self, sample: usize) -> Result<RgbImage> {
-        self.pictures.load(sample).map_err(|error| error.at(self.place(sample)))
-    }
-
-    fn name(&self, sample: usize) -> String {
-        format!("{} ({})", self.pictures.name(sample), self.place(sample))
-    }
-}
 
 /// Which folders of the root hold the training and the test pictures; empty for `train`, and `val` or `test`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

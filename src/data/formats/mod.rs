@@ -11,6 +11,7 @@
 //! | `rows.rs` | the rows and cells of a table |
 //! | `webdataset/` | tar shards |
 //! | `packed.rs` | pixels in one file |
+//! | `files.rs` | pictures in files of their own |
 //! | `time.rs` | from a date or a timestamp to a year |
 //! | `index.rs` | indexes of data sets that are slow to list, kept |
 
@@ -18,6 +19,7 @@ pub mod cifar;
 pub mod csv;
 pub mod domainnet;
 pub mod emoji;
+pub(in crate::data) mod files;
 pub mod folder;
 pub mod index;
 pub mod packed;
@@ -148,7 +150,7 @@ mod tests {
         let sample = |id| Sample { id, caption: String::new(), class: 0, domain: 0, time: 0, split: Split::Train };
         let dataset = |ids: [u64; 4]| {
             let paths = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"].map(Box::from).to_vec();
-            let images = folder::PictureFiles { folder: PathBuf::new(), paths };
+            let images = files::PictureFiles { folder: PathBuf::new(), paths };
             let name = || vec!["one".to_string()];
             let samples = ids.into_iter().map(sample).collect();
             Dataset::new("folder", name(), name(), samples, String::new(), Box::new(images))

@@ -111,7 +111,7 @@ struct Row {
 }
 
 /// What packing a data set will take.
-pub struct Plan<'a> {
+pub struct Packing<'a> {
     dataset: &'a Dataset,
     edges: Edges,
     /// A sample of each picture, in the order of samples.
@@ -122,9 +122,9 @@ pub struct Plan<'a> {
     pub bytes: u64,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> Packing<'a> {
     /// Samples that share a picture share it in the file. Fails when an edge is 0 or beyond [`LONGEST`].
-    pub fn of(dataset: &'a Dataset, edges: Edges) -> Result<Plan<'a>> {
+    pub fn of(dataset: &'a Dataset, edges: Edges) -> Result<Packing<'a>> {
         if !edges.are_possible() {
             let Edges { train, test } = edges;
             return Err(Error::input(format!("edges of {train} and {test} pixels; both must be 1 to {LONGEST}")));
@@ -158,7 +158,7 @@ impl<'a> Plan<'a> {
             + 80 * pictures.len() as u64
             + names.map(|name| 2 * name.len() as u64 + 3).sum::<u64>();
         let bytes = pixels.sum::<u64>() + index;
-        Ok(Plan { dataset, edges, pictures, picture_of, bytes })
+        Ok(Packing { dataset, edges, pictures, picture_of, bytes })
     }
 
     /// Pictures in the file, if none is broken.
@@ -516,7 +516,7 @@ mod tests {
     fn packed(folder: &Path) -> Vec<u8> {
         let path = folder.join("p.pack");
         let dataset = dataset();
-        let plan = Plan::of(&dataset, EDGES).unwrap();
+        let plan = Packing::of(&dataset, EDGES).unwrap();
         assert_eq!(plan.pictures(), 5);
         plan.write(&path, 1, &mut |_| {}).unwrap();
         let bytes = std::fs::read(&path).unwrap();
@@ -674,7 +674,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dataset = dataset_of(Box::new(Torn), vec![0, 0, 2, 2, 4, 5]);
         let path = folder.path().join("p.pack");
-        let plan = Plan::of(&dataset, EDGES).unwrap();
+        let plan = Packing::of(&dataset, EDGES).unwrap();
         assert!(plan.write(&path, 1, &mut |_| {}).unwrap_err().to_string().starts_with("2 broken samples"));
         assert_eq!(plan.write(&path, 2, &mut |_| {}).unwrap(), 4);
         assert_eq!(dataset.broken_samples(), [2, 3]);
@@ -688,7 +688,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.pack");
         let dataset = dataset();
-        let plan = Plan::of(&dataset, EDGES).unwrap();
+        let plan = Packing::of(&dataset, EDGES).unwrap();
         let message = plan.write(&path, 0, &mut |_| {}).unwrap_err().to_string();
         assert!(message.contains("torn in two") && message.contains("data.max_broken = 0"), "{message}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -696,10 +696,10 @@ mod tests {
         let message = plan.write(&path, 1, &mut |_| {}).unwrap_err().to_string();
         assert!(message.contains("is there already"), "{message}");
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
-        let huge = Plan { bytes: u64::MAX, ..plan };
+        let huge = Packing { bytes: u64::MAX, ..plan };
         let message = huge.check_room(&folder.path().join("q.pack")).unwrap_err().to_string();
         assert!(message.contains("needs 18446744073.7 GB but"), "{message}");
-        assert!(Plan::of(&dataset, Edges { train: 0, test: 1 }).is_err());
+        assert!(Packing::of(&dataset, Edges { train: 0, test: 1 }).is_err());
     }
 
     #[test]

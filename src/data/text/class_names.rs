@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn names_that_are_alike_are_told() {
         let dataset = |own: &[&str], names: &[&str]| {
-            let images = crate::data::formats::folder::PictureFiles { folder: Default::default(), paths: Vec::new() };
+            let images = crate::data::formats::files::PictureFiles { folder: Default::default(), paths: Vec::new() };
             let (own, names) = (keys(own), keys(names));
             let domains = keys(&["real", "Real"]);
             Dataset::new("test", names, domains, Vec::new(), String::new(), Box::new(images)).with_class_keys(own)

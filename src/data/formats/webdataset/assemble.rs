@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use super::super::Source;
-use super::super::csv::{MISSING_DOMAIN, MISSING_TIME};
 use super::List;
 use super::captions::{Counted, lines};
 use super::shard::{CAPTIONS, Damage, Entry, Met, PICTURES, Shard, Told};
@@ -186,9 +185,11 @@ impl Samples {
             TimeOf::Year(year) => Ok(year),
             TimeOf::Json => entry
                 .time
-                .ok_or_else(|| of_json(MISSING_TIME, format!("no time under '{}' in its json", settings.time))),
+                .ok_or_else(|| of_json(broken::MISSING_TIME, format!("no time under '{}' in its json", settings.time))),
             TimeOf::Uids => match (&entry.uid, entry.time) {
-                (None, _) => Err(of_json(MISSING_TIME, "no uid of 32 hexadecimal digits in its json".to_string())),
+                (None, _) => {
+                    Err(of_json(broken::MISSING_TIME, "no uid of 32 hexadecimal digits in its json".to_string()))
+                }
                 (Some((uid, _)), None) => {
                     let lists = parts.lists_of_uids;
                     Err((IN_NO_LIST.to_string(), format!("{name}, {key}: none of {lists} lists has its uid {uid}")))
@@ -199,10 +200,9 @@ impl Samples {
         let domain = match &list.domain {
             Some(domain) => Ok(domain.as_str()),
             None if settings.domain.is_empty() => Ok(""),
-            None => entry
-                .domain
-                .as_deref()
-                .ok_or_else(|| of_json(MISSING_DOMAIN, format!("no domain under '{}' in its json", settings.domain))),
+            None => entry.domain.as_deref().ok_or_else(|| {
+                of_json(broken::MISSING_DOMAIN, format!("no domain under '{}' in its json", settings.domain))
+            }),
         };
         let damage: Option<Damage> = if entry.damage.is_some() {
             entry.damage.clone()
