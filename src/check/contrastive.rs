@@ -1,28 +1,21 @@
-use super::{Case, Checker, Operands, Size, Tolerance};
+//! Cases of the contrastive family.
+
+use super::{Case, Operands, Ops, Size, Tolerance, in_order};
+use crate::model::spec::ModelSpec;
+use crate::ops::Backend;
 use crate::ops::contrastive::{
-    ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape, MovingAverages, Negatives, Surrogate,
+    Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
+    MovingAverages, Negatives, Surrogate,
 };
-use crate::ops::{Backend, Stats, Tensor};
 use crate::rng::{below, shuffle, unit};
 
 /// Both passes, the second from what the first one wrote.
-struct Contrastive {
-    shape: ContrastiveShape,
-    settings: ContrastiveSettings,
+pub struct ContrastiveCase {
+    pub shape: ContrastiveShape,
+    pub settings: ContrastiveSettings,
     /// Weight of the batch in the moving averages, if there are any.
-    gamma: Option<f32>,
-    tau: f64,
-}
-
-struct Spans {
-    inputs: ContrastiveInputs,
-    averages: Option<MovingAverages>,
-    saved: ContrastiveSaved,
-    weight: Stats,
-    dimage: Tensor,
-    dtext: Tensor,
-    loss: Stats,
-    dlog_scale: Stats,
+    pub gamma: Option<f32>,
+    pub tau: f64,
 }
 
 /// Half a unit in the last place of 1 in f32.
@@ -37,7 +30,7 @@ fn unit_rows(mut values: Vec<f32>, width: usize) -> Vec<f32> {
     values
 }
 
-impl Contrastive {
+impl ContrastiveCase {
     /// The prompt of each sample: each its own where there are enough, in an order that is not the samples'.
     fn text_of(&self, operands: &mut Operands) -> Vec<u32> {
         let ContrastiveShape { samples, texts, .. } = self.shape;
@@ -74,9 +67,77 @@ impl Contrastive {
     }
 }
 
-impl Case for Contrastive {
+/// The three objectives as they are used, and what is between them.
+fn case(
+    samples: usize,
+    texts: usize,
+    width: usize,
+    negatives: Negatives,
+    hinge: bool,
+    averages: bool,
+) -> ContrastiveCase {
+    ContrastiveCase {
+        shape: ContrastiveShape { samples, texts, width },
+        settings: ContrastiveSettings {
+            surrogate: if hinge { Surrogate::SquaredHinge { margin: 0.7 } } else { Surrogate::Linear },
+            negatives,
+            times_tau: negatives != Negatives::All,
+        },
+        gamma: averages.then_some(0.6),
+        tau: 0.07,
+    }
+}
+
+impl Case for ContrastiveCase {
     const OP: &'static str = "contrastive";
-    type Spans = Spans;
+
+    fn list(size: Size) -> Vec<ContrastiveCase> {
+        use Negatives::{All, OtherClasses, Others};
+        match size {
+            // Without averages the estimator is the true gradient. Several blocks; some texts are nobody's.
+            Size::Tiny => vec![
+                case(40, 7, 3, All, false, false),
+                case(7, 9, 4, Others, true, false),
+                case(35, 5, 3, OtherClasses, false, false),
+                case(35, 5, 3, OtherClasses, true, false),
+            ],
+            Size::Smallest => vec![
+                case(70, 66, 72, Others, false, true),
+                // More than one tile a block in either direction, on four multiprocessors.
+                case(290, 270, 8, Others, false, true),
+                case(70, 5, 24, OtherClasses, true, true),
+                case(5, 5, 9, All, false, false),
+            ],
+            Size::Small => vec![
+                case(1, 1, 8, All, false, false),
+                case(1, 1, 8, Others, false, true),
+                case(7, 5, 33, OtherClasses, true, true),
+                // A single class: nobody has negatives.
+                case(6, 2, 24, OtherClasses, false, true),
+                case(130, 50, 64, All, true, true),
+                case(130, 50, 64, Others, true, false),
+                case(130, 50, 64, OtherClasses, false, true),
+                // Some texts are nobody's.
+                case(70, 200, 200, Others, false, true),
+                case(129, 129, 320, All, false, false),
+                case(300, 270, 24, OtherClasses, true, true),
+                case(200, 9, 320, OtherClasses, true, true),
+                case(65, 65, 258, Others, true, true),
+            ],
+            Size::Full => vec![
+                case(7, 5, 33, OtherClasses, true, true),
+                case(70, 300, 264, Others, false, true),
+                case(2048, 2048, 512, All, false, false),
+                case(1000, 1000, 768, Others, false, true),
+                case(4096, 100, 512, OtherClasses, true, true),
+                case(513, 513, 1030, Others, true, true),
+            ],
+        }
+    }
+
+    fn of_model(spec: &ModelSpec, batch: usize) -> Vec<ContrastiveCase> {
+        vec![case(batch, batch, spec.embed_dim, Negatives::All, false, false)]
+    }
 
     fn shape(&self) -> String {
         let ContrastiveShape { samples, texts, width } = self.shape;
@@ -88,8 +149,9 @@ impl Case for Contrastive {
         format!("{samples} over {texts} x {width}, {:?}, {surrogate}{averages}", self.settings.negatives)
     }
 
-    fn plan(&self, operands: &mut Operands) -> Spans {
-        let ContrastiveShape { samples, texts, width } = self.shape;
+    fn ops<D: Backend>(&self, operands: &mut Operands) -> Ops<'_, D> {
+        let ContrastiveCase { shape, settings, .. } = *self;
+        let ContrastiveShape { samples, texts, width } = shape;
         let text_of = self.text_of(operands);
         // Images near their texts, as training leaves them.
         let text = unit_rows(operands.normal(texts * width, 1.0), width);
@@ -105,7 +167,7 @@ impl Case for Contrastive {
         let close = Tolerance { relative: error, of_largest: error, at_least: 1.0 };
         let averages = self.gamma.map(|gamma| {
             // Near what the batch gives, so that both count; one sample in three is new; the last sample comes twice.
-            let typical = if self.settings.surrogate == Surrogate::Linear { -4.0 } else { 4.0 };
+            let typical = if settings.surrogate == Surrogate::Linear { -4.0 } else { 4.0 };
             let count = samples + 3;
             let mut priors = || {
                 let mut prior = operands.normal(count, 0.5);
@@ -123,117 +185,38 @@ impl Case for Contrastive {
                     operands.updated_stats("average of texts", texts, close),
                 ],
                 slot: operands.ids(slot),
-                gamma: operands.stats_of(vec![gamma]),
+                gamma: operands.stats_of("gamma", vec![gamma]),
             }
         });
         let weight = (0..samples).map(|_| (0.5 + unit(operands.generator())) as f32 / samples as f32).collect();
         // Sums of log u and h / tau, which reach phi(2) / tau, where what is left can be about 1; the samples' weights add up to
         // at most 1.5, in both directions.
         let sum = Tolerance { relative: error, of_largest: 2.0 / self.tau * error, at_least: 3.0 * self.tau };
-        Spans {
-            inputs: ContrastiveInputs {
-                image: operands.input_of(image),
-                text: operands.input_of(text),
-                text_of: operands.ids(text_of),
-                class_of_text: operands.ids((0..texts as u32).map(|text| text / 2).collect()),
-                log_scale: operands.stats_of(vec![-self.tau.ln() as f32]),
-            },
-            averages,
-            saved: ContrastiveSaved {
-                positive: operands.output_stats("positive", samples, close),
-                log_u: [
-                    operands.output_stats("log u of images", samples, close),
-                    operands.output_stats("log u of texts", samples, close),
-                ],
-                slope: [
-                    operands.output_stats("slope of images", samples, close),
-                    operands.output_stats("slope of texts", samples, close),
-                ],
-                height: [
-                    operands.output_stats("height of images", samples, close),
-                    operands.output_stats("height of texts", samples, close),
-                ],
-            },
-            weight: operands.stats_of(weight),
+        let inputs = ContrastiveInputs {
+            image: operands.input_of("image", image),
+            text: operands.input_of("text", text),
+            text_of: operands.ids(text_of),
+            class_of_text: operands.ids((0..texts as u32).map(|text| text / 2).collect()),
+            log_scale: operands.stats_of("log_scale", vec![-self.tau.ln() as f32]),
+        };
+        let mut saved = |name| operands.output_stats(name, samples, close);
+        let saved = ContrastiveSaved {
+            positive: saved("positive"),
+            log_u: [saved("log u of images"), saved("log u of texts")],
+            slope: [saved("slope of images"), saved("slope of texts")],
+            height: [saved("height of images"), saved("height of texts")],
+        };
+        let backward = ContrastiveBackward {
+            shape,
+            settings,
+            inputs,
+            saved,
+            weight: operands.stats_of("weight", weight),
             dimage: operands.output("dimage", samples * width, self.gradient_tolerance(texts)),
             dtext: operands.output("dtext", texts * width, self.gradient_tolerance(samples)),
             loss: operands.output_stats("loss", 1, sum),
             dlog_scale: operands.output_stats("dlog_scale", 1, sum),
-        }
-    }
-
-    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.run(crate::ops::contrastive::Contrastive {
-            shape: self.shape,
-            settings: self.settings,
-            inputs: s.inputs,
-            averages: s.averages,
-            saved: s.saved,
-        });
-        device.run(crate::ops::contrastive::ContrastiveBackward {
-            shape: self.shape,
-            settings: self.settings,
-            inputs: s.inputs,
-            saved: s.saved,
-            weight: s.weight,
-            dimage: s.dimage,
-            dtext: s.dtext,
-            loss: s.loss,
-            dlog_scale: s.dlog_scale,
-        });
-    }
-}
-
-/// The three objectives as they are used, and what is between them.
-fn case(samples: usize, texts: usize, width: usize, negatives: Negatives, hinge: bool, averages: bool) -> Contrastive {
-    Contrastive {
-        shape: ContrastiveShape { samples, texts, width },
-        settings: ContrastiveSettings {
-            surrogate: if hinge { Surrogate::SquaredHinge { margin: 0.7 } } else { Surrogate::Linear },
-            negatives,
-            times_tau: negatives != Negatives::All,
-        },
-        gamma: averages.then_some(0.6),
-        tau: 0.07,
-    }
-}
-
-pub fn check<D: Backend>(checker: &mut Checker<D>) {
-    use Negatives::{All, OtherClasses, Others};
-    let cases: &[Contrastive] = &match checker.size {
-        Size::Smallest => vec![
-            case(70, 66, 72, Others, false, true),
-            // More than one tile a block in either direction, on four multiprocessors.
-            case(290, 270, 8, Others, false, true),
-            case(70, 5, 24, OtherClasses, true, true),
-            case(5, 5, 9, All, false, false),
-        ],
-        Size::Small => vec![
-            case(1, 1, 8, All, false, false),
-            case(1, 1, 8, Others, false, true),
-            case(7, 5, 33, OtherClasses, true, true),
-            // A single class: nobody has negatives.
-            case(6, 2, 24, OtherClasses, false, true),
-            case(130, 50, 64, All, true, true),
-            case(130, 50, 64, Others, true, false),
-            case(130, 50, 64, OtherClasses, false, true),
-            // Some texts are nobody's.
-            case(70, 200, 200, Others, false, true),
-            case(129, 129, 320, All, false, false),
-            case(300, 270, 24, OtherClasses, true, true),
-            case(200, 9, 320, OtherClasses, true, true),
-            case(65, 65, 258, Others, true, true),
-        ],
-        Size::Full => vec![
-            case(7, 5, 33, OtherClasses, true, true),
-            case(70, 300, 264, Others, false, true),
-            case(2048, 2048, 512, All, false, false),
-            case(1000, 1000, 768, Others, false, true),
-            case(4096, 100, 512, OtherClasses, true, true),
-            case(513, 513, 1030, Others, true, true),
-        ],
-    };
-    for case in cases {
-        checker.case(case);
+        };
+        in_order![Contrastive { shape, settings, inputs, averages, saved }, backward]
     }
 }

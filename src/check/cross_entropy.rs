@@ -1,35 +1,65 @@
-use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::cross_entropy::{LogitsShape, SoftTargets};
-use crate::ops::{Backend, Ids, Stats, Tensor, Write};
+//! Cases of classifiers' losses.
+
+use super::{Case, Operands, Ops, Size, Tolerance, in_order};
+use crate::model::spec::ModelSpec;
+use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, SoftTargets};
+use crate::ops::{Backend, Write};
 use crate::rng::{below, unit};
 
 /// A loss and its gradient.
-struct CrossEntropy {
-    shape: LogitsShape,
-    target: Target,
-    write: Write,
+pub struct CrossEntropyCase {
+    pub shape: LogitsShape,
+    pub target: Target,
+    pub write: Write,
 }
 
+/// What logits are held against.
 #[derive(Clone, Copy)]
-enum Target {
+pub enum Target {
     Label { divided: bool },
     Teacher { temperature: f64, balanced: bool },
 }
 
-struct Spans {
-    logits: Tensor,
-    teacher: Tensor,
-    label: Ids,
-    w: Stats,
-    loss: Stats,
-    dlogits: Tensor,
-}
-
 const WEIGHT: f64 = 0.7;
 
-impl Case for CrossEntropy {
+/// A head of a thousand classes.
+const CLASSES: usize = 1000;
+
+impl Case for CrossEntropyCase {
     const OP: &'static str = "cross_entropy";
-    type Spans = Spans;
+
+    fn list(size: Size) -> Vec<CrossEntropyCase> {
+        let shapes: &[(usize, usize, usize)] = match size {
+            // Rows for more than one piece of work, columns of several vectors, and none at all to spare.
+            Size::Tiny => &[(37, 7, 10), (3, 70, 70), (2, 2, 3)],
+            Size::Smallest => &[(3, 45, 64), (2, 1100, 1101)],
+            Size::Small => {
+                &[(1, 1, 1), (7, 3, 8), (33, 100, 100), (1030, 10, 11), (5, 1000, 1024), (2, 20_001, 20_003)]
+            }
+            Size::Full => &[(1, 1, 1), (65, 13, 77), (4096, 100, 100), (4096, 1000, 1000), (256, 21_841, 21_848)],
+        };
+        let of_shape = |&(rows, columns, stride): &_| {
+            [
+                (Target::Label { divided: false }, Write::Set),
+                (Target::Label { divided: true }, Write::Add),
+                (Target::Teacher { temperature: 2.0, balanced: false }, Write::Add),
+                (Target::Teacher { temperature: 1.0, balanced: true }, Write::Set),
+            ]
+            .map(|(target, write)| CrossEntropyCase {
+                shape: LogitsShape { rows, columns, stride },
+                target,
+                write,
+            })
+        };
+        shapes.iter().flat_map(of_shape).collect()
+    }
+
+    fn of_model(_: &ModelSpec, batch: usize) -> Vec<CrossEntropyCase> {
+        let shape = LogitsShape { rows: batch, columns: CLASSES, stride: CLASSES };
+        [Target::Label { divided: false }, Target::Teacher { temperature: 2.0, balanced: false }]
+            .map(|target| CrossEntropyCase { shape, target, write: Write::Set })
+            .into()
+    }
 
     fn shape(&self) -> String {
         let LogitsShape { rows, columns, stride } = self.shape;
@@ -44,17 +74,20 @@ impl Case for CrossEntropy {
         format!("{rows} x {columns} of {stride}, {target}{add}")
     }
 
-    fn plan(&self, operands: &mut Operands) -> Spans {
-        let LogitsShape { rows, columns, stride } = self.shape;
+    fn ops<D: Backend>(&self, operands: &mut Operands) -> Ops<'_, D> {
+        let CrossEntropyCase { shape, target, write } = *self;
+        let LogitsShape { rows, columns, stride } = shape;
         // NaN in the columns that take no part.
-        let mut logits = || {
+        let logits = |operands: &mut Operands, name| {
             let mut values = operands.normal(rows * stride, 3.0);
             values.chunks_mut(stride).for_each(|row| row[columns..].fill(f32::NAN));
-            operands.input_of(values)
+            operands.input_of(name, values)
         };
-        let (logits, teacher) = (logits(), logits());
-        let label = (0..rows).map(|_| below(operands.generator(), columns as u64) as u32).collect();
-        let w = (0..columns).map(|_| 0.5 + unit(operands.generator()) as f32).collect();
+        let z = logits(operands, "logits");
+        let w = |operands: &mut Operands| {
+            let values = (0..columns).map(|_| 0.5 + unit(operands.generator()) as f32).collect();
+            operands.stats_of("w", values)
+        };
         // Normal numbers are below 6; w is at least 1/2. An exponent is the difference of two quotients up to `reach`: three
         // roundings. Then an exponential's own, its place in a thread's sum, in two trees of 5, and a quotient.
         let ulp = 1.0 / (1u64 << 24) as f64;
@@ -67,70 +100,19 @@ impl Case for CrossEntropy {
         // more than a probability is, beside 1 and beside the loss.
         let mean = Tolerance::f32(rows.div_ceil(1024) + 10);
         let loss = Tolerance { of_largest: mean.of_largest + 2.0 * probability, at_least: WEIGHT, ..mean };
-        let old = operands.normal(rows * stride, term);
-        Spans {
-            logits,
-            teacher,
-            label: operands.ids(label),
-            w: operands.stats_of(w),
-            loss: match self.write {
-                Write::Set => operands.output_stats("loss", 1, loss),
-                Write::Add => operands.updated_stats("loss", vec![0.4], loss),
-            },
-            dlogits: match self.write {
-                Write::Set => operands.output("dlogits", rows * stride, dlogits),
-                Write::Add => operands.updated("dlogits", old, dlogits),
-            },
-        }
-    }
-
-    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        let (shape, write) = (self.shape, self.write);
-        match self.target {
+        let loss = operands.written_stats(write, "loss", 1, 0.4, loss);
+        let dlogits = operands.written(write, "dlogits", rows * stride, term, dlogits);
+        match target {
             Target::Label { divided } => {
-                let divisor = divided.then_some(s.w);
-                device.run(crate::ops::cross_entropy::CrossEntropy {
-                    shape,
-                    logits: s.logits,
-                    divisor,
-                    label: s.label,
-                    weight: WEIGHT,
-                    write,
-                    loss: s.loss,
-                    dlogits: s.dlogits,
-                });
+                let label = (0..rows).map(|_| below(operands.generator(), columns as u64) as u32).collect();
+                let (divisor, label) = (divided.then(|| w(operands)), operands.ids(label));
+                in_order![CrossEntropy { shape, logits: z, divisor, label, weight: WEIGHT, write, loss, dlogits }]
             }
             Target::Teacher { temperature, balanced } => {
-                let targets = SoftTargets { temperature, balance: balanced.then_some(s.w) };
-                device.run(crate::ops::cross_entropy::SoftCrossEntropy {
-                    shape,
-                    logits: s.logits,
-                    teacher: s.teacher,
-                    targets,
-                    weight: WEIGHT,
-                    write,
-                    loss: s.loss,
-                    dlogits: s.dlogits,
-                });
+                let targets = SoftTargets { temperature, balance: balanced.then(|| w(operands)) };
+                let teacher = logits(operands, "teacher");
+                in_order![SoftCrossEntropy { shape, logits: z, teacher, targets, weight: WEIGHT, write, loss, dlogits }]
             }
-        }
-    }
-}
-
-pub fn check<D: Backend>(checker: &mut Checker<D>) {
-    let shapes: &[(usize, usize, usize)] = match checker.size {
-        Size::Smallest => &[(3, 45, 64), (2, 1100, 1101)],
-        Size::Small => &[(1, 1, 1), (7, 3, 8), (33, 100, 100), (1030, 10, 11), (5, 1000, 1024), (2, 20_001, 20_003)],
-        Size::Full => &[(1, 1, 1), (65, 13, 77), (4096, 100, 100), (4096, 1000, 1000), (256, 21_841, 21_848)],
-    };
-    for &(rows, columns, stride) in shapes {
-        for (target, write) in [
-            (Target::Label { divided: false }, Write::Set),
-            (Target::Label { divided: true }, Write::Add),
-            (Target::Teacher { temperature: 2.0, balanced: false }, Write::Add),
-            (Target::Teacher { temperature: 1.0, balanced: true }, Write::Set),
-        ] {
-            checker.case(&CrossEntropy { shape: LogitsShape { rows, columns, stride }, target, write });
         }
     }
 }

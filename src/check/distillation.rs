@@ -1,29 +1,51 @@
-use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::distillation::{DistillationSettings, Multiplicity};
-use crate::ops::{Backend, Stats, Write};
+//! Cases of distillation of similarities.
+
+use super::{Case, Operands, Ops, Size, Tolerance, in_order};
+use crate::model::spec::ModelSpec;
+use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
+use crate::ops::{Backend, Write};
 use crate::rng::below;
 
 /// The loss and its gradient.
-struct Distillation {
-    rows: usize,
-    columns: usize,
-    settings: DistillationSettings,
+pub struct DistillationCase {
+    pub rows: usize,
+    pub columns: usize,
+    pub settings: DistillationSettings,
     /// Whether rows and columns have multiplicities, some columns none at all.
-    counted: bool,
-    write: Write,
+    pub counted: bool,
+    pub write: Write,
 }
 
-struct Spans {
-    multiplicity: Multiplicity,
-    s: Stats,
-    teacher: Stats,
-    loss: Stats,
-    ds: Stats,
-}
-
-impl Case for Distillation {
+impl Case for DistillationCase {
     const OP: &'static str = "distillation";
-    type Spans = Spans;
+
+    fn list(size: Size) -> Vec<DistillationCase> {
+        let shapes: &[(usize, usize)] = match size {
+            Size::Tiny => &[(6, 4), (4, 6), (5, 5)],
+            Size::Smallest => &[(43, 75)],
+            Size::Small => &[(1, 1), (2, 2), (7, 5), (40, 130), (300, 33)],
+            Size::Full => &[(1, 1), (7, 5), (1024, 1024), (4099, 100), (10, 4099)],
+        };
+        let of_shape = |&(rows, columns): &_| {
+            // Relations between samples, similarities of one direction, and all that can come together.
+            [
+                (0.2, 0.01, true, false, false, Write::Set),
+                (0.05, 0.05, false, true, true, Write::Add),
+                (0.1, 0.3, true, true, true, Write::Set),
+            ]
+            .map(|(tau, teacher_tau, exclude_self, divergence, counted, write)| {
+                let settings = DistillationSettings { tau, teacher_tau, exclude_self, divergence, weight: 0.5 };
+                DistillationCase { rows, columns, settings, counted, write }
+            })
+        };
+        shapes.iter().flat_map(of_shape).collect()
+    }
+
+    fn of_model(_: &ModelSpec, batch: usize) -> Vec<DistillationCase> {
+        let settings =
+            DistillationSettings { tau: 0.2, teacher_tau: 0.01, exclude_self: true, divergence: false, weight: 1.0 };
+        vec![DistillationCase { rows: batch, columns: batch, settings, counted: false, write: Write::Set }]
+    }
 
     fn shape(&self) -> String {
         let DistillationSettings { tau, teacher_tau, exclude_self, divergence, .. } = self.settings;
@@ -34,16 +56,17 @@ impl Case for Distillation {
         format!("{rows} x {columns}, tau {tau} and {teacher_tau}{exclude_self}{divergence}{counted}, {write:?}")
     }
 
-    fn plan(&self, operands: &mut Operands) -> Spans {
-        let (rows, columns) = (self.rows, self.columns);
-        let DistillationSettings { tau, weight, .. } = self.settings;
+    fn ops<D: Backend>(&self, operands: &mut Operands) -> Ops<'_, D> {
+        let DistillationCase { rows, columns, settings, write, .. } = *self;
+        let DistillationSettings { tau, weight, .. } = settings;
         let mut counts = |len: usize, from: u64| -> Vec<f32> {
             (0..len).map(|_| (from + below(operands.generator(), 4)) as f32).collect()
         };
         let counts = self.counted.then(|| (counts(rows, 1), counts(columns, 0)));
         // The largest share of a row in the mean.
         let share = counts.as_ref().map_or(1.0 / rows as f64, |(row, _)| 4.0 / row.iter().sum::<f32>() as f64);
-        let (row, column) = counts.map(|(row, column)| (operands.stats_of(row), operands.stats_of(column))).unzip();
+        let (row, column) =
+            counts.map(|(row, column)| (operands.stats_of("rows", row), operands.stats_of("columns", column))).unzip();
         let multiplicity = Multiplicity { row, column };
         let unit = 1.0 / (1u64 << 24) as f64;
         // An exponent z is rounded three times, which e^z shrinks to 3/e units in the last place of 1; then the
@@ -57,50 +80,16 @@ impl Case for Distillation {
         let loss = Tolerance { relative: 2.0 * probability + mean, of_largest: probability, at_least: entropy };
         let gradient =
             Tolerance { relative: probability + mean, of_largest: probability, at_least: weight / tau * share };
-        let (s, teacher) = (operands.stats(rows * columns, 0.3), operands.stats(rows * columns, 0.3));
-        let (loss, ds) = match self.write {
-            Write::Set => {
-                (operands.output_stats("loss", 1, loss), operands.output_stats("ds", rows * columns, gradient))
-            }
-            Write::Add => {
-                let before = operands.normal(rows * columns, weight / tau / rows as f64);
-                (operands.updated_stats("loss", vec![1.5], loss), operands.updated_stats("ds", before, gradient))
-            }
-        };
-        Spans { multiplicity, s, teacher, loss, ds }
-    }
-
-    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        let (rows, columns) = (self.rows, self.columns);
-        device.run(crate::ops::distillation::Distillation {
+        in_order![Distillation {
             rows,
             columns,
-            settings: self.settings,
-            multiplicity: s.multiplicity,
-            s: s.s,
-            teacher: s.teacher,
-            write: self.write,
-            loss: s.loss,
-            ds: s.ds,
-        });
-    }
-}
-
-pub fn check<D: Backend>(checker: &mut Checker<D>) {
-    let shapes: &[(usize, usize)] = match checker.size {
-        Size::Smallest => &[(43, 75)],
-        Size::Small => &[(1, 1), (2, 2), (7, 5), (40, 130), (300, 33)],
-        Size::Full => &[(1, 1), (7, 5), (1024, 1024), (4099, 100), (10, 4099)],
-    };
-    for &(rows, columns) in shapes {
-        // Relations between samples, similarities of one direction, and all that can come together.
-        for (tau, teacher_tau, exclude_self, divergence, counted, write) in [
-            (0.2, 0.01, true, false, false, Write::Set),
-            (0.05, 0.05, false, true, true, Write::Add),
-            (0.1, 0.3, true, true, true, Write::Set),
-        ] {
-            let settings = DistillationSettings { tau, teacher_tau, exclude_self, divergence, weight: 0.5 };
-            checker.case(&Distillation { rows, columns, settings, counted, write });
-        }
+            settings,
+            multiplicity,
+            s: operands.stats("s", rows * columns, 0.3),
+            teacher: operands.stats("teacher", rows * columns, 0.3),
+            write,
+            loss: operands.written_stats(write, "loss", 1, 1.5, loss),
+            ds: operands.written_stats(write, "ds", rows * columns, weight / tau / rows as f64, gradient),
+        }]
     }
 }

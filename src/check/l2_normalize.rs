@@ -1,72 +1,52 @@
-use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::{Backend, Stats, Tensor};
+//! Cases of rows to unit length.
 
-/// Forward, and backward from what it wrote.
-struct L2Normalize {
-    rows: usize,
-    width: usize,
+use super::{Case, Operands, Ops, Size, Tolerance, in_order};
+use crate::model::spec::ModelSpec;
+use crate::ops::Backend;
+use crate::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
+
+/// Forward, and backward from unit rows of our own: it must not see how y was rounded.
+pub struct L2NormalizeCase {
+    pub rows: usize,
+    pub width: usize,
 }
 
-struct Spans {
-    x: Tensor,
-    y: Tensor,
-    norm: Stats,
-    /// Unit rows of our own: the backward pass must not see how y was rounded.
-    unit: Tensor,
-    length: Stats,
-    dy: Tensor,
-    dx: Tensor,
-}
-
-impl Case for L2Normalize {
+impl Case for L2NormalizeCase {
     const OP: &'static str = "l2_normalize";
-    type Spans = Spans;
+
+    fn list(size: Size) -> Vec<L2NormalizeCase> {
+        let shapes: &[(usize, usize)] = match size {
+            Size::Tiny => &[(7, 24), (3, 33)],
+            Size::Smallest => &[(5, 264), (2, 45)],
+            Size::Small => &[(1, 1), (7, 33), (129, 64), (5, 512), (2, 1030)],
+            Size::Full => &[(1, 1), (7, 33), (4097, 512), (1000, 768), (2, 1030)],
+        };
+        shapes.iter().map(|&(rows, width)| L2NormalizeCase { rows, width }).collect()
+    }
+
+    fn of_model(spec: &ModelSpec, batch: usize) -> Vec<L2NormalizeCase> {
+        vec![L2NormalizeCase { rows: batch, width: spec.embed_dim }]
+    }
 
     fn shape(&self) -> String {
         format!("{} x {}", self.rows, self.width)
     }
 
-    fn plan(&self, operands: &mut Operands) -> Spans {
-        let (rows, width) = (self.rows, self.width);
+    fn ops<D: Backend>(&self, operands: &mut Operands) -> Ops<'_, D> {
+        let L2NormalizeCase { rows, width } = *self;
         let values = rows * width;
-        Spans {
-            x: operands.input(values, 1.0),
-            // The sum over a row comes in any order, the root halves its error; then one rounding.
-            y: operands.output("y", values, Tolerance::bf16(1e-6)),
-            norm: operands.output_stats("norm", rows, Tolerance::f32(width)),
-            unit: operands.input(values, 1.0 / (width as f64).sqrt()),
-            length: operands.stats_of(vec![1.5; rows]),
-            dy: operands.input(values, 1.0),
+        let x = operands.input("x", values, 1.0);
+        // The sum over a row comes in any order, the root halves its error; then one rounding.
+        let y = operands.output("y", values, Tolerance::bf16(1e-6));
+        let norm = operands.output_stats("norm", rows, Tolerance::f32(width));
+        let backward = L2NormalizeBackward {
+            rows,
+            width,
+            dy: operands.input("dy", values, 1.0),
+            y: operands.apart(y, |own| own.input("unit rows", values, 1.0 / (width as f64).sqrt())),
+            norm: operands.apart(norm, |own| own.stats_of("lengths", vec![1.5; rows])),
             dx: operands.output("dx", values, Tolerance::bf16(1e-6)),
-        }
-    }
-
-    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.run(crate::ops::l2_normalize::L2Normalize {
-            rows: self.rows,
-            width: self.width,
-            x: s.x,
-            y: s.y,
-            norm: s.norm,
-        });
-        device.run(crate::ops::l2_normalize::L2NormalizeBackward {
-            rows: self.rows,
-            width: self.width,
-            dy: s.dy,
-            y: s.unit,
-            norm: s.length,
-            dx: s.dx,
-        });
-    }
-}
-
-pub fn check<D: Backend>(checker: &mut Checker<D>) {
-    let shapes: &[(usize, usize)] = match checker.size {
-        Size::Smallest => &[(5, 264), (2, 45)],
-        Size::Small => &[(1, 1), (7, 33), (129, 64), (5, 512), (2, 1030)],
-        Size::Full => &[(1, 1), (7, 33), (4097, 512), (1000, 768), (2, 1030)],
-    };
-    for &(rows, width) in shapes {
-        checker.case(&L2Normalize { rows, width });
+        };
+        in_order![L2Normalize { rows, width, x, y, norm }, backward]
     }
 }

@@ -1,42 +1,48 @@
 //! Every op of a device against the CPU reference in f64, on fresh random operands.
 //!
-//! An op's file lists its cases: shapes, operands, and how far each output may lie from the reference, derived from how it
-//! is computed. [`ops`] runs them all. Operands in storage precision hold values that bf16 represents, so both sides start
+//! An op's file lists its cases once: shapes, operands, and how far each output may lie from the reference, derived from how it
+//! is computed. [`ops`] runs them on a device; tests hold their gradients against finite differences; `perennial bench kernels`
+//! times those at a model's shapes. Operands in storage precision hold values that bf16 represents, so both sides start
 //! from the same numbers; outputs start as NaN, so that an element left unwritten shows; each case runs twice on the device
 //! and must give the same bits.
 
-mod adamw;
-mod arena;
-mod attention;
+pub mod adamw;
+pub mod arena;
+pub mod attention;
 pub mod conformance;
-mod contrastive;
-mod cross_entropy;
-mod distillation;
-mod group_dro;
-mod l2_normalize;
-mod layer_norm;
-mod linear;
-mod memory;
-mod patch_embed;
-mod pool;
-mod position_embed;
-mod relu;
-mod similarity;
+pub mod contrastive;
+pub mod cross_entropy;
+pub mod distillation;
+pub mod group_dro;
+pub mod l2_normalize;
+pub mod layer_norm;
+pub mod linear;
+pub mod memory;
+pub mod patch_embed;
+pub mod pool;
+pub mod position_embed;
+pub mod relu;
+pub mod similarity;
 pub mod step;
-mod supcon;
-mod token_embed;
+pub mod supcon;
+pub mod token_embed;
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use half::bf16;
 
+use crate::model::spec::ModelSpec;
 use crate::ops::cpu::Cpu;
-use crate::ops::{Backend, Bytes, Ids, Memory, Plan, Stats, Tensor};
+use crate::ops::memory::Kind;
+use crate::ops::{AnyOp, Backend, Bytes, Ids, Memory, Plan, Span, Stats, Tensor, Write};
 use crate::rng::{Rng, normal, rng};
 
 /// How large the cases are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
+    /// A few hundred values in several pieces of work: for finite differences.
+    Tiny,
     /// One or two tiles: for sanitizers and race checkers.
     Smallest,
     /// Odd shapes and small models': seconds on an emulator.
@@ -45,20 +51,64 @@ pub enum Size {
     Full,
 }
 
-/// An op at a shape.
-pub trait Case {
+/// Ops in the order in which they run, on a device of type `D`.
+pub type Ops<'a, D> = Vec<Box<dyn AnyOp<D> + 'a>>;
+
+/// A list of ops of any kinds.
+macro_rules! in_order {
+    ($($op:expr),* $(,)?) => { vec![$(Box::new($op) as Box<dyn $crate::ops::AnyOp<_>>),*] };
+}
+use in_order;
+
+/// An op, most often with its backward pass, at a shape.
+pub trait Case: Sized {
     /// The op's name.
     const OP: &'static str;
-    /// The spans that a run of it reads and writes.
-    type Spans;
+
+    /// All cases of a size.
+    fn list(size: Size) -> Vec<Self>;
+
+    /// The cases that a training step of the model at this batch size has, or that a step with other losses would have.
+    fn of_model(spec: &ModelSpec, batch: usize) -> Vec<Self> {
+        let _ = (spec, batch);
+        Vec::new()
+    }
 
     /// The shape in words, for tables.
     fn shape(&self) -> String;
 
-    /// Plans the operands; the same list with the same values each time, on any device.
-    fn plan(&self, operands: &mut Operands) -> Self::Spans;
+    /// The ops on operands that this plans; the same operands with the same values each time, on any device.
+    fn ops<D: Backend>(&self, operands: &mut Operands) -> Ops<'_, D>;
+}
 
-    fn run<D: Backend>(&self, device: &mut D, spans: &Self::Spans);
+/// Something to be done with every kind of case.
+pub trait Visitor {
+    type Error;
+
+    fn visit<C: Case>(&mut self) -> Result<(), Self::Error>;
+}
+
+/// Shows `visitor` every kind of case there is.
+pub fn visit<V: Visitor>(visitor: &mut V) -> Result<(), V::Error> {
+    visitor.visit::<adamw::AdamWCase>()?;
+    visitor.visit::<adamw::ClampCase>()?;
+    visitor.visit::<arena::ArenaCase>()?;
+    visitor.visit::<attention::AttentionCase>()?;
+    visitor.visit::<contrastive::ContrastiveCase>()?;
+    visitor.visit::<cross_entropy::CrossEntropyCase>()?;
+    visitor.visit::<distillation::DistillationCase>()?;
+    visitor.visit::<group_dro::GroupDroCase>()?;
+    visitor.visit::<l2_normalize::L2NormalizeCase>()?;
+    visitor.visit::<layer_norm::LayerNormCase>()?;
+    visitor.visit::<linear::LinearCase>()?;
+    visitor.visit::<memory::MemoryCase>()?;
+    visitor.visit::<patch_embed::PatchEmbedCase>()?;
+    visitor.visit::<pool::PoolCase>()?;
+    visitor.visit::<position_embed::PositionEmbedCase>()?;
+    visitor.visit::<relu::ReluCase>()?;
+    visitor.visit::<similarity::SimilarityCase>()?;
+    visitor.visit::<supcon::SupConCase>()?;
+    visitor.visit::<token_embed::TokenEmbedCase>()
 }
 
 /// How far a value may lie from the expected one:
@@ -93,8 +143,9 @@ impl Tolerance {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Place {
+/// Where an operand lies.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
     Tensor(Tensor),
     Stats(Stats),
     Ids(Ids),
@@ -107,11 +158,12 @@ enum Values {
     Bytes(Vec<u8>),
 }
 
-/// Where an operand lies, what it starts with, and how it is judged if the op writes it.
-struct Operand {
-    place: Place,
+/// An operand: its name, where it lies, what it starts with, and how it is judged if an op writes it.
+pub struct Operand {
+    pub name: &'static str,
+    pub place: Place,
+    pub tolerance: Option<Tolerance>,
     initial: Values,
-    judged: Option<(&'static str, Tolerance)>,
 }
 
 /// An operand that an op wrote.
@@ -121,16 +173,42 @@ struct Output {
     values: Vec<f32>,
 }
 
+/// What a case's operands are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Each op is compared with the reference on its own: a backward pass must not see how the forward pass rounded.
+    Check,
+    /// The backward pass reads what the forward pass wrote.
+    Gradients,
+    /// Likewise, and of long operands the first values come again and again.
+    Bench,
+}
+
+/// Of how many values an operand of [`Purpose::Bench`] has its own.
+const OWN_VALUES: usize = 1 << 20;
+
 /// A case's operands as they are planned: where each lies, what it starts with, and how its result is judged.
+///
+/// Names tell what is what: a gradient is named `d` and what it is the gradient of; a loss `loss`.
 pub struct Operands {
     plan: Plan,
+    purpose: Purpose,
     generator: Rng,
     list: Vec<Operand>,
 }
 
 impl Operands {
-    fn new<D: Memory>(seed: u64, op: &str, shape: &str) -> Operands {
-        Operands { plan: Plan::new::<D>(), generator: rng(seed, &format!("{op} {shape}"), &[]), list: Vec::new() }
+    /// For a device of type `D`; what is drawn depends on `seed` and `case` alone.
+    pub fn new<D: Memory>(purpose: Purpose, seed: u64, case: &str) -> Operands {
+        Operands { plan: Plan::new::<D>(), purpose, generator: rng(seed, case, &[]), list: Vec::new() }
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub fn list(&self) -> &[Operand] {
+        &self.list
     }
 
     /// For values that a case draws itself; the same on every device.
@@ -140,66 +218,103 @@ impl Operands {
 
     /// `len` normal numbers of this standard deviation.
     pub fn normal(&mut self, len: usize, deviation: f64) -> Vec<f32> {
-        (0..len).map(|_| (deviation * normal(&mut self.generator)) as f32).collect()
+        let own = if self.purpose == Purpose::Bench { len.min(OWN_VALUES) } else { len };
+        let mut values = Vec::with_capacity(len);
+        values.extend((0..own).map(|_| (deviation * normal(&mut self.generator)) as f32));
+        while values.len() < len {
+            values.extend_from_within(..own.min(len - values.len()));
+        }
+        values
     }
 
     /// An input of normal numbers.
-    pub fn input(&mut self, len: usize, deviation: f64) -> Tensor {
+    pub fn input(&mut self, name: &'static str, len: usize, deviation: f64) -> Tensor {
         let values = self.normal(len, deviation);
-        self.input_of(values)
+        self.input_of(name, values)
     }
 
     /// An input of these values, rounded to bf16.
-    pub fn input_of(&mut self, values: Vec<f32>) -> Tensor {
-        self.tensor(values, None)
+    pub fn input_of(&mut self, name: &'static str, values: Vec<f32>) -> Tensor {
+        self.tensor(name, values, None)
     }
 
-    pub fn stats(&mut self, len: usize, deviation: f64) -> Stats {
+    pub fn stats(&mut self, name: &'static str, len: usize, deviation: f64) -> Stats {
         let values = self.normal(len, deviation);
-        self.stats_of(values)
+        self.stats_of(name, values)
     }
 
-    pub fn stats_of(&mut self, values: Vec<f32>) -> Stats {
-        self.wide(values, None)
+    pub fn stats_of(&mut self, name: &'static str, values: Vec<f32>) -> Stats {
+        self.wide(name, values, None)
     }
 
     pub fn ids(&mut self, values: Vec<u32>) -> Ids {
         let span = self.plan.ids(values.len());
-        self.list.push(Operand { place: Place::Ids(span), initial: Values::Ids(values), judged: None });
+        self.add("ids", Place::Ids(span), Values::Ids(values), None);
         span
     }
 
     pub fn bytes(&mut self, values: Vec<u8>) -> Bytes {
         let span = self.plan.pixels(values.len());
-        self.list.push(Operand { place: Place::Bytes(span), initial: Values::Bytes(values), judged: None });
+        self.add("bytes", Place::Bytes(span), Values::Bytes(values), None);
         span
+    }
+
+    /// What a backward pass reads in place of what the forward pass wrote, where it must not see that.
+    pub fn apart<K>(&mut self, written: Span<K>, own: impl FnOnce(&mut Operands) -> Span<K>) -> Span<K> {
+        if self.purpose == Purpose::Check { own(self) } else { written }
     }
 
     /// An output, NaN before the op.
     pub fn output(&mut self, name: &'static str, len: usize, tolerance: Tolerance) -> Tensor {
-        self.tensor(vec![f32::NAN; len], Some((name, tolerance)))
+        self.tensor(name, vec![f32::NAN; len], Some(tolerance))
     }
 
     pub fn output_stats(&mut self, name: &'static str, len: usize, tolerance: Tolerance) -> Stats {
-        self.wide(vec![f32::NAN; len], Some((name, tolerance)))
+        self.wide(name, vec![f32::NAN; len], Some(tolerance))
     }
 
     /// What an op reads and writes, rounded to bf16.
     pub fn updated(&mut self, name: &'static str, values: Vec<f32>, tolerance: Tolerance) -> Tensor {
-        self.tensor(values, Some((name, tolerance)))
+        self.tensor(name, values, Some(tolerance))
     }
 
     pub fn updated_stats(&mut self, name: &'static str, values: Vec<f32>, tolerance: Tolerance) -> Stats {
-        self.wide(values, Some((name, tolerance)))
+        self.wide(name, values, Some(tolerance))
     }
 
-    /// Storage that one op writes and another reads; it is not judged, and NaN at the start.
-    pub fn between(&mut self, len: usize) -> Tensor {
-        self.tensor(vec![f32::NAN; len], None)
+    /// What an op writes as `write` says: over NaN, or adding to normal numbers of this standard deviation.
+    pub fn written(
+        &mut self,
+        write: Write,
+        name: &'static str,
+        len: usize,
+        deviation: f64,
+        tolerance: Tolerance,
+    ) -> Tensor {
+        match write {
+            Write::Set => self.output(name, len, tolerance),
+            Write::Add => {
+                let before = self.normal(len, deviation);
+                self.updated(name, before, tolerance)
+            }
+        }
     }
 
-    pub fn between_stats(&mut self, len: usize) -> Stats {
-        self.wide(vec![f32::NAN; len], None)
+    pub fn written_stats(
+        &mut self,
+        write: Write,
+        name: &'static str,
+        len: usize,
+        deviation: f64,
+        tolerance: Tolerance,
+    ) -> Stats {
+        match write {
+            Write::Set => self.output_stats(name, len, tolerance),
+            Write::Add => {
+                let before = self.normal(len, deviation);
+                self.updated_stats(name, before, tolerance)
+            }
+        }
     }
 
     /// The storage copy of `master`, which holds `values`; judged as bf16.
@@ -207,32 +322,43 @@ impl Operands {
         let span = self.plan.weights(master);
         // Where storage is the master itself, its values are there already.
         let own = self.plan.elements()[0] > 0;
-        let values = if own { rounded(values) } else { Vec::new() };
-        self.list.push(Operand {
-            place: Place::Tensor(span),
-            initial: Values::Floats(values),
-            judged: Some((name, Tolerance::bf16(0.0))),
-        });
+        let values = if own { self.kept(values.to_vec()) } else { Vec::new() };
+        self.add(name, Place::Tensor(span), Values::Floats(rounded(&values)), Some(Tolerance::bf16(0.0)));
         span
     }
 
-    fn tensor(&mut self, values: Vec<f32>, judged: Option<(&'static str, Tolerance)>) -> Tensor {
+    fn tensor(&mut self, name: &'static str, values: Vec<f32>, tolerance: Option<Tolerance>) -> Tensor {
         let span = self.plan.tensor(values.len());
-        self.list.push(Operand { place: Place::Tensor(span), initial: Values::Floats(rounded(&values)), judged });
+        let values = rounded(&self.kept(values));
+        self.add(name, Place::Tensor(span), Values::Floats(values), tolerance);
         span
     }
 
-    fn wide(&mut self, values: Vec<f32>, judged: Option<(&'static str, Tolerance)>) -> Stats {
+    fn wide(&mut self, name: &'static str, values: Vec<f32>, tolerance: Option<Tolerance>) -> Stats {
         let span = self.plan.stats(values.len());
-        self.list.push(Operand { place: Place::Stats(span), initial: Values::Floats(values), judged });
+        let values = self.kept(values);
+        self.add(name, Place::Stats(span), Values::Floats(values), tolerance);
         span
     }
 
-    fn send<D: Memory>(&self, device: &mut D) {
+    fn kept(&self, mut values: Vec<f32>) -> Vec<f32> {
+        if self.purpose == Purpose::Bench && values.len() > OWN_VALUES {
+            values.truncate(OWN_VALUES);
+            values.shrink_to_fit();
+        }
+        values
+    }
+
+    fn add(&mut self, name: &'static str, place: Place, initial: Values, tolerance: Option<Tolerance>) {
+        self.list.push(Operand { name, place, tolerance, initial });
+    }
+
+    /// Sends every operand's first values.
+    pub fn send<D: Memory>(&self, device: &mut D) {
         for Operand { place, initial, .. } in &self.list {
             match (*place, initial) {
-                (Place::Tensor(span), Values::Floats(values)) => device.write(span, values),
-                (Place::Stats(span), Values::Floats(values)) => device.write(span, values),
+                (Place::Tensor(span), Values::Floats(values)) => repeat(device, span, values),
+                (Place::Stats(span), Values::Floats(values)) => repeat(device, span, values),
                 (Place::Ids(span), Values::Ids(values)) => device.write(span, values),
                 (Place::Bytes(span), Values::Bytes(values)) => device.write(span, values),
                 _ => unreachable!("an operand's values have its kind"),
@@ -242,10 +368,10 @@ impl Operands {
 
     /// What an op on `device` wrote.
     fn outputs<D: Memory>(&self, device: &D) -> Vec<Output> {
-        let judged = self.list.iter().filter_map(|operand| operand.judged.map(|judged| (operand.place, judged)));
+        let judged = self.list.iter().filter_map(|operand| operand.tolerance.map(|tolerance| (operand, tolerance)));
         judged
-            .map(|(place, (name, tolerance))| {
-                let values = match place {
+            .map(|(Operand { name, place, .. }, tolerance)| {
+                let values = match *place {
                     Place::Tensor(span) => device.read_vec(span),
                     Place::Stats(span) => device.read_vec(span),
                     Place::Ids(_) | Place::Bytes(_) => unreachable!("floats alone are judged"),
@@ -257,14 +383,32 @@ impl Operands {
 
     /// What the reference wrote, in f64.
     fn expected(&self, reference: &Cpu<f64>) -> Vec<Vec<f64>> {
-        let judged = self.list.iter().filter(|operand| operand.judged.is_some());
-        judged
-            .map(|operand| match operand.place {
-                Place::Tensor(span) => reference.slice(span).to_vec(),
-                Place::Stats(span) => reference.slice(span).to_vec(),
-                Place::Ids(_) | Place::Bytes(_) => unreachable!("floats alone are judged"),
-            })
-            .collect()
+        let judged = self.list.iter().filter(|operand| operand.tolerance.is_some());
+        judged.map(|operand| operand.floats(reference).to_vec()).collect()
+    }
+}
+
+impl Operand {
+    /// The operand's values in `device`. Panics for ids and bytes, which have none.
+    pub fn floats<'a>(&self, device: &'a Cpu<f64>) -> &'a [f64] {
+        match self.place {
+            Place::Tensor(span) => device.slice(span),
+            Place::Stats(span) => device.slice(span),
+            Place::Ids(_) | Place::Bytes(_) => unreachable!("{} has no floats", self.name),
+        }
+    }
+}
+
+/// Fills `span` with `values`, again and again: sent once, copied on the device.
+fn repeat<D: Memory, K: Kind<Host = f32>>(device: &mut D, span: Span<K>, values: &[f32]) {
+    let len = values.len();
+    if len == 0 {
+        return;
+    }
+    device.write(span, values);
+    for start in (len..span.len()).step_by(len) {
+        let part = len.min(span.len() - start);
+        device.copy(span.first(part), span.slice(start, part));
     }
 }
 
@@ -312,25 +456,25 @@ impl<D: Backend> Checker<'_, D> {
             return;
         }
         let (start, shape) = (Instant::now(), case.shape());
-        let result = self.compare(case, &shape);
+        let result = self.compare(case, &format!("{} {shape}", C::OP));
         (self.observer)(&Outcome::of(C::OP, shape, start, result));
     }
 
-    fn compare<C: Case>(&self, case: &C, shape: &str) -> Result<f64, String> {
-        let mut operands = Operands::new::<Cpu<f64>>(self.seed, C::OP, shape);
-        let spans = case.plan(&mut operands);
+    fn compare<C: Case>(&self, case: &C, name: &str) -> Result<f64, String> {
+        let mut operands = Operands::new::<Cpu<f64>>(Purpose::Check, self.seed, name);
+        let ops = case.ops(&mut operands);
         let mut reference = Cpu::<f64>::allocate(&operands.plan);
         operands.send(&mut reference);
-        case.run(&mut reference, &spans);
+        ops.iter().for_each(|op| op.run(&mut reference));
         let expected = operands.expected(&reference);
 
-        let first = self.run(case, shape)?;
+        let first = self.run(case, name)?;
         let mut worst = 0.0;
         for (Output { name, tolerance, values }, expected) in first.iter().zip(expected) {
             let share = judge(values, &expected, *tolerance).map_err(|failure| format!("{name}{failure}"))?;
             worst = f64::max(worst, share);
         }
-        let second = self.run(case, shape)?;
+        let second = self.run(case, name)?;
         for (Output { name, values: first, .. }, Output { values: second, .. }) in first.iter().zip(&second) {
             if let Some(i) = first.iter().zip(second).position(|(a, b)| a.to_bits() != b.to_bits()) {
                 return Err(format!("{name}[{i}] is {} and then {}: two runs differ", first[i], second[i]));
@@ -339,15 +483,24 @@ impl<D: Backend> Checker<'_, D> {
         Ok(worst)
     }
 
-    fn run<C: Case>(&self, case: &C, shape: &str) -> Result<Vec<Output>, String> {
-        let mut operands = Operands::new::<D>(self.seed, C::OP, shape);
-        let spans = case.plan(&mut operands);
+    fn run<C: Case>(&self, case: &C, name: &str) -> Result<Vec<Output>, String> {
+        let mut operands = Operands::new::<D>(Purpose::Check, self.seed, name);
+        let ops = case.ops(&mut operands);
         let mut device = D::with_plan(&self.place, &operands.plan).map_err(|error| error.to_string())?;
         operands.send(&mut device);
-        case.run(&mut device, &spans);
+        ops.iter().for_each(|op| op.run(&mut device));
         let outputs = operands.outputs(&device);
         device.health().map_err(|error| error.to_string())?;
         Ok(outputs)
+    }
+}
+
+impl<D: Backend> Visitor for Checker<'_, D> {
+    type Error = Infallible;
+
+    fn visit<C: Case>(&mut self) -> Result<(), Infallible> {
+        C::list(self.size).iter().for_each(|case| self.case(case));
+        Ok(())
     }
 }
 
@@ -371,47 +524,24 @@ fn judge(found: &[f32], expected: &[f64], tolerance: Tolerance) -> Result<f64, S
 }
 
 /// What can be checked alone: single instructions, each op, whole steps.
-pub const NAMES: [&str; 20] = [
-    conformance::OP,
-    "adamw",
-    "arena",
-    "attention",
-    "contrastive",
-    "cross_entropy",
-    "distillation",
-    "group_dro",
-    "l2_normalize",
-    "layer_norm",
-    "linear",
-    "memory",
-    "patch_embed",
-    "pool",
-    "position_embed",
-    "relu",
-    "similarity",
-    "supcon",
-    "token_embed",
-    step::OP,
-];
+pub fn names() -> Vec<&'static str> {
+    struct Names(Vec<&'static str>);
+    impl Visitor for Names {
+        type Error = Infallible;
+
+        fn visit<C: Case>(&mut self) -> Result<(), Infallible> {
+            self.0.push(C::OP);
+            Ok(())
+        }
+    }
+    let mut names = Names(vec![conformance::OP]);
+    let Ok(()) = visit(&mut names);
+    names.0.push(step::OP);
+    names.0.dedup();
+    names.0
+}
 
 /// All ops.
 pub fn ops<D: Backend>(checker: &mut Checker<D>) {
-    adamw::check(checker);
-    arena::check(checker);
-    attention::check(checker);
-    contrastive::check(checker);
-    cross_entropy::check(checker);
-    distillation::check(checker);
-    group_dro::check(checker);
-    l2_normalize::check(checker);
-    layer_norm::check(checker);
-    linear::check(checker);
-    memory::check(checker);
-    patch_embed::check(checker);
-    pool::check(checker);
-    position_embed::check(checker);
-    relu::check(checker);
-    similarity::check(checker);
-    supcon::check(checker);
-    token_embed::check(checker);
+    let Ok(()) = visit(checker);
 }

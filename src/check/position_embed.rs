@@ -1,70 +1,55 @@
-use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::position_embed::PositionShape;
-use crate::ops::{Backend, Stats, Tensor};
+//! Cases of the class token and positions.
 
-struct PositionEmbed(PositionShape);
+use super::{Case, Operands, Ops, Size, Tolerance, in_order};
+use crate::model::spec::ModelSpec;
+use crate::ops::Backend;
+use crate::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
 
-struct Spans {
-    patches: Tensor,
-    class: Tensor,
-    position: Tensor,
-    x: Tensor,
-    dx: Tensor,
-    dpatches: Tensor,
-    dclass: Stats,
-    dposition: Stats,
-}
+pub struct PositionEmbedCase(pub PositionShape);
 
-impl Case for PositionEmbed {
+impl Case for PositionEmbedCase {
     const OP: &'static str = "position_embed";
-    type Spans = Spans;
+
+    fn list(size: Size) -> Vec<PositionEmbedCase> {
+        // More than 32 images are summed in several slices.
+        let shapes: &[(usize, usize, usize)] = match size {
+            Size::Tiny => &[(3, 6, 5)],
+            Size::Smallest => &[(35, 2, 264), (2, 9, 45)],
+            Size::Small => &[(1, 1, 1), (70, 4, 33), (40, 9, 64), (3, 16, 520)],
+            Size::Full => &[(1, 1, 1), (70, 4, 33), (300, 196, 768), (40, 49, 768), (65, 256, 1024)],
+        };
+        let case = |&(images, patches, width): &_| PositionEmbedCase(PositionShape { images, patches, width });
+        shapes.iter().map(case).collect()
+    }
+
+    fn of_model(spec: &ModelSpec, images: usize) -> Vec<PositionEmbedCase> {
+        vec![PositionEmbedCase(PositionShape { images, patches: spec.patches(), width: spec.vision().width })]
+    }
 
     fn shape(&self) -> String {
         format!("{} x (1 + {}) x {}", self.0.images, self.0.patches, self.0.width)
     }
 
-    fn plan(&self, operands: &mut Operands) -> Spans {
-        let PositionShape { images, patches, width } = self.0;
+    fn ops<D: Backend>(&self, operands: &mut Operands) -> Ops<'_, D> {
+        let shape = self.0;
+        let PositionShape { images, patches, width } = shape;
         let (rest, all) = (images * patches * width, images * (patches + 1) * width);
-        Spans {
-            patches: operands.input(rest, 1.0),
-            class: operands.input(width, 1.0),
-            position: operands.input((patches + 1) * width, 1.0),
-            // One sum in f32 and one rounding.
-            x: operands.output("x", all, Tolerance::bf16(0.0)),
-            dx: operands.input(all, 1.0),
-            dpatches: operands.output("dpatches", rest, Tolerance::EXACT),
-            dclass: operands.output_stats("dclass", width, Tolerance::f32(images)),
-            dposition: operands.output_stats("dposition", (patches + 1) * width, Tolerance::f32(images)),
-        }
-    }
-
-    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.run(crate::ops::position_embed::PositionEmbed {
-            shape: self.0,
-            patches: s.patches,
-            class: s.class,
-            position: s.position,
-            x: s.x,
-        });
-        device.run(crate::ops::position_embed::PositionEmbedBackward {
-            shape: self.0,
-            dx: s.dx,
-            dpatches: s.dpatches,
-            dclass: s.dclass,
-            dposition: s.dposition,
-        });
-    }
-}
-
-pub fn check<D: Backend>(checker: &mut Checker<D>) {
-    // More than 32 images are summed in several slices.
-    let shapes: &[(usize, usize, usize)] = match checker.size {
-        Size::Smallest => &[(35, 2, 264), (2, 9, 45)],
-        Size::Small => &[(1, 1, 1), (70, 4, 33), (40, 9, 64), (3, 16, 520)],
-        Size::Full => &[(1, 1, 1), (70, 4, 33), (300, 196, 768), (40, 49, 768), (65, 256, 1024)],
-    };
-    for &(images, patches, width) in shapes {
-        checker.case(&PositionEmbed(PositionShape { images, patches, width }));
+        in_order![
+            PositionEmbed {
+                shape,
+                patches: operands.input("patches", rest, 1.0),
+                class: operands.input("class", width, 1.0),
+                position: operands.input("position", (patches + 1) * width, 1.0),
+                // One sum in f32 and one rounding.
+                x: operands.output("x", all, Tolerance::bf16(0.0)),
+            },
+            PositionEmbedBackward {
+                shape,
+                dx: operands.input("dx", all, 1.0),
+                dpatches: operands.output("dpatches", rest, Tolerance::EXACT),
+                dclass: operands.output_stats("dclass", width, Tolerance::f32(images)),
+                dposition: operands.output_stats("dposition", (patches + 1) * width, Tolerance::f32(images)),
+            },
+        ]
     }
 }

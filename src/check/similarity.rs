@@ -1,20 +1,14 @@
-use super::{Case, Checker, Operands, Size, Tolerance};
-use crate::ops::similarity::SimilarityShape;
-use crate::ops::{Backend, Stats, Tensor, Write};
+//! Cases of inner products of embeddings.
+
+use super::{Case, Operands, Ops, Size, Tolerance, in_order};
+use crate::model::spec::ModelSpec;
+use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
+use crate::ops::{Backend, Write};
 
 /// The products and both gradients, which have operands of their own. As many rows as columns are the same embeddings.
-struct Similarity {
-    shape: SimilarityShape,
-    write: Write,
-}
-
-struct Spans {
-    a: Tensor,
-    b: Tensor,
-    s: Stats,
-    ds: Stats,
-    da: Tensor,
-    db: Tensor,
+pub struct SimilarityCase {
+    pub shape: SimilarityShape,
+    pub write: Write,
 }
 
 /// What a gradient may be off by before it is rounded: ds goes into the product as two bf16, 2^-17 of it off, and the
@@ -26,66 +20,51 @@ fn gradient(depth: usize) -> Tolerance {
     Tolerance { at_least: (depth as f64).sqrt(), ..Tolerance::bf16(loss) }
 }
 
-impl Case for Similarity {
+impl Case for SimilarityCase {
     const OP: &'static str = "similarity";
-    type Spans = Spans;
+
+    fn list(size: Size) -> Vec<SimilarityCase> {
+        let shapes: &[(usize, usize, usize)] = match size {
+            Size::Tiny => &[(7, 5, 24), (1, 9, 3), (130, 3, 2)],
+            // Several tiles and several blocks of each depth.
+            Size::Smallest => &[(70, 134, 72), (131, 33, 9)],
+            Size::Small => &[(1, 1, 1), (7, 5, 33), (64, 64, 96), (130, 50, 64), (3, 257, 136), (150, 150, 20)],
+            Size::Full => {
+                &[(1, 1, 1), (7, 5, 33), (1024, 1024, 512), (4096, 100, 512), (333, 4097, 768), (513, 513, 130)]
+            }
+        };
+        let of_shape = |&(rows, columns, width): &_| {
+            let shape = SimilarityShape { rows, columns, width };
+            [Write::Set, Write::Add].map(|write| SimilarityCase { shape, write })
+        };
+        shapes.iter().flat_map(of_shape).collect()
+    }
+
+    fn of_model(spec: &ModelSpec, batch: usize) -> Vec<SimilarityCase> {
+        let shape = SimilarityShape { rows: batch, columns: batch, width: spec.embed_dim };
+        vec![SimilarityCase { shape, write: Write::Set }]
+    }
 
     fn shape(&self) -> String {
         let SimilarityShape { rows, columns, width } = self.shape;
         format!("{rows} x {columns} x {width}, {:?}", self.write)
     }
 
-    fn plan(&self, operands: &mut Operands) -> Spans {
-        let SimilarityShape { rows, columns, width } = self.shape;
-        let a = operands.input(rows * width, 1.0);
-        let b = if rows == columns { a } else { operands.input(columns * width, 1.0) };
-        let mut written = |name, height: usize, depth: usize| match self.write {
-            Write::Set => operands.output(name, height * width, gradient(depth)),
-            Write::Add => {
-                let before = operands.normal(height * width, (depth as f64).sqrt());
-                operands.updated(name, before, gradient(depth))
-            }
+    fn ops<D: Backend>(&self, operands: &mut Operands) -> Ops<'_, D> {
+        let SimilarityCase { shape, write } = *self;
+        let SimilarityShape { rows, columns, width } = shape;
+        let a = operands.input("a", rows * width, 1.0);
+        let b = if rows == columns { a } else { operands.input("b", columns * width, 1.0) };
+        let mut written = |name, height: usize, depth: usize| {
+            operands.written(write, name, height * width, (depth as f64).sqrt(), gradient(depth))
         };
         let (da, db) = (written("da", rows, columns), written("db", columns, rows));
-        Spans {
-            a,
-            b,
-            s: operands.output_stats("s", rows * columns, Tolerance::f32(width)),
-            ds: operands.stats(rows * columns, 1.0),
-            da,
-            db,
-        }
-    }
-
-    fn run<D: Backend>(&self, device: &mut D, s: &Spans) {
-        device.run(crate::ops::similarity::Similarity { shape: self.shape, a: s.a, b: s.b, s: s.s });
-        device.run(crate::ops::similarity::SimilarityBackward {
-            shape: self.shape,
-            ds: s.ds,
-            b: s.b,
-            write: self.write,
-            da: s.da,
-        });
-        device.run(crate::ops::similarity::SimilarityBackwardColumns {
-            shape: self.shape,
-            ds: s.ds,
-            a: s.a,
-            write: self.write,
-            db: s.db,
-        });
-    }
-}
-
-pub fn check<D: Backend>(checker: &mut Checker<D>) {
-    let shapes: &[(usize, usize, usize)] = match checker.size {
-        // Several tiles and several blocks of each depth.
-        Size::Smallest => &[(70, 134, 72), (131, 33, 9)],
-        Size::Small => &[(1, 1, 1), (7, 5, 33), (64, 64, 96), (130, 50, 64), (3, 257, 136), (150, 150, 20)],
-        Size::Full => &[(1, 1, 1), (7, 5, 33), (1024, 1024, 512), (4096, 100, 512), (333, 4097, 768), (513, 513, 130)],
-    };
-    for &(rows, columns, width) in shapes {
-        for write in [Write::Set, Write::Add] {
-            checker.case(&Similarity { shape: SimilarityShape { rows, columns, width }, write });
-        }
+        let s = operands.output_stats("s", rows * columns, Tolerance::f32(width));
+        let ds = operands.stats("ds", rows * columns, 1.0);
+        in_order![
+            Similarity { shape, a, b, s },
+            SimilarityBackward { shape, ds, b, write, da },
+            SimilarityBackwardColumns { shape, ds, a, write, db },
+        ]
     }
 }

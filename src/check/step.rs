@@ -298,7 +298,9 @@ pub fn check<D: Backend>(checker: &mut Checker<D>) {
         return;
     }
     let (model, samples) = match checker.size {
-        Size::Smallest | Size::Small => (ModelSpec::from_json(TINY).expect("the tiny model is well formed"), 6),
+        Size::Tiny | Size::Smallest | Size::Small => {
+            (ModelSpec::from_json(TINY).expect("the tiny model is well formed"), 6)
+        }
         Size::Full => (ModelSpec::find("ViT-B-32").expect("ViT-B-32 is bundled"), 32),
     };
     for (entry, trial) in trials() {

@@ -36,9 +36,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Place::Emulated(_) => Size::Small,
     };
     if let Some(only) = &arguments.only
-        && !check::NAMES.contains(&only.as_str())
+        && !check::names().contains(&only.as_str())
     {
-        return Err(unknown("op", only, check::NAMES));
+        return Err(unknown("op", only, check::names()));
     }
     let seed = arguments.seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

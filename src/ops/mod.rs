@@ -34,7 +34,7 @@ pub use device::{Device, RecordKey};
 pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};
 
 /// An op: what is to be computed, at which shape and on which spans, as a value. [`Run::run`] computes it.
-pub trait Op {
+pub trait Op: Copy {
     /// How tables and traces call it.
     const NAME: &'static str;
 
@@ -55,6 +55,38 @@ pub struct Cost {
 /// A device that computes ops of one kind.
 pub trait Run<O: Op> {
     fn run(&mut self, op: O);
+}
+
+/// An op of any kind, for lists of them that a device of type `D` runs.
+pub trait AnyOp<D> {
+    fn run(&self, device: &mut D);
+
+    /// [`Op::NAME`]
+    fn name(&self) -> &'static str;
+
+    /// [`Op::shape`]
+    fn shape(&self) -> String;
+
+    /// [`Op::cost`]
+    fn cost(&self, storage_bytes: usize) -> Cost;
+}
+
+impl<O: Op, D: Run<O>> AnyOp<D> for O {
+    fn run(&self, device: &mut D) {
+        device.run(*self);
+    }
+
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn shape(&self) -> String {
+        Op::shape(self)
+    }
+
+    fn cost(&self, storage_bytes: usize) -> Cost {
+        Op::cost(self, storage_bytes)
+    }
 }
 
 /// Names all ops: a device computes each of them.

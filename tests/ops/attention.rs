@@ -1,52 +1,40 @@
-use perennial::ops::attention::{Attention, AttentionBackward, AttentionShape};
+use perennial::check::attention::AttentionCase;
+use perennial::check::{Case, Size};
+use perennial::ops::attention::{Attention, AttentionShape};
 use perennial::ops::{Plan, Run};
+use proptest::prelude::*;
 
-use super::{Device, assert_close, check_gradients, device, dot, get, put, random};
+use super::{Device, assert_all_gradients, assert_close, assert_holds, device, get, put, random, results};
 
-fn shapes() -> Vec<AttentionShape> {
-    let shape = |samples, tokens, heads, head_dim| {
-        [false, true].map(|causal| AttentionShape { samples, tokens, heads, head_dim, causal })
-    };
-    [shape(3, 7, 3, 8), shape(1, 1, 1, 4), shape(2, 17, 1, 5)].concat()
-}
-
-/// out, and the gradient of dot(out, dout) by qkv.
-fn run(shape: AttentionShape, qkv_values: &[f64], dout_values: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let rows = shape.samples * shape.tokens;
-    let mut plan = Plan::new::<Device>();
-    let [qkv, dqkv] = [(); 2].map(|()| plan.tensor(rows * 3 * shape.width()));
-    let [out, dout] = [(); 2].map(|()| plan.tensor(rows * shape.width()));
-    let log_sum_exp = plan.stats(rows * shape.heads);
-    let mut device = device(&plan);
-    put(&mut device, qkv, qkv_values);
-    put(&mut device, dout, dout_values);
-    device.run(Attention { shape, qkv, out, log_sum_exp });
-    device.run(AttentionBackward { shape, qkv, out, log_sum_exp, dout, dqkv });
-    (get(&device, out), get(&device, dqkv))
-}
-
-fn inputs(shape: AttentionShape) -> (Vec<f64>, Vec<f64>) {
-    let rows = shape.samples * shape.tokens;
-    (random("qkv", rows * 3 * shape.width()), random("dout", rows * shape.width()))
+fn case(samples: usize, tokens: usize, heads: usize, head_dim: usize, causal: bool) -> AttentionCase {
+    AttentionCase { shape: AttentionShape { samples, tokens, heads, head_dim, causal }, far: false }
 }
 
 #[test]
 fn gradients_match_finite_differences() {
-    for shape in shapes() {
-        let (qkv, dout) = inputs(shape);
-        let (_, gradient) = run(shape, &qkv, &dout);
-        if shape.tokens == 1 {
-            // One token attends to itself alone: q and k have no gradient, and relative errors no meaning there.
-            assert!(gradient[..2 * shape.width()].iter().all(|g| g.abs() < 1e-15));
-        }
-        check_gradients(&[qkv], &[gradient], |inputs| dot(&run(shape, &inputs[0], &dout).0, &dout));
-    }
+    assert_all_gradients::<AttentionCase>();
+}
+
+#[test]
+fn drawn_shapes_hold() {
+    let shapes = (1usize..4, 2usize..20, 1usize..3, 1usize..9, any::<bool>());
+    assert_holds(shapes, true, |(samples, tokens, heads, head_dim, causal)| {
+        case(samples, tokens, heads, head_dim, causal)
+    });
+}
+
+#[test]
+fn one_token_attends_to_itself_alone() {
+    let result = results(&case(1, 1, 2, 4, false));
+    assert_eq!(result("out"), result("qkv")[16..]);
+    assert!(result("dqkv")[..16].iter().all(|gradient| gradient.abs() < 1e-15), "its scores change nothing");
 }
 
 #[test]
 fn forward_is_softmax_of_scores_times_values() {
-    for shape in shapes() {
-        let (qkv, dout) = inputs(shape);
+    for AttentionCase { shape, far } in AttentionCase::list(Size::Tiny) {
+        let result = results(&AttentionCase { shape, far });
+        let qkv = result("qkv");
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
         let width = shape.width();
         let at = |sample: usize, token: usize, part: usize, head: usize, d: usize| {
@@ -69,19 +57,25 @@ fn forward_is_softmax_of_scores_times_values() {
                 }
             }
         }
-        assert_close(&format!("{shape:?}"), &run(shape, &qkv, &dout).0, &expected, 1e-13);
+        assert_close(&format!("{shape:?}"), &result("out"), &expected, 1e-13);
     }
 }
 
 #[test]
 fn causal_tokens_do_not_see_what_follows() {
     let shape = AttentionShape { samples: 1, tokens: 6, heads: 2, head_dim: 4, causal: true };
-    let (mut qkv, dout) = inputs(shape);
-    let before = run(shape, &qkv, &dout).0;
-    for value in &mut qkv[5 * 3 * 8..] {
-        *value += 1.0;
-    }
-    let after = run(shape, &qkv, &dout).0;
+    let mut plan = Plan::new::<Device>();
+    let (qkv, out, log_sum_exp) = (plan.tensor(6 * 3 * 8), plan.tensor(6 * 8), plan.stats(6 * 2));
+    let mut device = device(&plan);
+    let mut values = random("qkv", 6 * 3 * 8);
+    let mut run = |values: &[f64]| {
+        put(&mut device, qkv, values);
+        device.run(Attention { shape, qkv, out, log_sum_exp });
+        get(&device, out)
+    };
+    let before = run(&values);
+    values[5 * 3 * 8..].iter_mut().for_each(|value| *value += 1.0);
+    let after = run(&values);
     assert_eq!(before[..5 * 8], after[..5 * 8]);
     assert_ne!(before[5 * 8..], after[5 * 8..]);
 }

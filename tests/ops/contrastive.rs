@@ -1,3 +1,4 @@
+use perennial::check::contrastive::ContrastiveCase;
 use perennial::ops::contrastive::{
     Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
     MovingAverages, Negatives, Surrogate,
@@ -6,7 +7,7 @@ use perennial::ops::cpu::{Cpu, Real};
 use perennial::ops::l2_normalize::L2Normalize;
 use perennial::ops::{Memory, Plan, Run};
 
-use super::{assert_close, check_gradients, dot, generator, random};
+use super::{assert_all_gradients, assert_close, assert_gradients, assert_holds, dot, generator, random};
 use crate::fixtures::Fixture;
 
 /// A batch on the host.
@@ -185,21 +186,24 @@ fn unit_rows(values: &[f64], width: usize) -> Vec<f64> {
 
 #[test]
 fn gradients_match_finite_differences() {
-    // Enough samples for several blocks in several groups. With gamma = 1 the estimator is the true gradient.
-    let batch = random_batch(300, 23, 7);
-    for case in ["clip", "gcl_captions", "gcl_classes", "gdro_classes"] {
-        let settings = settings(case, 0.3);
-        let outcome = run::<f64>(&batch, settings);
-        let inputs = [batch.image[..70].to_vec(), batch.text.clone(), vec![(1.0 / batch.tau).ln()]];
-        let gradients = [outcome.dimage[..70].to_vec(), outcome.dtext, vec![outcome.by_log_scale]];
-        check_gradients(&inputs, &gradients, |inputs| {
-            let mut moved = batch.clone();
-            moved.image[..70].copy_from_slice(&inputs[0]);
-            moved.text = inputs[1].clone();
-            moved.tau = (-inputs[2][0]).exp();
-            run::<f64>(&moved, settings).loss
-        });
-    }
+    assert_all_gradients::<ContrastiveCase>();
+}
+
+#[test]
+fn gradients_match_over_several_groups_of_images() {
+    let shape = ContrastiveShape { samples: 300, texts: 3, width: 1 };
+    assert_gradients(&ContrastiveCase { shape, settings: settings("gdro_classes", 0.3), gamma: None, tau: 0.3 });
+}
+
+#[test]
+fn drawn_shapes_hold() {
+    let shapes = (1usize..20, 1usize..20, 1usize..6, 0usize..4);
+    assert_holds(shapes, false, |(samples, texts, width, case)| ContrastiveCase {
+        shape: ContrastiveShape { samples, texts, width },
+        settings: settings(["clip", "gcl_captions", "gcl_classes", "gdro_classes"][case], 0.3),
+        gamma: Some(0.6),
+        tau: 0.2,
+    });
 }
 
 #[test]

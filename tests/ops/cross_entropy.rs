@@ -1,7 +1,9 @@
+use perennial::check::cross_entropy::{self as check, CrossEntropyCase};
 use perennial::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, SoftTargets};
 use perennial::ops::{Memory, Plan, Run, Write};
+use proptest::prelude::*;
 
-use super::{Device, assert_close, check_gradients, device, get, put, random};
+use super::{Device, assert_all_gradients, assert_close, assert_holds, device, get, put, random};
 use crate::fixtures::Fixture;
 
 /// What logits are held against.
@@ -76,14 +78,20 @@ const SHAPES: [LogitsShape; 3] = [
 
 #[test]
 fn gradients_match_finite_differences() {
-    for shape in &SHAPES[..2] {
-        let logits = random("logits", shape.rows * shape.stride);
-        for target in targets(*shape) {
-            let (_, gradient) = run(*shape, &logits, &target, 1.3, None);
-            let loss = |inputs: &[Vec<f64>]| run(*shape, &inputs[0], &target, 1.3, None).0;
-            check_gradients(std::slice::from_ref(&logits), &[gradient], loss);
-        }
-    }
+    assert_all_gradients::<CrossEntropyCase>();
+}
+
+#[test]
+fn drawn_shapes_hold() {
+    let shapes = (1usize..40, 2usize..30, 0usize..9, any::<[bool; 3]>());
+    assert_holds(shapes, true, |(rows, columns, spare, [by_label, balanced, add])| CrossEntropyCase {
+        shape: LogitsShape { rows, columns, stride: columns + spare },
+        target: match by_label {
+            true => check::Target::Label { divided: balanced },
+            false => check::Target::Teacher { temperature: 1.5, balanced },
+        },
+        write: if add { Write::Add } else { Write::Set },
+    });
 }
 
 #[test]

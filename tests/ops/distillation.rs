@@ -1,10 +1,10 @@
-use std::slice::from_ref;
-
+use perennial::check::distillation::DistillationCase;
 use perennial::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
 use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use perennial::ops::{Plan, Run, Write};
+use proptest::prelude::*;
 
-use super::{Device, assert_close, check_gradients, device, get, put, random};
+use super::{Device, assert_all_gradients, assert_close, assert_holds, device, get, put, random};
 use crate::fixtures::Fixture;
 
 const PLAIN: DistillationSettings =
@@ -18,8 +18,8 @@ struct Pair<'a> {
     column: Option<&'a [f64]>,
 }
 
-/// The loss and its gradient by s: `[rows, columns]`, added to `before` or written over NaN.
-fn run(rows: usize, settings: DistillationSettings, pair: &Pair, before: Option<f64>) -> (f64, Vec<f64>) {
+/// The loss and its gradient by s `[rows, columns]`.
+fn run(rows: usize, settings: DistillationSettings, pair: &Pair) -> (f64, Vec<f64>) {
     let len = pair.s.len();
     let columns = len / rows;
     let mut plan = Plan::new::<Device>();
@@ -34,44 +34,32 @@ fn run(rows: usize, settings: DistillationSettings, pair: &Pair, before: Option<
         put(&mut device, *span, values);
     }
     let multiplicity = Multiplicity { row: row.map(|(span, _)| span), column: column.map(|(span, _)| span) };
-    let write = match before {
-        None => Write::Set,
-        Some(before) => {
-            put(&mut device, ds, &vec![before; len]);
-            put(&mut device, loss, &[before]);
-            Write::Add
-        }
-    };
-    device.run(Distillation { rows, columns, settings, multiplicity, s, teacher, write, loss, ds });
+    device.run(Distillation { rows, columns, settings, multiplicity, s, teacher, write: Write::Set, loss, ds });
     (get(&device, loss)[0], get(&device, ds))
 }
 
 #[test]
 fn gradients_match_finite_differences() {
-    let (row, column) = ([1.0, 3.0, 2.0, 1.0, 1.0, 4.0], [2.0, 1.0, 1.0, 5.0]);
-    let (s, teacher) = (random("s", 24), random("teacher", 24));
-    for (rows, exclude_self, divergence, counted) in
-        [(6, false, false, false), (6, false, true, true), (4, true, false, false), (4, true, true, false)]
-    {
-        let settings = DistillationSettings { exclude_self, divergence, weight: 0.7, ..PLAIN };
-        let counts = counted.then_some((&row[..], &column[..])).unzip();
-        let run = |s: &[f64], before| {
-            let (row, column) = counts;
-            run(rows, settings, &Pair { s, teacher: &teacher, row, column }, before)
-        };
-        let (loss, ds) = run(&s, None);
-        check_gradients(from_ref(&s), from_ref(&ds), |inputs| run(&inputs[0], None).0);
-        let (added_loss, added_ds) = run(&s, Some(0.25));
-        assert_close("loss, added", &[added_loss], &[loss + 0.25], 1e-14);
-        assert_close("ds, added", &added_ds, &ds.iter().map(|value| value + 0.25).collect::<Vec<_>>(), 1e-14);
-    }
+    assert_all_gradients::<DistillationCase>();
+}
+
+#[test]
+fn drawn_shapes_hold() {
+    let shapes = (1usize..20, 2usize..20, any::<[bool; 4]>());
+    assert_holds(shapes, true, |(rows, columns, [exclude_self, divergence, counted, add])| DistillationCase {
+        rows,
+        columns,
+        settings: DistillationSettings { exclude_self, divergence, ..PLAIN },
+        counted,
+        write: if add { Write::Add } else { Write::Set },
+    });
 }
 
 #[test]
 fn a_model_distilled_onto_itself_is_at_a_minimum() {
     let s = random("s", 30);
     let settings = DistillationSettings { teacher_tau: 0.5, divergence: true, ..PLAIN };
-    let (loss, ds) = run(5, settings, &Pair { s: &s, teacher: &s, row: None, column: None }, None);
+    let (loss, ds) = run(5, settings, &Pair { s: &s, teacher: &s, row: None, column: None });
     assert!(loss.abs() < 1e-15 && ds.iter().all(|value| value.abs() < 1e-15));
 }
 
@@ -88,9 +76,9 @@ fn multiplicities_equal_repeated_rows_and_columns() {
     for divergence in [false, true] {
         let settings = DistillationSettings { divergence, weight: 1.5, ..PLAIN };
         let once = Pair { s: &s, teacher: &teacher, row: Some(&row), column: Some(&column) };
-        let (loss, ds) = run(3, settings, &once, None);
+        let (loss, ds) = run(3, settings, &once);
         let each = Pair { s: &spread(&s), teacher: &spread(&teacher), row: None, column: None };
-        let (each_loss, each_ds) = run(rows.len(), settings, &each, None);
+        let (each_loss, each_ds) = run(rows.len(), settings, &each);
         let mut summed = vec![0.0; 12];
         for (place, value) in places.iter().zip(each_ds) {
             summed[*place] += value;
@@ -104,7 +92,7 @@ fn multiplicities_equal_repeated_rows_and_columns() {
 fn the_diagonal_is_as_if_it_were_not_there() {
     let (mut s, mut teacher) = (random("s", 16), random("teacher", 16));
     let settings = DistillationSettings { exclude_self: true, divergence: true, ..PLAIN };
-    let result = |s: &[f64], teacher: &[f64]| run(4, settings, &Pair { s, teacher, row: None, column: None }, None);
+    let result = |s: &[f64], teacher: &[f64]| run(4, settings, &Pair { s, teacher, row: None, column: None });
     let before = result(&s, &teacher);
     assert!((0..4).all(|i| before.1[5 * i] == 0.0));
     for i in 0..4 {
@@ -113,7 +101,7 @@ fn the_diagonal_is_as_if_it_were_not_there() {
     assert_eq!(result(&s, &teacher), before);
     // A sample that has no other.
     let one = Pair { s: &[1.0], teacher: &[1.0], row: None, column: None };
-    assert_eq!(run(1, settings, &one, None), (0.0, vec![0.0]));
+    assert_eq!(run(1, settings, &one), (0.0, vec![0.0]));
 }
 
 #[test]
@@ -123,7 +111,7 @@ fn extreme_temperatures_stay_finite() {
     for (tau, teacher_tau) in [(0.01, 0.01), (1e-4, 1.0), (1.0, 1e-4), (1e4, 1e-4)] {
         for divergence in [false, true] {
             let settings = DistillationSettings { tau, teacher_tau, divergence, ..PLAIN };
-            let (loss, ds) = run(5, settings, &Pair { s: &s, teacher: &teacher, row: None, column: None }, None);
+            let (loss, ds) = run(5, settings, &Pair { s: &s, teacher: &teacher, row: None, column: None });
             assert!(loss.is_finite() && ds.iter().all(|value| value.is_finite()), "tau {tau}, {teacher_tau}");
         }
     }

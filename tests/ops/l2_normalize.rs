@@ -1,33 +1,37 @@
+use perennial::check::l2_normalize::L2NormalizeCase;
 use perennial::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
 use perennial::ops::{Plan, Run};
 
-use super::{Device, check_gradients, device, dot, get, put, random};
-
-/// y, and the gradient of dot(y, dy) by x.
-fn run(rows: usize, width: usize, x_values: &[f64], dy_values: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let mut plan = Plan::new::<Device>();
-    let [x, y, dy, dx] = [(); 4].map(|()| plan.tensor(rows * width));
-    let norm = plan.stats(rows);
-    let mut device = device(&plan);
-    put(&mut device, x, x_values);
-    put(&mut device, dy, dy_values);
-    device.run(L2Normalize { rows, width, x, y, norm });
-    device.run(L2NormalizeBackward { rows, width, dy, y, norm, dx });
-    (get(&device, y), get(&device, dx))
-}
+use super::{Device, assert_all_gradients, assert_close, assert_holds, device, dot, get, put, results};
 
 #[test]
 fn gradients_match_finite_differences() {
-    for (rows, width) in [(7, 24), (3, 33)] {
-        let (x, dy) = (random("x", rows * width), random("dy", rows * width));
-        let (y, gradient) = run(rows, width, &x, &dy);
-        assert!(y.chunks(width).all(|row| (dot(row, row) - 1.0).abs() < 1e-14));
-        check_gradients(&[x], &[gradient], |inputs| dot(&run(rows, width, &inputs[0], &dy).0, &dy));
+    assert_all_gradients::<L2NormalizeCase>();
+}
+
+#[test]
+fn drawn_shapes_hold() {
+    assert_holds((1usize..12, 2usize..40), true, |(rows, width)| L2NormalizeCase { rows, width });
+}
+
+#[test]
+fn rows_keep_their_direction_and_have_length_1() {
+    let result = results(&L2NormalizeCase { rows: 7, width: 24 });
+    for (y, x) in result("y").chunks(24).zip(result("x").chunks(24)) {
+        assert!((dot(y, y) - 1.0).abs() < 1e-14);
+        assert_close("x", &y.iter().map(|y| y * dot(x, x).sqrt()).collect::<Vec<_>>(), x, 1e-14);
     }
 }
 
 #[test]
 fn a_zero_row_stays_finite() {
-    let (y, gradient) = run(1, 4, &[0.0; 4], &[1.0; 4]);
-    assert!(y.iter().chain(&gradient).all(|value| value.is_finite()));
+    let mut plan = Plan::new::<Device>();
+    let [x, y, dy, dx] = [(); 4].map(|()| plan.tensor(4));
+    let norm = plan.stats(1);
+    let mut device = device(&plan);
+    put(&mut device, x, &[0.0; 4]);
+    put(&mut device, dy, &[1.0; 4]);
+    device.run(L2Normalize { rows: 1, width: 4, x, y, norm });
+    device.run(L2NormalizeBackward { rows: 1, width: 4, dy, y, norm, dx });
+    assert!([y, dx].iter().flat_map(|span| get(&device, *span)).all(|value| value.is_finite()));
 }

@@ -21,9 +21,14 @@ mod similarity;
 mod supcon;
 mod token_embed;
 
+use std::fmt::Debug;
+
+use perennial::check::{Case, Checker, Operand, Operands, Outcome, Place, Purpose, Size};
 use perennial::ops::cpu::{Cpu, Float};
 use perennial::ops::{Plan, Span};
 use perennial::rng::{Rng, normal, rng};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 
 /// The device under test.
 pub type Device = Cpu<f64>;
@@ -68,22 +73,147 @@ pub fn assert_close(what: &str, a: &[f64], b: &[f64], tolerance: f64) {
     assert!(difference <= tolerance * norm, "{what}: relative error {:e}", difference / norm);
 }
 
-/// Holds each gradient of `loss` against central differences. A step of 1e-5 leaves a truncation error of about 1e-10 and a
-/// rounding error of about 1e-11 on values near 1, well inside the bound of 1e-6.
+/// Central differences of `loss` at `values`. A step of 1e-5 leaves a truncation error of about 1e-10 and a rounding error of
+/// about 1e-11 on values near 1, well inside the bound of 1e-6 that gradients are held to.
+fn differences(values: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let step = 1e-5;
+    let mut moved = values.to_vec();
+    let difference = |i: usize| {
+        moved[i] = values[i] + step;
+        let above = loss(&moved);
+        moved[i] = values[i] - step;
+        let below = loss(&moved);
+        moved[i] = values[i];
+        (above - below) / (2.0 * step)
+    };
+    (0..values.len()).map(difference).collect()
+}
+
+/// Holds each gradient of `loss` against central differences.
 pub fn check_gradients(inputs: &[Vec<f64>], gradients: &[Vec<f64>], loss: impl Fn(&[Vec<f64>]) -> f64) {
     assert_eq!(inputs.len(), gradients.len());
     for (i, gradient) in gradients.iter().enumerate() {
-        let mut moved = inputs.to_vec();
-        let mut differences = Vec::with_capacity(gradient.len());
-        for k in 0..inputs[i].len() {
-            let step = 1e-5;
-            moved[i][k] = inputs[i][k] + step;
-            let above = loss(&moved);
-            moved[i][k] = inputs[i][k] - step;
-            let below = loss(&moved);
-            moved[i][k] = inputs[i][k];
-            differences.push((above - below) / (2.0 * step));
-        }
-        assert_close(&format!("gradient of input {i}"), gradient, &differences, 1e-6);
+        let at = |values: &[f64]| {
+            let mut moved = inputs.to_vec();
+            moved[i].copy_from_slice(values);
+            loss(&moved)
+        };
+        assert_close(&format!("gradient of input {i}"), gradient, &differences(&inputs[i], at), 1e-6);
     }
+}
+
+/// What runs of a case on a fresh device come to, the floats of some operands put in place of its own.
+struct Runs<'a, C: Case> {
+    case: &'a C,
+    operands: Operands,
+}
+
+impl<'a, C: Case> Runs<'a, C> {
+    fn new(case: &'a C) -> Self {
+        let mut operands = Operands::new::<Device>(Purpose::Gradients, 1, &case.shape());
+        case.ops::<Device>(&mut operands);
+        Runs { case, operands }
+    }
+
+    fn find(&self, name: &str, written: bool) -> Option<&Operand> {
+        self.operands.list().iter().find(|operand| operand.name == name && operand.tolerance.is_some() == written)
+    }
+
+    fn start(&self) -> Device {
+        let mut device = device(self.operands.plan());
+        self.operands.send(&mut device);
+        device
+    }
+
+    fn run(&self, device: &mut Device) {
+        let mut operands = Operands::new::<Device>(Purpose::Gradients, 1, &self.case.shape());
+        self.case.ops(&mut operands).iter().for_each(|op| op.run(device));
+    }
+
+    /// The loss that gradients are of: what the ops call so, and the products of outputs with the gradients that were given.
+    fn loss(&self, device: &Device) -> f64 {
+        let outputs = self.operands.list().iter().filter(|operand| operand.tolerance.is_some());
+        let terms = outputs.map(|output| match self.find(&format!("d{}", output.name), false) {
+            Some(given) => dot(output.floats(device), given.floats(device)),
+            None if output.name == "loss" => output.floats(device)[0],
+            None => 0.0,
+        });
+        terms.sum()
+    }
+}
+
+/// Holds every gradient that a case's ops write against central differences of the loss; what was there before is no part of it.
+pub fn assert_gradients<C: Case>(case: &C) {
+    let runs = Runs::new(case);
+    let start = runs.start();
+    let mut end = runs.start();
+    runs.run(&mut end);
+    let inputs = runs.operands.list().iter().filter(|operand| operand.tolerance.is_none());
+    let pairs: Vec<_> =
+        inputs.filter_map(|input| Some((input, runs.find(&format!("d{}", input.name), true)?))).collect();
+    assert!(!pairs.is_empty(), "{} {} has no gradient", C::OP, case.shape());
+    for (input, gradient) in pairs {
+        let before = gradient.floats(&start);
+        let found: Vec<f64> = gradient
+            .floats(&end)
+            .iter()
+            .zip(before)
+            .map(|(d, old)| d - if old.is_nan() { 0.0 } else { *old })
+            .collect();
+        let values = input.floats(&start).to_vec();
+        let loss = |values: &[f64]| {
+            let mut device = runs.start();
+            match input.place {
+                Place::Tensor(span) => put(&mut device, span, values),
+                Place::Stats(span) => put(&mut device, span, values),
+                Place::Ids(_) | Place::Bytes(_) => unreachable!("gradients are by floats"),
+            }
+            runs.run(&mut device);
+            runs.loss(&device)
+        };
+        let what = format!("{} {}: {}", C::OP, case.shape(), gradient.name);
+        assert_close(&what, &found, &differences(&values, loss), 1e-6);
+    }
+}
+
+/// What a case's operands hold, by their names: inputs as they were, outputs after the ops.
+pub fn results<C: Case>(case: &C) -> impl Fn(&str) -> Vec<f64> + use<C> {
+    let runs = Runs::new(case);
+    let mut device = runs.start();
+    runs.run(&mut device);
+    let operands = runs.operands;
+    move |name| {
+        let operand = operands.list().iter().find(|operand| operand.name == name);
+        operand.unwrap_or_else(|| panic!("no operand is called {name}")).floats(&device).to_vec()
+    }
+}
+
+/// Holds the gradients of all tiny cases.
+pub fn assert_all_gradients<C: Case>() {
+    C::list(Size::Tiny).iter().for_each(assert_gradients);
+}
+
+/// Holds cases at shapes that are drawn, in f32 against f64 and to the bit from run to run; and, where `differentiable`, their
+/// gradients.
+pub fn assert_holds<C: Case, S: Strategy>(shapes: S, differentiable: bool, case: impl Fn(S::Value) -> C)
+where
+    S::Value: Debug,
+{
+    let mut runner = TestRunner::new(Config {
+        cases: std::env::var("CASES_TMP").map_or(24, |n| n.parse().unwrap()),
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let result = runner.run(&shapes, |shape| {
+        let case = case(shape);
+        let mut failure = None;
+        let mut observer = |outcome: &Outcome| failure.clone_from(&outcome.failure);
+        Checker::<Cpu<f32>> { place: (), size: Size::Tiny, seed: 1, only: None, observer: &mut observer }.case(&case);
+        prop_assert_eq!(failure, None, "{} {}", C::OP, case.shape());
+        if differentiable {
+            assert_gradients(&case);
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
 }

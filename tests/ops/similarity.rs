@@ -1,50 +1,28 @@
+use perennial::check::similarity::SimilarityCase;
 use perennial::ops::cpu::{Cpu, Real};
 use perennial::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
 use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use perennial::ops::supcon::SupCon;
 use perennial::ops::{Memory, Plan, Run, Write};
+use proptest::prelude::*;
 
-use super::{Device, assert_close, check_gradients, device, dot, get, put, random};
-
-/// s and its gradients da, db for `ds`, written over NaN or added to `before`.
-fn run(shape: SimilarityShape, a: &[f64], b: &[f64], ds: &[f64], before: Option<f64>) -> [Vec<f64>; 3] {
-    let SimilarityShape { rows, columns, width } = shape;
-    let mut plan = Plan::new::<Device>();
-    let [at, da] = [(); 2].map(|()| plan.tensor(rows * width));
-    let [bt, db] = [(); 2].map(|()| plan.tensor(columns * width));
-    let [s, ds_span] = [(); 2].map(|()| plan.stats(rows * columns));
-    let mut device = device(&plan);
-    put(&mut device, at, a);
-    put(&mut device, bt, b);
-    put(&mut device, ds_span, ds);
-    let write = match before {
-        None => Write::Set,
-        Some(before) => {
-            put(&mut device, da, &vec![before; rows * width]);
-            put(&mut device, db, &vec![before; columns * width]);
-            Write::Add
-        }
-    };
-    device.run(Similarity { shape, a: at, b: bt, s });
-    device.run(SimilarityBackward { shape, ds: ds_span, b: bt, write, da });
-    device.run(SimilarityBackwardColumns { shape, ds: ds_span, a: at, write, db });
-    [get(&device, s), get(&device, da), get(&device, db)]
-}
+use super::{Device, assert_all_gradients, assert_close, assert_holds, device, dot, get, put, random};
 
 #[test]
 fn gradients_match_finite_differences() {
-    for (rows, columns, width) in [(7, 5, 24), (1, 9, 3), (130, 3, 2)] {
-        let shape = SimilarityShape { rows, columns, width };
-        let (a, b, ds) = (random("a", rows * width), random("b", columns * width), random("ds", rows * columns));
-        let [_, da, db] = run(shape, &a, &b, &ds, None);
-        check_gradients(&[a.clone(), b.clone()], &[da.clone(), db.clone()], |inputs| {
-            dot(&run(shape, &inputs[0], &inputs[1], &ds, None)[0], &ds)
-        });
-        let more = |values: Vec<f64>| values.iter().map(|value| value + 0.5).collect::<Vec<_>>();
-        let [_, added_da, added_db] = run(shape, &a, &b, &ds, Some(0.5));
-        assert_close("da, added", &added_da, &more(da), 1e-14);
-        assert_close("db, added", &added_db, &more(db), 1e-14);
-    }
+    assert_all_gradients::<SimilarityCase>();
+}
+
+#[test]
+fn drawn_shapes_hold() {
+    let shapes = (1usize..9, 9usize..20, 1usize..12, any::<[bool; 2]>());
+    assert_holds(shapes, true, |(few, many, width, [wide, add])| SimilarityCase {
+        shape: match wide {
+            true => SimilarityShape { rows: few, columns: many, width },
+            false => SimilarityShape { rows: many, columns: few, width },
+        },
+        write: if add { Write::Add } else { Write::Set },
+    });
 }
 
 #[test]

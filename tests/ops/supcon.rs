@@ -1,10 +1,10 @@
-use std::slice::from_ref;
-
+use perennial::check::supcon::SupConCase;
 use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use perennial::ops::supcon::SupCon;
 use perennial::ops::{Memory, Plan, Run, Write};
+use proptest::prelude::*;
 
-use super::{Device, assert_close, check_gradients, device, get, put, random};
+use super::{Device, assert_all_gradients, assert_close, assert_holds, device, get, put, random};
 use crate::fixtures::Fixture;
 
 /// The loss and its gradient by s.
@@ -26,12 +26,13 @@ fn run(tau: f64, s: &[f64], class: &[u32], anchor: Option<&[u32]>) -> (f64, Vec<
 
 #[test]
 fn gradients_match_finite_differences() {
-    let class = [2, 0, 1, 0, 7, 2, 1, 0, 2];
-    let s = random("s", 81);
-    for anchor in [None, Some(&[1, 0, 1, 1, 1, 0, 0, 1, 1][..])] {
-        let (_, ds) = run(0.7, &s, &class, anchor);
-        check_gradients(from_ref(&s), &[ds], |inputs| run(0.7, &inputs[0], &class, anchor).0);
-    }
+    assert_all_gradients::<SupConCase>();
+}
+
+#[test]
+fn drawn_shapes_hold() {
+    let shapes = (3usize..20, 1usize..5, any::<bool>());
+    assert_holds(shapes, true, |(samples, classes, chosen)| SupConCase { samples, classes, tau: 0.7, chosen });
 }
 
 #[test]
