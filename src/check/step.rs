@@ -134,7 +134,7 @@ impl Experiment {
         (trial.initial)(&list, &mut initial);
         let old = initial.iter().zip(list.initial_values(seed + 1)).map(|(a, b)| 0.5 * (a + b)).collect();
         let trained = match trial.stage {
-            Stage::Probe => Trainable::new([list.get("head.weight").offset..list.get("head.bias").range().end]),
+            Stage::Probe => Trainable::stretch(list.get("head.weight").offset..list.get("head.bias").range().end),
             _ => list.trainable().clone(),
         };
         let mut persistent = vec![0.0; list.trainable().len()];

@@ -118,7 +118,7 @@ impl<L: ViewLoss> Objective for ViewsThenProbe<L> {
     fn trainable(&self, list: &ParameterList) -> Trainable {
         let head = Head::range(list);
         // The head is the last of a method's own.
-        Trainable::new([if self.stage == Stage::Probe { head } else { list.vision().start..head.start }])
+        Trainable::stretch(if self.stage == Stage::Probe { head } else { list.vision().start..head.start })
     }
 
     fn spared(&self, list: &ParameterList) -> Vec<std::ops::Range<usize>> {

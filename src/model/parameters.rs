@@ -123,7 +123,7 @@ impl ParameterList {
         list.add_blocks("transformer.resblocks", &text);
         list.add("token_embedding.weight", &[spec.text_cfg.vocab_size, text.width], Initial::Normal { std: 0.02 });
         list.add_norm("ln_final", text.width);
-        list.trainable = Trainable::new([0..list.arena]);
+        list.trainable = Trainable::stretch(0..list.arena);
         list
     }
 
@@ -139,12 +139,12 @@ impl ParameterList {
 
     /// The whole arena.
     pub fn all(&self) -> Trainable {
-        Trainable::new([0..self.arena])
+        Trainable::stretch(0..self.arena)
     }
 
     /// The image tower and a method's own.
     pub fn images(&self) -> Trainable {
-        Trainable::new([self.vision.start..self.extras.end])
+        Trainable::stretch(self.vision.start..self.extras.end)
     }
 
     fn add(&mut self, name: &str, shape: &[usize], initial: Initial) {

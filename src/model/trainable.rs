@@ -30,6 +30,11 @@ impl Trainable {
         Trainable { ranges }
     }
 
+    /// One stretch.
+    pub fn stretch(range: Range<usize>) -> Trainable {
+        Trainable::new(std::iter::once(range))
+    }
+
     pub fn ranges(&self) -> &[Range<usize>] {
         &self.ranges
     }
@@ -99,6 +104,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "was not planned for")]
     fn what_was_not_planned_for_is_not_trained() {
-        Trainable::new([0..64]).pieces(&Trainable::new([32..96]));
+        Trainable::stretch(0..64).pieces(&Trainable::stretch(32..96));
     }
 }
