@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use micro::{MICRO, bare_checkpoint, checkpoint, micro};
+use perennial::Clip;
 use perennial::data::Sample;
 use perennial::experiment::RunDirectory;
 use perennial::method::{METHODS, Row};
@@ -33,6 +34,29 @@ fn wrong_names_are_told_with_the_nearest_right_one() {
     let missing = ["compare", TINY_RUN, "--methods", "gcl,gdor", "--out", "/nowhere/compare"];
     refused(&missing, &["unknown method 'gdor'"]);
     assert!(!Path::new("/nowhere").exists());
+}
+
+#[test]
+fn settings_without_a_method_ask_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = written(&folder, "mine.toml", "seed = 1\n");
+    for command in ["run", "doctor"] {
+        refused(&[command, &path], &["no method is named: give --method"]);
+    }
+}
+
+#[test]
+fn the_library_embeds_as_the_command_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), |_, _| {});
+    let out = folder.path().join("embeddings.safetensors");
+    let pictures = ["tests/fixtures/pictures/alpha.png", "tests/fixtures/pictures/rgb.png"];
+    let pattern = "tests/fixtures/pictures/[ar]*[ab].png";
+    succeed(&["embed", "--model", &model, "--images", pattern, "--out", out.to_str().unwrap()]);
+    let file = TensorFile::load(&out).unwrap();
+    let embedded = Clip::open(&model).unwrap().embed_images(&pictures).unwrap();
+    let shape = [embedded.len(), embedded.width];
+    assert_eq!(file.f32("embeddings", &shape).unwrap(), embedded.values);
 }
 
 #[test]

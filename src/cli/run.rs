@@ -67,8 +67,11 @@ pub struct Common {
 impl Common {
     /// The preset's settings for a method, or for the preset's own, with what the command line changes.
     pub fn config(&self, preset: &str, method: Option<&str>) -> Result<Config> {
-        let preset = Config::find(preset)?;
-        let mut config = preset.for_method(method.unwrap_or(&preset.method))?;
+        let mut preset = Config::find(preset)?;
+        if let Some(method) = method {
+            preset.method = method.to_string();
+        }
+        let mut config = preset.for_method(preset.method()?.name)?;
         if let Some(data) = &self.data {
             config.data.folder = data.display().to_string();
         }
