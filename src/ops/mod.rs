@@ -28,6 +28,7 @@ pub mod relu;
 pub mod similarity;
 pub mod supcon;
 pub mod token_embed;
+pub mod trace;
 
 pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};
 
