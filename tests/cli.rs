@@ -15,7 +15,9 @@ use perennial::data::Sample;
 use perennial::experiment::RunDirectory;
 use perennial::method::{METHODS, Row};
 use perennial::model::checkpoint::TensorFile;
+use perennial::model::spec::ModelSpec;
 use program::{TINY_RUN, TINY_TIC, command, files, outcome, perennial, refused, run_refused, succeed, written};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Settings that make the tests' preset as small as it gets: one vendor, one step.
@@ -517,6 +519,74 @@ fn what_cannot_be_written_is_told_before_any_work() {
     let csv = folder.path().join("report.csv");
     refused(&["report", &one, &other, "--csv", csv.to_str().unwrap()], &["the runs are of 2 streams"]);
     assert!(!csv.exists());
+}
+
+#[test]
+fn a_trace_of_a_step_has_every_op_with_its_time_inside_the_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.json");
+    let file = file.to_str().unwrap();
+    let trace = ["bench", "step", "--model", "emoji-tiny", "--batch", "4", "--steps", "1", "--trace", file];
+    assert!(succeed(&trace).contains(file), "the file is named");
+    let trace: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let events: Vec<&Value> = trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X").collect();
+    let of = |category: &str| events.iter().filter(|event| event["cat"] == category).copied().collect::<Vec<&Value>>();
+    let span = |event: &Value| {
+        let [start, time] = ["ts", "dur"].map(|key| event[key].as_f64().unwrap());
+        (start, start + time)
+    };
+
+    let [step] = of("step")[..] else { panic!("one step") };
+    let (phases, ops) = (of("phase"), of("op"));
+    let names: Vec<&str> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["forward", "objective", "backward", "optimiser"]);
+    let within = |inner: &Value, outer: &Value| {
+        let ((start, end), (from, to)) = (span(inner), span(outer));
+        from - 1e-3 <= start && end <= to + 1e-3
+    };
+    for event in &events {
+        assert!(event["dur"].as_f64().unwrap() > 0.0 && within(event, step), "{event}");
+    }
+    for op in &ops {
+        assert!(phases.iter().any(|phase| within(op, phase)), "{op}");
+        let [bytes, share] = ["bytes", "percent_of_floor"].map(|key| op["args"][key].as_f64().unwrap());
+        assert!(bytes > 0.0 && share > 0.0 && !op["args"]["shape"].as_str().unwrap().is_empty(), "{op}");
+    }
+    for pair in ops.windows(2) {
+        assert!(span(pair[0]).1 <= span(pair[1]).0 + 1e-3, "one after the other: {} and {}", pair[0], pair[1]);
+    }
+
+    // As often as the model has them: in each block of both towers, and at their ends.
+    let spec = ModelSpec::find("emoji-tiny").unwrap();
+    let blocks = spec.vision_cfg.layers + spec.text_cfg.layers;
+    for (name, count) in [
+        ("patch_embed", 1),
+        ("position_embed", 1),
+        ("token_embed", 1),
+        ("attention", blocks),
+        ("layer_norm", 2 * blocks + 3),
+        ("linear", 4 * blocks + 3),
+        ("pool", 2),
+        ("l2_normalize", 2),
+        ("contrastive", 1),
+        ("contrastive backward", 1),
+        ("l2_normalize backward", 2),
+        ("pool backward", 2),
+        ("linear backward data", 4 * blocks + 2),
+        ("linear backward weight", 4 * blocks + 3),
+        ("layer_norm backward", 2 * blocks + 3),
+        ("attention backward", blocks),
+        ("token_embed backward", 1),
+        ("position_embed backward", 1),
+        ("gradient_norm", 1),
+        ("adamw", 1),
+        ("clamp", 1),
+    ] {
+        assert_eq!(ops.iter().filter(|op| op["name"] == name).count(), count, "{name}");
+    }
+    assert_eq!(ops.len(), 18 * blocks + 32, "and no others");
+    refused(&["bench", "kernels", "--trace", file], &["--trace", "perennial bench step"]);
+    refused(&["bench", "step", "--trace", "/nowhere/trace.json"], &["cannot write /nowhere/trace.json"]);
 }
 
 /// The numbers on the line of `text` that starts with `name`.

@@ -71,7 +71,7 @@ impl Common {
         if let Some(method) = method {
             preset.method = method.to_string();
         }
-        let mut config = preset.for_method(preset.method()?.name)?;
+        let mut config = preset.for_method(preset.method()?.row().name)?;
         if let Some(data) = &self.data {
             config.data.folder = data.display().to_string();
         }

@@ -1,5 +1,5 @@
 //! One family of contrastive objectives: InfoNCE, GCL and GDRO are the same computation with four settings
-//! (methods.md section 1). Similarities are streamed in tiles; batch x batch values are never held.
+//! (docs/methods.md section 1). Similarities are streamed in tiles; batch x batch values are never held.
 
 use super::{Cost, Ids, Op, Stats, Tensor};
 

@@ -5,6 +5,7 @@
 
 use super::measure::Measure;
 use super::memory::{Byte, Bytes, Ids, Index, Kind, Memory, Pool, Span, Stats, Storage, Tensor, Wide};
+use super::trace::Trace;
 use super::{Backend, Ops};
 use crate::error::Result;
 
@@ -33,6 +34,10 @@ pub trait Device: Ops {
     fn forget(&mut self);
     /// [`Measure::phase`].
     fn phase(&mut self, name: &'static str);
+    /// [`Measure::begin_trace`].
+    fn begin_trace(&mut self) -> Result<()>;
+    /// [`Measure::end_trace`].
+    fn end_trace(&mut self) -> Result<Trace>;
     /// [`Measure::begin_profile`].
     fn begin_profile(&mut self);
     /// [`Measure::end_profile`].
@@ -105,6 +110,14 @@ impl<B: Backend> Device for B {
 
     fn phase(&mut self, name: &'static str) {
         Measure::phase(self, name);
+    }
+
+    fn begin_trace(&mut self) -> Result<()> {
+        Measure::begin_trace(self)
+    }
+
+    fn end_trace(&mut self) -> Result<Trace> {
+        Measure::end_trace(self)
     }
 
     fn begin_profile(&mut self) {

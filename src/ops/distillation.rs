@@ -1,5 +1,5 @@
 //! Distillation of similarities: the rows of one model's similarity matrix as targets for another's. Similarity distillation
-//! for learning without forgetting (methods.md section 4, lwf), instance relation distillation for Co2L (arXiv 2106.14413).
+//! for learning without forgetting (docs/methods.md section 4, lwf), instance relation distillation for Co2L (arXiv 2106.14413).
 
 use super::{Cost, Op, Stats, Write};
 

@@ -1,4 +1,4 @@
-//! Class weights by group distributionally robust optimisation (methods.md section 2, equations (5)-(6)).
+//! Class weights by group distributionally robust optimisation (docs/methods.md section 2, equations (5)-(6)).
 //!
 //! This is our reading: the paper's equation is not available in print, and this is the form that follows from its prose
 //! and from its sources.

@@ -29,6 +29,7 @@ pub mod relu;
 pub mod similarity;
 pub mod supcon;
 pub mod token_embed;
+pub mod trace;
 
 pub use device::{Device, RecordKey};
 pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};

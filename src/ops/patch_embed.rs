@@ -35,7 +35,7 @@ pub struct Normalization {
 }
 
 impl Normalization {
-    /// The constants that all of CLIP's models share (interop.md, preprocessing).
+    /// The constants that all of CLIP's models share (docs/interop.md, preprocessing).
     pub const CLIP: Normalization =
         Normalization { mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711] };
 }

@@ -1,6 +1,6 @@
 //! The learning rate over a step: linear warm-up, then a cosine to zero.
 
-/// The schedule of one step of a run (methods.md section 6).
+/// The schedule of one step of a run (docs/methods.md section 6).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     pub maximum: f64,

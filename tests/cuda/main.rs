@@ -5,6 +5,7 @@ mod emulator;
 mod faults;
 mod ops;
 mod step;
+mod trace;
 
 #[path = "../common/program.rs"]
 mod program;

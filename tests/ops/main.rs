@@ -199,11 +199,7 @@ pub fn assert_holds<C: Case, S: Strategy>(shapes: S, differentiable: bool, case:
 where
     S::Value: Debug,
 {
-    let mut runner = TestRunner::new(Config {
-        cases: std::env::var("CASES_TMP").map_or(24, |n| n.parse().unwrap()),
-        failure_persistence: None,
-        ..Config::default()
-    });
+    let mut runner = TestRunner::new(Config { cases: 24, failure_persistence: None, ..Config::default() });
     let result = runner.run(&shapes, |shape| {
         let case = case(shape);
         let mut failure = None;

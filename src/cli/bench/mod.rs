@@ -3,13 +3,14 @@
 mod kernels;
 mod loader;
 mod step;
+mod trace;
 
 use std::path::PathBuf;
 
 use perennial::data::text::tokenizer::Tokenizer;
 use perennial::data::{self, Source};
 use perennial::error::{Error, Result};
-use perennial::files::write_atomically;
+use perennial::files::{check_writable, write_atomically};
 use perennial::model::spec::ModelSpec;
 use perennial::train::TextBank;
 use serde_json::{Value, json};
@@ -31,6 +32,9 @@ pub struct Arguments {
     /// Timed steps; the median counts
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
+    /// Write one step, op by op, to this file: JSON for ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     #[command(flatten)]
     loader: loader::Arguments,
     /// Write what was measured to this file
@@ -47,6 +51,12 @@ enum What {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let batch = arguments.batch as usize;
+    if let Some(file) = &arguments.trace {
+        if !matches!(arguments.what, What::Step) {
+            return Err(Error::input("--trace is of a whole training step: `perennial bench step --trace FILE`"));
+        }
+        check_writable(file)?;
+    }
     let mut report = match arguments.what {
         What::Loader => loader::bench(&arguments.loader, batch)?,
         What::Step | What::Kernels => of_model(arguments, batch)?,
@@ -63,6 +73,9 @@ fn of_model(arguments: &Arguments, batch: usize) -> Result<Value> {
         What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch))?,
         _ => on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, arguments.steps as usize))?,
     };
+    if let Some(file) = &arguments.trace {
+        on_device!(&place, D, at => trace::trace::<D>(at, &spec, batch, file))?;
+    }
     report["model"] = json!(arguments.model);
     report["threads"] = json!(rayon::current_num_threads());
     Ok(report)

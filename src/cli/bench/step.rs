@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use perennial::error::Result;
-use perennial::method;
+use perennial::method::{self, Method};
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::{Backend, Plan};
 use perennial::rng::{rng, unit};
-use perennial::train::{BatchTexts, OptimizerSettings, TrainBatch, Trainer, TrainerSpec};
+use perennial::train::{BatchTexts, OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
 use serde_json::{Value, json};
 
 use super::super::output::put;
@@ -19,37 +19,72 @@ const BATCHES: usize = 4;
 /// Enough for a device to have met every batch and recorded it.
 const WARM_UP: usize = 3 * BATCHES;
 
+/// What a model is trained on here: captions and noise.
+pub struct Data<'a> {
+    spec: &'a ModelSpec,
+    batch: usize,
+    bank: TextBank,
+    /// The number of each sample.
+    numbers: Vec<u32>,
+    /// Of each batch.
+    pixels: Vec<Vec<u8>>,
+}
+
+impl<'a> Data<'a> {
+    pub fn new(spec: &'a ModelSpec, batch: usize) -> Result<Data<'a>> {
+        let bank = captions(spec, batch * BATCHES)?;
+        let mut generator = rng(0, "pixels", &[]);
+        let noise: Vec<u8> = (0..1 << 20).map(|_| (unit(&mut generator) * 256.0) as u8).collect();
+        let values = batch * spec.vision_cfg.image_size.pow(2) * 3;
+        let pixels =
+            (0..BATCHES).map(|i| noise.iter().copied().cycle().skip(i * 1000).take(values).collect()).collect();
+        Ok(Data { spec, batch, numbers: (0..bank.len() as u32).collect(), bank, pixels })
+    }
+
+    /// How to train.
+    pub fn trainer(&self) -> TrainerSpec {
+        TrainerSpec {
+            model: self.spec.clone(),
+            capacity: Capacity { images: self.batch, texts: self.batch },
+            optimizer: OptimizerSettings::default(),
+            learn_logit_scale: true,
+            samples: self.batch * BATCHES,
+            classes: 1,
+            by_class: false,
+            steps: 1,
+        }
+    }
+
+    pub fn texts(&self) -> Vec<BatchTexts<'_>> {
+        self.numbers.chunks(self.batch).map(|numbers| self.bank.batch(numbers)).collect()
+    }
+
+    pub fn batches<'b>(&'b self, texts: &'b [BatchTexts]) -> Vec<TrainBatch<'b>> {
+        let batch = |i: usize| TrainBatch {
+            pixels: &self.pixels[i],
+            texts: Some(&texts[i]),
+            slot: &self.numbers[i * self.batch..][..self.batch],
+            ..Default::default()
+        };
+        (0..BATCHES).map(batch).collect()
+    }
+}
+
+/// The method whose step is measured.
+pub fn infonce() -> Box<dyn Method> {
+    method::find("sequential").expect("the program has it").open_default()
+}
+
+/// The evaluation that is planned beside training: none.
+pub const NO_EVALUATION: Capacity = Capacity { images: 1, texts: 1 };
+
 pub fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
-    let trainer = TrainerSpec {
-        model: spec.clone(),
-        capacity: Capacity { images: batch, texts: batch },
-        optimizer: OptimizerSettings::default(),
-        learn_logit_scale: true,
-        samples: batch * BATCHES,
-        classes: 1,
-        by_class: false,
-        steps: 1,
-    };
-    let clip_loss = method::find("sequential")?.open_default();
-    let (plan, build) = Trainer::plan::<D>(&trainer, &*clip_loss, Capacity { images: 1, texts: 1 });
+    let data = Data::new(spec, batch)?;
+    let (plan, build) = Trainer::plan::<D>(&data.trainer(), &*infonce(), NO_EVALUATION);
     let mut trainer = build(D::with_plan(place, &plan)?);
     trainer.clip.load(&mut *trainer.device, &trainer.clip.parameters.initial_values(0));
-    let bank = captions(spec, batch * BATCHES)?;
-    let numbers: Vec<u32> = (0..bank.len() as u32).collect();
-    let texts: Vec<BatchTexts> = numbers.chunks(batch).map(|numbers| bank.batch(numbers)).collect();
-    let mut generator = rng(0, "pixels", &[]);
-    let noise: Vec<u8> = (0..1 << 20).map(|_| (unit(&mut generator) * 256.0) as u8).collect();
-    let values = batch * spec.vision_cfg.image_size.pow(2) * 3;
-    let pixels: Vec<Vec<u8>> =
-        (0..BATCHES).map(|i| noise.iter().copied().cycle().skip(i * 1000).take(values).collect()).collect();
-    let batches: Vec<TrainBatch> = (0..BATCHES)
-        .map(|i| TrainBatch {
-            pixels: &pixels[i],
-            texts: Some(&texts[i]),
-            slot: &numbers[i * batch..][..batch],
-            ..Default::default()
-        })
-        .collect();
+    let texts = data.texts();
+    let batches = data.batches(&texts);
 
     print_plan(&plan);
     let device = trainer.device.name();

@@ -28,6 +28,7 @@ mod token_embed;
 pub(crate) mod vector;
 
 use std::sync::Mutex;
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -254,7 +255,17 @@ impl<T: Real> Memory for Cpu<T> {
     }
 }
 
-impl<T: Real> Measure for Cpu<T> {}
+impl<T: Real> Measure for Cpu<T> {
+    type Mark = Instant;
+
+    fn mark(&mut self) -> Result<Instant> {
+        Ok(Instant::now())
+    }
+
+    fn seconds_between(&self, from: Instant, to: Instant) -> Result<f64> {
+        Ok((to - from).as_secs_f64())
+    }
+}
 
 /// Has the system back the memory by large pages, where it can: strided passes over activations of many megabytes then find
 /// their translations in the processor.

@@ -339,12 +339,15 @@ impl<R: Driver> Memory for Cuda<R> {
 impl<R: Driver> Measure for Cuda<R> {
     const CACHE_BYTES: usize = 256 << 20;
 
-    fn time(&mut self, work: impl FnOnce(&mut Self)) -> Result<f64> {
-        let from = self.attempt(R::mark);
-        work(self);
-        let to = self.attempt(R::mark);
+    type Mark = usize;
+
+    fn mark(&mut self) -> Result<usize> {
+        let mark = self.attempt(R::mark);
         self.health()?;
-        let (from, to) = from.zip(to).expect("a healthy device marks its queue");
+        Ok(mark.expect("a healthy device marks its queue"))
+    }
+
+    fn seconds_between(&self, from: usize, to: usize) -> Result<f64> {
         self.driver.seconds_between(from, to)
     }
 

@@ -1,0 +1,74 @@
+//! One training step op by op, in the format that Chrome's tracing and Perfetto read.
+
+use std::path::Path;
+
+use perennial::error::Result;
+use perennial::files::write_atomically;
+use perennial::model::spec::ModelSpec;
+use perennial::ops::Backend;
+use perennial::ops::trace::{Activity, Event, Trace, Traced};
+use perennial::train::Trainer;
+use serde_json::{Value, json};
+
+use super::super::output::put;
+use super::kernels::Ceilings;
+use super::step::{Data, NO_EVALUATION, infonce};
+
+/// Steps before the one that is traced: threads' workspaces have grown then, and tables were sent.
+const WARM_UP: usize = 2;
+
+/// Writes a trace of one step to `file`: the step, its phases, and in them every op with its shape, its cost, and the share of its
+/// time that the op must take on this device.
+pub fn trace<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, file: &Path) -> Result<()> {
+    let ceilings = Ceilings::measure::<D>(place)?;
+    let data = Data::new(spec, batch)?;
+    let mut trainer = Trainer::new::<Traced<D>>(place, &data.trainer(), &*infonce(), NO_EVALUATION)?;
+    trainer.clip.load(&mut *trainer.device, &trainer.clip.parameters.initial_values(0));
+    let texts = data.texts();
+    let batches = data.batches(&texts);
+    for batch in &batches[..WARM_UP] {
+        trainer.step(*batch, 1e-4)?;
+    }
+    trainer.device.begin_trace()?;
+    trainer.step(batches[WARM_UP], 1e-4)?;
+    let trace = trainer.device.end_trace()?;
+    let name = format!("{}, batch {batch}", trainer.device.name());
+    write_atomically(file, format!("{}\n", chrome(&trace, &name, &ceilings)).as_bytes())?;
+    put!(
+        "trace of {} events in {:.2} ms: {}; open it at ui.perfetto.dev",
+        trace.events.len(),
+        trace.seconds * 1e3,
+        file.display()
+    );
+    Ok(())
+}
+
+/// The trace as complete events (`"ph": "X"`), times in microseconds. What has a floor says which share of its time that is.
+fn chrome(trace: &Trace, name: &str, ceilings: &Ceilings) -> Value {
+    let complete = |name: &str, category: &str, start: f64, seconds: f64, arguments: Value| {
+        json!({
+            "name": name, "cat": category, "ph": "X", "pid": 0, "tid": 0,
+            "ts": start * 1e6, "dur": seconds * 1e6, "args": arguments,
+        })
+    };
+    let event = |event: &Event| {
+        let Event { activity, name, shape, cost, start, seconds } = event;
+        let category = match activity {
+            Activity::Phase => return complete(name, "phase", *start, *seconds, json!({})),
+            Activity::Op => "op",
+            Activity::Memory => "memory",
+        };
+        let arguments = json!({
+            "shape": shape, "operations": cost.operations, "bytes": cost.bytes,
+            "percent_of_floor": 100.0 * ceilings.floor(*cost) / seconds,
+        });
+        complete(name, category, *start, *seconds, arguments)
+    };
+    let mut events = vec![
+        json!({ "name": "process_name", "ph": "M", "pid": 0, "args": { "name": name } }),
+        json!({ "name": "thread_name", "ph": "M", "pid": 0, "tid": 0, "args": { "name": "training step" } }),
+        complete("step", "step", 0.0, trace.seconds, json!({})),
+    ];
+    events.extend(trace.events.iter().map(event));
+    json!({ "displayTimeUnit": "ms", "traceEvents": events })
+}
