@@ -15,8 +15,8 @@ use program::{TINY_RUN, files};
 /// L2-SP (arXiv 1802.01483): the clip loss and a pull back to where the step began, strength / 2 ||w - w*||^2.
 mod l2_sp {
     use perennial::method::{Chosen, Classifies, Entry, Learns, Method, Row, find};
-    use perennial::model::parameters::ParameterList;
-    use perennial::model::trainable::{Piece, Trainable};
+
+    use perennial::model::trainable::Piece;
     use perennial::ops::arena::QuadraticPenalty;
     use perennial::ops::{Device, Plan, Stats};
     use perennial::train::{Loaded, Models, Objective, Path, Planned, Recipe, StageView, TrainBatch, Trainer, key_of};
@@ -54,10 +54,6 @@ mod l2_sp {
     impl Recipe for L2Sp {
         fn keeps_start(&self) -> bool {
             true
-        }
-
-        fn trainable(&self, list: &ParameterList) -> Trainable {
-            list.all()
         }
 
         fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
@@ -98,10 +94,6 @@ mod l2_sp {
 
         fn path(&self) -> Path {
             self.plain.path()
-        }
-
-        fn trainable(&self, list: &ParameterList) -> Trainable {
-            self.plain.trainable(list)
         }
 
         fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, loaded: Loaded) {

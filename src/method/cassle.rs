@@ -19,7 +19,7 @@ use crate::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
 use crate::ops::linear::{BackwardEpilogue, Epilogue};
 use crate::ops::relu::{Relu, ReluBackward};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
-use crate::train::{Objective, Planned, Recipe, Stage, StageView, TrainBatch, Trainer, TrainerSpec};
+use crate::train::{Objective, Planned, Recipe, Stage, TrainBatch, TrainerSpec};
 
 pub const ENTRY: Entry = Entry {
     settings: &[CassleSettings::GROUP],
@@ -73,8 +73,8 @@ impl Recipe for Cassle {
         extras
     }
 
-    fn frozen(&self, _: &TrainerSpec) -> (usize, Part) {
-        (1, Part::Vision)
+    fn teacher(&self) -> Option<Part> {
+        Some(Part::Vision)
     }
 
     fn trainable(&self, list: &ParameterList) -> Trainable {
@@ -95,12 +95,6 @@ impl Recipe for Cassle {
 impl Method for Cassle {
     fn row(&self) -> &Row {
         &self.row
-    }
-
-    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
-        if view.stage == Stage::Main && view.is_later() {
-            trainer.freeze(0);
-        }
     }
 
     fn trials(&self) -> Vec<Trial> {

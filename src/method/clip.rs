@@ -8,8 +8,6 @@ use super::cross_entropy::FinetuneCe;
 use super::trial::{SCALE, Trial};
 use super::{Chosen, Classifies, Entry, Learns, Method, Row, Sees, Spends, Start};
 use crate::memory::ReplayRule;
-use crate::model::parameters::ParameterList;
-use crate::model::trainable::Trainable;
 use crate::ops::{Device, Plan};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
 
@@ -110,10 +108,6 @@ struct ClipMethod {
 }
 
 impl Recipe for ClipMethod {
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
-    }
-
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
         Box::new(ClipLoss { contrast: Contrast::plan(plan, planned) })
     }
@@ -152,10 +146,6 @@ impl Objective for ClipLoss {
 
     fn path(&self) -> Path {
         Path::ImagesAndTexts
-    }
-
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
     }
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {

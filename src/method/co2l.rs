@@ -13,7 +13,7 @@ use crate::model::trainable::Trainable;
 use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
 use crate::ops::similarity::Similarity;
 use crate::ops::{Device, Ids, Plan, Stats, Write};
-use crate::train::{Objective, Planned, Recipe, Stage, StageView, TrainBatch, Trainer, TrainerSpec};
+use crate::train::{Objective, Planned, Recipe, Stage, TrainBatch, TrainerSpec};
 
 pub const ENTRY: Entry = Entry {
     settings: &[Co2lSettings::GROUP],
@@ -56,8 +56,8 @@ impl Recipe for Co2l {
         head_parameters(spec, 0)
     }
 
-    fn frozen(&self, _: &TrainerSpec) -> (usize, Part) {
-        (1, Part::Vision)
+    fn teacher(&self) -> Option<Part> {
+        Some(Part::Vision)
     }
 
     fn trainable(&self, list: &ParameterList) -> Trainable {
@@ -80,12 +80,6 @@ impl Recipe for Co2l {
 impl Method for Co2l {
     fn row(&self) -> &Row {
         &self.row
-    }
-
-    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
-        if view.stage == Stage::Main && view.is_later() {
-            trainer.freeze(0);
-        }
     }
 
     fn trials(&self) -> Vec<Trial> {

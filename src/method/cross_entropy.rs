@@ -65,10 +65,6 @@ impl Objective for CrossEntropy {
         Path::Features
     }
 
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.images()
-    }
-
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {
         self.head.load(device, batch.labels);
     }

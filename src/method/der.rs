@@ -136,10 +136,6 @@ impl Objective for Expanded {
         Path::Features
     }
 
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.images()
-    }
-
     /// The auxiliary head's column 0 is all old classes together.
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {
         self.head.load(device, batch.labels);

@@ -15,8 +15,7 @@ use crate::model::vision::VisionTower;
 use crate::ops::arena::{AccumulateFisher, AccumulateSquares, QuadraticPenalty};
 use crate::ops::{Device, Plan, Stats};
 use crate::train::{
-    Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec,
-    key_of,
+    Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, TrainerSpec, key_of,
 };
 
 pub const ENTRY: Entry = Entry {
@@ -76,12 +75,6 @@ impl Method for Ewc {
         &self.row
     }
 
-    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
-        if view.stage == Stage::Main && view.is_later() {
-            trainer.keep_start();
-        }
-    }
-
     /// The mean of squared gradients over one pass over the step's samples.
     fn close(&self, closing: &mut dyn Closing) -> Result<()> {
         closing.gather()
@@ -114,10 +107,6 @@ impl Objective for Penalized {
 
     fn path(&self) -> Path {
         self.plain.path()
-    }
-
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        self.plain.trainable(list)
     }
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, loaded: Loaded) {

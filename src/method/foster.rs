@@ -170,10 +170,6 @@ impl Objective for Boosting {
         Path::Features
     }
 
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.images()
-    }
-
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {
         self.head.load(device, batch.labels);
         self.auxiliary.load(device, batch.labels);

@@ -6,8 +6,6 @@ use super::contrast::{Averages, Contrast};
 use super::trial::{SCALE, Trial};
 use super::{Entry, Keeps, Method, Row, Sees};
 use crate::method_settings;
-use crate::model::parameters::ParameterList;
-use crate::model::trainable::Trainable;
 use crate::ops::contrastive::Surrogate;
 use crate::ops::{Device, Plan, Stats};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
@@ -61,10 +59,6 @@ struct Gcl {
 }
 
 impl Recipe for Gcl {
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
-    }
-
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
         let contrast = Contrast::plan_averaging(plan, planned, self.settings.with(Surrogate::Linear));
         Box::new(Global { contrast, settings: self.settings.clone(), gamma: 1.0 })
@@ -98,10 +92,6 @@ impl Objective for Global {
 
     fn path(&self) -> Path {
         Path::ImagesAndTexts
-    }
-
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
     }
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {

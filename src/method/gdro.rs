@@ -6,8 +6,6 @@ use super::gcl::AverageSettings;
 use super::trial::{SCALE, Trial};
 use super::{Entry, Keeps, Method, Row, Sees};
 use crate::method_settings;
-use crate::model::parameters::ParameterList;
-use crate::model::trainable::Trainable;
 use crate::ops::contrastive::Surrogate;
 use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
 use crate::ops::{Device, Ids, Plan, Stats};
@@ -56,10 +54,6 @@ struct Gdro {
 }
 
 impl Recipe for Gdro {
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
-    }
-
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
         let surrogate = match self.settings.hinge {
             true => Surrogate::SquaredHinge { margin: self.settings.margin },
@@ -126,10 +120,6 @@ impl Objective for Weighed {
 
     fn path(&self) -> Path {
         Path::ImagesAndTexts
-    }
-
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
     }
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {

@@ -12,7 +12,7 @@ use crate::model::trainable::Trainable;
 use crate::ops::cross_entropy::SoftTargets;
 use crate::ops::{Device, Plan, Write};
 use crate::train::{
-    Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, Trainer, TrainerSpec, key_of,
+    Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, TrainerSpec, key_of,
 };
 
 pub const ENTRY: Entry = Entry {
@@ -48,8 +48,8 @@ impl Recipe for Icarl {
         head_parameters(spec, 0)
     }
 
-    fn frozen(&self, _: &TrainerSpec) -> (usize, Part) {
-        (1, Part::Vision)
+    fn teacher(&self) -> Option<Part> {
+        Some(Part::Vision)
     }
 
     fn trainable(&self, list: &ParameterList) -> Trainable {
@@ -65,12 +65,6 @@ impl Recipe for Icarl {
 impl Method for Icarl {
     fn row(&self) -> &Row {
         &self.row
-    }
-
-    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
-        if view.stage == Stage::Main && view.is_later() {
-            trainer.freeze(0);
-        }
     }
 
     fn trials(&self) -> Vec<Trial> {
@@ -94,10 +88,6 @@ impl Objective for Distilled {
 
     fn path(&self) -> Path {
         self.plain.path()
-    }
-
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        self.plain.trainable(list)
     }
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, loaded: Loaded) {

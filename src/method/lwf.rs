@@ -8,14 +8,10 @@ use super::{Entry, Method, Row};
 use crate::method_settings;
 use crate::model::clip::Clip;
 use crate::model::frozen::{Frozen, Part};
-use crate::model::parameters::ParameterList;
-use crate::model::trainable::Trainable;
 use crate::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
 use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
-use crate::train::{
-    Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, Trainer, TrainerSpec, key_of,
-};
+use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
 
 pub const ENTRY: Entry = Entry {
     settings: &[LwfSettings::GROUP],
@@ -42,12 +38,8 @@ struct Lwf {
 }
 
 impl Recipe for Lwf {
-    fn frozen(&self, _: &TrainerSpec) -> (usize, Part) {
-        (1, Part::Whole)
-    }
-
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
+    fn teacher(&self) -> Option<Part> {
+        Some(Part::Whole)
     }
 
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
@@ -59,12 +51,6 @@ impl Recipe for Lwf {
 impl Method for Lwf {
     fn row(&self) -> &Row {
         &self.row
-    }
-
-    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
-        if view.stage == Stage::Main && view.is_later() {
-            trainer.freeze(0);
-        }
     }
 
     fn trials(&self) -> Vec<Trial> {
@@ -91,10 +77,6 @@ impl Objective for Distilled {
 
     fn path(&self) -> Path {
         Path::ImagesAndTexts
-    }
-
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
     }
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, loaded: Loaded) {

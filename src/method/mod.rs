@@ -243,8 +243,16 @@ pub trait Method: Recipe + Send + Sync {
         0.0
     }
 
-    /// Changes the model as a stage begins, once, before its first iteration.
-    fn begin(&self, _trainer: &mut Trainer, _view: &StageView) {}
+    /// Changes the model as a stage begins, once, before its first iteration. As a later step begins, what the step before left is kept where
+    /// the recipe asks for it.
+    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
+        if view.stage == Stage::Main && view.is_later() {
+            trainer.keep_start();
+            if self.teacher().is_some() {
+                trainer.freeze(0);
+            }
+        }
+    }
 
     /// What closes a step beside the memory.
     fn close(&self, _closing: &mut dyn Closing) -> Result<()> {

@@ -7,10 +7,8 @@ use super::clip::{ClipLoss, TEXTS};
 use super::contrast::Contrast;
 use super::{Closing, Entry, Method, Row};
 use crate::error::Result;
-use crate::model::parameters::ParameterList;
-use crate::model::trainable::Trainable;
 use crate::ops::Plan;
-use crate::train::{Objective, Planned, Recipe, Stage, StageView, Trainer};
+use crate::train::{Objective, Planned, Recipe};
 
 pub const ENTRY: Entry = Entry::new(
     Row {
@@ -46,10 +44,6 @@ impl Recipe for Patching {
         true
     }
 
-    fn trainable(&self, list: &ParameterList) -> Trainable {
-        list.all()
-    }
-
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
         Box::new(ClipLoss { contrast: Contrast::plan(plan, planned) })
     }
@@ -62,12 +56,6 @@ impl Method for Patching {
 
     fn held_back(&self) -> f64 {
         self.settings.validation
-    }
-
-    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
-        if view.stage == Stage::Main && view.is_later() {
-            trainer.keep_start();
-        }
     }
 
     fn close(&self, closing: &mut dyn Closing) -> Result<()> {

@@ -55,8 +55,10 @@ pub trait Objective {
     /// Of the present stage.
     fn path(&self) -> Path;
 
-    /// What the present stage trains.
-    fn trainable(&self, list: &ParameterList) -> Trainable;
+    /// What the present stage trains: all that was planned for, unless it says otherwise.
+    fn trainable(&self, list: &ParameterList) -> Trainable {
+        list.trainable().clone()
+    }
 
     /// Stretches of that which are spared weight decay.
     fn spared(&self, _list: &ParameterList) -> Vec<Range<usize>> {
@@ -137,9 +139,14 @@ pub trait Recipe {
         Vec::new()
     }
 
-    /// How many frozen models it needs, and how much of them.
+    /// How much of the model that the step before left is kept as a teacher, where there is one: frozen model number 0.
+    fn teacher(&self) -> Option<Part> {
+        None
+    }
+
+    /// How many frozen models it needs, and how much of them: the teacher alone, unless it says otherwise.
     fn frozen(&self, _spec: &TrainerSpec) -> (usize, Part) {
-        (0, Part::Whole)
+        self.teacher().map_or((0, Part::Whole), |part| (1, part))
     }
 
     /// Whether the parameters that a step starts from are kept beside those in training.
@@ -147,8 +154,10 @@ pub trait Recipe {
         false
     }
 
-    /// What any of its stages trains.
-    fn trainable(&self, list: &ParameterList) -> Trainable;
+    /// What any of its stages trains: everything, unless it says otherwise.
+    fn trainable(&self, list: &ParameterList) -> Trainable {
+        list.all()
+    }
 
     /// Plans its objective.
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective>;
