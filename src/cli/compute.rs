@@ -1,6 +1,7 @@
 //! Where a command computes.
 
 use perennial::error::{Error, Result, unknown};
+use perennial::ops::cuda::driver::Gpu;
 
 #[derive(clap::Args)]
 pub struct Compute {
@@ -19,27 +20,27 @@ const MOST_THREADS: usize = 1024;
 #[derive(Clone, Debug)]
 pub enum Place {
     Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
-    #[cfg(feature = "emulator")]
-    Emulated(perennial::ops::cuda::emulated::Emulator),
+    Cuda(Gpu),
 }
 
 impl Place {
     /// The device that `name` names. Nothing falls back to another in silence.
     pub fn parse(name: &str) -> Result<Place> {
         let known: &[&str] = if cfg!(feature = "emulator") { &["cpu", "cuda", "emulated"] } else { &["cpu", "cuda"] };
-        match name.split_once(':').unwrap_or((name, "")) {
-            ("cpu", "") => Ok(Place::Cpu),
-            ("cuda", "") => Ok(Place::Cuda(0)),
-            ("cuda", number) => match number.parse() {
-                Ok(number) => Ok(Place::Cuda(number)),
-                Err(_) => Err(Error::input(format!("'{number}' in --device {name} is not the number of a GPU"))),
-            },
+        let (kind, number) = name.split_once(':').unwrap_or((name, ""));
+        let number = || match number {
+            "" => Ok(0),
+            _ => number
+                .parse()
+                .map_err(|_| Error::input(format!("'{number}' in --device {name} is not the number of a GPU"))),
+        };
+        match kind {
+            "cpu" if kind == name => Ok(Place::Cpu),
+            "cuda" => Ok(Place::Cuda(Gpu::Real(number()?))),
             #[cfg(feature = "emulator")]
-            ("emulated", "") => Ok(Place::Emulated(perennial::ops::cuda::emulated::Emulator::built_in()?)),
+            "emulated" => Ok(Place::Cuda(perennial::ops::cuda::emulated::gpu(number()?)?)),
             #[cfg(not(feature = "emulator"))]
-            ("emulated", "") => Err(Error::input(
+            "emulated" => Err(Error::input(
                 "this program was built without the emulated GPU: build it with `cargo build --features emulator`",
             )),
             _ => Err(unknown("device", name, known.iter().copied())),
@@ -81,15 +82,9 @@ macro_rules! on_device {
                 let $at = &();
                 $work
             }
-            $crate::cli::compute::Place::Cuda(number) => {
+            $crate::cli::compute::Place::Cuda(gpu) => {
                 type $device = perennial::ops::cuda::Cuda<perennial::ops::cuda::nvidia::Nvidia>;
-                let $at = number;
-                $work
-            }
-            #[cfg(feature = "emulator")]
-            $crate::cli::compute::Place::Emulated(emulator) => {
-                type $device = perennial::ops::cuda::Cuda<perennial::ops::cuda::emulated::Emulated>;
-                let $at = emulator;
+                let $at = gpu;
                 $work
             }
         }
