@@ -73,8 +73,12 @@ fn find_nvrtc(target: &Path) -> Option<PathBuf> {
         folders.push(Path::new(&home).join("lib64"));
         folders.push(Path::new(&home).join("lib"));
     }
-    folders.push(target.join("nvrtc/nvidia/cu13/lib"));
-    folders.push(target.join("nvrtc/nvidia/cuda_nvrtc/lib"));
+    // `make` says which of the packages that it fetched is the one.
+    if let Ok(package) = fs::read_to_string(target.join("nvrtc/package")) {
+        let package = target.join("nvrtc").join(package.trim());
+        folders.push(package.join("nvidia/cu13/lib"));
+        folders.push(package.join("nvidia/cuda_nvrtc/lib"));
+    }
     for place in ["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"] {
         folders.push(place.into());
     }
