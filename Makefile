@@ -3,16 +3,18 @@
 
 PERENNIAL = target/release/perennial
 VENV = target/venv
-# The compiler of the CUDA kernels and their disassembler, from PyPI where no toolkit is installed. Cubins of CUDA 13.0 run on
-# every driver of CUDA 13; for a driver of CUDA 12: make NVRTC_PACKAGE=nvidia-cuda-nvrtc-cu12==12.8.*
-NVRTC_PACKAGE = nvidia-cuda-nvrtc==13.0.*
-NVRTC = target/nvrtc/nvrtc.fetched
+# The compiler of the CUDA kernels and their disassembler, from PyPI where no toolkit is installed. Drivers load what an older
+# CUDA compiled: one build with 12.8 serves every driver from R525 (CUDA 12.0) on. For another compiler give its package:
+# make NVRTC_PACKAGE='nvidia-cuda-nvrtc==13.0.*'
+NVRTC_PACKAGE = nvidia-cuda-nvrtc-cu12==12.8.*
+NVRTC_FOLDER = $(subst *,x,$(subst ==,-,$(NVRTC_PACKAGE)))
+NVRTC = nvrtc
 NVDISASM = target/nvrtc/nvdisasm.fetched
 ifneq ($(PERENNIAL_NVRTC)$(CUDA_HOME)$(CUDA_PATH)$(wildcard /usr/local/cuda/lib64/libnvrtc.so*),)
 NVRTC =
 endif
 
-.PHONY: build tools chromium nasm pretrain demo compare check test figures bench interop dist emoji clean
+.PHONY: build tools nvrtc chromium nasm pretrain demo compare check test figures bench interop dist emoji clean
 
 build: $(NVRTC) nasm
 	cargo build --release --locked
@@ -33,21 +35,25 @@ nasm:
 	    apt-get update -q && apt-get install -y -q --no-install-recommends nasm; } || \
 	echo "without nasm JPEGs are decoded more slowly; on Debian: apt-get install nasm"
 
-$(NVRTC):
-	$(call fetch,$(NVRTC_PACKAGE))
+# Fetches the package unless it is there, and says that it is the one to be used.
+nvrtc: target/nvrtc/$(NVRTC_FOLDER)/fetched
+	@echo $(NVRTC_FOLDER) | cmp -s - target/nvrtc/package || echo $(NVRTC_FOLDER) > target/nvrtc/package
+
+target/nvrtc/$(NVRTC_FOLDER)/fetched:
+	$(call fetch,$(NVRTC_PACKAGE),target/nvrtc/$(NVRTC_FOLDER))
 	touch $@
 
 $(NVDISASM):
-	$(call fetch,nvidia-cuda-nvdisasm==13.*)
+	$(call fetch,nvidia-cuda-nvdisasm==13.*,target/nvrtc)
 	touch $@
 
-# A Python package's files, unpacked; its programs made executable.
+# The files of a Python package, unpacked into a folder; its programs made executable.
 define fetch
-mkdir -p target/nvrtc/wheels
-python3 -m pip download --quiet --no-deps --dest target/nvrtc/wheels '$(1)'
-for wheel in target/nvrtc/wheels/*.whl; do python3 -m zipfile -e $$wheel target/nvrtc; done
-chmod -f +x target/nvrtc/nvidia/*/bin/* || true
-rm -r target/nvrtc/wheels
+mkdir -p $(2)/wheels
+python3 -m pip download --quiet --no-deps --dest $(2)/wheels '$(1)'
+for wheel in $(2)/wheels/*.whl; do python3 -m zipfile -e $$wheel $(2); done
+chmod -f +x $(2)/nvidia/*/bin/* || true
+rm -r $(2)/wheels
 endef
 
 # A small CLIP learns emoji; where it has already, this takes no time.

@@ -73,8 +73,12 @@ fn find_nvrtc(target: &Path) -> Option<PathBuf> {
         folders.push(Path::new(&home).join("lib64"));
         folders.push(Path::new(&home).join("lib"));
     }
-    folders.push(target.join("nvrtc/nvidia/cu13/lib"));
-    folders.push(target.join("nvrtc/nvidia/cuda_nvrtc/lib"));
+    // `make` says which of the packages that it fetched is the one.
+    if let Ok(package) = fs::read_to_string(target.join("nvrtc/package")) {
+        let package = target.join("nvrtc").join(package.trim());
+        folders.push(package.join("nvidia/cu13/lib"));
+        folders.push(package.join("nvidia/cuda_nvrtc/lib"));
+    }
     for place in ["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"] {
         folders.push(place.into());
     }
@@ -263,20 +267,23 @@ fn write_table(out: &Path, compiled: &[Compiled]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Builds the emulated GPU, and tells the program where it lies.
+/// Builds the emulated GPU, its driver and its kernels, and tells the program where they lie.
 fn build_emulator(target: &Path) -> Result<(), Error> {
     println!("cargo:rerun-if-changed=tests/emulator");
-    let build = target.join("emulator/plain");
-    let status = Command::new("make")
-        .args(["--quiet", "--directory=tests/emulator", "FLAVOUR=plain"])
-        .arg(format!("--jobs={}", env::var("NUM_JOBS")?))
-        .arg(format!("KERNELS={}", env::current_dir()?.join("kernels").display()))
-        .arg(format!("BUILD={}", build.display()))
-        .env_remove("MAKEFLAGS")
-        .status()?;
-    if !status.success() {
-        return Err("the emulator could not be built; the feature `emulator` needs make and g++".into());
+    let (driver, kernels) = (target.join("emulator/driver"), target.join("emulator/plain"));
+    for (goal, build) in [("driver", &driver), ("kernels", &kernels)] {
+        let status = Command::new("make")
+            .args(["--quiet", "--directory=tests/emulator", "FLAVOUR=plain", goal])
+            .arg(format!("--jobs={}", env::var("NUM_JOBS")?))
+            .arg(format!("KERNELS={}", env::current_dir()?.join("kernels").display()))
+            .arg(format!("BUILD={}", build.display()))
+            .env_remove("MAKEFLAGS")
+            .status()?;
+        if !status.success() {
+            return Err("the emulator could not be built; the feature `emulator` needs make and g++".into());
+        }
     }
-    println!("cargo:rustc-env=PERENNIAL_EMULATOR={}", build.join("libemulator.so").display());
+    println!("cargo:rustc-env=PERENNIAL_EMULATED_LIBCUDA={}", driver.join("libcuda.so.1").display());
+    println!("cargo:rustc-env=PERENNIAL_EMULATOR={}", kernels.join("libemulator.so").display());
     Ok(())
 }

@@ -1,33 +1,34 @@
 //! Where a model computes: a device by its name.
 
 use crate::error::{Error, Result, unknown};
+use crate::ops::cuda::driver::Gpu;
 
 /// A device by name.
 #[derive(Clone, Debug, Default)]
 pub enum Place {
     #[default]
     Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
-    #[cfg(feature = "emulator")]
-    Emulated(crate::ops::cuda::emulated::Emulator),
+    Cuda(Gpu),
 }
 
 impl Place {
     /// The device that `name` names, `cpu` or `cuda[:N]`. There is no silent fallback to another.
     pub fn parse(name: &str) -> Result<Place> {
         let known: &[&str] = if cfg!(feature = "emulator") { &["cpu", "cuda", "emulated"] } else { &["cpu", "cuda"] };
-        match name.split_once(':').unwrap_or((name, "")) {
-            ("cpu", "") => Ok(Place::Cpu),
-            ("cuda", "") => Ok(Place::Cuda(0)),
-            ("cuda", number) => match number.parse() {
-                Ok(number) => Ok(Place::Cuda(number)),
-                Err(_) => Err(Error::input(format!("'{number}' in --device {name} is not the number of a GPU"))),
-            },
+        let (kind, number) = name.split_once(':').unwrap_or((name, ""));
+        let number = || match number {
+            "" => Ok(0),
+            _ => number
+                .parse()
+                .map_err(|_| Error::input(format!("'{number}' in --device {name} is not the number of a GPU"))),
+        };
+        match kind {
+            "cpu" if kind == name => Ok(Place::Cpu),
+            "cuda" => Ok(Place::Cuda(Gpu::Real(number()?))),
             #[cfg(feature = "emulator")]
-            ("emulated", "") => Ok(Place::Emulated(crate::ops::cuda::emulated::Emulator::built_in()?)),
+            "emulated" => Ok(Place::Cuda(crate::ops::cuda::emulated::gpu(number()?)?)),
             #[cfg(not(feature = "emulator"))]
-            ("emulated", "") => Err(Error::input(
+            "emulated" => Err(Error::input(
                 "this program was built without the emulated GPU: build it with `cargo build --features emulator`",
             )),
             _ => Err(unknown("device", name, known.iter().copied())),
@@ -46,15 +47,9 @@ macro_rules! on_device {
                 let $at = &();
                 $work
             }
-            $crate::place::Place::Cuda(number) => {
+            $crate::place::Place::Cuda(gpu) => {
                 type $device = $crate::ops::cuda::Cuda<$crate::ops::cuda::nvidia::Nvidia>;
-                let $at = number;
-                $work
-            }
-            #[cfg(feature = "emulator")]
-            $crate::place::Place::Emulated(emulator) => {
-                type $device = $crate::ops::cuda::Cuda<$crate::ops::cuda::emulated::Emulated>;
-                let $at = emulator;
+                let $at = gpu;
                 $work
             }
         }

@@ -13,7 +13,7 @@ use rand::RngExt;
 
 use super::Outcome;
 use crate::error::{Error, Result};
-use crate::ops::cuda::driver::{Address, Argument, Driver, Launch, Matrix, Target};
+use crate::ops::cuda::driver::{Address, Argument, Driver, Gpu, Launch, Matrix, Target};
 use crate::rng::{Rng, below, rng, unit};
 
 /// The name of these checks, beside the ops'.
@@ -68,8 +68,8 @@ fn hopper<R: Driver>() -> [(&'static str, Test<R>); 17] {
 }
 
 /// Runs every kernel that the device at `place` has the instructions for. Returns how many it has not.
-pub fn check<R: Driver>(place: &R::Place, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<usize> {
-    let mut driver = R::open(place)?;
+pub fn check<R: Driver>(gpu: Gpu, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<usize> {
+    let mut driver = R::open(gpu)?;
     let mut tests: Vec<(&'static str, Test<R>)> = everywhere().into();
     let mut skipped = 0;
     match driver.target() {
@@ -96,7 +96,7 @@ impl<R: Driver> Bench<'_, R> {
     fn send<T: Pod>(&mut self, values: &[T]) -> Result<Address> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         let address = self.driver.allocate(bytes.len())?;
-        self.driver.upload(address, bytes.len(), |to| to.copy_from_slice(bytes))?;
+        self.driver.upload(address, bytes.len(), |from, to| to.copy_from_slice(&bytes[from..][..to.len()]))?;
         Ok(address)
     }
 

@@ -3,8 +3,7 @@
 use perennial::check::{self, Checker, Outcome, Size, conformance};
 use perennial::error::{Error, Result, unknown};
 use perennial::ops::Backend;
-#[cfg(feature = "emulator")]
-use perennial::ops::cuda::emulated::Emulated;
+use perennial::ops::cuda::driver::Gpu;
 use perennial::ops::cuda::nvidia::Nvidia;
 
 use super::compute::{Place, on_device};
@@ -12,7 +11,7 @@ use super::output::put;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// cuda[:N], or emulated (of a build with the feature `emulator`)
+    /// cuda[:N], or emulated[:N] (of a build with the feature `emulator`)
     #[arg(long, default_value = "cuda", value_name = "DEVICE")]
     device: String,
     /// Only this op, or "ptx" (single instructions), or "step"
@@ -31,9 +30,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let size = match place {
         Place::Cpu => return Err(Error::input("the CPU is what others are checked against: give --device cuda[:N]")),
         _ if arguments.smallest => Size::Smallest,
-        Place::Cuda(_) => Size::Full,
+        Place::Cuda(Gpu::Real(_)) => Size::Full,
         #[cfg(feature = "emulator")]
-        Place::Emulated(_) => Size::Small,
+        Place::Cuda(Gpu::Emulated(_)) => Size::Small,
     };
     if let Some(only) = &arguments.only
         && !check::names().contains(&only.as_str())
@@ -83,9 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn check_instructions(place: &Place, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<usize> {
     match place {
         Place::Cpu => Ok(0),
-        Place::Cuda(number) => conformance::check::<Nvidia>(number, seed, observer),
-        #[cfg(feature = "emulator")]
-        Place::Emulated(emulator) => conformance::check::<Emulated>(emulator, seed, observer),
+        Place::Cuda(gpu) => conformance::check::<Nvidia>(*gpu, seed, observer),
     }
 }
 

@@ -118,6 +118,7 @@ impl<K> Span<K> {
 pub struct Plan {
     storage_bytes: usize,
     workspace_bytes: usize,
+    staging_bytes: usize,
     /// Elements planned: storage, wide, index, byte. Where storage is as wide as statistics, the first stays 0.
     elements: [usize; 4],
     /// The elements between spans, which nothing may touch, in each pool.
@@ -134,13 +135,15 @@ const ALIGNMENT: usize = 64;
 
 impl Plan {
     pub fn new<D: Memory>() -> Plan {
-        let workspace = (D::WORKSPACE_BYTES > 0).then(|| ("workspace".to_string(), D::WORKSPACE_BYTES));
+        let own = [("workspace", D::WORKSPACE_BYTES), ("staging", D::STAGING_BYTES)];
+        let own = own.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(name, bytes)| (name.to_string(), bytes));
         Plan {
             storage_bytes: D::STORAGE_BYTES,
             workspace_bytes: D::WORKSPACE_BYTES,
+            staging_bytes: D::STAGING_BYTES,
             elements: [0; 4],
             gaps: Default::default(),
-            sections: workspace.into_iter().collect(),
+            sections: own.collect(),
         }
     }
 
@@ -226,6 +229,11 @@ impl Plan {
         self.elements
     }
 
+    /// Bytes on their way to the device at once, on devices that stage them.
+    pub fn staging(&self) -> usize {
+        self.staging_bytes + self.elements[Pool::Byte as usize]
+    }
+
     /// The elements between spans of each pool, which no op may touch.
     pub fn gaps(&self) -> &[Vec<Range<usize>>; 4] {
         &self.gaps
@@ -233,8 +241,11 @@ impl Plan {
 
     /// Bytes in all.
     pub fn bytes(&self) -> usize {
-        let sizes = [self.storage_bytes, 4, 4, 1];
-        self.workspace_bytes + self.elements.iter().zip(sizes).map(|(count, size)| count * size).sum::<usize>()
+        // Where uploads are staged, pixels have their place twice: a batch arrives while the one before is at work.
+        let sizes = [self.storage_bytes, 4, 4, if self.staging_bytes > 0 { 2 } else { 1 }];
+        self.workspace_bytes
+            + self.staging_bytes
+            + self.elements.iter().zip(sizes).map(|(count, size)| count * size).sum::<usize>()
     }
 }
 
@@ -243,6 +254,9 @@ pub trait Memory: Sized {
     /// Bytes of one [`Storage`] element.
     const STORAGE_BYTES: usize;
 
+    /// Bytes through which uploads go to the device, beside as many as the plan has pixels; 0 where the host's memory is the
+    /// device's own.
+    const STAGING_BYTES: usize = 0;
     /// Bytes that the device's own ops need beside what is planned.
     const WORKSPACE_BYTES: usize;
 

@@ -5,10 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use perennial::check::{self, Size};
-use perennial::ops::cuda::driver::Target;
 use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
 
-use crate::{build, failures, root};
+use crate::{AMPERE, HOPPER, build, failures, root};
 
 /// One change to one file.
 struct Bug {
@@ -20,11 +19,11 @@ struct Bug {
     place: usize,
     replace: &'static str,
     /// Where the kernel with the bug runs.
-    target: Target,
+    capability: (u32, u32),
 }
 
 const fn bug(op: &'static str, file: &'static str, find: &'static str, replace: &'static str) -> Bug {
-    Bug { op, file, find, place: 0, replace, target: Target::Sm90a }
+    Bug { op, file, find, place: 0, replace, capability: HOPPER }
 }
 
 /// A barrier, a wait or a fence removed, a stride or a place mistaken.
@@ -100,22 +99,22 @@ const BUGS: &[Bug] = &[
     bug("linear", "linear_epilogue.cuh", "(top + index % height)", "(index % height)"),
     bug("linear", "linear_epilogue.cuh", "fetch(next, first + BATCH * ROWS)", "fetch(next, first)"),
     Bug {
-        target: Target::Sm80,
+        capability: AMPERE,
         ..bug("linear", "linear_mma.cuh", "        __syncthreads();\n        load(block", "        load(block")
     },
     Bug {
-        target: Target::Sm80,
+        capability: AMPERE,
         ..bug("linear", "linear_mma.cuh", "cp_async_wait<MMA_STAGES - 2>", "cp_async_wait<MMA_STAGES - 1>")
     },
     Bug {
-        target: Target::Sm80,
+        capability: AMPERE,
         ..bug("linear", "linear_mma.cuh", "        __syncthreads();  // the last tiles have been read\n", "")
     },
     Bug {
-        target: Target::Sm80,
+        capability: AMPERE,
         ..bug("linear", "linear.cu", "    __syncthreads();\n    float total", "    float total")
     },
-    Bug { target: Target::Sm80, ..bug("linear", "linear.cu", "from[split * (count / 4) + i]", "from[i]") },
+    Bug { capability: AMPERE, ..bug("linear", "linear.cu", "from[split * (count / 4) + i]", "from[i]") },
     bug("l2_normalize", "l2_normalize.cu", "k += 32 * N", "k += 64 * N"),
     bug("l2_normalize", "l2_normalize.cu", "blockIdx.x * 4 + warp_id()", "blockIdx.x * 8 + warp_id()"),
     bug("memory", "memory.cu", "ptx::cvt_bf16x2(value, value)", "ptx::cvt_bf16x2(value, 0.f)"),
@@ -252,7 +251,7 @@ fn found_by(bug: &Bug, worker: usize) -> Option<String> {
     let schedules = [Schedule::LATE, Schedule::EARLY].into_iter().chain((0..8).map(Schedule::random));
     for flavour in [Flavour::Race, Flavour::Plain] {
         let library = build(flavour, &kernels, Some(&files(bug.op)), &folder.join(format!("{flavour:?}")));
-        let emulator = Emulator { target: bug.target, ..Emulator::open(&library).unwrap() };
+        let emulator = Emulator::of(&library, bug.capability);
         for schedule in schedules.clone() {
             let emulator = Emulator { schedule, ..emulator.clone() };
             let failed = failures(emulator, Size::Smallest, Some(bug.op), check::ops);

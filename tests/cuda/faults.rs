@@ -20,10 +20,11 @@ impl Observer for Quiet {
     fn note(&mut self, _: &str) {}
 }
 
-fn run(place: &Emulator, out: &Path) -> Result<Evaluation, Error> {
+fn run(emulator: &Emulator, out: &Path) -> Result<Evaluation, Error> {
     let mut config = Config::find(TINY_RUN).unwrap();
     config.set("train.epochs=1").unwrap();
-    experiment::run::<Device>(place, &config, out, Access::default(), &mut Quiet)
+    let plugged_in = emulator.plug_in()?;
+    experiment::run::<Device>(&plugged_in.gpu(), &config, out, Access::default(), &mut Quiet)
 }
 
 #[test]
@@ -45,12 +46,13 @@ fn a_lost_device_leaves_a_run_that_goes_on_as_if_nothing_had_happened() {
 #[test]
 fn a_run_that_does_not_fit_says_which_batch_would() {
     let folder = tempfile::tempdir().unwrap();
-    let faults = Faults { memory: Some(92 << 20), ..Faults::default() };
+    let faults = Faults { memory: Some(364 << 20), ..Faults::default() };
     let mut config = Config::find(TINY_RUN).unwrap();
     config.set("train.batch=480").unwrap();
-    let place = Emulator { faults, ..emulator(Flavour::Plain) };
+    let emulator = Emulator { faults: faults.clone(), ..emulator(Flavour::Plain) };
+    let plugged_in = emulator.plug_in().unwrap();
     let out = folder.path().join("run");
-    let error = experiment::run::<Device>(&place, &config, &out, Access::default(), &mut Quiet).unwrap_err();
+    let error = experiment::run::<Device>(&plugged_in.gpu(), &config, &out, Access::default(), &mut Quiet).unwrap_err();
     assert_eq!(error.fault(), Fault::Input);
     let message = error.to_string();
     assert!(message.contains("MiB of GPU memory") && message.contains("would fit"), "{message}");
@@ -69,14 +71,9 @@ fn a_run_that_does_not_fit_says_which_batch_would() {
     }
     // The device is lost at once: that it was planned and begun is what counts.
     let faults = Faults { lost_at_launch: Some(0), ..faults };
-    experiment::run::<Device>(
-        &Emulator { faults, ..place },
-        &config,
-        &out,
-        Access::default(),
-        &mut Started(&mut plan_fits),
-    )
-    .unwrap_err();
+    let plugged_in = Emulator { faults, ..emulator }.plug_in().unwrap();
+    experiment::run::<Device>(&plugged_in.gpu(), &config, &out, Access::default(), &mut Started(&mut plan_fits))
+        .unwrap_err();
     assert!(plan_fits, "train.batch {batch} does not fit though the error said so");
 }
 
@@ -85,7 +82,8 @@ fn a_shape_that_no_kernel_supports_names_those_that_are() {
     let mut plan = Plan::new::<Device>();
     let shape = AttentionShape { samples: 1, tokens: 4, heads: 1, head_dim: 24, causal: false };
     let (qkv, out, log_sum_exp) = (plan.tensor(4 * 3 * 24), plan.tensor(4 * 24), plan.stats(4));
-    let mut device = Device::with_plan(&emulator(Flavour::Plain), &plan).unwrap();
+    let plugged_in = emulator(Flavour::Plain).plug_in().unwrap();
+    let mut device = Device::with_plan(&plugged_in.gpu(), &plan).unwrap();
     device.run(Attention { shape, qkv, out, log_sum_exp });
     let message = device.health().unwrap_err().to_string();
     assert!(message.contains("16, 32, 48") && message.contains("not 24"), "{message}");

@@ -3,6 +3,7 @@
 mod bugs;
 mod emulator;
 mod faults;
+mod host;
 mod ops;
 mod step;
 mod trace;
@@ -17,10 +18,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use perennial::check::{Checker, Outcome, Size};
 use perennial::ops::cuda::Cuda;
-use perennial::ops::cuda::driver::Target;
-use perennial::ops::cuda::emulated::{Emulated, Emulator, Flavour, Schedule};
+use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
+use perennial::ops::cuda::nvidia::Nvidia;
 
-type Device = Cuda<Emulated>;
+type Device = Cuda<Nvidia>;
+
+/// GPUs of the least of each kind: of `sm_80`'s, one with the least shared memory.
+const AMPERE: (u32, u32) = (8, 6);
+const HOPPER: (u32, u32) = (9, 0);
 
 /// Builds the emulator with the kernels of `kernels` (all .cu files there, or `files` alone) into `build`.
 fn build(flavour: Flavour, kernels: &Path, files: Option<&str>, build: &Path) -> PathBuf {
@@ -33,7 +38,7 @@ fn build(flavour: Flavour, kernels: &Path, files: Option<&str>, build: &Path) ->
         Flavour::Asan => "asan",
     };
     let mut make = Command::new("make");
-    make.args(["--quiet", "--jobs=2", "--directory"]).arg(root().join("tests/emulator"));
+    make.args(["--quiet", "--jobs=2", "kernels", "--directory"]).arg(root().join("tests/emulator"));
     make.arg(format!("FLAVOUR={name}"));
     make.arg(format!("KERNELS={}", kernels.display()));
     make.arg(format!("BUILD={}", build.display()));
@@ -43,12 +48,10 @@ fn build(flavour: Flavour, kernels: &Path, files: Option<&str>, build: &Path) ->
     build.join("libemulator.so")
 }
 
-/// The emulator in a flavour, with the project's kernels.
+/// An emulated Hopper with the project's kernels in a flavour.
 fn emulator(flavour: Flavour) -> Emulator {
     let folder = root().join("target/emulator").join(format!("{flavour:?}").to_lowercase());
-    let emulator = Emulator::open(&build(flavour, &root().join("kernels"), None, &folder)).unwrap();
-    assert_eq!(emulator.flavour(), flavour);
-    emulator
+    Emulator::of(&build(flavour, &root().join("kernels"), None, &folder), HOPPER)
 }
 
 /// What a process needs to load an emulator of the asan flavour, whose errors are then those of launches. The program's own
@@ -69,19 +72,19 @@ fn fresh_seed() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
 }
 
-/// Both targets, threads in order with copies early and late, and `random` random schedules.
-fn schedules(random: u64) -> Vec<(Target, Schedule)> {
+/// Both capabilities, threads in order with copies early and late, and `random` random schedules.
+fn schedules(random: u64) -> Vec<((u32, u32), Schedule)> {
     let seed = fresh_seed();
     let fixed = [Schedule::EARLY, Schedule::LATE];
     let random = (0..random).map(|i| Schedule::random(seed.wrapping_add(i)));
     let schedules = fixed.into_iter().chain(random);
-    // Alternate, so that half of the random ones fall to each target.
+    // Alternate, so that half of the random ones fall to each capability.
     schedules
         .enumerate()
         .flat_map(|(i, schedule)| match i {
-            0 | 1 => vec![(Target::Sm80, schedule), (Target::Sm90a, schedule)],
-            i if i % 2 == 0 => vec![(Target::Sm90a, schedule)],
-            _ => vec![(Target::Sm80, schedule)],
+            0 | 1 => vec![(AMPERE, schedule), (HOPPER, schedule)],
+            i if i % 2 == 0 => vec![(HOPPER, schedule)],
+            _ => vec![(AMPERE, schedule)],
         })
         .collect()
 }
@@ -113,7 +116,8 @@ fn failures_of(
             failed.push(outcome);
         }
     };
-    work(&mut Checker { place: emulator, size, seed, only: only.map(String::from), observer: &mut observer });
+    let plugged_in = emulator.plug_in().unwrap();
+    work(&mut Checker { place: plugged_in.gpu(), size, seed, only: only.map(String::from), observer: &mut observer });
     assert!(cases > 0, "nothing was checked");
     failed
 }

@@ -1,20 +1,20 @@
 //! A GPU's trace, which is by its own clock.
 
-use perennial::ops::cuda::driver::Target;
 use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
 use perennial::ops::measure::Measure;
 use perennial::ops::relu::{Relu, ReluBackward};
 use perennial::ops::trace::{Trace, Traced};
 use perennial::ops::{Memory, Plan, RecordKey, Run};
 
-use crate::{Device, emulator};
+use crate::{AMPERE, Device, emulator};
 
 #[test]
 fn every_op_is_timed_between_the_marks_around_it() {
-    let place = Emulator { target: Target::Sm80, schedule: Schedule::LATE, ..emulator(Flavour::Plain) };
+    let place = Emulator { capability: AMPERE, schedule: Schedule::LATE, ..emulator(Flavour::Plain) };
+    let plugged_in = place.plug_in().unwrap();
     let mut plan = Plan::new::<Device>();
     let [x, y, dy, dx] = [(); 4].map(|()| plan.tensor(1000));
-    let mut device = Traced::<Device>::with_plan(&place, &plan).unwrap();
+    let mut device = Traced::<Device>::with_plan(&plugged_in.gpu(), &plan).unwrap();
     let step = |device: &mut Traced<Device>| {
         device.run(Relu { x, y });
         device.run(ReluBackward { dy, y, dx });

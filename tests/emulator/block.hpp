@@ -9,15 +9,8 @@
 #include <vector>
 
 #include "fibers.hpp"
+#include "interface.hpp"
 #include "types.hpp"
-
-// C interface, see launch.cpp.
-extern "C" struct EmulatorSchedule {
-    int order;
-    int completion;
-    uint64_t seed;
-    int threads;
-};
 
 namespace emulator {
 

@@ -56,7 +56,7 @@ class Emulator:
         return map
 
     def forbid(self, address, size):
-        self.library.emulator_forbid(ctypes.c_void_p(address), ctypes.c_size_t(size))
+        self.library.emulator_forbid(ctypes.c_void_p(address), ctypes.c_size_t(size), 1)
 
     @staticmethod
     def _size(dimensions):

@@ -133,36 +133,62 @@ Registration::Registration(const Kernel& kernel) {
 
 using namespace emulator;
 
-EXPORT int emulator_launch(const char* name, const uint32_t grid[3], const uint32_t block_size[3],
-                           uint32_t shared_bytes, void** arguments, const EmulatorSchedule* schedule, char* error,
-                           size_t error_bytes) {
+namespace {
+
+// The launch that the arguments describe; of no kernel if there is none of this name.
+Launch describe_launch(const char* name, const uint32_t grid[3], const uint32_t block_size[3], uint32_t shared_bytes,
+                       void** arguments, const EmulatorSchedule* schedule) {
     auto found = kernels().find(name);
-    std::string message;
-    if (found == kernels().end()) {
-        message = "no such kernel";
-    } else {
-        Launch launch{&found->second,
-                      dim3(grid[0], grid[1], grid[2]),
-                      dim3(block_size[0], block_size[1], block_size[2]),
-                      shared_bytes,
-                      arguments,
-                      *schedule};
-        message = check(launch);
-        if (message.empty()) message = run(launch);
-    }
+    return {found == kernels().end() ? nullptr : &found->second,
+            dim3(grid[0], grid[1], grid[2]),
+            dim3(block_size[0], block_size[1], block_size[2]),
+            shared_bytes,
+            arguments,
+            *schedule};
+}
+
+int outcome(const char* name, const std::string& message, char* error, size_t error_bytes) {
     if (message.empty()) return 0;
     if (error_bytes) snprintf(error, error_bytes, "%s: %s", name, message.c_str());
     return 1;
 }
 
-EXPORT int emulator_has(const char* name) { return kernels().count(name) != 0; }
+}  // namespace
+
+// Whether a launch is possible at all: 0, or 1 and why not.
+EXPORT int emulator_check(const char* name, const uint32_t grid[3], const uint32_t block_size[3], uint32_t shared_bytes,
+                          const EmulatorSchedule* schedule, char* error, size_t error_bytes) {
+    Launch launch = describe_launch(name, grid, block_size, shared_bytes, nullptr, schedule);
+    return outcome(name, launch.kernel ? check(launch) : "no such kernel", error, error_bytes);
+}
+
+// Runs a kernel to its end: 0, or 1 and what went wrong.
+EXPORT int emulator_launch(const char* name, const uint32_t grid[3], const uint32_t block_size[3],
+                           uint32_t shared_bytes, void** arguments, const EmulatorSchedule* schedule, char* error,
+                           size_t error_bytes) {
+    Launch launch = describe_launch(name, grid, block_size, shared_bytes, arguments, schedule);
+    std::string message = launch.kernel ? check(launch) : "no such kernel";
+    if (message.empty()) message = run(launch);
+    return outcome(name, message, error, error_bytes);
+}
+
+// A kernel's parameters; null if there is no kernel of this name.
+EXPORT const EmulatorParameter* emulator_parameters(const char* name, int* count) {
+    auto found = kernels().find(name);
+    if (found == kernels().end()) return nullptr;
+    *count = found->second.parameters_count;
+    return found->second.parameters;
+}
 
 EXPORT int emulator_flavour() { return flavour; }
 
-EXPORT void emulator_forbid(const void* address, size_t bytes) {
+// Says that nothing may touch these bytes, or, with `forbidden` 0, that they may be touched again: flavour ASAN.
+EXPORT void emulator_forbid(const void* address, size_t bytes, int forbidden) {
     (void)address;
     (void)bytes;
+    (void)forbidden;
 #ifdef __SANITIZE_ADDRESS__
-    ASAN_POISON_MEMORY_REGION(address, bytes);
+    if (forbidden) ASAN_POISON_MEMORY_REGION(address, bytes);
+    else ASAN_UNPOISON_MEMORY_REGION(address, bytes);
 #endif
 }

@@ -13,6 +13,8 @@ struct Kernel {
     const char* name;
     int threads, blocks;  // its launch bounds
     void (*call)(void** arguments);
+    const EmulatorParameter* parameters;
+    int parameters_count;
 };
 
 // All of this belongs to one call of emulator_launch.
@@ -49,9 +51,21 @@ void call(void** arguments) {
     call_typed<kernel>(arguments, kernel);
 }
 
+template <class T>
+constexpr EmulatorParameter parameter() {
+    bool writes = std::is_pointer<T>::value && !std::is_const<std::remove_pointer_t<T>>::value;
+    return {sizeof(T), std::is_pointer<T>::value, writes};
+}
+template <class... Parameters>
+Kernel describe(const char* name, int threads, int blocks, void (*call)(void**), void (*)(Parameters...)) {
+    static constexpr EmulatorParameter all[] = {parameter<std::remove_const_t<Parameters>>()..., EmulatorParameter{0, 0, 0}};
+    return {name, threads, blocks, call, all, int(sizeof...(Parameters))};
+}
+
 }  // namespace emulator
 
 #define KERNEL(threads, blocks, name, ...)                                                                    \
     extern "C" void name(__VA_ARGS__);                                                                        \
-    static const emulator::Registration name##_registration({#name, threads, blocks, emulator::call<&name>}); \
+    static const emulator::Registration name##_registration(                                                  \
+        emulator::describe(#name, threads, blocks, emulator::call<&name>, name));                             \
     extern "C" void name(__VA_ARGS__)

@@ -1,5 +1,5 @@
-//! What lies under the launch code: memory, copies, and launches by name. Two things fulfil it: NVIDIA's driver, and an
-//! emulator that runs the same kernels on the CPU.
+//! What lies under the launch code: memory, copies, and launches by name. [`super::nvidia`] fulfils it, through NVIDIA's
+//! driver or through an emulated one that runs the same kernels on the CPU.
 
 use crate::error::Result;
 
@@ -11,6 +11,16 @@ impl Address {
     pub fn offset(self, bytes: usize) -> Address {
         Address(self.0 + bytes as u64)
     }
+}
+
+/// A GPU by its number, from 0. A process has one driver: NVIDIA's or the emulated one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gpu {
+    /// One that NVIDIA's driver finds.
+    Real(usize),
+    /// One of the emulated driver: [`super::emulated`].
+    #[cfg(feature = "emulator")]
+    Emulated(usize),
 }
 
 /// Which of the embedded cubins a device runs.
@@ -129,10 +139,7 @@ pub struct Launch<'a> {
 /// A device's memory and its one queue of work. Copies and launches are done in the order in which they are given;
 /// [`Driver::upload`] and [`Driver::launch`] may return before.
 pub trait Driver: Sized {
-    /// Which device, and how it is set up.
-    type Place: Clone;
-
-    fn open(place: &Self::Place) -> Result<Self>;
+    fn open(gpu: Gpu) -> Result<Self>;
 
     /// The device's own name and its driver's version, for manifests and tables.
     fn name(&self) -> String;
@@ -145,7 +152,7 @@ pub trait Driver: Sized {
     /// Bytes that can still be allocated.
     fn free_memory(&self) -> Result<usize>;
 
-    /// Zeroed memory, aligned to 1024 bytes, that lives as long as the driver.
+    /// Zeroed memory, aligned to 256 bytes, that lives as long as the driver.
     fn allocate(&mut self, bytes: usize) -> Result<Address>;
 
     /// Says that nothing may touch these bytes, for drivers that can watch.
@@ -153,8 +160,13 @@ pub trait Driver: Sized {
         let _ = (from, bytes);
     }
 
-    /// `fill` writes the bytes to be sent into memory that the device can fetch from.
-    fn upload(&mut self, to: Address, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<()>;
+    /// Sets aside this many bytes of the host's memory, and as many of the device's, for uploads to go through. Without it the
+    /// first upload sets aside a few MiB.
+    fn stage(&mut self, bytes: usize) -> Result<()>;
+
+    /// `fill` writes the bytes to be sent into memory that the device can fetch from, piece by piece: it gets the number of
+    /// bytes before a piece, and the piece, which begins on a multiple of 256 of them.
+    fn upload(&mut self, to: Address, bytes: usize, fill: impl FnMut(usize, &mut [u8])) -> Result<()>;
 
     /// Waits for all work given before.
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
@@ -165,11 +177,15 @@ pub trait Driver: Sized {
 
     fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap>;
 
+    /// Whether graphs are of use: not where each launch is waited for.
+    fn can_capture(&self) -> bool;
+
     /// What is launched and copied from here on is kept instead of run, until [`Driver::end_capture`].
     fn begin_capture(&mut self) -> Result<()>;
 
-    /// The launches and copies since [`Driver::begin_capture`], to be run by [`Driver::replay`] under the number returned.
-    fn end_capture(&mut self) -> Result<usize>;
+    /// The launches and copies since [`Driver::begin_capture`], to be run by [`Driver::replay`] under the number returned. None
+    /// where the driver can make no graph of them: then they have been run once, one by one.
+    fn end_capture(&mut self) -> Result<Option<usize>>;
 
     fn replay(&mut self, graph: usize) -> Result<()>;
 

@@ -1,6 +1,8 @@
 //! The compiled kernels that are in this program, and what the compiler said of them.
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Mutex;
 
 use super::driver::Target;
 use super::{attention, contrastive, layer_norm, linear, patch_embed, similarity};
@@ -39,8 +41,18 @@ pub struct Report {
 
 impl Module {
     /// The machine code. Fails when what is embedded is not whole.
-    pub fn cubin(&self) -> Result<Vec<u8>> {
-        inflate(self.compressed, self.bytes).map_err(|error| error.at(format!("kernels {}", self.file)))
+    pub fn cubin(&self) -> Result<&'static [u8]> {
+        // It is inflated once, and lives as long as the program.
+        static INFLATED: Mutex<BTreeMap<(&str, &str), &[u8]>> = Mutex::new(BTreeMap::new());
+        let mut inflated = INFLATED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let key = (self.file, self.target.name());
+        if let Some(cubin) = inflated.get(&key) {
+            return Ok(cubin);
+        }
+        let cubin = inflate(self.compressed, self.bytes).map_err(|error| error.at(format!("kernels {}", self.file)))?;
+        let cubin: &[u8] = cubin.leak();
+        inflated.insert(key, cubin);
+        Ok(cubin)
     }
 
     /// What the compiler says of each kernel.

@@ -1,7 +1,7 @@
 //! The contract on NVIDIA's GPUs, by the kernels of `kernels/`: bf16 storage, f32 accumulation and statistics.
 //!
-//! Launch code alone lies here: which kernel, what grid, how much shared memory. Under it a [`Driver`] runs the kernels: a
-//! GPU through NVIDIA's driver, or the emulator. Failures surface in [`Memory::health`]; after the first one nothing more is
+//! Launch code alone lies here: which kernel, what grid, how much shared memory. Under it a [`Driver`] runs the kernels,
+//! through NVIDIA's libcuda or the emulated one. Failures surface in [`Memory::health`]; after the first one nothing more is
 //! launched.
 
 pub mod driver;
@@ -9,6 +9,7 @@ pub mod driver;
 pub mod emulated;
 pub mod kernels;
 pub mod nvidia;
+mod nvtx;
 
 mod adamw;
 mod arena;
@@ -37,7 +38,7 @@ use super::device::RecordKey;
 use super::measure::Measure;
 use super::memory::{Kind, Memory, Plan, Pool, Span, Stats, Tensor};
 use crate::error::{Error, Result};
-use driver::{Address, Argument, Driver, Launch, Matrix, Target, TensorMap};
+use driver::{Address, Argument, Driver, Gpu, Launch, Matrix, Target, TensorMap};
 
 /// A GPU with all of a run's memory.
 pub struct Cuda<R: Driver> {
@@ -59,6 +60,8 @@ enum Recording {
     /// It was run once: what only the first run does is done.
     Seen,
     Graph(usize),
+    /// The driver can make no graph of it: it is told op by op every time.
+    NoGraph,
 }
 
 /// Texts of a batch differ in number and length from batch to batch: no more than this many graphs are kept.
@@ -153,7 +156,7 @@ impl<R: Driver> Cuda<R> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         let sent = self.attempt(|driver| {
             let address = driver.allocate(bytes.len())?;
-            driver.upload(address, bytes.len(), |to| to.copy_from_slice(bytes))?;
+            driver.upload(address, bytes.len(), |from, to| to.copy_from_slice(&bytes[from..][..to.len()]))?;
             Ok(address)
         });
         let address = sent.unwrap_or(Address(0));
@@ -175,10 +178,11 @@ const POOLS: [Pool; 4] = [Pool::Storage, Pool::Wide, Pool::Index, Pool::Byte];
 impl<R: Driver> Memory for Cuda<R> {
     const STORAGE_BYTES: usize = size_of::<bf16>();
     const WORKSPACE_BYTES: usize = 64 << 20;
-    type Place = R::Place;
+    const STAGING_BYTES: usize = 16 << 20;
+    type Place = Gpu;
 
-    fn with_plan(place: &R::Place, plan: &Plan) -> Result<Self> {
-        let mut driver = R::open(place)?;
+    fn with_plan(place: &Gpu, plan: &Plan) -> Result<Self> {
+        let mut driver = R::open(*place)?;
         let free = driver.free_memory()?;
         if plan.bytes() > free {
             return Err(Error::run(format!(
@@ -198,6 +202,7 @@ impl<R: Driver> Memory for Cuda<R> {
             next = next.offset(size);
             start
         });
+        driver.stage(plan.staging())?;
         for (pool, gaps) in POOLS.iter().zip(plan.gaps()) {
             for gap in gaps {
                 let bytes = bytes_of(*pool);
@@ -226,14 +231,17 @@ impl<R: Driver> Memory for Cuda<R> {
         }
         let (address, bytes) = (self.at(to), from.len() * bytes_of(K::POOL));
         self.attempt(|driver| {
-            driver.upload(address, bytes, |staged| match K::POOL {
+            driver.upload(address, bytes, |sent, staged| match K::POOL {
                 Pool::Storage => {
                     let values: &[f32] = bytemuck::cast_slice(from);
-                    for (to, value) in staged.chunks_exact_mut(2).zip(values) {
+                    for (to, value) in staged.chunks_exact_mut(2).zip(&values[sent / 2..]) {
                         to.copy_from_slice(&bf16::from_f32(*value).to_ne_bytes());
                     }
                 }
-                _ => staged.copy_from_slice(bytemuck::cast_slice(from)),
+                _ => {
+                    let bytes: &[u8] = bytemuck::cast_slice(from);
+                    staged.copy_from_slice(&bytes[sent..][..staged.len()]);
+                }
             })
         });
     }
@@ -276,7 +284,7 @@ impl<R: Driver> Memory for Cuda<R> {
             }
             Pool::Byte => {
                 let value: u8 = bytemuck::cast(value);
-                self.attempt(|driver| driver.upload(address, count, |staged| staged.fill(value)));
+                self.attempt(|driver| driver.upload(address, count, |_, staged| staged.fill(value)));
             }
         }
     }
@@ -301,10 +309,11 @@ impl<R: Driver> Memory for Cuda<R> {
 
     /// The first time tells the device op by op, the second captures a graph, and from then on that is replayed.
     fn record(&mut self, key: RecordKey, work: impl FnOnce(&mut Self)) {
-        if self.profile.is_some() {
+        if self.profile.is_some() || !self.driver.can_capture() {
             return work(self);
         }
         match self.recordings.get(&key) {
+            Some(Recording::NoGraph) => work(self),
             Some(Recording::Graph(graph)) => {
                 let graph = *graph;
                 self.attempt(|driver| driver.replay(graph));
@@ -316,9 +325,15 @@ impl<R: Driver> Memory for Cuda<R> {
                     // A stream that is left capturing would refuse to give its memory back; the failure is known already.
                     let _ = self.driver.end_capture();
                 }
-                if let Some(graph) = self.attempt(R::end_capture) {
-                    self.recordings.insert(key, Recording::Graph(graph));
-                    self.attempt(|driver| driver.replay(graph));
+                match self.attempt(R::end_capture) {
+                    Some(Some(graph)) => {
+                        self.recordings.insert(key, Recording::Graph(graph));
+                        self.attempt(|driver| driver.replay(graph));
+                    }
+                    Some(None) => {
+                        self.recordings.insert(key, Recording::NoGraph);
+                    }
+                    None => {}
                 }
             }
             None => {

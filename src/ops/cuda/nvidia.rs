@@ -1,24 +1,33 @@
 //! The driver that GPUs come with: libcuda, loaded when a GPU is asked for.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString, c_int, c_void};
+use std::ops::Range;
 use std::ptr::{null_mut, with_exposed_provenance_mut};
 use std::slice;
 
-use cudarc::driver::sys::{self, CUresult};
-use cudarc::nvtx;
-
-use super::driver::{Address, Argument, Driver, Launch, Matrix, Target, TensorMap};
+use super::driver::{Address, Argument, Driver, Gpu, Launch, Matrix, Target, TensorMap};
 use super::kernels::{self, MODULES};
+use super::nvtx;
 use crate::error::{Error, Result};
+use cudarc::driver::sys::{self, CUresult};
 
-/// One GPU of this machine, and one queue of work on it.
+/// Calls a function of the driver and names it in its error.
+macro_rules! call {
+    ($function:ident($($argument:expr),* $(,)?)) => {
+        // SAFETY: handles are live ones that this driver made, and pointers are valid for the call.
+        check(unsafe { sys::$function($($argument),*) }, || stringify!($function).to_string())
+    };
+}
+
+/// One GPU, and one queue of work on it.
 pub struct Nvidia {
     name: String,
     target: Target,
     multiprocessors: usize,
     shared_memory: usize,
+    context: sys::CUcontext,
     /// All launches, and what must come in turn with them.
     stream: sys::CUstream,
     /// Copies of large batches, which overlap with launches.
@@ -26,10 +35,14 @@ pub struct Nvidia {
     modules: Vec<sys::CUmodule>,
     functions: HashMap<&'static str, Function>,
     allocations: Vec<Address>,
-    staging: Vec<Staging>,
+    ring: Option<Ring>,
     graphs: Vec<sys::CUgraphExec>,
+    /// What is launched and copied while the stream is captured.
+    captured: Option<Vec<Captured>>,
     marks: Vec<sys::CUevent>,
-    /// Whether NVTX's library is there, and a range is open.
+    /// Whether every launch is waited for: `PERENNIAL_SYNC=1`.
+    waits: bool,
+    /// Whether a profiler wants to hear of ranges, and whether one is open.
     nvtx: bool,
     in_range: Cell<bool>,
 }
@@ -41,23 +54,69 @@ struct Function {
     shared: u32,
 }
 
-/// Page-locked memory through which the host's values go.
-struct Staging {
+/// Work that a capture holds, for when no graph can be made of it.
+enum Captured {
+    Launch { kernel: &'static str, grid: [u32; 3], block: u32, shared: u32, arguments: Vec<Argument> },
+    Copy { from: Address, to: Address, bytes: usize },
+}
+
+/// Page-locked memory through which the host's values go, piece after piece, round and round; and as much on the device,
+/// where large pieces land while the queue still works on what came before.
+struct Ring {
     host: *mut u8,
-    /// For large copies: memory on the device, where they land while the queue still works on what came before.
-    device: Option<Address>,
+    landing: Address,
     bytes: usize,
+    /// Where the next piece begins.
+    next: usize,
+    /// Pieces that may be in use, the oldest first.
+    pieces: VecDeque<Piece>,
+    /// Events of pieces that are free.
+    events: Vec<sys::CUevent>,
+}
+
+#[derive(Clone)]
+struct Piece {
+    range: Range<usize>,
     /// Reached when the memory may be used again.
     free: sys::CUevent,
 }
 
+impl Ring {
+    const ALIGNMENT: usize = 256;
+    /// Pieces in use at once: a batch has about ten small ones.
+    const PIECES: usize = 64;
+
+    /// The largest piece: two of them fit.
+    fn largest_piece(&self) -> usize {
+        self.bytes / 2
+    }
+
+    /// Room for `bytes`, at most the largest piece, that nothing uses any more. It is in use from here on.
+    fn take(&mut self, bytes: usize) -> Result<Piece> {
+        let bytes = bytes.next_multiple_of(Self::ALIGNMENT);
+        let start = if self.next + bytes <= self.bytes { self.next } else { 0 };
+        let range = start..start + bytes;
+        let overlaps = |piece: &Piece| piece.range.start < range.end && range.start < piece.range.end;
+        while self.pieces.len() >= Self::PIECES || self.pieces.iter().any(overlaps) {
+            let oldest = self.pieces.pop_front().expect("there is a piece that overlaps, or too many");
+            self.events.push(oldest.free);
+            call!(cuEventSynchronize(oldest.free))?;
+        }
+        let free = match self.events.pop() {
+            Some(event) => event,
+            None => event(false)?,
+        };
+        self.next = range.end;
+        let piece = Piece { range, free };
+        self.pieces.push_back(piece.clone());
+        Ok(piece)
+    }
+}
+
 /// Copies from this size on go through the second queue.
 const LARGE: usize = 1 << 20;
-/// Buffers of one size: large copies are double-buffered; a batch has about ten small ones.
-const LARGE_BUFFERS: usize = 2;
-const SMALL_BUFFERS: usize = 24;
 
-/// What the driver keeps for itself and for staging, which is not free for a plan.
+/// What the driver keeps for itself, which is not free for a plan.
 const RESERVE: usize = 256 << 20;
 
 /// An error of the driver's, with what was being done.
@@ -76,7 +135,11 @@ fn check(status: CUresult, doing: impl FnOnce() -> String) -> Result<()> {
         }
         CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
         | CUresult::CUDA_ERROR_LAUNCH_FAILED
-        | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+        | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS => {
+            "a kernel made a mistake, which is one of this program's or its driver's; the same command with PERENNIAL_SYNC=1 \
+             names the kernel, `perennial check` tries them all, and the run goes on from its last checkpoint"
+        }
+        CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
         | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
         | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => {
             "the GPU was lost to this run; run the same command again to go on from the last checkpoint"
@@ -95,14 +158,6 @@ fn check(status: CUresult, doing: impl FnOnce() -> String) -> Result<()> {
     Err(if status == CUresult::CUDA_ERROR_OUT_OF_MEMORY { error.because(Error::NO_ROOM) } else { error })
 }
 
-/// Calls a function of the driver and names it in its error.
-macro_rules! call {
-    ($function:ident($($argument:expr),* $(,)?)) => {
-        // SAFETY: handles are live ones that this driver made, and pointers are valid for the call.
-        check(unsafe { sys::$function($($argument),*) }, || stringify!($function).to_string())
-    };
-}
-
 impl Nvidia {
     fn attribute(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Result<usize> {
         let mut value: c_int = 0;
@@ -110,63 +165,74 @@ impl Nvidia {
         Ok(value as usize)
     }
 
-    /// Kernels of `target` by name, from all embedded modules.
+    /// Loads all embedded kernels of the GPU's target.
     fn load_kernels(&mut self) -> Result<()> {
-        for module in MODULES.iter().filter(|module| module.target == self.target) {
-            let cubin = module.cubin()?;
-            let mut handle = null_mut();
-            // SAFETY: the image is a whole cubin.
-            let status = unsafe { sys::cuModuleLoadData(&mut handle, cubin.as_ptr().cast()) };
-            check(status, || format!("loading the kernels of {}", module.file))?;
-            self.modules.push(handle);
-            for report in module.reports() {
-                let name = CString::new(report.kernel.as_str()).expect("kernels' names hold no zero byte");
-                let mut function = null_mut();
-                call!(cuModuleGetFunction(&mut function, handle, name.as_ptr()))?;
-                // Names live as long as the program, as the modules that they come from do.
-                let name: &'static str = String::leak(report.kernel);
-                // What a kernel has of its own counts in the 48 KiB that need no asking.
-                let shared = (48u32 << 10).saturating_sub(report.shared as u32);
-                self.functions.insert(name, Function { handle: function, shared });
-            }
+        let target = self.target;
+        #[cfg(feature = "emulator")]
+        if MODULES.is_empty() {
+            return self.load(super::emulated::IMAGE);
+        }
+        for module in MODULES.iter().filter(|module| module.target == target) {
+            self.load(module.cubin()?).map_err(|error| error.at(format!("the kernels of {}", module.file)))?;
         }
         Ok(())
     }
 
+    /// Loads the kernels of an image, a whole cubin.
+    pub fn load(&mut self, image: &[u8]) -> Result<()> {
+        let mut module = null_mut();
+        call!(cuModuleLoadData(&mut module, image.as_ptr().cast()))?;
+        self.modules.push(module);
+        Ok(())
+    }
+
+    /// Makes this GPU the one that this thread's calls are for.
+    fn bind(&self) -> Result<()> {
+        call!(cuCtxSetCurrent(self.context))
+    }
+
+    /// The kernel of this name, from whichever module has it.
+    fn find(&self, kernel: &'static str) -> Result<Function> {
+        let name = CString::new(kernel).expect("kernels' names hold no zero byte");
+        for module in &self.modules {
+            let mut handle = null_mut();
+            // SAFETY: the module is live and the name ends with a zero byte.
+            match unsafe { sys::cuModuleGetFunction(&mut handle, *module, name.as_ptr()) } {
+                CUresult::CUDA_ERROR_NOT_FOUND => continue,
+                status => check(status, || format!("looking for the kernel {kernel}"))?,
+            }
+            // What a kernel has of its own counts in the 48 KiB that need no asking.
+            let mut own: c_int = 0;
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+            call!(cuFuncGetAttribute(&mut own, attribute, handle))?;
+            return Ok(Function { handle, shared: (48u32 << 10).saturating_sub(own as u32) });
+        }
+        Err(Error::run(format!("no kernel {kernel} for {} is in this program", self.target.name())))
+    }
+
     fn function(&mut self, kernel: &'static str, shared: u32) -> Result<sys::CUfunction> {
-        let function = self.functions.get_mut(kernel);
-        let function = function.ok_or_else(|| Error::run(format!("no kernel {kernel} for {:?}", self.target)))?;
+        let known = self.functions.get(kernel).copied();
+        let mut function = known.map_or_else(|| self.find(kernel), Ok)?;
         if shared > function.shared {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             call!(cuFuncSetAttribute(function.handle, attribute, shared as c_int))
                 .map_err(|error| error.at(format!("{kernel} asks for {shared} bytes of shared memory")))?;
             function.shared = shared;
         }
+        self.functions.insert(kernel, function);
         Ok(function.handle)
     }
 
-    /// A staging buffer of at least `bytes` that nothing uses any more.
-    fn staging(&mut self, bytes: usize) -> Result<usize> {
-        let bytes = if bytes < LARGE { bytes.next_power_of_two().max(256) } else { bytes.next_multiple_of(LARGE) };
-        let most = if bytes >= LARGE { LARGE_BUFFERS } else { SMALL_BUFFERS };
-        let same: Vec<usize> = (0..self.staging.len()).filter(|i| self.staging[*i].bytes == bytes).collect();
-        // SAFETY: the events are live.
-        let free = same.iter().find(|i| unsafe { sys::cuEventQuery(self.staging[**i].free) } == CUresult::CUDA_SUCCESS);
-        if let Some(index) = free {
-            return Ok(*index);
-        }
-        if same.len() < most {
+    /// Makes the ring through which uploads go, where it is not made yet.
+    fn ring(&mut self, bytes: usize) -> Result<&mut Ring> {
+        if self.ring.is_none() {
+            let landing = self.allocate(bytes)?;
             let mut host = null_mut();
             call!(cuMemAllocHost_v2(&mut host, bytes))?;
-            let device = if bytes >= LARGE { Some(self.allocate(bytes)?) } else { None };
-            let free = event(false)?;
-            self.staging.push(Staging { host: host.cast(), device, bytes, free });
-            return Ok(self.staging.len() - 1);
+            let (pieces, events) = (VecDeque::new(), Vec::new());
+            self.ring = Some(Ring { host: host.cast(), landing, bytes, next: 0, pieces, events });
         }
-        // The one that was used longest ago comes first, because each use moves it to the end.
-        let index = same[0];
-        call!(cuEventSynchronize(self.staging[index].free))?;
-        Ok(index)
+        Ok(self.ring.as_mut().expect("it is made"))
     }
 }
 
@@ -181,17 +247,27 @@ fn event(timed: bool) -> Result<sys::CUevent> {
 }
 
 impl Driver for Nvidia {
-    /// The GPU's number, from 0.
-    type Place = usize;
-
-    fn open(place: &usize) -> Result<Nvidia> {
-        // SAFETY: loading libcuda runs NVIDIA's initialisers alone.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(Error::input(
-                "no NVIDIA driver was found (libcuda.so); use --device cpu, or install the driver",
-            ));
-        }
-        if MODULES.is_empty() {
+    fn open(gpu: Gpu) -> Result<Nvidia> {
+        let number = match gpu {
+            Gpu::Real(number) => {
+                #[cfg(feature = "emulator")]
+                super::emulated::not_loaded()?;
+                // SAFETY: loading libcuda runs NVIDIA's initialisers alone.
+                if !unsafe { sys::is_culib_present() } {
+                    return Err(Error::input(
+                        "no NVIDIA driver was found (libcuda.so); use --device cpu, or install the driver",
+                    ));
+                }
+                number
+            }
+            #[cfg(feature = "emulator")]
+            Gpu::Emulated(number) => {
+                super::emulated::load()?;
+                number
+            }
+        };
+        // The emulated driver's GPUs have kernels of their own, compiled for the CPU.
+        if MODULES.is_empty() && matches!(gpu, Gpu::Real(_)) {
             return Err(Error::input(
                 "no CUDA kernels are in this program, because no NVRTC was found when it was built; build it with `make`",
             ));
@@ -208,11 +284,11 @@ impl Driver for Nvidia {
             )));
         }
         call!(cuDeviceGetCount(&mut count))?;
-        if *place >= count as usize {
-            return Err(Error::input(format!("there is no GPU {place}: this machine has {count}, numbered from 0")));
+        if number >= count as usize {
+            return Err(Error::input(format!("there is no GPU {number}: this machine has {count}, numbered from 0")));
         }
         let mut device = 0;
-        call!(cuDeviceGet(&mut device, *place as c_int))?;
+        call!(cuDeviceGet(&mut device, number as c_int))?;
         let mut name = [0; 128];
         call!(cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int, device))?;
         // SAFETY: the driver ends the name with a zero byte.
@@ -243,16 +319,18 @@ impl Driver for Nvidia {
             target,
             multiprocessors: Nvidia::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_memory: Nvidia::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            context,
             stream,
             copies,
             modules: Vec::new(),
             functions: HashMap::new(),
             allocations: Vec::new(),
-            staging: Vec::new(),
+            ring: None,
             graphs: Vec::new(),
+            captured: None,
             marks: Vec::new(),
-            // SAFETY: loading the library runs NVIDIA's initialisers alone.
-            nvtx: unsafe { nvtx::sys::is_culib_present() },
+            waits: std::env::var("PERENNIAL_SYNC").is_ok_and(|value| value == "1"),
+            nvtx: nvtx::start(),
             in_range: Cell::new(false),
         };
         driver.load_kernels()?;
@@ -276,12 +354,14 @@ impl Driver for Nvidia {
     }
 
     fn free_memory(&self) -> Result<usize> {
+        self.bind()?;
         let (mut free, mut total) = (0, 0);
         call!(cuMemGetInfo_v2(&mut free, &mut total))?;
         Ok(free.saturating_sub(RESERVE))
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<Address> {
+        self.bind()?;
         let mut pointer = 0;
         // SAFETY: `pointer` is valid for the call.
         let status = unsafe { sys::cuMemAlloc_v2(&mut pointer, bytes.max(1)) };
@@ -293,47 +373,81 @@ impl Driver for Nvidia {
         Ok(Address(pointer))
     }
 
-    fn upload(&mut self, to: Address, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<()> {
-        let index = self.staging(bytes)?;
-        // What is used goes to the end.
-        let staging = self.staging.remove(index);
-        self.staging.push(staging);
-        let Staging { host, device, free, .. } = *self.staging.last().expect("just pushed");
-        // SAFETY: the buffer has at least `bytes` bytes, and `free` says that no copy reads it.
-        fill(unsafe { slice::from_raw_parts_mut(host, bytes) });
-        match device {
-            None => call!(cuMemcpyHtoDAsync_v2(to.0, host.cast(), bytes, self.stream))?,
-            Some(landing) => {
-                call!(cuMemcpyHtoDAsync_v2(landing.0, host.cast(), bytes, self.copies))?;
-                call!(cuEventRecord(free, self.copies))?;
-                call!(cuStreamWaitEvent(self.stream, free, 0))?;
-                call!(cuMemcpyDtoDAsync_v2(to.0, landing.0, bytes, self.stream))?;
+    #[cfg(feature = "emulator")]
+    fn forbid(&mut self, from: Address, bytes: usize) {
+        super::emulated::forbid(from, bytes);
+    }
+
+    fn stage(&mut self, bytes: usize) -> Result<()> {
+        self.ring(bytes.next_multiple_of(LARGE)).map(|_| ())
+    }
+
+    fn upload(&mut self, to: Address, bytes: usize, mut fill: impl FnMut(usize, &mut [u8])) -> Result<()> {
+        self.bind()?;
+        let (stream, copies) = (self.stream, self.copies);
+        let ring = self.ring(8 * LARGE)?;
+        let mut done = 0;
+        while done < bytes {
+            let (to, part) = (to.offset(done), (bytes - done).min(ring.largest_piece()));
+            let Piece { range, free } = ring.take(part)?;
+            // SAFETY: the piece lies in the ring's memory, and nothing else uses it.
+            let staged = unsafe { slice::from_raw_parts_mut(ring.host.add(range.start), part) };
+            fill(done, staged);
+            let staged = staged.as_ptr().cast();
+            if part < LARGE {
+                call!(cuMemcpyHtoDAsync_v2(to.0, staged, part, stream))?;
+            } else {
+                let landing = ring.landing.offset(range.start);
+                call!(cuMemcpyHtoDAsync_v2(landing.0, staged, part, copies))?;
+                call!(cuEventRecord(free, copies))?;
+                call!(cuStreamWaitEvent(stream, free, 0))?;
+                call!(cuMemcpyDtoDAsync_v2(to.0, landing.0, part, stream))?;
             }
+            call!(cuEventRecord(free, stream))?;
+            done += part;
         }
-        call!(cuEventRecord(free, self.stream))
+        Ok(())
     }
 
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()> {
+        self.bind()?;
         call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.0, to.len(), self.stream))?;
         self.synchronize()
     }
 
     fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<()> {
+        self.bind()?;
+        if let Some(captured) = &mut self.captured {
+            captured.push(Captured::Copy { from, to, bytes });
+        }
         call!(cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.stream))
     }
 
     fn launch(&mut self, launch: Launch) -> Result<()> {
-        let Launch { kernel, grid: [x, y, z], block, shared, arguments } = launch;
+        self.bind()?;
+        let Launch { kernel, grid, block, shared, arguments } = launch;
+        let [x, y, z] = grid;
         let function = self.function(kernel, shared)?;
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let (stream, parameters) = (self.stream, pointers.as_mut_ptr());
         // SAFETY: there is a pointer for every parameter of the kernel, which the emulated tests of this launch code show.
         let status =
             unsafe { sys::cuLaunchKernel(function, x, y, z, block, 1, 1, shared, stream, parameters, null_mut()) };
-        check(status, || format!("launching {kernel} on {x} x {y} x {z} blocks of {block} threads"))
+        check(status, || format!("launching {kernel} on {x} x {y} x {z} blocks of {block} threads"))?;
+        if let Some(captured) = &mut self.captured {
+            captured.push(Captured::Launch { kernel, grid, block, shared, arguments: arguments.to_vec() });
+        } else if self.waits {
+            self.synchronize().map_err(|error| {
+                error.at(format!(
+                    "{kernel} on {x} x {y} x {z} blocks of {block} threads, {shared} bytes of shared memory"
+                ))
+            })?;
+        }
+        Ok(())
     }
 
     fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap> {
+        self.bind()?;
         let Matrix { base, rows, columns, pitch, tile } = matrix;
         let mut map = TensorMap([0; 16]);
         let (sizes, strides) = ([columns as u64, rows as u64], [2 * pitch as u64]);
@@ -356,22 +470,45 @@ impl Driver for Nvidia {
         Ok(map)
     }
 
-    fn begin_capture(&mut self) -> Result<()> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        call!(cuStreamBeginCapture_v2(self.stream, mode))
+    fn can_capture(&self) -> bool {
+        !self.waits
     }
 
-    fn end_capture(&mut self) -> Result<usize> {
+    fn begin_capture(&mut self) -> Result<()> {
+        self.bind()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        call!(cuStreamBeginCapture_v2(self.stream, mode))?;
+        self.captured = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&mut self) -> Result<Option<usize>> {
+        self.bind()?;
+        let captured = self.captured.take().unwrap_or_default();
         let (mut graph, mut executable) = (null_mut(), null_mut());
         call!(cuStreamEndCapture(self.stream, &mut graph))?;
         let made = call!(cuGraphInstantiateWithFlags(&mut executable, graph, 0));
         call!(cuGraphDestroy(graph))?;
-        made?;
-        self.graphs.push(executable);
-        Ok(self.graphs.len() - 1)
+        if made.is_ok() {
+            self.graphs.push(executable);
+            return Ok(Some(self.graphs.len() - 1));
+        }
+        for work in captured {
+            match work {
+                Captured::Launch { kernel, grid, block, shared, arguments } => {
+                    self.launch(Launch { kernel, grid, block, shared, arguments: &arguments })?
+                }
+                Captured::Copy { from, to, bytes } => self.copy(from, to, bytes)?,
+            }
+        }
+        Ok(None)
     }
 
     fn drop_graphs(&mut self) {
+        // A context that cannot be made current has no graphs that could be dropped.
+        if self.bind().is_err() {
+            return;
+        }
         for graph in self.graphs.drain(..) {
             // SAFETY: the graph is this driver's, and nothing names it any more. The driver lets one in flight finish.
             unsafe { sys::cuGraphExecDestroy(graph) };
@@ -379,16 +516,19 @@ impl Driver for Nvidia {
     }
 
     fn replay(&mut self, graph: usize) -> Result<()> {
+        self.bind()?;
         call!(cuGraphLaunch(self.graphs[graph], self.stream))
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.bind()?;
         // SAFETY: the stream is live.
         let status = unsafe { sys::cuStreamSynchronize(self.stream) };
         check(status, || "waiting for the GPU".to_string())
     }
 
     fn mark(&mut self) -> Result<usize> {
+        self.bind()?;
         let event = event(true)?;
         self.marks.push(event);
         call!(cuEventRecord(event, self.stream))?;
@@ -396,22 +536,23 @@ impl Driver for Nvidia {
     }
 
     fn seconds_between(&self, from: usize, to: usize) -> Result<f64> {
+        self.bind()?;
         let mut milliseconds = 0.0;
         call!(cuEventSynchronize(self.marks[to]))?;
         call!(cuEventElapsedTime(&mut milliseconds, self.marks[from], self.marks[to]))?;
         Ok(milliseconds as f64 / 1e3)
     }
 
-    /// NVTX ranges, on machines that have its library.
+    /// NVTX ranges, under a profiler.
     fn range(&mut self, name: &'static str) {
         if !self.nvtx {
             return;
         }
         if self.in_range.replace(!name.is_empty()) {
-            nvtx::result::range_pop();
+            nvtx::pop();
         }
         if !name.is_empty() {
-            nvtx::result::range_push(name);
+            nvtx::push(name);
         }
     }
 }
@@ -419,16 +560,21 @@ impl Driver for Nvidia {
 impl Drop for Nvidia {
     /// Gives everything back but the context, which costs a third of a second to make again. Errors have no one to go to here: they follow one that was reported.
     fn drop(&mut self) {
+        self.range("");
         // SAFETY: every handle is live and not used again; the queue is drained first.
         unsafe {
+            sys::cuCtxSetCurrent(self.context);
             sys::cuStreamSynchronize(self.stream);
             sys::cuStreamSynchronize(self.copies);
             for graph in &self.graphs {
                 sys::cuGraphExecDestroy(*graph);
             }
-            for staging in &self.staging {
-                sys::cuEventDestroy_v2(staging.free);
-                sys::cuMemFreeHost(staging.host.cast());
+            if let Some(ring) = &self.ring {
+                let in_use = ring.pieces.iter().map(|piece| piece.free);
+                for event in in_use.chain(ring.events.iter().copied()) {
+                    sys::cuEventDestroy_v2(event);
+                }
+                sys::cuMemFreeHost(ring.host.cast());
             }
             for mark in &self.marks {
                 sys::cuEventDestroy_v2(*mark);
