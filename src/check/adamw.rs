@@ -41,7 +41,7 @@ impl Case for AdamWCase {
         let lengths: &[usize] = match size {
             Size::Tiny => &[40],
             Size::Smallest => &[101, 2103],
-            Size::Small => &[1, 2048, 20_003],
+            Size::Small => &[1, 2048, 50_003],
             Size::Full => &[1, 2048, 20_003, 5_000_000],
         };
         let of_len = |len: &usize| [1.0, f64::INFINITY].map(|max_norm| AdamWCase::new(*len, Norm::Own, max_norm));

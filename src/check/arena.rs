@@ -20,7 +20,7 @@ impl Case for ArenaCase {
             Size::Tiny => &[50],
             // Several blocks, and several elements a thread.
             Size::Smallest => &[5003],
-            Size::Small => &[1, 2048, 20_003],
+            Size::Small => &[1, 2048, 50_003],
             Size::Full => &[1, 2048, 20_003, 5_000_000],
         };
         lengths.iter().flat_map(|len| [0, 1].map(|start| ArenaCase { len: *len, start })).collect()

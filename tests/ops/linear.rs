@@ -1,129 +1,93 @@
+use perennial::check::linear::{Follows, LinearCase};
 use perennial::ops::linear::{
-    Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape,
+    Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearShape, WeightLayout,
 };
 use perennial::ops::{Plan, Run};
+use proptest::prelude::*;
 
-use super::{Device, assert_close, check_gradients, device, dot, get, put, random};
+use super::{
+    Device, assert_all_gradients, assert_close, assert_holds, check_gradients, device, dot, get, put, random, results,
+};
 
-#[derive(Clone, Copy, Debug)]
-enum Case {
-    Plain,
-    Activation(Activation),
-    Residual,
-}
-
-/// y for [x, weight, bias, residual].
-fn forward(shape: LinearShape, case: Case, inputs: &[Vec<f64>]) -> Vec<f64> {
-    let LinearShape { rows, inputs: k, outputs: n, .. } = shape;
-    let mut plan = Plan::new::<Device>();
-    let [x, weight, bias, residual, pre, y] =
-        [rows * k, n * k, n, rows * n, rows * n, rows * n].map(|n| plan.tensor(n));
-    let mut device = device(&plan);
-    for (span, values) in [x, weight, bias, residual].into_iter().zip(inputs) {
-        put(&mut device, span, values);
-    }
-    let epilogue = match case {
-        Case::Plain => Epilogue::None,
-        Case::Activation(kind) => Epilogue::Activation { kind, pre },
-        Case::Residual => Epilogue::Residual(residual),
-    };
-    device.run(Linear { shape, x, weight, bias: Some(bias), epilogue, y });
-    get(&device, y)
-}
-
-/// Gradients of dot(y, dy) by [x, weight, bias, residual]. The activation's derivative is applied where the network applies
-/// it: in the epilogue of the product that hands dy down, here a product by the identity.
-fn backward(shape: LinearShape, case: Case, inputs: &[Vec<f64>], dy: &[f64]) -> Vec<Vec<f64>> {
-    let LinearShape { rows, inputs: k, outputs: n, .. } = shape;
-    let mut plan = Plan::new::<Device>();
-    let [x, weight, bias, dx, pre, y, incoming, passed, identity] =
-        [rows * k, n * k, n, rows * k, rows * n, rows * n, rows * n, rows * n, n * n].map(|n| plan.tensor(n));
-    let [dweight, dbias] = [n * k, n].map(|n| plan.stats(n));
-    let mut device = device(&plan);
-    for (span, values) in [x, weight, bias].into_iter().zip(inputs) {
-        put(&mut device, span, values);
-    }
-    put(&mut device, incoming, dy);
-    put(&mut device, identity, &(0..n * n).map(|i| if i / n == i % n { 1.0 } else { 0.0 }).collect::<Vec<_>>());
-    let epilogue = match case {
-        Case::Activation(kind) => {
-            device.run(Linear { shape, x, weight, bias: Some(bias), epilogue: Epilogue::Activation { kind, pre }, y });
-            BackwardEpilogue::Activation { kind, pre }
-        }
-        _ => BackwardEpilogue::None,
-    };
-    device.run(LinearBackwardData {
-        shape: LinearShape::new(rows, n, n),
-        dy: incoming,
-        weight: identity,
-        epilogue,
-        dx: passed,
-    });
-    device.run(LinearBackwardData { shape, dy: passed, weight, epilogue: BackwardEpilogue::None, dx });
-    device.run(LinearBackwardWeight { shape, dy: passed, x, dweight, dbias: Some(dbias) });
-    let residual = if matches!(case, Case::Residual) { dy.to_vec() } else { vec![0.0; rows * n] };
-    vec![get(&device, dx), get(&device, dweight), get(&device, dbias), residual]
-}
-
-const CASES: [Case; 4] =
-    [Case::Plain, Case::Activation(Activation::Gelu), Case::Activation(Activation::QuickGelu), Case::Residual];
-
-fn shapes() -> Vec<LinearShape> {
-    [(7, 24, 13), (1, 5, 3), (3, 1, 7)]
-        .into_iter()
-        .flat_map(|(rows, k, n)| [LinearShape::new(rows, k, n), LinearShape::projection(rows, k, n)])
-        .collect()
-}
-
-fn inputs(shape: LinearShape) -> Vec<Vec<f64>> {
-    let LinearShape { rows, inputs: k, outputs: n, .. } = shape;
-    [("x", rows * k), ("weight", n * k), ("bias", n), ("residual", rows * n)].map(|(name, n)| random(name, n)).to_vec()
-}
+const ACTIVATIONS: [Activation; 2] = [Activation::Gelu, Activation::QuickGelu];
 
 #[test]
 fn gradients_match_finite_differences() {
-    for shape in shapes() {
-        for case in CASES {
-            let inputs = inputs(shape);
-            let dy = random("dy", shape.rows * shape.outputs);
-            let gradients = backward(shape, case, &inputs, &dy);
-            let used = if matches!(case, Case::Residual) { 4 } else { 3 };
-            check_gradients(&inputs[..used], &gradients[..used], |moved| {
-                let mut all = inputs.clone();
-                all[..used].clone_from_slice(moved);
-                dot(&forward(shape, case, &all), &dy)
-            });
-        }
-    }
+    assert_all_gradients::<LinearCase>();
 }
 
 #[test]
-fn forward_is_the_matrix_product() {
-    for shape in shapes() {
-        let inputs = inputs(shape);
-        let LinearShape { rows, inputs: k, outputs: n, .. } = shape;
-        let weight = |out: usize, input: usize| match shape.layout {
-            perennial::ops::linear::WeightLayout::OutIn => inputs[1][out * k + input],
-            perennial::ops::linear::WeightLayout::InOut => inputs[1][input * n + out],
-        };
-        let mut expected = Vec::new();
-        for row in 0..rows {
-            for out in 0..n {
-                let product: f64 = (0..k).map(|input| inputs[0][row * k + input] * weight(out, input)).sum();
-                expected.push(product + inputs[2][out] + inputs[3][row * n + out]);
-            }
-        }
-        assert_close("residual form", &forward(shape, Case::Residual, &inputs), &expected, 1e-14);
+fn drawn_shapes_hold() {
+    let shapes = (1usize..12, 1usize..30, 1usize..30, any::<[bool; 3]>());
+    assert_holds(shapes, true, |(rows, inputs, outputs, [projection, bias, residual])| LinearCase {
+        shape: match projection {
+            true => LinearShape::projection(rows, inputs, outputs),
+            false => LinearShape::new(rows, inputs, outputs),
+        },
+        bias,
+        follows: if residual { Follows::Residual } else { Follows::Nothing },
+        before: None,
+    });
+}
+
+/// The activation y of x, and the gradient of dot(y, dy) by x: in the epilogues of products by the identity.
+fn activation(kind: Activation, x_values: &[f64], dy_values: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let n = x_values.len();
+    let shape = LinearShape::new(1, n, n);
+    let mut plan = Plan::new::<Device>();
+    let [x, pre, y, dy, dx] = [(); 5].map(|()| plan.tensor(n));
+    let weight = plan.tensor(n * n);
+    let mut device = device(&plan);
+    put(&mut device, x, x_values);
+    put(&mut device, dy, dy_values);
+    put(&mut device, weight, &(0..n * n).map(|i| if i / n == i % n { 1.0 } else { 0.0 }).collect::<Vec<_>>());
+    device.run(Linear { shape, x, weight, bias: None, epilogue: Epilogue::Activation { kind, pre }, y });
+    device.run(LinearBackwardData { shape, dy, weight, epilogue: BackwardEpilogue::Activation { kind, pre }, dx });
+    (get(&device, y), get(&device, dx))
+}
+
+#[test]
+fn derivatives_of_activations_match_finite_differences() {
+    let (x, dy) = (random("x", 50), random("dy", 50));
+    for kind in ACTIVATIONS {
+        let (_, dx) = activation(kind, &x, &dy);
+        check_gradients(std::slice::from_ref(&x), &[dx], |inputs| dot(&activation(kind, &inputs[0], &dy).0, &dy));
     }
 }
 
 #[test]
 fn activations_take_their_known_values() {
     // x Phi(x) and x sigmoid(1.702 x) at 1 and -3, to 15 digits.
-    let shape = LinearShape::new(2, 1, 1);
-    let inputs = vec![vec![1.0, -3.0], vec![1.0], vec![0.0], vec![0.0; 2]];
-    let gelu = forward(shape, Case::Activation(Activation::Gelu), &inputs);
+    let [gelu, quick] = ACTIVATIONS.map(|kind| activation(kind, &[1.0, -3.0], &[0.0; 2]).0);
     assert_close("gelu", &gelu, &[0.841_344_746_068_543, -0.004_049_694_094_890_27], 1e-14);
-    let quick = forward(shape, Case::Activation(Activation::QuickGelu), &inputs);
     assert_close("quick gelu", &quick, &[1.0 / (1.0 + (-1.702f64).exp()), -3.0 / (1.0 + 5.106f64.exp())], 1e-14);
+}
+
+#[test]
+fn forward_is_the_matrix_product_and_what_follows_it() {
+    let follows = [Follows::Nothing, Follows::Residual].into_iter().chain(ACTIVATIONS.map(Follows::Activation));
+    for (follows, shape) in follows.flat_map(|follows| {
+        [LinearShape::new(7, 24, 13), LinearShape::projection(3, 1, 7)].map(|shape| (follows, shape))
+    }) {
+        let result = results(&LinearCase { shape, bias: true, follows, before: None });
+        let LinearShape { rows, inputs, outputs, layout } = shape;
+        let [x, weight, bias] = ["x", "weight", "bias"].map(&result);
+        let weight = |output: usize, input: usize| match layout {
+            WeightLayout::OutIn => weight[output * inputs + input],
+            WeightLayout::InOut => weight[input * outputs + output],
+        };
+        let product = |row: usize, output: usize| -> f64 {
+            (0..inputs).map(|input| x[row * inputs + input] * weight(output, input)).sum::<f64>() + bias[output]
+        };
+        let product: Vec<f64> = (0..rows * outputs).map(|i| product(i / outputs, i % outputs)).collect();
+        let expected = match follows {
+            Follows::Nothing => product,
+            Follows::Residual => product.iter().zip(result("residual")).map(|(y, residual)| y + residual).collect(),
+            Follows::Activation(kind) => {
+                assert_close("pre", &result("pre"), &product, 1e-14);
+                activation(kind, &product, &vec![0.0; rows * outputs]).0
+            }
+        };
+        assert_close(&format!("{shape:?}, {follows:?}"), &result("y"), &expected, 1e-14);
+    }
 }

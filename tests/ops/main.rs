@@ -19,11 +19,12 @@ mod position_embed;
 mod relu;
 mod similarity;
 mod supcon;
+mod threads;
 mod token_embed;
 
 use std::fmt::Debug;
 
-use perennial::check::{Case, Checker, Operand, Operands, Outcome, Place, Purpose, Size};
+use perennial::check::{Case, Checker, Operand, Operands, Ops, Outcome, Place, Purpose, Size};
 use perennial::ops::cpu::{Cpu, Float};
 use perennial::ops::{Plan, Span};
 use perennial::rng::{Rng, normal, rng};
@@ -102,17 +103,17 @@ pub fn check_gradients(inputs: &[Vec<f64>], gradients: &[Vec<f64>], loss: impl F
     }
 }
 
-/// What runs of a case on a fresh device come to, the floats of some operands put in place of its own.
-struct Runs<'a, C: Case> {
-    case: &'a C,
+/// A case's ops on their operands.
+struct Runs<'a> {
     operands: Operands,
+    ops: Ops<'a, Device>,
 }
 
-impl<'a, C: Case> Runs<'a, C> {
-    fn new(case: &'a C) -> Self {
+impl<'a> Runs<'a> {
+    fn new<C: Case>(case: &'a C) -> Self {
         let mut operands = Operands::new::<Device>(Purpose::Gradients, 1, &case.shape());
-        case.ops::<Device>(&mut operands);
-        Runs { case, operands }
+        let ops = case.ops(&mut operands);
+        Runs { operands, ops }
     }
 
     fn find(&self, name: &str, written: bool) -> Option<&Operand> {
@@ -126,8 +127,7 @@ impl<'a, C: Case> Runs<'a, C> {
     }
 
     fn run(&self, device: &mut Device) {
-        let mut operands = Operands::new::<Device>(Purpose::Gradients, 1, &self.case.shape());
-        self.case.ops(&mut operands).iter().for_each(|op| op.run(device));
+        self.ops.iter().for_each(|op| op.run(device));
     }
 
     /// The loss that gradients are of: what the ops call so, and the products of outputs with the gradients that were given.

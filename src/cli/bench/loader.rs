@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::super::output::put;
 
 #[derive(clap::Args)]
-#[group(id = "LoaderArguments")]
+#[group(skip)]
 pub struct Arguments {
     /// Loader: a format of data
     #[arg(long, default_value = "folder", value_name = "NAME")]
