@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use approx::assert_abs_diff_eq;
 use half::{bf16, f16};
 use perennial::error::{Error, Fault};
 use perennial::model::checkpoint::{
@@ -677,7 +678,7 @@ fn positions_of_another_resolution_are_fitted_when_that_is_asked_for() {
     // The class token stays; the middle of a grid that rises evenly stays in the middle, and corners are mirror images.
     assert_eq!(found[..48], [0.0; 48]);
     let row = |place: usize| found[(1 + place) * 48];
-    assert!((row(4) - 13.0).abs() < 1e-5, "{}", row(4));
+    assert_abs_diff_eq!(row(4), 13.0, epsilon = 1e-5);
     assert!((row(0) + row(8) - 26.0).abs() < 1e-4 && row(0) > 1.0, "{} {}", row(0), row(8));
 
     // What is no grid of a square, or has another width, does not fit in any way.

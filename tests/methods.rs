@@ -6,6 +6,7 @@ mod fixtures;
 
 use std::sync::Arc;
 
+use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
 use fixtures::Fixture;
 use perennial::error::Result;
 use perennial::method::{self, Closing, Method, Settings};
@@ -143,7 +144,7 @@ impl Setup {
         let clip = &self.trainer.clip;
         let loss = f64::from(self.trainer.loss());
         let expected = self.expected.f64(&format!("{method}/loss"))[0];
-        assert!((loss - expected).abs() <= TOLERANCE * expected.abs(), "{method}: loss {loss}, not {expected}");
+        assert_relative_eq!(loss, expected, max_relative = TOLERANCE);
         let stored = self.expected.names(&format!("{method}/grad/"));
         assert!(stored.len() >= 6, "the fixture has the gradients of {method}");
         for name in &stored {
@@ -284,7 +285,7 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
     for (found, expected) in found.iter().zip(expected) {
-        assert!((found - expected).abs() <= 1e-5 * largest, "{what}: {found} is not {expected}");
+        assert!(abs_diff_eq!(*found, *expected, epsilon = 1e-5 * largest), "{what}: {found} is not {expected}");
     }
 }
 
@@ -332,7 +333,7 @@ fn der_aligns_new_rows_to_the_old_ones_mean_norm() {
     assert!((ratio - 1.0).abs() > 0.01, "there is something to align: {ratio}");
     setup.close();
     let after = rows(&setup);
-    assert!((mean(&after[BEFORE..SEEN]) / mean(&before[..BEFORE]) - 1.0).abs() < 1e-6);
+    assert_relative_eq!(mean(&after[BEFORE..SEEN]), mean(&before[..BEFORE]), max_relative = 1e-6);
     for class in BEFORE..SEEN {
         let scaled: Vec<f32> = before[class].iter().map(|w| (f64::from(*w) * ratio) as f32).collect();
         assert_near(&after[class], &scaled, "every new row by the same factor");
@@ -403,7 +404,7 @@ fn a_linear_head_leaves_classes_without_samples_as_they_are() {
         let expected = loss.sum::<f64>() / IMAGES as f64;
         setup.learn(1);
         let found = f64::from(setup.trainer.loss());
-        assert!((found - expected).abs() <= TOLERANCE * expected, "loss {found}, not {expected}");
+        assert_relative_eq!(found, expected, max_relative = TOLERANCE);
 
         setup.learn(5);
         let [learned, learned_bias, same_tower] = names.map(|name| setup.parameter(name));
@@ -516,7 +517,7 @@ fn der_adds_up_the_logits_of_several_frozen_extractors() {
         let batch = TrainBatch { pixels, slot, labels: &setup.labels, own: &setup.own, ..Default::default() };
         setup.trainer.gradients(batch);
         let (found, expected) = (f64::from(setup.trainer.loss()), loss + 0.7 * auxiliary_loss);
-        assert!((found - expected).abs() <= TOLERANCE * expected, "{frozen} frozen: loss {found}, not {expected}");
+        assert_relative_eq!(found, expected, max_relative = TOLERANCE);
         for (features, name) in features.iter().zip(&names) {
             setup.assert_gradient(&format!("{name}.weight"), &weight_gradient(&d, features, 1.0));
         }
@@ -583,7 +584,7 @@ fn fisher_information_is_of_the_loss_without_its_penalty() {
         let expected = f64::from(*before) + mean.min(limit);
         // A few roundings in f32, each of half a unit in the last place.
         let tolerance = 4.0 * f64::from(f32::EPSILON) * expected;
-        assert!((f64::from(*after) - expected).abs() <= tolerance, "{after} is not {expected}");
+        assert_abs_diff_eq!(f64::from(*after), expected, epsilon = tolerance);
     }
     assert!(limited > 0 && free > 0, "{limited} are at the limit, {free} below it");
 }

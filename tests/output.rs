@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use approx::assert_abs_diff_eq;
 use micro::{MICRO, bare_checkpoint};
 use program::{Outcome, TINY_RUN, assert_same_result, command, outcome, perennial, refused, succeed, written};
 use serde_json::Value;
@@ -226,7 +227,7 @@ fn commands_print_one_document() {
     let cell = &compared["cells"][1];
     assert_eq!((&cell["method"], &cell["seeds"]), (&"gcl".into(), &serde_json::json!([0, 1])));
     for name in ["average_incremental_accuracy", "last_accuracy", "forgetting", "bwt"] {
-        assert!((cell[name]["mean"].as_f64().unwrap() - mean(name)).abs() < 1e-12, "{name}");
+        assert_abs_diff_eq!(cell[name]["mean"].as_f64().unwrap(), mean(name), epsilon = 1e-12);
         assert!(cell[name]["deviation"].is_number());
     }
     let reported = document(&["report", &run, "--against", "reference"]);
@@ -249,7 +250,7 @@ fn commands_print_one_document() {
     assert_eq!((&found["data"], &found["task"]), (&"emoji".into(), &"classification".into()));
     let found = document(&[&eval[..], &["--task", "retrieval"]].concat());
     let [there, back] = ["image_to_text_recall@1", "text_to_image_recall@1"].map(|name| found[name].as_f64().unwrap());
-    assert!((found["mean_recall@1"].as_f64().unwrap() - (there + back) / 2.0).abs() < 1e-12);
+    assert_abs_diff_eq!(found["mean_recall@1"].as_f64().unwrap(), (there + back) / 2.0, epsilon = 1e-12);
     let examined = document(&["doctor", TINY_RUN, "--decode", "8", "--out", &at("new")]);
     assert_eq!(examined["wrong"], 0);
     assert!(examined["findings"].as_array().unwrap().iter().all(|finding| finding["text"].is_string()));

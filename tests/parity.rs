@@ -3,6 +3,7 @@
 #[path = "common/fixtures.rs"]
 mod fixtures;
 
+use approx::assert_relative_eq;
 use fixtures::Fixture;
 use perennial::method;
 use perennial::model::clip::Capacity;
@@ -177,7 +178,7 @@ fn deduplicated_text_equals_text_encoded_for_each_sample() {
     setup.trainer.gradients(batch);
     let separate = setup.trainer.device.read_vec(setup.trainer.clip.weights.gradients);
     let separate_loss = setup.trainer.loss();
-    assert!((loss - separate_loss).abs() <= 4.0 * f32::EPSILON * loss.abs(), "{loss} {separate_loss}");
+    assert_relative_eq!(loss, separate_loss, max_relative = 4.0 * f32::EPSILON);
     let difference = shared.iter().zip(&separate).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
     let norm = separate.iter().map(|x| x * x).sum::<f32>().sqrt();
     // Some hundred roundings in a row of sums.

@@ -9,6 +9,7 @@ mod synthetic;
 use std::fs;
 use std::path::Path;
 
+use approx::assert_abs_diff_eq;
 use perennial::experiment::{Evaluation, EvaluationTask, PRESETS, RunDirectory};
 use perennial::model::checkpoint::save;
 use perennial::model::parameters::ParameterList;
@@ -194,7 +195,7 @@ fn figures_stand_beside_a_runs_own_with_the_difference() {
         let cells: Vec<&str> = row.split(',').collect();
         assert_eq!((cells[4], cells[5], cells[6]), (format!("{:.4}", 100.0 * here).as_str(), "", published));
         let difference: f64 = cells[7].parse().unwrap();
-        assert!((difference - (100.0 * here - published.parse::<f64>().unwrap())).abs() <= 0.051, "{row}");
+        assert_abs_diff_eq!(difference, 100.0 * here - published.parse::<f64>().unwrap(), epsilon = 0.051);
     }
     assert!(!text.contains("forgetting"), "{text}");
     let outcome = perennial(&["report", out.to_str().unwrap(), "--against", "refrence"]);

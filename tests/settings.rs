@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use approx::assert_abs_diff_eq;
 use image::RgbImage;
 use perennial::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
 use perennial::experiment::{Config, Evaluation, Prediction, RunDirectory, Setup};
@@ -363,7 +364,7 @@ fn the_maximum_decays_and_later_steps_warm_up_when_they_are_told_to() {
         rates(&log(TINY_RUN, &folder.path().join(name), &arguments))
     };
     let run = |name: &str, settings: &[&str]| run_of("sequential", name, settings);
-    let same = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
+    let same = |found: f64, expected: f64| assert_abs_diff_eq!(found, expected, epsilon = 1e-12);
     let plain = run("plain", &[]);
     assert_eq!(plain.len(), 3);
     let maximum = 1e-3;

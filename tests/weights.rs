@@ -8,6 +8,7 @@ mod program;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use approx::assert_abs_diff_eq;
 use image::RgbImage;
 use micro::{MICRO, bare_checkpoint, checkpoint, micro};
 use perennial::model::checkpoint::TensorFile;
@@ -40,7 +41,7 @@ fn embed(folder: &TempDir, arguments: &[&str]) -> Vec<u8> {
 fn assert_close(found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
-        assert!((found - expected).abs() < 1e-5, "{found} is not {expected}");
+        assert_abs_diff_eq!(found, expected, epsilon = 1e-5);
     }
 }
 

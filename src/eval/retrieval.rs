@@ -74,12 +74,14 @@ fn recall(ranks: Vec<Option<usize>>) -> Option<Recall> {
 
 #[cfg(test)]
 mod tests {
+    use approx::{abs_diff_eq, assert_abs_diff_eq};
+
     use super::*;
     use crate::rng::{normal, rng};
 
     #[track_caller]
     fn close(value: f64, expected: f64) {
-        assert!((value - expected).abs() < 1e-12, "{value} is not {expected}");
+        assert_abs_diff_eq!(value, expected, epsilon = 1e-12);
     }
 
     /// Of similarities [images, texts], a row an image.
@@ -122,7 +124,7 @@ mod tests {
         for (image, (told, largest)) in largest.into_iter().enumerate() {
             let expected = similarity[image * texts..][..texts].iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(told, image);
-            assert!((largest - expected).abs() < 1e-4, "image {image}: {largest} and {expected}");
+            assert!(abs_diff_eq!(largest, expected, epsilon = 1e-4), "image {image}: {largest} and {expected}");
         }
     }
 

@@ -128,6 +128,8 @@ impl Objective for Global {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::AverageSettings;
 
     #[test]
@@ -137,7 +139,7 @@ mod tests {
         let cosine = |part: f64| 0.5 * (1.0 + (std::f64::consts::PI * part).cos()) * 0.8 + 0.2;
         let expected = [1.0, cosine(0.25), 0.6, cosine(0.75), 0.2, 0.2, 0.2, 0.2];
         for (gamma, expected) in gammas.iter().zip(expected) {
-            assert!((gamma - expected).abs() < 1e-12, "{gammas:?}");
+            assert_abs_diff_eq!(*gamma, expected, epsilon = 1e-12);
         }
         assert_eq!(settings.gamma_at(0, 1), 1.0, "a single epoch has nothing to fall over");
     }

@@ -193,6 +193,8 @@ impl<D: Memory + Measure> Memory for Traced<D> {
 
 #[cfg(test)]
 mod tests {
+    use approx::abs_diff_eq;
+
     use super::*;
     use crate::ops::RecordKey;
     use crate::ops::cpu::Cpu;
@@ -218,8 +220,8 @@ mod tests {
         let end = |event: &Event| event.start + event.seconds;
         assert!(events.iter().all(|event| event.start >= 0.0 && event.seconds >= 0.0 && end(event) <= seconds + 1e-12));
         assert!(events.windows(2).all(|pair| pair[0].start <= pair[1].start));
-        assert!(end(&events[2]) <= end(&events[0]) && (end(&events[0]) - events[3].start).abs() < 1e-12);
-        assert!((end(&events[3]) - seconds).abs() < 1e-12, "the last phase ends with the trace");
+        assert!(end(&events[2]) <= end(&events[0]) && abs_diff_eq!(end(&events[0]), events[3].start, epsilon = 1e-12));
+        assert!(abs_diff_eq!(end(&events[3]), seconds, epsilon = 1e-12), "the last phase ends with the trace");
         device.run(Relu { x, y });
         assert!(device.end_trace().is_err(), "nothing is noted any more");
     }

@@ -23,6 +23,8 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use approx::abs_diff_eq;
+
     use super::Schedule;
 
     #[test]
@@ -30,7 +32,7 @@ mod tests {
         let schedule = Schedule { maximum: 2.0, warmup: 4, total: 12 };
         let rates: Vec<f64> = (0..12).map(|iteration| schedule.at(iteration)).collect();
         assert_eq!(rates[..5], [0.5, 1.0, 1.5, 2.0, 2.0]);
-        assert!((rates[8] - 1.0).abs() < 1e-12, "half way down the cosine");
+        assert!(abs_diff_eq!(rates[8], 1.0, epsilon = 1e-12), "half way down the cosine");
         assert!(rates[4..].windows(2).all(|pair| pair[1] < pair[0]) && rates[11] > 0.0);
     }
 

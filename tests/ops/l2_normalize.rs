@@ -1,3 +1,4 @@
+use approx::assert_abs_diff_eq;
 use perennial::check::l2_normalize::L2NormalizeCase;
 use perennial::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
 use perennial::ops::{Plan, Run};
@@ -18,7 +19,7 @@ fn drawn_shapes_hold() {
 fn rows_keep_their_direction_and_have_length_1() {
     let result = results(&L2NormalizeCase { rows: 7, width: 24 });
     for (y, x) in result("y").chunks(24).zip(result("x").chunks(24)) {
-        assert!((dot(y, y) - 1.0).abs() < 1e-14);
+        assert_abs_diff_eq!(dot(y, y), 1.0, epsilon = 1e-14);
         assert_close("x", &y.iter().map(|y| y * dot(x, x).sqrt()).collect::<Vec<_>>(), x, 1e-14);
     }
 }

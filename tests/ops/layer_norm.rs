@@ -1,3 +1,4 @@
+use approx::assert_abs_diff_eq;
 use perennial::check::layer_norm::LayerNormCase;
 use perennial::ops::layer_norm::{LayerNorm, LayerNormShape};
 use perennial::ops::{Plan, Run, Write};
@@ -32,7 +33,7 @@ fn rows_come_out_centred_and_scaled() {
     put(&mut device, beta, &[0.0; 40]);
     device.run(LayerNorm { shape, x, gamma, beta, y, mean, rstd });
     for row in get(&device, y).chunks(40) {
-        assert!(row.iter().sum::<f64>().abs() < 1e-12);
-        assert!((dot(row, row) / 40.0 - 1.0).abs() < 1e-12);
+        assert_abs_diff_eq!(row.iter().sum::<f64>(), 0.0, epsilon = 1e-12);
+        assert_abs_diff_eq!(dot(row, row) / 40.0, 1.0, epsilon = 1e-12);
     }
 }

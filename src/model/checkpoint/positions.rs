@@ -71,6 +71,8 @@ fn cubic(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use approx::abs_diff_eq;
+
     use super::*;
 
     /// What PyTorch makes of random grids; `make_positions.py` beside it writes it.
@@ -94,7 +96,7 @@ mod tests {
             assert_eq!(found.len(), expected.len());
             // PyTorch computes in f32: weights and two sums of at most 14 terms of size 1.
             for (found, expected) in found.iter().zip(&expected) {
-                assert!((found - expected).abs() < 4e-6, "{old} to {new}: {found} and {expected}");
+                assert!(abs_diff_eq!(*found, *expected, epsilon = 4e-6), "{old} to {new}: {found} and {expected}");
             }
         }
     }
