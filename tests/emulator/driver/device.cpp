@@ -103,6 +103,7 @@ std::string Device::open() {
 std::string Device::close() {
     if (error != CUDA_SUCCESS) {
         memory.clear(kernels->forbid);
+        pinned.clear();
         kernels.reset();
         return "";
     }
@@ -120,6 +121,7 @@ std::string Device::close() {
     count(executables.size(), "executable graphs");
     fail(CUDA_ERROR_INVALID_CONTEXT, "this emulated GPU was taken out of the machine");
     memory.clear(kernels->forbid);
+    pinned.clear();
     kernels.reset();
     return left;
 }

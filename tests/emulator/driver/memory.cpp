@@ -1,7 +1,6 @@
 #include "memory.hpp"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -30,13 +29,21 @@ int poison_file() {
     return file;
 }
 
-bool poison(char* from, size_t bytes) {
+// Whole pages of poison; null if the machine has no room.
+char* poisoned(size_t bytes) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* reserved = poison_file() < 0 ? MAP_FAILED : mmap(nullptr, bytes, PROT_NONE, flags, -1, 0);
+    if (reserved == MAP_FAILED) return nullptr;
+    char* mapped = static_cast<char*>(reserved);
+    flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
     for (size_t at = 0; at < bytes; at += CHUNK) {
         size_t part = bytes - at < CHUNK ? bytes - at : CHUNK;
-        int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
-        if (mmap(from + at, part, PROT_READ | PROT_WRITE, flags, poison_file(), 0) == MAP_FAILED) return false;
+        if (mmap(mapped + at, part, PROT_READ | PROT_WRITE, flags, poison_file(), 0) == MAP_FAILED) {
+            munmap(mapped, bytes);
+            return nullptr;
+        }
     }
-    return true;
+    return mapped;
 }
 
 // Bytes behind an allocation that are looked at whenever the host waits: who writes too far begins there.
@@ -74,14 +81,8 @@ void DeviceMemory::clear(Forbid forbid) {
 
 uint64_t DeviceMemory::allocate(size_t bytes, Forbid forbid) {
     size_t mapped_bytes = (FRONT + bytes + MARGIN + PAGE - 1) / PAGE * PAGE;
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    void* reserved = mmap(nullptr, mapped_bytes, PROT_NONE, flags, -1, 0);
-    if (reserved == MAP_FAILED) return 0;
-    char* mapped = static_cast<char*>(reserved);
-    if (poison_file() < 0 || !poison(mapped, mapped_bytes)) {
-        munmap(mapped, mapped_bytes);
-        return 0;
-    }
+    char* mapped = poisoned(mapped_bytes);
+    if (!mapped) return 0;
     char* start = mapped + FRONT;
     forbid(mapped, FRONT, 1);
     forbid(start + bytes, size_t(mapped + mapped_bytes - start) - bytes, 1);
@@ -142,22 +143,23 @@ std::string DeviceMemory::leaks() const {
     return std::to_string(allocations.size()) + " allocations of " + std::to_string(taken_bytes) + " bytes";
 }
 
-PinnedMemory::~PinnedMemory() {
-    for (auto& allocation : allocations) ::free(reinterpret_cast<void*>(allocation.first));
-}
-
 void* PinnedMemory::allocate(size_t bytes) {
-    void* memory = nullptr;
-    if (posix_memalign(&memory, PAGE, bytes)) return nullptr;
-    memset(memory, POISON, bytes);
-    allocations[reinterpret_cast<uintptr_t>(memory)] = bytes;
-    return memory;
+    size_t mapped_bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+    char* mapped = poisoned(mapped_bytes);
+    if (mapped) allocations[reinterpret_cast<uintptr_t>(mapped)] = bytes;
+    return mapped;
 }
 
 bool PinnedMemory::free(void* address) {
-    if (!allocations.erase(reinterpret_cast<uintptr_t>(address))) return false;
-    ::free(address);
+    auto found = allocations.find(reinterpret_cast<uintptr_t>(address));
+    if (found == allocations.end()) return false;
+    munmap(address, found->second);
+    allocations.erase(found);
     return true;
+}
+
+void PinnedMemory::clear() {
+    while (!allocations.empty()) free(reinterpret_cast<void*>(allocations.begin()->first));
 }
 
 bool PinnedMemory::contains(const void* address, size_t bytes) const {

@@ -42,9 +42,9 @@ private:
 
 class PinnedMemory {
 public:
-    ~PinnedMemory();
     void* allocate(size_t bytes);
     bool free(void* address);
+    void clear();
     // Are these bytes all in one allocation?
     bool contains(const void* address, size_t bytes) const;
     // The bytes from `address` to the end of the allocation that begins there; 0 if none does.
