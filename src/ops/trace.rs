@@ -44,26 +44,33 @@ struct Note<M> {
     to: Option<M>,
 }
 
+/// What was noted since a trace began.
+struct Notes<M> {
+    begin: M,
+    list: Vec<Note<M>>,
+}
+
 /// A device of type `D` that can note every op: by its own clock, so that a GPU's times are those of its events.
 ///
 /// Lists of ops are never replayed from a recording here, as no single op of one could be timed.
 pub struct Traced<D: Measure> {
     inner: D,
-    /// Where the trace began, and what was noted since; none while nothing is traced.
-    notes: Option<(D::Mark, Vec<Note<D::Mark>>)>,
+    /// None while nothing is traced.
+    notes: Option<Notes<D::Mark>>,
 }
 
 impl<D: Memory + Measure> Traced<D> {
     /// Notes everything from here on.
     pub fn begin(&mut self) -> Result<()> {
-        self.notes = Some((self.inner.mark()?, Vec::new()));
+        self.notes = Some(Notes { begin: self.inner.mark()?, list: Vec::new() });
         Ok(())
     }
 
     /// What was done since [`Traced::begin`], all of it finished.
     pub fn end(&mut self) -> Result<Trace> {
         let end = self.inner.mark()?;
-        let (begin, notes) = self.notes.take().ok_or_else(|| Error::run("no trace was begun on this device"))?;
+        let Notes { begin, list: notes } =
+            self.notes.take().ok_or_else(|| Error::run("no trace was begun on this device"))?;
         let seconds = self.inner.seconds_between(begin, end)?;
         let mut events = Vec::with_capacity(notes.len());
         for (place, note) in notes.iter().enumerate() {
@@ -97,8 +104,8 @@ impl<D: Memory + Measure> Traced<D> {
         let from = self.inner.mark();
         work(&mut self.inner);
         let to = self.inner.mark();
-        if let (Ok(from), Ok(to), Some((_, notes))) = (from, to, &mut self.notes) {
-            notes.push(Note { activity, name, shape: shape(), cost, from, to: Some(to) });
+        if let (Ok(from), Ok(to), Some(notes)) = (from, to, &mut self.notes) {
+            notes.list.push(Note { activity, name, shape: shape(), cost, from, to: Some(to) });
         }
     }
 
@@ -139,11 +146,11 @@ impl<D: Memory + Measure> Measure for Traced<D> {
 
     fn phase(&mut self, name: &'static str) {
         self.inner.phase(name);
-        if let Some((_, notes)) = &mut self.notes
+        if let Some(notes) = &mut self.notes
             && let Ok(from) = self.inner.mark()
         {
             let (shape, cost) = (String::new(), Cost { operations: 0, bytes: 0 });
-            notes.push(Note { activity: Activity::Phase, name, shape, cost, from, to: None });
+            notes.list.push(Note { activity: Activity::Phase, name, shape, cost, from, to: None });
         }
     }
 }
