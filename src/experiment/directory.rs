@@ -98,6 +98,8 @@ impl RunDirectory {
             // Not every file system has links.
             let kept = fs::hard_link(&state, &link).and_then(|()| fs::rename(&link, &previous));
             kept.or_else(|_| fs::rename(&state, &previous)).map_err(wrong)?;
+            // After a kill right here both states were one file, and a rename among the names of one file leaves both.
+            let _ = fs::remove_file(&link);
         }
         fs::rename(&next, &state).and_then(|()| sync_folder(&self.path.join("checkpoints"))).map_err(wrong)
     }
@@ -397,5 +399,33 @@ fn check_same(old: &Config, config: &Config, path: &Path) -> Result<()> {
             "{} holds a run with other settings ({before}, now {now}); choose another --out",
             path.display()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kill between the two renames of a replacement leaves one file under both names.
+    #[test]
+    fn a_state_is_replaced_also_where_it_and_the_one_before_are_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = folder.path().join("checkpoints");
+        fs::create_dir(&checkpoints).unwrap();
+        let directory = RunDirectory { path: folder.path().to_path_buf(), log: None, lock: None };
+        let (state, previous) = (state(folder.path()), previous_state(folder.path()));
+        let replace = |content: &str| {
+            directory
+                .replace_state(|next| fs::write(next, content).map_err(|cause| Error::writing(next, cause)))
+                .unwrap();
+        };
+        replace("first");
+        replace("second");
+        assert_eq!([&state, &previous].map(|path| fs::read_to_string(path).unwrap()), ["second", "first"]);
+        fs::remove_file(&previous).unwrap();
+        fs::hard_link(&state, &previous).unwrap();
+        replace("third");
+        assert_eq!([&state, &previous].map(|path| fs::read_to_string(path).unwrap()), ["third", "second"]);
+        assert_eq!(fs::read_dir(&checkpoints).unwrap().count(), 2, "and nothing else is left");
     }
 }
