@@ -1,7 +1,7 @@
 //! Where a model computes: a device by its name.
 
 use crate::error::{Error, Result, unknown};
-use crate::ops::cuda::driver::Gpu;
+use crate::ops::cuda::launch::Gpu;
 
 /// A device by name.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +48,7 @@ macro_rules! on_device {
                 $work
             }
             $crate::place::Place::Cuda(gpu) => {
-                type $device = $crate::ops::cuda::Cuda<$crate::ops::cuda::nvidia::Nvidia>;
+                type $device = $crate::ops::cuda::Cuda;
                 let $at = gpu;
                 $work
             }

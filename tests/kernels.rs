@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use perennial::ops::cuda::driver::Target;
 use perennial::ops::cuda::kernels::{MODULES, Module};
+use perennial::ops::cuda::launch::Target;
 
 /// Kernels that must use the tensor cores begin with these names.
 const PRODUCTS: [&str; 6] =

@@ -13,7 +13,8 @@ use rand::RngExt;
 
 use super::Outcome;
 use crate::error::{Error, Result};
-use crate::ops::cuda::driver::{Address, Argument, Driver, Gpu, Launch, Matrix, Target};
+use crate::ops::cuda::driver::Driver;
+use crate::ops::cuda::launch::{Address, Argument, Gpu, Launch, Matrix, Target};
 use crate::rng::{Rng, below, rng, unit};
 
 /// The name of these checks, beside the ops'.
@@ -26,10 +27,10 @@ const TRIALS: usize = 4;
 /// Operands of an arithmetic function.
 const VALUES: usize = 4096;
 
-type Test<R> = fn(&mut Bench<R>) -> Result<f64>;
+type Test = fn(&mut Bench) -> Result<f64>;
 
 /// The kernels that every device runs.
-fn everywhere<R: Driver>() -> [(&'static str, Test<R>); 10] {
+fn everywhere() -> [(&'static str, Test); 10] {
     [
         ("conformance_shared_address", shared_address),
         ("conformance_ex2", ex2),
@@ -45,7 +46,7 @@ fn everywhere<R: Driver>() -> [(&'static str, Test<R>); 10] {
 }
 
 /// Hopper's own.
-fn hopper<R: Driver>() -> [(&'static str, Test<R>); 17] {
+fn hopper() -> [(&'static str, Test); 17] {
     [
         ("conformance_mbarrier_wait", mbarrier_wait),
         ("conformance_tma_load_2d", tma_load_2d),
@@ -68,13 +69,13 @@ fn hopper<R: Driver>() -> [(&'static str, Test<R>); 17] {
 }
 
 /// Runs every kernel that the device at `place` has the instructions for. Returns how many it has not.
-pub fn check<R: Driver>(gpu: Gpu, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<usize> {
-    let mut driver = R::open(gpu)?;
-    let mut tests: Vec<(&'static str, Test<R>)> = everywhere().into();
+pub fn check(gpu: Gpu, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<usize> {
+    let mut driver = Driver::open(gpu)?;
+    let mut tests: Vec<(&'static str, Test)> = everywhere().into();
     let mut skipped = 0;
     match driver.target() {
         Target::Sm90a => tests.extend(hopper()),
-        Target::Sm80 => skipped = hopper::<R>().len(),
+        Target::Sm80 => skipped = hopper().len(),
     }
     for (kernel, test) in tests {
         let start = Instant::now();
@@ -86,13 +87,13 @@ pub fn check<R: Driver>(gpu: Gpu, seed: u64, observer: &mut dyn FnMut(&Outcome))
 }
 
 /// One kernel on the device, and where its operands come from.
-struct Bench<'a, R: Driver> {
-    driver: &'a mut R,
+struct Bench<'a> {
+    driver: &'a mut Driver,
     kernel: &'static str,
     generator: Rng,
 }
 
-impl<R: Driver> Bench<'_, R> {
+impl Bench<'_> {
     fn send<T: Pod>(&mut self, values: &[T]) -> Result<Address> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         let address = self.driver.allocate(bytes.len())?;
@@ -171,7 +172,7 @@ fn same<T: PartialEq + Debug>(found: &[T], expected: &[T], whose: impl Fn(usize)
 // ---- Addresses
 
 /// An address in the block's window of shared memory, in bytes; dynamic shared memory was asked for on 1024 bytes.
-fn shared_address<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn shared_address(bench: &mut Bench) -> Result<f64> {
     const BYTES: usize = 16 << 10;
     const WINDOW: u32 = 256 << 10;
     let mut offsets: Vec<u32> = (0..128).map(|_| bench.below(BYTES) as u32).collect();
@@ -213,7 +214,7 @@ fn share_of_units(found: f32, rounded: f32, allowed: u32) -> Option<f64> {
 
 /// Runs an approximation of one operand. `rounded`: the correctly rounded result, and the units in the last place
 /// allowed.
-fn approximation<R: Driver>(bench: &mut Bench<R>, rounded: impl Fn(f32) -> (f32, u32)) -> Result<f64> {
+fn approximation(bench: &mut Bench, rounded: impl Fn(f32) -> (f32, u32)) -> Result<f64> {
     let operands = bench.floats(150.0);
     let (from, to) = (bench.send(&operands)?, bench.room::<f32>(operands.len())?);
     bench.launch(128, 0, &[from.into(), to.into(), operands.len().into()])?;
@@ -236,7 +237,7 @@ fn approximation<R: Driver>(bench: &mut Bench<R>, rounded: impl Fn(f32) -> (f32,
 
 /// "The maximum ulp error is 2 ulp from correctly rounded result across the full range of inputs"; the table of special
 /// operands is exact. Subnormal operands and results are flushed.
-fn ex2<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn ex2(bench: &mut Bench) -> Result<f64> {
     approximation(bench, |x| {
         let x = flushed(x);
         let exact = x == 0.0 || x.is_infinite();
@@ -246,7 +247,7 @@ fn ex2<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
 
 /// "The maximum ulp error is 1 across the full range of inputs"; otherwise as ex2. Zeros and infinities keep their
 /// sign.
-fn rcp<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn rcp(bench: &mut Bench) -> Result<f64> {
     approximation(bench, |x| {
         let x = flushed(x);
         let exact = x == 0.0 || x.is_infinite();
@@ -278,7 +279,7 @@ fn check_rounding(found: u16, value: f32, which: &str) -> Result<()> {
 }
 
 /// The first operand of the instruction goes to the upper half; the function takes the lower one first.
-fn cvt_bf16x2<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn cvt_bf16x2(bench: &mut Bench) -> Result<f64> {
     let (low, mut high) = (bench.floats(150.0), bench.floats(150.0));
     high.rotate_left(7);
     let (at_low, at_high, to) = (bench.send(&low)?, bench.send(&high)?, bench.room::<u32>(low.len())?);
@@ -291,7 +292,7 @@ fn cvt_bf16x2<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
 }
 
 /// The same rounding; and a bf16 is the upper half of its f32.
-fn bf16<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn bf16(bench: &mut Bench) -> Result<f64> {
     let wide = bench.floats(150.0);
     let (from, narrow, back) = (bench.send(&wide)?, bench.room::<u16>(wide.len())?, bench.room::<u32>(wide.len())?);
     bench.launch(128, 0, &[from.into(), narrow.into(), back.into(), wide.len().into()])?;
@@ -309,7 +310,7 @@ fn bf16<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
 type Chunk = [u16; 8];
 
 /// `src-size` 16 copies 16 bytes, 0 writes zeros; `wait_group n` waits for all but the last n groups of the thread.
-fn cp_async16<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn cp_async16(bench: &mut Bench) -> Result<f64> {
     const CHUNKS: usize = 300;
     for _ in 0..TRIALS {
         let chunks: Vec<Chunk> = bench.words(CHUNKS);
@@ -325,7 +326,7 @@ fn cp_async16<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
 
 /// Threads 8 i to 8 i + 7 give the rows of matrix i; thread t receives, of each, elements 2 (t mod 4) and the next of
 /// row t / 4, or with `.trans` of column t / 4.
-fn ldmatrix<R: Driver>(bench: &mut Bench<R>, transposed: bool) -> Result<f64> {
+fn ldmatrix(bench: &mut Bench, transposed: bool) -> Result<f64> {
     for _ in 0..TRIALS {
         let chunks: Vec<Chunk> = bench.words(64);
         let rows: Vec<u32> = (0..32).map(|_| bench.below(64) as u32).collect();
@@ -355,7 +356,7 @@ fn narrow(value: f32) -> u16 {
 
 /// "Matrix Fragments for mma.m16n8k16 with floating point type": groupID is the lane / 4, threadID_in_group the lane
 /// mod 4.
-fn mma<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn mma(bench: &mut Bench) -> Result<f64> {
     const K: usize = 16;
     const N: usize = 8;
     for _ in 0..TRIALS {
@@ -391,7 +392,7 @@ fn mma<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
 // ---- Barriers
 
 /// What is handed over in rows of `width`, and read in reverse.
-fn hand_over<R: Driver>(bench: &mut Bench<R>, block: u32, width: usize, rows: usize, steps: usize) -> Result<f64> {
+fn hand_over(bench: &mut Bench, block: u32, width: usize, rows: usize, steps: usize) -> Result<f64> {
     let values: Vec<u32> = bench.words(rows * width);
     let (from, to) = (bench.send(&values)?, bench.room::<u32>(values.len())?);
     bench.launch(block, 0, &[from.into(), to.into(), steps.into()])?;
@@ -401,14 +402,14 @@ fn hand_over<R: Driver>(bench: &mut Bench<R>, block: u32, width: usize, rows: us
 
 /// A barrier completes when the threads counted have arrived, by `bar.sync` or `bar.arrive`, and is then as at the
 /// start.
-fn bar_sync<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn bar_sync(bench: &mut Bench) -> Result<f64> {
     const ROUNDS: usize = 40;
     hand_over(bench, 128, 64, ROUNDS + 2, ROUNDS)
 }
 
 /// A phase completes with the last arrival expected, and the next begins; `try_wait.parity` is true of the phase
 /// before.
-fn mbarrier_wait<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn mbarrier_wait(bench: &mut Bench) -> Result<f64> {
     const STEPS: usize = 41;
     hand_over(bench, 256, 128, STEPS, STEPS)
 }
@@ -422,7 +423,7 @@ fn swizzled(address: usize) -> usize {
 
 /// A box of 64 columns, row after row, in the 128-byte swizzle; zeros for elements outside the tensor. All bytes of the
 /// box count for the mbarrier.
-fn tma_load_2d<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn tma_load_2d(bench: &mut Bench) -> Result<f64> {
     const PAIRS: usize = 6;
     const BOX_COLUMNS: usize = 64;
     for _ in 0..TRIALS {
@@ -477,7 +478,7 @@ struct Layout {
 
 impl Layout {
     /// One that the ISA allows, from `start` on. `extent`: how many of M or N.
-    fn draw<R: Driver>(bench: &mut Bench<R>, mn_major: bool, extent: usize, start: usize) -> Layout {
+    fn draw(bench: &mut Bench, mn_major: bool, extent: usize, start: usize) -> Layout {
         let (leading, stride) = match (mn_major, bench.below(2)) {
             // Swizzled and K-major: "not used, assumed to be 1".
             (false, loose) => (16 * bench.below(2), 1024 << loose),
@@ -519,7 +520,7 @@ struct Product {
 }
 
 impl Product {
-    fn draw<R: Driver>(bench: &mut Bench<R>, n: usize, a_mn_major: bool, b_mn_major: bool) -> Product {
+    fn draw(bench: &mut Bench, n: usize, a_mn_major: bool, b_mn_major: bool) -> Product {
         let gaps = [0, 1].map(|_| 1024 * bench.below(2));
         let a = Layout::draw(bench, a_mn_major, 64, gaps[0]);
         let b = Layout::draw(bench, b_mn_major, n, Product::end(&a, 64) + gaps[1]);
@@ -537,7 +538,7 @@ impl Product {
     }
 
     /// The image of random operands, NaN where nothing lies, and their product [64, n].
-    fn image<R: Driver>(&self, bench: &mut Bench<R>, n: usize) -> (Vec<u16>, Vec<f32>) {
+    fn image(&self, bench: &mut Bench, n: usize) -> (Vec<u16>, Vec<f32>) {
         let (a, b) = (bench.integers(64 * K, 8), bench.integers(K * n, 8));
         let mut image = vec![0xffff; self.bytes / 2];
         for k in 0..K {
@@ -571,7 +572,7 @@ fn same_registers(found: &[f32], expected: &[f32], which: &str) -> Result<f64> {
     same(found, expected, |i| format!("{which}[{}] of thread {}", i / 128, i % 128))
 }
 
-fn wgmma<R: Driver>(bench: &mut Bench<R>, n: usize, a_mn_major: bool, b_mn_major: bool) -> Result<f64> {
+fn wgmma(bench: &mut Bench, n: usize, a_mn_major: bool, b_mn_major: bool) -> Result<f64> {
     for _ in 0..TRIALS {
         let product = Product::draw(bench, n, a_mn_major, b_mn_major);
         let (image, result) = product.image(bench, n);
@@ -586,7 +587,7 @@ fn wgmma<R: Driver>(bench: &mut Bench<R>, n: usize, a_mn_major: bool, b_mn_major
 }
 
 /// Groups complete in order; an accumulator may be read once its group has been waited for.
-fn wgmma_wait<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn wgmma_wait(bench: &mut Bench) -> Result<f64> {
     let product = Product::draw(bench, 64, false, false);
     let (image, result) = product.image(bench, 64);
     let (sum, before) = (registers(&result), bench.integers(2 * 64 * 64, 1000));
@@ -606,7 +607,7 @@ fn wgmma_wait<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
 }
 
 /// After `fence.proxy.async` and a barrier, the async proxy reads what the generic one wrote.
-fn fence_proxy_async<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn fence_proxy_async(bench: &mut Bench) -> Result<f64> {
     const ROUNDS: usize = 8;
     let product = Product::draw(bench, 64, false, false);
     let rounds: Vec<_> = (0..ROUNDS).map(|_| product.image(bench, 64)).collect();
@@ -622,7 +623,7 @@ fn fence_proxy_async<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
 }
 
 /// Registers keep what they hold, and those gained hold what is put there.
-fn setmaxnreg<R: Driver>(bench: &mut Bench<R>) -> Result<f64> {
+fn setmaxnreg(bench: &mut Bench) -> Result<f64> {
     const THREADS: usize = 384;
     const MANY: usize = 200;
     const FEW: usize = 16;
@@ -645,7 +646,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::ops::cuda::nvidia::Nvidia;
 
     const FUNCTIONS: &str = include_str!("../../kernels/ptx.cuh");
     const KERNELS: &str = include_str!("../../kernels/conformance.cu");
@@ -675,8 +675,7 @@ mod tests {
             .filter(|line| line.starts_with("KERNEL("))
             .filter_map(|line| line.split(", ").nth(2))
             .collect();
-        let checked =
-            everywhere::<Nvidia>().map(|test| test.0).into_iter().chain(hopper::<Nvidia>().map(|test| test.0));
+        let checked = everywhere().map(|test| test.0).into_iter().chain(hopper().map(|test| test.0));
         assert_eq!(kernels, checked.collect());
     }
 }

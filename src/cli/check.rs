@@ -3,8 +3,7 @@
 use perennial::check::{self, Checker, Outcome, Size, conformance};
 use perennial::error::{Error, Result, unknown};
 use perennial::ops::Backend;
-use perennial::ops::cuda::driver::Gpu;
-use perennial::ops::cuda::nvidia::Nvidia;
+use perennial::ops::cuda::launch::Gpu;
 
 use super::compute::{Place, on_device};
 use super::output::put;
@@ -82,7 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn check_instructions(place: &Place, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<usize> {
     match place {
         Place::Cpu => Ok(0),
-        Place::Cuda(gpu) => conformance::check::<Nvidia>(*gpu, seed, observer),
+        Place::Cuda(gpu) => conformance::check(*gpu, seed, observer),
     }
 }
 

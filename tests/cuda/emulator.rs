@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use perennial::ops::cuda::driver::{Argument, Driver, Launch, Matrix};
+use perennial::ops::cuda::driver::Driver;
 use perennial::ops::cuda::emulated::{Emulator, Flavour, IMAGE, Schedule};
-use perennial::ops::cuda::nvidia::Nvidia;
+use perennial::ops::cuda::launch::{Argument, Launch, Matrix};
 
 use crate::{HOPPER, build, root};
 
@@ -48,7 +48,7 @@ fn selftests(flavour: &str) -> Vec<Selftest> {
 /// The number of failures that a selftest counts, or the error that its launch ends with.
 fn outcome(emulator: &Emulator, test: &Selftest) -> String {
     let plugged_in = emulator.plug_in().unwrap();
-    let mut device = Nvidia::open(plugged_in.gpu()).unwrap();
+    let mut device = Driver::open(plugged_in.gpu()).unwrap();
     device.load(IMAGE).unwrap();
     let (failures, data) = (device.allocate(4).unwrap(), device.allocate(2 * DATA.0 * DATA.1).unwrap());
     let values: Vec<u16> = (0..DATA.0 * DATA.1).map(|i| i as u16).collect();

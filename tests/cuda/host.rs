@@ -8,10 +8,10 @@ use std::slice;
 
 use cudarc::driver::sys::{self, CUresult};
 use perennial::check::{Size, step};
-use perennial::ops::cuda::driver::{Argument, Driver, Gpu, Launch, Matrix};
+use perennial::ops::cuda::driver::Driver;
 use perennial::ops::cuda::emulated::{Emulator, Faults, Flavour, IMAGE, PluggedIn, Schedule};
 use perennial::ops::cuda::kernels::MODULES;
-use perennial::ops::cuda::nvidia::Nvidia;
+use perennial::ops::cuda::launch::{Argument, Gpu, Launch, Matrix};
 use perennial::ops::{Memory, Plan, RecordKey};
 
 use crate::{AMPERE, Device, HOPPER, assert_none, emulator, failures, failures_of};
@@ -556,7 +556,7 @@ fn every_capability_runs_or_is_refused_by_name() {
 fn kernels_for_another_gpu_are_refused() {
     for (capability, own) in [((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90a")] {
         let plugged_in = Emulator { capability, ..emulator(Flavour::Plain) }.plug_in().unwrap();
-        let mut device = Nvidia::open(plugged_in.gpu()).unwrap();
+        let mut device = Driver::open(plugged_in.gpu()).unwrap();
         assert!(!MODULES.is_empty(), "no kernels are in this build: run `make test`, which fetches NVRTC");
         for module in MODULES {
             let loaded = device.load(module.cubin().unwrap());
@@ -571,7 +571,7 @@ fn kernels_for_another_gpu_are_refused() {
 #[test]
 fn a_missing_kernel_is_named() {
     let plugged_in = emulator(Flavour::Plain).plug_in().unwrap();
-    let mut device = Nvidia::open(plugged_in.gpu()).unwrap();
+    let mut device = Driver::open(plugged_in.gpu()).unwrap();
     let launch = Launch { kernel: "no_such_kernel", grid: [1; 3], block: 32, shared: 0, arguments: &[] };
     let error = device.launch(launch).unwrap_err().to_string();
     assert_eq!(error, "no kernel no_such_kernel for sm_90a is in this program");
@@ -580,7 +580,7 @@ fn a_missing_kernel_is_named() {
 #[test]
 fn an_empty_matrix_has_no_tensor_map() {
     let plugged_in = emulator(Flavour::Plain).plug_in().unwrap();
-    let mut device = Nvidia::open(plugged_in.gpu()).unwrap();
+    let mut device = Driver::open(plugged_in.gpu()).unwrap();
     let base = device.allocate(1024).unwrap();
     let matrix = Matrix { base, rows: 0, columns: 64, pitch: 64, tile: (64, 64) };
     let error = device.tensor_map(matrix).unwrap_err().to_string();
@@ -617,7 +617,7 @@ fn without_graphs_steps_are_launched_one_by_one() {
 #[test]
 fn a_process_has_one_driver() {
     let plugged_in = emulator(Flavour::Plain).plug_in().unwrap();
-    let error = Nvidia::open(Gpu::Real(0)).err().expect("it is refused").to_string();
+    let error = Driver::open(Gpu::Real(0)).err().expect("it is refused").to_string();
     assert!(error.contains("cannot use both"), "{error}");
     drop(plugged_in);
 }

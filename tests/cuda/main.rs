@@ -19,9 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use perennial::check::{Checker, Outcome, Size};
 use perennial::ops::cuda::Cuda;
 use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
-use perennial::ops::cuda::nvidia::Nvidia;
 
-type Device = Cuda<Nvidia>;
+type Device = Cuda;
 
 /// GPUs of the least of each kind: of `sm_80`'s, one with the least shared memory.
 const AMPERE: (u32, u32) = (8, 6);

@@ -5,12 +5,11 @@ use std::process::Command;
 
 use perennial::check::{self, Checker, Size, conformance};
 use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
-use perennial::ops::cuda::nvidia::Nvidia;
 
 use crate::{AMPERE, Device, HOPPER, assert_none, build, emulator, failures, root, schedules};
 
 fn instructions(checker: &mut Checker<Device>, capability: (u32, u32)) {
-    let left_out = conformance::check::<Nvidia>(checker.place, checker.seed, checker.observer).unwrap();
+    let left_out = conformance::check(checker.place, checker.seed, checker.observer).unwrap();
     assert_eq!(left_out > 0, capability == AMPERE, "Hopper alone has all instructions");
 }
 

@@ -1,6 +1,5 @@
 //! The optimiser: one launch over the arenas.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::Run;
@@ -9,7 +8,7 @@ use crate::ops::adamw::{AdamW, AdamWSettings, Clamp, GradientNorm};
 /// Values that a block of the update has.
 const PIECE: usize = 2048;
 
-impl<R: Driver> Run<GradientNorm> for Cuda<R> {
+impl Run<GradientNorm> for Cuda {
     fn run(&mut self, GradientNorm { gradients, norm }: GradientNorm) {
         // The number of partial sums depends on the length alone: one order on any GPU.
         let (count, partials) = (gradients.len(), self.workspace());
@@ -20,7 +19,7 @@ impl<R: Driver> Run<GradientNorm> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<AdamW<'_>> for Cuda<R> {
+impl Run<AdamW<'_>> for Cuda {
     fn run(&mut self, AdamW { settings, pace, arenas, norm, decayed }: AdamW<'_>) {
         let count = arenas.master.len();
         if u32::try_from(count).is_err() {
@@ -52,7 +51,7 @@ impl<R: Driver> Run<AdamW<'_>> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<Clamp> for Cuda<R> {
+impl Run<Clamp> for Cuda {
     fn run(&mut self, Clamp { master, weights, low, high }: Clamp) {
         let count = master.len();
         let arguments = arguments![self.at(master), self.at(weights), low, high, count as i64];

@@ -1,11 +1,10 @@
 //! Arithmetic over flat arenas: sweeps of the grid.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
 use crate::ops::{Memory, Run};
 
-impl<R: Driver> Run<Interpolate> for Cuda<R> {
+impl Run<Interpolate> for Cuda {
     fn run(&mut self, Interpolate { alpha, y, x }: Interpolate) {
         // At the ends the formula would lose the sign of zero, and let what is infinite on one side spoil the other.
         if alpha == 1.0 {
@@ -18,14 +17,14 @@ impl<R: Driver> Run<Interpolate> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<AccumulateSquares> for Cuda<R> {
+impl Run<AccumulateSquares> for Cuda {
     fn run(&mut self, AccumulateSquares { gradients, squares }: AccumulateSquares) {
         let count = squares.len();
         self.sweep("arena_squares", count, arguments![self.at(gradients), self.at(squares), count as i64]);
     }
 }
 
-impl<R: Driver> Run<AccumulateFisher> for Cuda<R> {
+impl Run<AccumulateFisher> for Cuda {
     fn run(&mut self, AccumulateFisher { scale, limit, squares, fisher }: AccumulateFisher) {
         let count = fisher.len();
         let arguments = arguments![self.at(squares), self.at(fisher), scale as f32, limit as f32, count as i64];
@@ -33,7 +32,7 @@ impl<R: Driver> Run<AccumulateFisher> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<QuadraticPenalty> for Cuda<R> {
+impl Run<QuadraticPenalty> for Cuda {
     fn run(&mut self, QuadraticPenalty { strength, fisher, anchor, master, gradients, loss }: QuadraticPenalty) {
         // The number of partial sums depends on the length alone: one order on any GPU.
         let (count, partials) = (gradients.len(), self.workspace());

@@ -1,6 +1,6 @@
 //! Attention: a head in shared memory, or, where it does not fit, tiles of one.
 
-use super::driver::{Driver, Target};
+use super::launch::Target;
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::Run;
@@ -75,7 +75,7 @@ fn warps_for(pieces: usize, most: usize) -> usize {
     pieces.div_ceil(pieces.div_ceil(most))
 }
 
-impl<R: Driver> Cuda<R> {
+impl Cuda {
     /// The kernels for a shape that has work.
     fn attention_kernels(&self, shape: AttentionShape) -> Option<&'static Kernels> {
         let kernels = Kernels::of(shape);
@@ -89,7 +89,7 @@ impl<R: Driver> Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<Attention> for Cuda<R> {
+impl Run<Attention> for Cuda {
     fn run(&mut self, Attention { shape, qkv, out, log_sum_exp }: Attention) {
         let Some(kernels) = self.attention_kernels(shape) else { return };
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
@@ -112,7 +112,7 @@ impl<R: Driver> Run<Attention> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<AttentionBackward> for Cuda<R> {
+impl Run<AttentionBackward> for Cuda {
     fn run(&mut self, AttentionBackward { shape, qkv, out, log_sum_exp, dout, dqkv }: AttentionBackward) {
         let Some(kernels) = self.attention_kernels(shape) else { return };
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;

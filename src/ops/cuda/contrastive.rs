@@ -1,6 +1,6 @@
 //! The contrastive family in tiles of 64 texts by 64 images (`kernels/contrastive.cu` says which kernel follows which).
 
-use super::driver::{Address, Driver};
+use super::launch::Address;
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::contrastive::{
@@ -32,8 +32,8 @@ struct Room {
 }
 
 impl Room {
-    fn new<R: Driver>(cuda: &Cuda<R>) -> Room {
-        Room { next: cuda.workspace(), left: Some(Cuda::<R>::WORKSPACE_BYTES) }
+    fn new(cuda: &Cuda) -> Room {
+        Room { next: cuda.workspace(), left: Some(Cuda::WORKSPACE_BYTES) }
     }
 
     fn take(&mut self, bytes: usize) -> Address {
@@ -82,7 +82,7 @@ fn hinge(settings: ContrastiveSettings) -> (bool, f32) {
     }
 }
 
-impl<R: Driver> Cuda<R> {
+impl Cuda {
     fn contrastive_index(
         &mut self,
         shape: ContrastiveShape,
@@ -130,7 +130,7 @@ impl<R: Driver> Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<Contrastive> for Cuda<R> {
+impl Run<Contrastive> for Cuda {
     fn run(&mut self, Contrastive { shape, settings, inputs, averages, saved }: Contrastive) {
         if !self.contrastive_fits(shape) {
             return;
@@ -212,7 +212,7 @@ impl<R: Driver> Run<Contrastive> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<ContrastiveBackward> for Cuda<R> {
+impl Run<ContrastiveBackward> for Cuda {
     fn run(&mut self, op: ContrastiveBackward) {
         let ContrastiveBackward { shape, settings, inputs, saved, weight, dimage, dtext, loss, dlog_scale } = op;
         if !self.contrastive_fits(shape) {

@@ -1,6 +1,6 @@
 //! Classifiers' losses: a block a row, then one block for the mean.
 
-use super::driver::{Argument, Driver};
+use super::launch::Argument;
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy};
@@ -15,7 +15,7 @@ struct Mean {
     dlogits: Tensor,
 }
 
-impl<R: Driver> Run<CrossEntropy> for Cuda<R> {
+impl Run<CrossEntropy> for Cuda {
     fn run(&mut self, CrossEntropy { shape, logits, divisor, label, weight, write, loss, dlogits }: CrossEntropy) {
         let divisor = divisor.map(|divisor| self.at(divisor));
         let target = arguments![self.at(logits), divisor, self.at(label)];
@@ -23,7 +23,7 @@ impl<R: Driver> Run<CrossEntropy> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<SoftCrossEntropy> for Cuda<R> {
+impl Run<SoftCrossEntropy> for Cuda {
     fn run(&mut self, op: SoftCrossEntropy) {
         let SoftCrossEntropy { shape, logits, teacher, targets, weight, write, loss, dlogits } = op;
         let balance = targets.balance.map(|balance| self.at(balance));
@@ -32,7 +32,7 @@ impl<R: Driver> Run<SoftCrossEntropy> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Cuda<R> {
+impl Cuda {
     /// Launches `kernel`, whose arguments begin with `target`, and adds up the rows' losses.
     fn mean_over_rows(&mut self, kernel: &'static str, target: &[Argument], mean: Mean) {
         let Mean { shape: LogitsShape { rows, columns, stride }, weight, write, loss, dlogits } = mean;

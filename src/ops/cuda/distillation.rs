@@ -1,6 +1,5 @@
 //! Distillation of similarities: rows by a warp each, then the sum of their losses.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::ops::distillation::Distillation;
 use crate::ops::{Run, Write};
@@ -8,7 +7,7 @@ use crate::ops::{Run, Write};
 /// Rows of a block.
 const ROWS: usize = 8;
 
-impl<R: Driver> Run<Distillation> for Cuda<R> {
+impl Run<Distillation> for Cuda {
     fn run(&mut self, op: Distillation) {
         let Distillation { rows, columns, settings, multiplicity, s, teacher, write, loss, ds } = op;
         let row_loss = self.workspace();

@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use cudarc::driver::sys;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-use super::driver::{Address, Gpu};
+use super::launch::{Address, Gpu};
 use crate::error::{Error, Result};
 
 /// In which order threads run, and when asynchronous work is done: that of kernels, and that of the driver's queues.

@@ -1,12 +1,11 @@
 //! Class weights: the classes' losses by a warp each, then one block for what follows from all of them.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::group_dro::{ClassWeights, GroupDro};
 use crate::ops::{Memory, Run};
 
-impl<R: Driver> Run<GroupDro> for Cuda<R> {
+impl Run<GroupDro> for Cuda {
     fn run(&mut self, GroupDro { samples, settings, class, log_u, log_scale, state, weight, objective }: GroupDro) {
         const CLASSES: usize = 8;
         let classes = state.class_loss.len();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Mutex;
 
-use super::driver::Target;
+use super::launch::Target;
 use super::{attention, contrastive, layer_norm, linear, patch_embed, similarity};
 use crate::error::{Error, Result};
 

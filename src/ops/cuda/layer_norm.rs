@@ -1,6 +1,5 @@
 //! Layer normalisation: a warp a row, or a block a row where the row is too wide for a warp's registers.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::layer_norm::{LayerNorm, LayerNormBackward, LayerNormShape};
@@ -25,7 +24,7 @@ pub(super) const fn shared_bytes(width: usize) -> usize {
     8 * width
 }
 
-impl<R: Driver> Run<LayerNorm> for Cuda<R> {
+impl Run<LayerNorm> for Cuda {
     fn run(&mut self, LayerNorm { shape, x, gamma, beta, y, mean, rstd }: LayerNorm) {
         let LayerNormShape { rows, width, eps } = shape;
         let arguments = arguments![
@@ -43,7 +42,7 @@ impl<R: Driver> Run<LayerNorm> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<LayerNormBackward> for Cuda<R> {
+impl Run<LayerNormBackward> for Cuda {
     fn run(&mut self, op: LayerNormBackward) {
         let LayerNormBackward { shape, dy, x, gamma, mean, rstd, write, dx, dgamma, dbeta } = op;
         let LayerNormShape { rows, width, .. } = shape;

@@ -1,4 +1,4 @@
-use super::driver::{Address, Driver, Matrix, Target, TensorMap};
+use super::launch::{Address, Matrix, Target, TensorMap};
 use super::{Cuda, arguments};
 use crate::ops::linear::{
     Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape, WeightLayout,
@@ -115,7 +115,7 @@ impl Costs {
     }
 }
 
-impl<R: Driver> Cuda<R> {
+impl Cuda {
     /// Whether wgmma and TMA take the operands: Hopper, and rows of a multiple of 16 bytes.
     fn takes_wgmma(&self, shape: LinearShape) -> bool {
         self.target() == Target::Sm90a && takes_vectors(shape)
@@ -198,7 +198,7 @@ fn takes_vectors(shape: LinearShape) -> bool {
     shape.inputs.is_multiple_of(8) && shape.outputs.is_multiple_of(8)
 }
 
-impl<R: Driver> Run<Linear> for Cuda<R> {
+impl Run<Linear> for Cuda {
     fn run(&mut self, Linear { shape, x, weight, bias, epilogue, y }: Linear) {
         let product = Product { rows: shape.rows, columns: shape.outputs, depth: shape.inputs };
         let factor = match shape.layout {
@@ -218,7 +218,7 @@ impl<R: Driver> Run<Linear> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<LinearBackwardData> for Cuda<R> {
+impl Run<LinearBackwardData> for Cuda {
     fn run(&mut self, LinearBackwardData { shape, dy, weight, epilogue, dx }: LinearBackwardData) {
         let product = Product { rows: shape.rows, columns: shape.inputs, depth: shape.outputs };
         let factor = match shape.layout {
@@ -236,7 +236,7 @@ impl<R: Driver> Run<LinearBackwardData> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<LinearBackwardWeight> for Cuda<R> {
+impl Run<LinearBackwardWeight> for Cuda {
     fn run(&mut self, LinearBackwardWeight { shape, dy, x, dweight, dbias }: LinearBackwardWeight) {
         let (dy, x, dweight) = (self.at(dy), self.at(x), self.at(dweight));
         let dbias = dbias.map(|dbias| self.at(dbias));

@@ -1,14 +1,14 @@
 //! The contract on NVIDIA's GPUs, by the kernels of `kernels/`: bf16 storage, f32 accumulation and statistics.
 //!
-//! Launch code alone lies here: which kernel, what grid, how much shared memory. Under it a [`Driver`] runs the kernels,
-//! through NVIDIA's libcuda or the emulated one. Failures surface in [`Memory::health`]; after the first one nothing more is
+//! Launch code alone lies here: which kernel, what grid, how much shared memory. Under it the [`Driver`] has them run, by
+//! NVIDIA's libcuda or the emulated one. Failures surface in [`Memory::health`]; after the first one nothing more is
 //! launched.
 
 pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 pub mod kernels;
-pub mod nvidia;
+pub mod launch;
 mod nvtx;
 
 mod adamw;
@@ -38,11 +38,12 @@ use super::device::RecordKey;
 use super::measure::Measure;
 use super::memory::{Kind, Memory, Plan, Pool, Span, Stats, Tensor};
 use crate::error::{Error, Result};
-use driver::{Address, Argument, Driver, Gpu, Launch, Matrix, Target, TensorMap};
+use driver::Driver;
+use launch::{Address, Argument, Gpu, Launch, Matrix, Target, TensorMap};
 
 /// A GPU with all of a run's memory.
-pub struct Cuda<R: Driver> {
-    driver: R,
+pub struct Cuda {
+    driver: Driver,
     /// Where the planned storage, wide, index and byte memory begin.
     pools: [Address; 4],
     /// [`Memory::WORKSPACE_BYTES`] for the partial results of one op at a time.
@@ -69,11 +70,11 @@ const MOST_RECORDINGS: usize = 64;
 
 /// The arguments of a kernel, each by its conversion into an [`Argument`].
 macro_rules! arguments {
-    ($($value:expr),* $(,)?) => { &[$(crate::ops::cuda::driver::Argument::from($value)),*] };
+    ($($value:expr),* $(,)?) => { &[$(crate::ops::cuda::launch::Argument::from($value)),*] };
 }
 use arguments;
 
-impl<R: Driver> Cuda<R> {
+impl Cuda {
     /// Launches `kernel` on a grid of blocks of `block` threads.
     fn launch(&mut self, kernel: &'static str, grid: [usize; 3], block: usize, shared: usize, arguments: &[Argument]) {
         if grid.contains(&0) {
@@ -104,7 +105,7 @@ impl<R: Driver> Cuda<R> {
     }
 
     /// Does `work` unless something failed before, and keeps its failure.
-    fn attempt<T>(&mut self, work: impl FnOnce(&mut R) -> Result<T>) -> Option<T> {
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Driver) -> Result<T>) -> Option<T> {
         if self.failure.get_mut().is_some() {
             return None;
         }
@@ -175,14 +176,14 @@ fn bytes_of(pool: Pool) -> usize {
 
 const POOLS: [Pool; 4] = [Pool::Storage, Pool::Wide, Pool::Index, Pool::Byte];
 
-impl<R: Driver> Memory for Cuda<R> {
+impl Memory for Cuda {
     const STORAGE_BYTES: usize = size_of::<bf16>();
     const WORKSPACE_BYTES: usize = 64 << 20;
     const STAGING_BYTES: usize = 16 << 20;
     type Place = Gpu;
 
     fn with_plan(place: &Gpu, plan: &Plan) -> Result<Self> {
-        let mut driver = R::open(*place)?;
+        let mut driver = Driver::open(*place)?;
         let free = driver.free_memory()?;
         if plan.bytes() > free {
             return Err(Error::run(format!(
@@ -203,6 +204,7 @@ impl<R: Driver> Memory for Cuda<R> {
             start
         });
         driver.stage(plan.staging())?;
+        #[cfg(feature = "emulator")]
         for (pool, gaps) in POOLS.iter().zip(plan.gaps()) {
             for gap in gaps {
                 let bytes = bytes_of(*pool);
@@ -319,13 +321,13 @@ impl<R: Driver> Memory for Cuda<R> {
                 self.attempt(|driver| driver.replay(graph));
             }
             Some(Recording::Seen) => {
-                self.attempt(R::begin_capture);
+                self.attempt(Driver::begin_capture);
                 work(self);
                 if self.failure.get_mut().is_some() {
                     // A stream that is left capturing would refuse to give its memory back; the failure is known already.
                     let _ = self.driver.end_capture();
                 }
-                match self.attempt(R::end_capture) {
+                match self.attempt(Driver::end_capture) {
                     Some(Some(graph)) => {
                         self.recordings.insert(key, Recording::Graph(graph));
                         self.attempt(|driver| driver.replay(graph));
@@ -351,13 +353,13 @@ impl<R: Driver> Memory for Cuda<R> {
     }
 }
 
-impl<R: Driver> Measure for Cuda<R> {
+impl Measure for Cuda {
     const CACHE_BYTES: usize = 256 << 20;
 
     type Mark = usize;
 
     fn mark(&mut self) -> Result<usize> {
-        let mark = self.attempt(R::mark);
+        let mark = self.attempt(Driver::mark);
         self.health()?;
         Ok(mark.expect("a healthy device marks its queue"))
     }
@@ -388,7 +390,7 @@ impl<R: Driver> Measure for Cuda<R> {
     fn phase(&mut self, name: &'static str) {
         self.driver.range(name);
         if self.profile.is_some()
-            && let Some(mark) = self.attempt(R::mark)
+            && let Some(mark) = self.attempt(Driver::mark)
             && let Some(marks) = &mut self.profile
         {
             marks.push((name, mark));

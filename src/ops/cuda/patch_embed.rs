@@ -1,6 +1,5 @@
 //! Pixels to normalised patches: a block a row of patches.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::Run;
@@ -17,7 +16,7 @@ fn pitch(row_bytes: usize) -> usize {
     whole + (128 + 48 - whole % 128) % 128
 }
 
-impl<R: Driver> Run<PatchEmbed> for Cuda<R> {
+impl Run<PatchEmbed> for Cuda {
     fn run(&mut self, PatchEmbed { shape, normalization, pixels, patches }: PatchEmbed) {
         let PatchShape { images, image_size, patch_size } = shape;
         let shared = patch_size * pitch(3 * image_size);

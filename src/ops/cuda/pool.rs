@@ -1,6 +1,5 @@
 //! One token a sample: a warp a row of the output.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::ops::Run;
 use crate::ops::pool::{Pool, PoolBackward, PoolShape};
@@ -8,7 +7,7 @@ use crate::ops::pool::{Pool, PoolBackward, PoolShape};
 /// Rows of a block, a warp each.
 const ROWS: usize = 8;
 
-impl<R: Driver> Run<Pool> for Cuda<R> {
+impl Run<Pool> for Cuda {
     fn run(&mut self, Pool { shape, position, x, y }: Pool) {
         let PoolShape { samples, tokens, width } = shape;
         let position = position.map(|position| self.at(position));
@@ -17,7 +16,7 @@ impl<R: Driver> Run<Pool> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<PoolBackward> for Cuda<R> {
+impl Run<PoolBackward> for Cuda {
     fn run(&mut self, PoolBackward { shape, position, dy, dx }: PoolBackward) {
         let PoolShape { samples, tokens, width } = shape;
         let position = position.map(|position| self.at(position));

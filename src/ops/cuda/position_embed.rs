@@ -1,6 +1,5 @@
 //! The class token and positions; and how gradients of positions are summed over samples, in two passes.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
@@ -20,8 +19,8 @@ pub(super) struct Slices {
 
 /// Slices of at least 32 samples, so that their sums are few beside what is summed, and at most 64, and no more than the
 /// workspace has room for. The number depends on shapes alone: sums have one order on any GPU.
-pub(super) fn slices<R: Driver>(samples: usize, values: usize) -> Result<Slices, Error> {
-    let room = Cuda::<R>::WORKSPACE_BYTES / (4 * values.max(1));
+pub(super) fn slices(samples: usize, values: usize) -> Result<Slices, Error> {
+    let room = Cuda::WORKSPACE_BYTES / (4 * values.max(1));
     if room == 0 {
         return Err(Error::input(format!("position embeddings on CUDA have up to 2^24 values, not {values}")));
     }
@@ -34,7 +33,7 @@ pub(super) fn position_blocks(values: usize, width: usize) -> usize {
     (values / if width.is_multiple_of(8) { 8 } else { 1 }).div_ceil(BLOCK)
 }
 
-impl<R: Driver> Run<PositionEmbed> for Cuda<R> {
+impl Run<PositionEmbed> for Cuda {
     fn run(&mut self, PositionEmbed { shape, patches, class, position, x }: PositionEmbed) {
         let PositionShape { images, patches: count, width } = shape;
         let tokens = count + 1;
@@ -44,11 +43,11 @@ impl<R: Driver> Run<PositionEmbed> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<PositionEmbedBackward> for Cuda<R> {
+impl Run<PositionEmbedBackward> for Cuda {
     fn run(&mut self, PositionEmbedBackward { shape, dx, dpatches, dclass, dposition }: PositionEmbedBackward) {
         let PositionShape { images, patches: count, width } = shape;
         let tokens = count + 1;
-        let slices = match slices::<R>(images, tokens * width) {
+        let slices = match slices(images, tokens * width) {
             Ok(slices) => slices,
             Err(error) => return self.fail(error),
         };

@@ -1,18 +1,17 @@
 //! The rectifier: sweeps of the grid.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::ops::Run;
 use crate::ops::relu::{Relu, ReluBackward};
 
-impl<R: Driver> Run<Relu> for Cuda<R> {
+impl Run<Relu> for Cuda {
     fn run(&mut self, Relu { x, y }: Relu) {
         let count = y.len();
         self.sweep("relu", count, arguments![self.at(x), self.at(y), count as i64]);
     }
 }
 
-impl<R: Driver> Run<ReluBackward> for Cuda<R> {
+impl Run<ReluBackward> for Cuda {
     fn run(&mut self, ReluBackward { dy, y, dx }: ReluBackward) {
         let count = dx.len();
         self.sweep("relu_backward", count, arguments![self.at(dy), self.at(y), self.at(dx), count as i64]);

@@ -1,6 +1,6 @@
 //! Inner products of embeddings in tiles of 128 x 128, a block each.
 
-use super::driver::{Address, Driver};
+use super::launch::Address;
 use super::{Cuda, arguments, linear};
 use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use crate::ops::{Run, Write};
@@ -10,7 +10,7 @@ const THREADS: usize = 256;
 /// `GradientShared` of `kernels/similarity.cu`.
 pub(super) const GRADIENT_SHARED: usize = 48 << 10;
 
-impl<R: Driver> Run<Similarity> for Cuda<R> {
+impl Run<Similarity> for Cuda {
     fn run(&mut self, Similarity { shape, a, b, s }: Similarity) {
         let SimilarityShape { rows, columns, width } = shape;
         let aligned = width.is_multiple_of(8) && columns.is_multiple_of(2);
@@ -21,21 +21,21 @@ impl<R: Driver> Run<Similarity> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<SimilarityBackward> for Cuda<R> {
+impl Run<SimilarityBackward> for Cuda {
     fn run(&mut self, SimilarityBackward { shape, ds, b, write, da }: SimilarityBackward) {
         let (ds, b, da) = (self.at(ds), self.at(b), self.at(da));
         self.similarity_gradient("similarity_row_gradient", shape, shape.rows, [ds, b, da], write);
     }
 }
 
-impl<R: Driver> Run<SimilarityBackwardColumns> for Cuda<R> {
+impl Run<SimilarityBackwardColumns> for Cuda {
     fn run(&mut self, SimilarityBackwardColumns { shape, ds, a, write, db }: SimilarityBackwardColumns) {
         let (ds, a, db) = (self.at(ds), self.at(a), self.at(db));
         self.similarity_gradient("similarity_column_gradient", shape, shape.columns, [ds, a, db], write);
     }
 }
 
-impl<R: Driver> Cuda<R> {
+impl Cuda {
     /// A gradient of `height` rows: of ds and the other side's embeddings.
     fn similarity_gradient(
         &mut self,

@@ -1,6 +1,5 @@
 //! The supervised contrastive loss: rows by a warp each, then their mean, then the gradient.
 
-use super::driver::Driver;
 use super::{Cuda, arguments};
 use crate::ops::Run;
 use crate::ops::supcon::SupCon;
@@ -10,7 +9,7 @@ const ROWS: usize = 8;
 /// Bytes of `Anchor` of `kernels/supcon.cu`.
 const ANCHOR: usize = 16;
 
-impl<R: Driver> Run<SupCon> for Cuda<R> {
+impl Run<SupCon> for Cuda {
     fn run(&mut self, SupCon { samples, tau, s, class, anchor, loss, ds }: SupCon) {
         let (s, class, anchors) = (self.at(s), self.at(class), self.workspace());
         let inverse_count = anchors.offset(ANCHOR * samples);

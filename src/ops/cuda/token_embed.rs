@@ -1,7 +1,6 @@
 //! Token embedding. Its backward pass sorts the places by their ids, so that the rows of an id are neighbours and are summed in
 //! one order.
 
-use super::driver::Driver;
 use super::position_embed::{position_blocks, slices};
 use super::{Cuda, arguments};
 use crate::error::Error;
@@ -17,7 +16,7 @@ const TILE: usize = 2048;
 /// Bits that one pass of the sort looks at.
 const DIGIT: u32 = 8;
 
-impl<R: Driver> Run<TokenEmbed> for Cuda<R> {
+impl Run<TokenEmbed> for Cuda {
     fn run(&mut self, TokenEmbed { shape, ids, table, position, x }: TokenEmbed) {
         let TokenShape { texts, tokens, width } = shape;
         let arguments = arguments![self.at(ids), self.at(table), self.at(position), self.at(x), texts, tokens, width];
@@ -25,7 +24,7 @@ impl<R: Driver> Run<TokenEmbed> for Cuda<R> {
     }
 }
 
-impl<R: Driver> Run<TokenEmbedBackward> for Cuda<R> {
+impl Run<TokenEmbedBackward> for Cuda {
     fn run(&mut self, TokenEmbedBackward { shape, ids, dx, dtable, dposition }: TokenEmbedBackward) {
         let TokenShape { texts, tokens, width } = shape;
         let (places, vocabulary) = (texts * tokens, dtable.len() / width);
@@ -68,7 +67,7 @@ impl<R: Driver> Run<TokenEmbedBackward> for Cuda<R> {
         let arguments = arguments![from, partials, dtable, places, width, chunk];
         self.launch("token_embed_backward_runs", grid, BLOCK, 0, arguments);
 
-        let slices = match slices::<R>(texts, tokens * width) {
+        let slices = match slices(texts, tokens * width) {
             Ok(slices) => slices,
             Err(error) => return self.fail(error),
         };
