@@ -14,6 +14,9 @@ use std::{env, thread};
 
 use libloading::Library;
 
+#[path = "build/declarations.rs"]
+mod declarations;
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The machine code that is embedded: Ampere's runs on Ada too, Hopper's has wgmma and TMA.
@@ -21,7 +24,7 @@ const TARGETS: [&str; 2] = ["sm_80", "sm_90a"];
 const OPTIONS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
 
 fn main() -> Result<(), Error> {
-    for path in ["kernels", "build.rs"] {
+    for path in ["kernels", "build.rs", "build"] {
         println!("cargo:rerun-if-changed={path}");
     }
     for variable in ["PERENNIAL_NVRTC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV"] {
@@ -33,11 +36,13 @@ fn main() -> Result<(), Error> {
     println!("cargo:rerun-if-changed={}", target.join("nvrtc").display());
 
     let mut cuda_major = 0;
+    let sources = read_sources()?;
+    write_declarations(&out, &sources)?;
     let compiled = match find_nvrtc(&target) {
         Some(path) => {
             let nvrtc = Nvrtc::load(&path)?;
             cuda_major = nvrtc.version.0;
-            compile_all(&nvrtc, &target.join("kernels"))?
+            compile_all(&nvrtc, &sources, &target.join("kernels"))?
         }
         None => {
             println!(
@@ -186,19 +191,35 @@ impl Nvrtc {
     }
 }
 
-/// All kernels for all targets; what `cache` holds by the hash of everything that went in is not compiled again.
-fn compile_all(nvrtc: &Nvrtc, cache: &Path) -> Result<Vec<Compiled>, Error> {
-    fs::create_dir_all(cache)?;
-    let (mut sources, mut headers) = (BTreeMap::new(), BTreeMap::new());
+/// The files of `kernels/`, by name.
+fn read_sources() -> Result<BTreeMap<String, String>, Error> {
+    let mut sources = BTreeMap::new();
     for entry in fs::read_dir("kernels")? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("cu") => sources.insert(name, fs::read_to_string(&path)?),
-            Some("cuh") => headers.insert(name, fs::read_to_string(&path)?),
-            _ => None,
-        };
+        sources.insert(name, fs::read_to_string(&path)?);
     }
+    Ok(sources)
+}
+
+/// Writes `declarations.rs`, which `src/ops/cuda/kernels.rs` includes. Kernels that are no part of an op are launched by
+/// the tests that they are for, which know them.
+fn write_declarations(out: &Path, sources: &BTreeMap<String, String>) -> Result<(), Error> {
+    let mut code = String::new();
+    for name in sources.keys().filter(|name| *name != "conformance.cu") {
+        if let Some(file) = name.strip_suffix(".cu") {
+            code.push_str(&declarations::read(name, sources)?.rust(file));
+        }
+    }
+    fs::write(out.join("declarations.rs"), code)?;
+    Ok(())
+}
+
+/// All kernels for all targets; what `cache` holds by the hash of everything that went in is not compiled again.
+fn compile_all(nvrtc: &Nvrtc, sources: &BTreeMap<String, String>, cache: &Path) -> Result<Vec<Compiled>, Error> {
+    fs::create_dir_all(cache)?;
+    let (sources, headers): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        sources.clone().into_iter().partition(|(name, _)| name.ends_with(".cu"));
     let jobs: Vec<(&String, &String, &'static str)> =
         sources.iter().flat_map(|(name, source)| TARGETS.map(|target| (name, source, target))).collect();
     let (queue, results) = (Mutex::new(jobs.iter().enumerate()), Mutex::new(Vec::new()));

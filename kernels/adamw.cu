@@ -75,8 +75,8 @@ struct alignas(8) Pack4 {
 // 2048 values a block of 256 threads, ceil(count / 2048) blocks, no shared memory, no thread waits for another. A thread has
 // two times four neighbouring values, and loads them all before it computes. Floor: 30 bytes and about 16 operations a value.
 KERNEL(256, 4, adamw, float* master, bf16* weights, const float* gradients, float* first_moment, float* second_moment,
-       const float* norm, const float* pace, const uint32_t* bounds, int bound_count, float beta1, float rest1, float beta2,
-       float rest2, float eps, float weight_decay, float max_norm, int64_t count) {
+       const float* norm, const float* pace, NULLABLE const uint32_t* bounds, int bound_count, float beta1, float rest1,
+       float beta2, float rest2, float eps, float weight_decay, float max_norm, int64_t count) {
     float length = norm[0];
     if (!(length < INFINITY)) return;
     Update update = {fminf(1.f, max_norm / (length + 1e-6f)), beta1, rest1, beta2, rest2, pace[0] * weight_decay,

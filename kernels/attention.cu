@@ -25,7 +25,7 @@
 // 34 ns of memory and about 20 ns of tensor cores.
 #define FORWARD(name, DIM, RESIDENT, blocks)                                                                         \
     KERNEL(256, blocks, name, const bf16* qkv, bf16* out, float* log_sum_exp, int tokens, int heads, int head_dim,   \
-           int causal, float scale, int key_rows, int rounds) {                                                      \
+           Flag causal, float scale, int key_rows, int rounds) {                                                      \
         forward<DIM, RESIDENT>(qkv, out, log_sum_exp, tokens, heads, head_dim, causal, scale, key_rows, rounds);     \
     }
 FORWARD(attention_forward_64, 64, true, 2)
@@ -49,7 +49,7 @@ FORWARD(attention_forward_long_128, 128, false, 1)
 // 64 on an H100 67 ns of memory; what is done takes about 60 ns of tensor cores and 85 ns of ldmatrix.
 #define BACKWARD(name, function, DIM, threads, blocks)                                                              \
     KERNEL(threads, blocks, name, const bf16* qkv, const bf16* out, const float* log_sum_exp, const bf16* dout,     \
-           bf16* dqkv, int tokens, int heads, int head_dim, int causal, float scale) {                              \
+           bf16* dqkv, int tokens, int heads, int head_dim, Flag causal, float scale) {                              \
         function<DIM>(qkv, out, log_sum_exp, dout, dqkv, tokens, heads, head_dim, causal, scale);                   \
     }
 BACKWARD(attention_backward_64, backward, 64, 512, 1)

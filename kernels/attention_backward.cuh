@@ -255,8 +255,9 @@ DEVICE void backward(const bf16* qkv, const bf16* out, const float* log_sum_exp,
 // at a time. Six warps, because two such blocks on a multiprocessor then have 168 registers a thread; a tile is half as
 // long where rows are twice as long, for the 99 KiB of shared memory that a block of any GPU can have.
 constexpr int LONG_WARPS = 6, LONG_OWN = LONG_WARPS * STEP;
+constexpr int LONG_TILE_64 = 64, LONG_TILE_128 = 32;
 template <int DIM>
-constexpr int LONG_TILE = DIM > 64 ? 32 : 64;
+constexpr int LONG_TILE = DIM > 64 ? LONG_TILE_128 : LONG_TILE_64;
 
 template <int DIM>
 DEVICE void backward_keys(bf16* shared, const BackwardHead& head, int causal, float scale) {

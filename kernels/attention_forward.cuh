@@ -3,8 +3,9 @@
 #include "attention_tile.cuh"
 
 // Keys of one round of the online softmax: fewer where the output takes more registers.
+constexpr int KEY_TILE_64 = 48, KEY_TILE_128 = 32;
 template <int DIM>
-constexpr int KEY_TILE = DIM > 64 ? 32 : 48;
+constexpr int KEY_TILE = DIM > 64 ? KEY_TILE_128 : KEY_TILE_64;
 
 // What a warp keeps of its 16 queries while it goes over the keys. `total` is the lane's own part of the sum.
 template <int DIM>

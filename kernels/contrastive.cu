@@ -29,13 +29,13 @@ constexpr uint32_t FOLLOWS = 0x80000000u;
 // 8 lanes a number, which is a sample and a text at once: each lane looks at every eighth sample. Counting needs no atomics
 // and no scan, and 256 threads, ceil(max(samples, text_count) / 32) blocks, no shared memory. Floor: samples x max(samples,
 // text_count) x about 6 integer operations, all from the first-level cache.
-KERNEL(256, 4, contrastive_index, const uint32_t* text_of, const uint32_t* class_of_text, const uint32_t* slot,
-       uint32_t* place_of, TextRecord* texts, float* log_negatives, uint32_t* chain, int samples, int text_count,
-       int negatives) {
+KERNEL(256, 4, contrastive_index, const uint32_t* text_of, const uint32_t* class_of_text, NULLABLE const uint32_t* slot,
+       uint32_t* place_of, TextRecord* texts, float* log_negatives, NULLABLE uint32_t* chain, int samples, int text_count,
+       Negatives negatives) {
     int number = blockIdx.x * 32 + (threadIdx.x >> 3);
     bool is_sample = number < samples, is_text = number < text_count;
     int own_text = is_sample ? int(text_of[number]) : -1;
-    bool by_class = negatives == OTHER_CLASSES;
+    bool by_class = negatives == Negatives::OTHER_CLASSES;
     uint32_t own_class = by_class && is_sample ? class_of_text[own_text] : 0;
     uint32_t own_slot = slot && is_sample ? slot[number] : 0;
     int before = 0, first = 0, shared = 0, same_class = 0, earlier_slots = 0, next_slot = samples;
@@ -64,7 +64,7 @@ KERNEL(256, 4, contrastive_index, const uint32_t* text_of, const uint32_t* class
     if ((threadIdx.x & 7) != 0) return;
     if (is_sample) {
         place_of[number] = before;
-        int count = negatives == ALL ? 1 : negatives == OTHERS ? samples - 1 : samples - same_class;
+        int count = negatives == Negatives::ALL ? 1 : negatives == Negatives::OTHERS ? samples - 1 : samples - same_class;
         log_negatives[number] = logf(float(count));
         if (slot) chain[number] = uint32_t(next_slot) | (earlier_slots ? FOLLOWS : 0);
     }
@@ -79,13 +79,13 @@ KERNEL(256, 4, contrastive_index, const uint32_t* text_of, const uint32_t* class
 }
 
 // What sample i is excluded by as image, and which texts its own image anchor excludes.
-DEVICE ImageRecord image_record(float positive, int sample, uint32_t text, const uint32_t* class_of_text, int negatives) {
+DEVICE ImageRecord image_record(float positive, int sample, uint32_t text, const uint32_t* class_of_text, Negatives negatives) {
     ImageRecord record;
     record.positive = positive;
     record.text = text;
-    uint32_t class_key = negatives == OTHER_CLASSES ? class_of_text[text] : 0;
-    record.key = negatives == OTHER_CLASSES ? class_key : uint32_t(sample);
-    record.refused = negatives == OTHER_CLASSES ? class_key : negatives == OTHERS ? text : NOBODY;
+    uint32_t class_key = negatives == Negatives::OTHER_CLASSES ? class_of_text[text] : 0;
+    record.key = negatives == Negatives::OTHER_CLASSES ? class_key : uint32_t(sample);
+    record.refused = negatives == Negatives::OTHER_CLASSES ? class_key : negatives == Negatives::OTHERS ? text : NOBODY;
     return record;
 }
 
@@ -110,7 +110,7 @@ DEVICE float row_dot(const bf16* a, const bf16* b, int width) {
 // A warp a sample: 256 threads, ceil(samples / 8) blocks, no shared memory. Floor: 4 width bytes a sample.
 KERNEL(256, 4, contrastive_positive, const bf16* image, const bf16* text, const uint32_t* text_of,
        const uint32_t* class_of_text, const uint32_t* place_of, float* positive, ImageRecord* images,
-       TextAnchor* anchors, int samples, int width, int negatives) {
+       TextAnchor* anchors, int samples, int width, Negatives negatives) {
     int sample = blockIdx.x * 8 + warp_id();
     if (sample >= samples) return;
     uint32_t own_text = text_of[sample];
@@ -124,7 +124,7 @@ KERNEL(256, 4, contrastive_positive, const bf16* image, const bf16* text, const 
     TextAnchor anchor;
     anchor.positive = similarity;
     anchor.text = own_text;
-    anchor.refused = negatives == ALL ? NOBODY : record.key;
+    anchor.refused = negatives == Negatives::ALL ? NOBODY : record.key;
     anchor.unused = 0;
     anchors[place_of[sample]] = anchor;
 }
@@ -146,9 +146,9 @@ KERNEL(256, 4, contrastive_positive, const bf16* image, const bf16* text, const 
 // from the second-level cache; 2 exponentials a pair, or 1 + n for a text of n samples.
 KERNEL(256, 2, contrastive_sums, const bf16* image, const bf16* text, const TextRecord* texts, const ImageRecord* images,
        const TextAnchor* anchors, const float* log_scale, Sums* image_sums, Sums* text_sums, int samples, int text_count,
-       int width, int negatives, int hinge, float margin, int text_tiles_per_slice, int image_tiles_per_group) {
+       int width, Negatives negatives, Flag hinge, float margin, int text_tiles_per_slice, int image_tiles_per_group) {
     sweep(image, text, texts, images, anchors, surrogate(hinge, margin, log_scale), image_sums, text_sums, samples,
-          text_count, width, negatives == OTHERS, text_tiles_per_slice, image_tiles_per_group);
+          text_count, width, negatives == Negatives::OTHERS, text_tiles_per_slice, image_tiles_per_group);
 }
 
 // Adds up the parts of each anchor in order, moves its average, and writes what the second pass needs (all [samples]):
@@ -160,9 +160,9 @@ KERNEL(256, 2, contrastive_sums, const bf16* image, const bf16* text, const Text
 // the order by text. 256 threads, a thread an anchor. Samples with the same slot are taken in order by the thread of the first
 // of them. gamma [1] is read here, so that it may change from step to step. Floor: 16 bytes a part and anchor.
 KERNEL(256, 2, contrastive_averages, const Sums* image_sums, const Sums* text_sums, const uint32_t* place_of,
-       const float* log_negatives, const uint32_t* slot, const uint32_t* chain, const float* gamma, float* average1,
-       float* average2, float* log_u1, float* log_u2, float* slope1, float* slope2, float* height1, float* height2,
-       int samples, int slices, int groups) {
+       const float* log_negatives, NULLABLE const uint32_t* slot, NULLABLE const uint32_t* chain,
+       NULLABLE const float* gamma, NULLABLE float* average1, NULLABLE float* average2, float* log_u1, float* log_u2,
+       float* slope1, float* slope2, float* height1, float* height2, int samples, int slices, int groups) {
     int sample = blockIdx.x * 256 + threadIdx.x;
     if (sample >= samples || (slot && chain[sample] & FOLLOWS)) return;
     bool is_image = blockIdx.y == 0;
@@ -204,7 +204,7 @@ KERNEL(256, 2, contrastive_averages, const Sums* image_sums, const Sums* text_su
 KERNEL(256, 2, contrastive_records, const uint32_t* text_of, const uint32_t* class_of_text, const uint32_t* place_of,
        const float* log_negatives, const float* positive, const float* log_u1, const float* log_u2, const float* slope1,
        const float* slope2, const float* weight, const float* log_scale, ImageRecord* images, ImageWeight* image_weights,
-       WeightedAnchor* anchors, int samples, int negatives, int times_tau) {
+       WeightedAnchor* anchors, int samples, Negatives negatives, Flag times_tau) {
     int sample = blockIdx.x * 256 + threadIdx.x;
     if (sample >= samples) return;
     ImageRecord record = image_record(positive[sample], sample, text_of[sample], class_of_text, negatives);
@@ -223,7 +223,7 @@ KERNEL(256, 2, contrastive_records, const uint32_t* text_of, const uint32_t* cla
     anchor.positive = record.positive;
     anchor.offset = empty2 ? 0.f : (log_count + log_u2[sample]) * LOG2_E;
     anchor.factor = empty2 ? 0.f : factor;
-    anchor.refused = negatives == ALL ? NOBODY : record.key;
+    anchor.refused = negatives == Negatives::ALL ? NOBODY : record.key;
     anchors[place_of[sample]] = anchor;
 }
 
@@ -246,22 +246,19 @@ KERNEL(256, 2, contrastive_records, const uint32_t* text_of, const uint32_t* cla
 // ends the reading of dS.
 // Floor: (2 ceil(width / 256) + 4) x samples x texts x width operations on the tensor cores, and the exponentials of
 // contrastive_sums for each slice.
-KERNEL(256, 2, contrastive_image_gradient, const bf16* image, const bf16* text, const TextRecord* texts,
-       const ImageRecord* images, const ImageWeight* image_weights, const WeightedAnchor* anchors, const float* log_scale,
-       bf16* gradient, float* parts, int samples, int text_count, int width, int negatives, int hinge, float margin,
-       int tiles_per_part) {
-    gradient_rows<false>(image, text, texts, images, image_weights, anchors, surrogate(hinge, margin, log_scale), gradient,
-                         parts, samples, text_count, width, negatives == OTHERS, tiles_per_part);
-}
+#define CONTRASTIVE_GRADIENT(name, for_text)                                                                               \
+    KERNEL(256, 2, name, const bf16* image, const bf16* text, const TextRecord* texts, const ImageRecord* images,          \
+           const ImageWeight* image_weights, const WeightedAnchor* anchors, const float* log_scale, bf16* gradient,        \
+           NULLABLE float* parts, int samples, int text_count, int width, Negatives negatives, Flag hinge, float margin,   \
+           int tiles_per_part) {                                                                                           \
+        gradient_rows<for_text>(image, text, texts, images, image_weights, anchors, surrogate(hinge, margin, log_scale),   \
+                                gradient, parts, samples, text_count, width, negatives == Negatives::OTHERS,               \
+                                tiles_per_part);                                                                           \
+    }
+CONTRASTIVE_GRADIENT(contrastive_image_gradient, false)
 
 // dtext = dS^T e: the same with the sides exchanged. Grid (ceil(text_count / 64), ceil(width / 256), parts).
-KERNEL(256, 2, contrastive_text_gradient, const bf16* image, const bf16* text, const TextRecord* texts,
-       const ImageRecord* images, const ImageWeight* image_weights, const WeightedAnchor* anchors, const float* log_scale,
-       bf16* gradient, float* parts, int samples, int text_count, int width, int negatives, int hinge, float margin,
-       int tiles_per_part) {
-    gradient_rows<true>(image, text, texts, images, image_weights, anchors, surrogate(hinge, margin, log_scale), gradient,
-                        parts, samples, text_count, width, negatives == OTHERS, tiles_per_part);
-}
+CONTRASTIVE_GRADIENT(contrastive_text_gradient, true)
 
 // sum[k] = parts[0, k] + parts[1, k] + ..., in order; parts [part_count, count].
 //
@@ -297,7 +294,7 @@ KERNEL(256, 2, contrastive_add_parts, const float* parts, bf16* sum, int64_t cou
 //
 // One block of 1024 threads: thread t takes samples t, t + 1024, ... Floor: 20 bytes a sample.
 KERNEL(1024, 1, contrastive_loss, const float* weight, const float* log_u1, const float* log_u2, const float* height1,
-       const float* height2, const float* log_scale, float* loss, float* dlog_scale, int samples, int times_tau) {
+       const float* height2, const float* log_scale, float* loss, float* dlog_scale, int samples, Flag times_tau) {
     STATIC_SHARED(float[32], loss_partial);
     STATIC_SHARED(float[32], derivative_partial);
     float tau = expf(-*log_scale);

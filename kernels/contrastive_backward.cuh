@@ -27,7 +27,8 @@ struct GradientShared {
     ImageRecord images[TILE];
     ImageWeight weights[TILE];
 };
-static_assert(sizeof(GradientShared) == 99 << 10, "a block's shared memory");
+constexpr int GRADIENT_SHARED = 99 * 1024;
+static_assert(sizeof(GradientShared) == GRADIENT_SHARED, "what the launch asks for");
 
 // The record of the tile's text `row`: behind its similarities, where no bank needs anything.
 DEVICE TextRecord* text_record(GradientShared* shared, int row) {

@@ -85,6 +85,8 @@ struct SweepShared {
     TextRecord texts[TILE];
     ImageRecord images[TILE];
 };
+constexpr int SUMS_SHARED = 67 * 1024;
+static_assert(sizeof(SweepShared) == SUMS_SHARED, "what the launch asks for");
 
 // The body of contrastive_sums. Four neighbouring lanes share an anchor; lane q of them takes opponents q, q + 4, ...
 DEVICE void sweep(const bf16* image, const bf16* text, const TextRecord* texts, const ImageRecord* images,

@@ -19,10 +19,7 @@ constexpr int SIMILARITIES = TILE * SIMILARITY_STRIDE;
 
 // What is excluded by nobody: no key of a sample, a text or a class under Negatives::All or Others.
 constexpr uint32_t NOBODY = 0xffffffffu;
-// Negatives, as the launch code passes them.
-constexpr int ALL = 0;
-constexpr int OTHERS = 1;
-constexpr int OTHER_CLASSES = 2;
+enum class Negatives : int { ALL, OTHERS, OTHER_CLASSES };
 
 // The samples that share one text: places [first, end) in the order by text. `key` is what image anchors exclude texts by.
 struct alignas(16) TextRecord {

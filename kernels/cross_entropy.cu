@@ -74,8 +74,8 @@ DEVICE void hard_row(const Row& row, const bf16* logits, const float* divisor, i
 }
 
 // A row's loss is log sum_k exp(z_k / w_k) - z_y / w_y: divisor w [columns] or null, label y [rows].
-KERNEL(512, 2, cross_entropy, const bf16* logits, const float* divisor, const uint32_t* label, float scale, int add,
-       float* row_loss, bf16* dlogits, int columns, int stride) {
+KERNEL(512, 2, cross_entropy, const bf16* logits, NULLABLE const float* divisor, const uint32_t* label, float scale,
+       Flag add, float* row_loss, bf16* dlogits, int columns, int stride) {
     STATIC_SHARED(Partial[2], partial);
     Row row = {columns, stride, add, scale};
     int64_t start = int64_t(blockIdx.x) * stride;
@@ -129,8 +129,8 @@ DEVICE void soft_row(const Row& row, const bf16* logits, const bf16* teacher, co
 
 // A row's loss is - sum_k q_k log softmax_k(z / T), q = softmax(z' / T) balance, renormalised: teacher z' as logits, balance
 // [columns] or null for 1, inverse_t = 1 / T.
-KERNEL(512, 2, cross_entropy_soft, const bf16* logits, const bf16* teacher, const float* balance, float inverse_t, float scale,
-       int add, float* row_loss, bf16* dlogits, int columns, int stride) {
+KERNEL(512, 2, cross_entropy_soft, const bf16* logits, const bf16* teacher, NULLABLE const float* balance, float
+       inverse_t, float scale, Flag add, float* row_loss, bf16* dlogits, int columns, int stride) {
     STATIC_SHARED(Partial[5], partial);
     Row row = {columns, stride, add, scale};
     int64_t start = int64_t(blockIdx.x) * stride;
@@ -143,7 +143,7 @@ KERNEL(512, 2, cross_entropy_soft, const bf16* logits, const bf16* teacher, cons
 
 // loss[0] = scale times the sum of row_loss [rows], or that added to it where `add` is not 0. One block of 1024 threads; its
 // warps meet once.
-KERNEL(1024, 1, cross_entropy_mean, const float* row_loss, float* loss, float scale, int add, int rows) {
+KERNEL(1024, 1, cross_entropy_mean, const float* row_loss, float* loss, float scale, Flag add, int rows) {
     STATIC_SHARED(float[32], partial);
     float sum = 0.f;
     for (int row = threadIdx.x; row < rows; row += blockDim.x) sum += row_loss[row];

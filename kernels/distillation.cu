@@ -15,9 +15,9 @@ constexpr float LN_2 = 0.6931471805599453f;
 // A warp a row, 8 rows a block; lane l takes columns l, l + 32, ... in three sweeps. The block meets once, in the sum
 // of row_count.
 // Floor: s, teacher and ds once, ds twice where it is added to; the later sweeps find their rows in a cache.
-KERNEL(256, 2, distillation_rows, const float* s, const float* teacher, const float* row_count,
-       const float* column_count, float* row_loss, float* ds, int rows, int columns, float scale, float teacher_scale,
-       float inverse_tau, float weight, int exclude_self, int divergence, int adds) {
+KERNEL(256, 2, distillation_rows, const float* s, const float* teacher, NULLABLE const float* row_count,
+       NULLABLE const float* column_count, float* row_loss, float* ds, int rows, int columns, float scale, float teacher_scale,
+       float inverse_tau, float weight, Flag exclude_self, Flag divergence, Flag adds) {
     STATIC_SHARED(float[32], partial);
     float all_rows = float(rows);
     if (row_count) {
@@ -78,7 +78,7 @@ KERNEL(256, 2, distillation_rows, const float* s, const float* teacher, const fl
 // loss [1] (=, += where `adds`) the sum of row_loss [rows].
 //
 // One block of 1024 threads, which meet in the block sum. Floor: 4 bytes a row.
-KERNEL(1024, 1, distillation_loss, const float* row_loss, float* loss, int rows, int adds) {
+KERNEL(1024, 1, distillation_loss, const float* row_loss, float* loss, int rows, Flag adds) {
     STATIC_SHARED(float[32], partial);
     float sum = 0.f;
     for (int i = threadIdx.x; i < rows; i += blockDim.x) sum += row_loss[i];

@@ -69,7 +69,7 @@ DEVICE float log_sum_of_classes(const float* class_loss, const float* counted, i
 // Floor: 20 bytes a class, 16 bytes a sample; one block takes a few microseconds for thousands of either.
 KERNEL(1024, 1, group_dro_weights, const uint32_t* class_of, const float* class_loss, const float* counted,
        const float* share, float* log_normalizer, float* class_weight, float* weight, float* objective, int samples,
-       int classes, float lambda, float gamma2, int stochastic) {
+       int classes, float lambda, float gamma2, Flag stochastic) {
     STATIC_SHARED(float[3][32], partial);
     STATIC_SHARED(float[3][32], batch_partial);
     STATIC_SHARED(float, shared_divisor);

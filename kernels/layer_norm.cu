@@ -209,7 +209,7 @@ DEVICE void backward_held_rows(const bf16* dy, const bf16* x, const bf16* gamma,
 // Floor: 6 bytes a value, 8 where it adds, and 16 operations.
 #define LAYER_NORM_BACKWARD(columns, threads)                                                                          \
     KERNEL(threads, 1, layer_norm_backward_##columns, const bf16* dy, const bf16* x, const bf16* gamma,                \
-           const float* mean, const float* rstd, int add, bf16* dx, float* partials, int rows, int width) {            \
+           const float* mean, const float* rstd, Flag add, bf16* dx, float* partials, int rows, int width) {            \
         STATIC_SHARED(ColumnSums<columns / STRETCH>, total);                                                           \
         backward_held_rows<columns / STRETCH, threads / 32>(dy, x, gamma, mean, rstd, add, dx, partials, rows, width,  \
                                                             total);                                                    \
@@ -279,7 +279,7 @@ DEVICE void backward_rows(const bf16* dy, const bf16* x, const bf16* gamma, cons
 // memory: 8 bytes a column, for the column sums; static: a float a warp for each of two sums, in which the warps meet twice
 // a row. The second reading of a row comes from a cache.
 KERNEL(256, 1, layer_norm_backward_wide, const bf16* dy, const bf16* x, const bf16* gamma, const float* mean,
-       const float* rstd, int add, bf16* dx, float* partials, int rows, int width) {
+       const float* rstd, Flag add, bf16* dx, float* partials, int rows, int width) {
     DYNAMIC_SHARED(float, sums);
     STATIC_SHARED(float[8], partial_g);
     STATIC_SHARED(float[8], partial_gn);

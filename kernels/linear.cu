@@ -19,7 +19,7 @@
 
 #define WGMMA_PRODUCT(name, b_n_major, tile_n)                                                                         \
     KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows, \
-           int columns, int depth, int kind, const bf16* bias, const bf16* other, bf16* pre, bf16* out) {              \
+           int columns, int depth, EpilogueKind kind, NULLABLE const bf16* bias, NULLABLE const bf16* other, NULLABLE bf16* pre, bf16* out) {              \
         Epilogue epilogue = {kind, bias, other, pre, out};                                                             \
         wgmma_product<false, b_n_major, tile_n, false>(&a, &b, rows, columns, depth, 1, epilogue, nullptr, nullptr);   \
     }
@@ -31,7 +31,7 @@ WGMMA_PRODUCT(linear_wgmma_kn_256, true, 256)
 // `out` [splits, rows, columns]; `sums` [splits, rows] (column sums of the operand A) or null.
 #define WGMMA_WEIGHT(name, tile_n)                                                                                     \
     KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows, \
-           int columns, int depth, int splits, float* out, float* sums) {                                              \
+           int columns, int depth, int splits, float* out, NULLABLE float* sums) {                                              \
         wgmma_product<true, true, tile_n, true>(&a, &b, rows, columns, depth, splits, Epilogue{}, out, sums);          \
     }
 WGMMA_WEIGHT(linear_wgmma_mn_128, 128)
@@ -42,8 +42,8 @@ WGMMA_WEIGHT(linear_wgmma_mn_256, 256)
 // ---- sm_80 and operands of any width: see linear_mma.cuh.
 
 #define MMA_PRODUCT(name, b_n_major, aligned)                                                                          \
-    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, int kind,             \
-           const bf16* bias, const bf16* other, bf16* pre, bf16* out) {                                                \
+    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, EpilogueKind kind,             \
+           NULLABLE const bf16* bias, NULLABLE const bf16* other, NULLABLE bf16* pre, bf16* out) {                                                \
         Epilogue epilogue = {kind, bias, other, pre, out};                                                             \
         mma_product<false, b_n_major, aligned, false>(a, b, rows, columns, depth, 1, epilogue, nullptr);               \
     }

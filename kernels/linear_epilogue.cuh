@@ -2,18 +2,18 @@
 #pragma once
 #include "common.cuh"
 
-// What follows C = A B + bias. Values are those of the launch code in src/ops/cuda/linear.rs.
-enum EpilogueKind {
-    EPILOGUE_NONE = 0,                 // out = C
-    EPILOGUE_GELU = 1,                 // pre = C, out = pre Phi(pre)
-    EPILOGUE_QUICK_GELU = 2,           // pre = C, out = pre sigmoid(1.702 pre)
-    EPILOGUE_RESIDUAL = 3,             // out = C + other
-    EPILOGUE_GELU_BACKWARD = 4,        // out = C gelu'(other)
-    EPILOGUE_QUICK_GELU_BACKWARD = 5,  // out = C quick_gelu'(other)
+// What follows C = A B + bias.
+enum class EpilogueKind : int {
+    NONE,                 // out = C
+    GELU,                 // pre = C, out = pre Phi(pre)
+    QUICK_GELU,           // pre = C, out = pre sigmoid(1.702 pre)
+    RESIDUAL,             // out = C + other
+    GELU_BACKWARD,        // out = C gelu'(other)
+    QUICK_GELU_BACKWARD,  // out = C quick_gelu'(other)
 };
 
 struct Epilogue {
-    int kind;
+    EpilogueKind kind;
     const bf16* bias;   // [columns], or null
     const bf16* other;  // [rows, columns]: what RESIDUAL adds, or the forward pass's `pre`; else null
     bf16* pre;          // [rows, columns]: what the activations keep; else null
@@ -56,23 +56,23 @@ DEVICE float quick_gelu_derivative(float x) {
 }
 
 // Eight values of the product as they leave; `other` where the kind has one. The switch is uniform over the grid.
-DEVICE Pack8 epilogue_apply(int kind, const Pack8& product, const Pack8& other) {
-    if (kind == EPILOGUE_NONE) return product;
+DEVICE Pack8 epilogue_apply(EpilogueKind kind, const Pack8& product, const Pack8& other) {
+    if (kind == EpilogueKind::NONE) return product;
     float v[8];
     switch (kind) {
-        case EPILOGUE_GELU:
+        case EpilogueKind::GELU:
 #pragma unroll
             for (int i = 0; i < 8; i++) v[i] = gelu(product.get(i));
             break;
-        case EPILOGUE_QUICK_GELU:
+        case EpilogueKind::QUICK_GELU:
 #pragma unroll
             for (int i = 0; i < 8; i++) v[i] = quick_gelu(product.get(i));
             break;
-        case EPILOGUE_RESIDUAL:
+        case EpilogueKind::RESIDUAL:
 #pragma unroll
             for (int i = 0; i < 8; i++) v[i] = product.get(i) + other.get(i);
             break;
-        case EPILOGUE_GELU_BACKWARD:
+        case EpilogueKind::GELU_BACKWARD:
 #pragma unroll
             for (int i = 0; i < 8; i++) v[i] = product.get(i) * gelu_derivative(other.get(i));
             break;

@@ -24,6 +24,8 @@ struct MmaShared {
         bf16 staging[MMA_TILE * MMA_TILE];
     };
 };
+constexpr int MMA_SHARED = 64 * 1024;
+static_assert(sizeof(MmaShared) == MMA_SHARED, "what the launch asks for");
 
 // Where 16-byte chunk `chunk` of row `row` of a tile lies, so that eight rows of one chunk, which ldmatrix reads at a
 // time, lie in different banks. K-major: 128 rows of 4 chunks; MN-major: 32 rows of 16 chunks.

@@ -27,7 +27,7 @@ DEVICE void zero_row(bf16* to, int width) {
 //
 // A warp a row of y: 256 threads a block, ceil(samples / 8) blocks, no shared memory, no thread waits for another.
 // Floor: 4 bytes a value of y.
-KERNEL(256, 1, pool, const uint32_t* position, const bf16* x, bf16* y, int samples, int tokens, int width) {
+KERNEL(256, 1, pool, NULLABLE const uint32_t* position, const bf16* x, bf16* y, int samples, int tokens, int width) {
     int sample = blockIdx.x * 8 + warp_id();
     if (sample >= samples) return;
     int token = position ? position[sample] : 0;
@@ -43,7 +43,7 @@ KERNEL(256, 1, pool, const uint32_t* position, const bf16* x, bf16* y, int sampl
 //
 // A warp a row of dx: 256 threads a block, ceil(samples tokens / 8) blocks, no shared memory, no thread waits for another.
 // Floor: 2 bytes a value of dx, 2 of dy.
-KERNEL(256, 1, pool_backward, const uint32_t* position, const bf16* dy, bf16* dx, int samples, int tokens, int width) {
+KERNEL(256, 1, pool_backward, NULLABLE const uint32_t* position, const bf16* dy, bf16* dx, int samples, int tokens, int width) {
     int row = blockIdx.x * 8 + warp_id();
     if (row >= samples * tokens) return;
     int sample = row / tokens, token = row % tokens;

@@ -9,6 +9,8 @@
 //   DYNAMIC_SHARED(T, p);        T* p at the block's dynamic shared memory, 1024-byte aligned
 //   STATIC_SHARED(T, name);      a static shared object: STATIC_SHARED(float[32], partial)
 //   DEVICE                       static, inlined device function
+// Of a kernel's parameters, and of the constants, enumerations and structs that it is launched with, the build makes Rust
+// (build/declarations.rs says what it reads): NULLABLE before a pointer that may be null, Flag for 0 or 1.
 #pragma once
 
 #ifdef EMULATOR
@@ -22,6 +24,9 @@ typedef unsigned long long uint64_t;
 typedef int int32_t;
 typedef long long int64_t;
 static_assert(sizeof(uint64_t) == 8 && sizeof(uint32_t) == 4, "integer widths");
+
+using Flag = int;
+#define NULLABLE
 
 #define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fffffff)

@@ -23,6 +23,8 @@ struct GradientShared {
     bf16 lower[2][MMA_TILE * MMA_TILE_K];
     bf16 other[2][MMA_TILE * MMA_TILE_K];
 };
+constexpr int GRADIENT_SHARED = 48 * 1024;
+static_assert(sizeof(GradientShared) == GRADIENT_SHARED, "what the launch asks for");
 
 // A thread's part of a tile of ds, laid out as load_mma_tile lays out its tiles, on its way through registers.
 template <bool TRANSPOSED>
@@ -142,14 +144,12 @@ DEVICE void similarity_gradient(const float* ds, const bf16* other, int rows, in
     }
 }
 
+#define SIMILARITY_GRADIENT(name, transposed, height, depth)                                                           \
+    KERNEL(MMA_THREADS, 1, name, const float* ds, const bf16* other, int rows, int columns, int width, Flag adds,      \
+           bf16* out) {                                                                                                \
+        similarity_gradient<transposed>(ds, other, height, depth, width, adds, out);                                   \
+    }
 // da (=, +=) ds b.
-KERNEL(MMA_THREADS, 1, similarity_row_gradient, const float* ds, const bf16* b, int rows, int columns, int width,
-       int adds, bf16* da) {
-    similarity_gradient<false>(ds, b, rows, columns, width, adds, da);
-}
-
+SIMILARITY_GRADIENT(similarity_row_gradient, false, rows, columns)
 // db (=, +=) ds^T a.
-KERNEL(MMA_THREADS, 1, similarity_column_gradient, const float* ds, const bf16* a, int rows, int columns, int width,
-       int adds, bf16* db) {
-    similarity_gradient<true>(ds, a, columns, rows, width, adds, db);
-}
+SIMILARITY_GRADIENT(similarity_column_gradient, true, columns, rows)

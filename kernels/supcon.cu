@@ -22,7 +22,7 @@ struct alignas(16) Anchor {
 //
 // A warp a row, 8 rows a block, no shared memory; lane l takes columns l, l + 32, ... in two sweeps.
 // Floor: s once; the second sweep finds its row in a cache.
-KERNEL(256, 2, supcon_rows, const float* s, const uint32_t* class_of, const uint32_t* is_anchor, Anchor* anchors,
+KERNEL(256, 2, supcon_rows, const float* s, const uint32_t* class_of, NULLABLE const uint32_t* is_anchor, Anchor* anchors,
        int samples, float scale) {
     int row = blockIdx.x * 8 + warp_id();
     if (row >= samples) return;

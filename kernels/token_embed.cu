@@ -24,7 +24,7 @@ KERNEL(256, 1, token_embed, const uint32_t* ids, const bf16* table, const bf16* 
 // thread came first, as it would with atomic additions.
 
 // An id in the upper half, the place that holds it in the lower.
-typedef uint64_t Entry;
+using Entry = uint64_t;
 DEVICE uint32_t id_of(Entry entry) { return uint32_t(entry >> 32); }
 DEVICE uint32_t place_of(Entry entry) { return uint32_t(entry); }
 
@@ -73,7 +73,7 @@ DEVICE void count_digits(const uint32_t (&digits)[ROUNDS], int places, DigitCoun
 //
 // A block of 256 threads a tile of 2048 entries, ceil(places / 2048) blocks. Static shared memory: 8 KiB. The lanes of a warp
 // meet in each of 8 rounds; the warps twice.
-KERNEL(256, 1, token_embed_count, const uint32_t* ids, const Entry* from, uint32_t* tile_counts, int places, int shift) {
+KERNEL(256, 1, token_embed_count, const uint32_t* ids, NULLABLE const Entry* from, uint32_t* tile_counts, int places, int shift) {
     STATIC_SHARED(DigitCounts, counts);
     uint32_t digits[ROUNDS];
 #pragma unroll
@@ -92,7 +92,7 @@ KERNEL(256, 1, token_embed_count, const uint32_t* ids, const Entry* from, uint32
 //
 // Blocks and threads as there; thread d adds up digit d's counts over the tiles. Static shared memory: 8 KiB and 32 bytes. The
 // lanes of a warp meet in each of 16 rounds; the warps four times.
-KERNEL(256, 1, token_embed_order, const uint32_t* ids, const Entry* from, Entry* to, const uint32_t* tile_counts,
+KERNEL(256, 1, token_embed_order, const uint32_t* ids, NULLABLE const Entry* from, Entry* to, const uint32_t* tile_counts,
        int places, int shift) {
     STATIC_SHARED(DigitCounts, counts);
     STATIC_SHARED(uint32_t[8], warp_totals);

@@ -4,6 +4,7 @@ mod bugs;
 mod emulator;
 mod faults;
 mod host;
+mod launches;
 mod ops;
 mod step;
 mod trace;

@@ -64,6 +64,8 @@ Kernel describe(const char* name, int threads, int blocks, void (*call)(void**),
 
 }  // namespace emulator
 
+using Flag = int;
+#define NULLABLE
 #define KERNEL(threads, blocks, name, ...)                                                                    \
     extern "C" void name(__VA_ARGS__);                                                                        \
     static const emulator::Registration name##_registration(                                                  \

@@ -1,6 +1,7 @@
 //! The optimiser: one launch over the arenas.
 
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::adamw as kernel;
 use crate::error::Error;
 use crate::ops::Run;
 use crate::ops::adamw::{AdamW, AdamWSettings, Clamp, GradientNorm};
@@ -13,9 +14,10 @@ impl Run<GradientNorm> for Cuda {
         // The number of partial sums depends on the length alone: one order on any GPU.
         let (count, partials) = (gradients.len(), self.workspace());
         let blocks = count.div_ceil(1 << 14).clamp(1, 256);
-        let arguments = arguments![self.at(gradients), partials, count as i64];
-        self.launch("adamw_gradient_squares", [blocks, 1, 1], 1024, 0, arguments);
-        self.launch("adamw_gradient_norm", [1, 1, 1], 1024, 0, arguments![partials, self.at(norm), blocks]);
+        let parameters = kernel::AdamwGradientSquares { gradients: self.at(gradients), partials, count };
+        self.launch(kernel::ADAMW_GRADIENT_SQUARES, [blocks, 1, 1], parameters);
+        let parameters = kernel::AdamwGradientNorm { partials, norm: self.at(norm), count: blocks };
+        self.launch(kernel::ADAMW_GRADIENT_NORM, [1, 1, 1], parameters);
     }
 }
 
@@ -28,33 +30,34 @@ impl Run<AdamW<'_>> for Cuda {
         let bounds: Vec<u32> = decayed.iter().flat_map(|range| [range.start as u32, range.end as u32]).collect();
         let table = (!bounds.is_empty()).then(|| self.table(&bounds));
         let AdamWSettings { beta1, beta2, eps, weight_decay, max_norm } = settings;
-        let arguments = arguments![
-            self.at(arenas.master),
-            self.at(arenas.weights),
-            self.at(arenas.gradients),
-            self.at(arenas.first_moment),
-            self.at(arenas.second_moment),
-            self.at(norm),
-            self.at(pace),
-            table,
-            bounds.len(),
-            beta1 as f32,
-            (1.0 - beta1) as f32,
-            beta2 as f32,
-            (1.0 - beta2) as f32,
-            eps as f32,
-            weight_decay as f32,
-            max_norm as f32,
-            count as i64
-        ];
-        self.launch("adamw", [count.div_ceil(PIECE), 1, 1], 256, 0, arguments);
+        let parameters = kernel::Adamw {
+            master: self.at(arenas.master),
+            weights: self.at(arenas.weights),
+            gradients: self.at(arenas.gradients),
+            first_moment: self.at(arenas.first_moment),
+            second_moment: self.at(arenas.second_moment),
+            norm: self.at(norm),
+            pace: self.at(pace),
+            bounds: table,
+            bound_count: bounds.len(),
+            beta1: beta1 as f32,
+            rest1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            rest2: (1.0 - beta2) as f32,
+            eps: eps as f32,
+            weight_decay: weight_decay as f32,
+            max_norm: max_norm as f32,
+            count,
+        };
+        self.launch(kernel::ADAMW, [count.div_ceil(PIECE), 1, 1], parameters);
     }
 }
 
 impl Run<Clamp> for Cuda {
     fn run(&mut self, Clamp { master, weights, low, high }: Clamp) {
         let count = master.len();
-        let arguments = arguments![self.at(master), self.at(weights), low, high, count as i64];
-        self.launch("adamw_clamp", [count.div_ceil(256), 1, 1], 256, 0, arguments);
+        let parameters = kernel::AdamwClamp { master: self.at(master), weights: self.at(weights), low, high, count };
+        let blocks = count.div_ceil(kernel::ADAMW_CLAMP.most_threads());
+        self.launch(kernel::ADAMW_CLAMP, [blocks, 1, 1], parameters);
     }
 }

@@ -1,6 +1,7 @@
 //! Arithmetic over flat arenas: sweeps of the grid.
 
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::arena as kernel;
 use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
 use crate::ops::{Memory, Run};
 
@@ -11,8 +12,9 @@ impl Run<Interpolate> for Cuda {
             self.copy(y, x);
         } else if alpha != 0.0 {
             let count = x.len();
-            let arguments = arguments![self.at(y), self.at(x), (1.0 - alpha) as f32, alpha as f32, count as i64];
-            self.sweep("arena_interpolate", count, arguments);
+            let (keep, take) = ((1.0 - alpha) as f32, alpha as f32);
+            let parameters = kernel::ArenaInterpolate { y: self.at(y), x: self.at(x), keep, take, count };
+            self.sweep(kernel::ARENA_INTERPOLATE, count, parameters);
         }
     }
 }
@@ -20,15 +22,16 @@ impl Run<Interpolate> for Cuda {
 impl Run<AccumulateSquares> for Cuda {
     fn run(&mut self, AccumulateSquares { gradients, squares }: AccumulateSquares) {
         let count = squares.len();
-        self.sweep("arena_squares", count, arguments![self.at(gradients), self.at(squares), count as i64]);
+        let parameters = kernel::ArenaSquares { gradients: self.at(gradients), squares: self.at(squares), count };
+        self.sweep(kernel::ARENA_SQUARES, count, parameters);
     }
 }
 
 impl Run<AccumulateFisher> for Cuda {
     fn run(&mut self, AccumulateFisher { scale, limit, squares, fisher }: AccumulateFisher) {
         let count = fisher.len();
-        let arguments = arguments![self.at(squares), self.at(fisher), scale as f32, limit as f32, count as i64];
-        self.sweep("arena_fisher", count, arguments);
+        let (squares, fisher, scale, limit) = (self.at(squares), self.at(fisher), scale as f32, limit as f32);
+        self.sweep(kernel::ARENA_FISHER, count, kernel::ArenaFisher { squares, fisher, scale, limit, count });
     }
 }
 
@@ -37,17 +40,18 @@ impl Run<QuadraticPenalty> for Cuda {
         // The number of partial sums depends on the length alone: one order on any GPU.
         let (count, partials) = (gradients.len(), self.workspace());
         let blocks = count.div_ceil(1 << 12).clamp(1, 1024);
-        let arguments = arguments![
-            self.at(fisher),
-            self.at(anchor),
-            self.at(master),
-            self.at(gradients),
+        let strength = strength as f32;
+        let parameters = kernel::ArenaPenalty {
+            fisher: self.at(fisher),
+            anchor: self.at(anchor),
+            master: self.at(master),
+            gradients: self.at(gradients),
             partials,
-            strength as f32,
-            count as i64
-        ];
-        self.launch("arena_penalty", [blocks, 1, 1], 256, 0, arguments);
-        let arguments = arguments![partials, self.at(loss), strength as f32, blocks];
-        self.launch("arena_penalty_sum", [1, 1, 1], 1024, 0, arguments);
+            strength,
+            count,
+        };
+        self.launch(kernel::ARENA_PENALTY, [blocks, 1, 1], parameters);
+        let parameters = kernel::ArenaPenaltySum { partials, loss: self.at(loss), strength, count: blocks };
+        self.launch(kernel::ARENA_PENALTY_SUM, [1, 1, 1], parameters);
     }
 }

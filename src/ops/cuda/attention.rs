@@ -1,7 +1,8 @@
 //! Attention: a head in shared memory, or, where it does not fit, tiles of one.
 
-use super::launch::Target;
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::attention::{self as kernel, LONG_OWN, LONG_WARPS, STEP};
+use super::launch::{Kernel, Target};
 use crate::error::Error;
 use crate::ops::Run;
 use crate::ops::attention::{Attention, AttentionBackward, AttentionShape};
@@ -10,40 +11,32 @@ use crate::ops::attention::{Attention, AttentionBackward, AttentionShape};
 struct Kernels {
     dim: usize,
     /// Forward: a head's keys and values in shared memory, or two tiles of them.
-    forward: [&'static str; 2],
+    forward: [Kernel<kernel::Forward>; 2],
     /// Backward: all of a head in shared memory, or tiles.
-    backward: [&'static str; 2],
+    backward: [Kernel<kernel::Backward>; 2],
     /// Keys of a tile of the long forward kernel.
     forward_tile: usize,
     /// Rows of a tile of the long backward kernel.
     backward_tile: usize,
-    /// Warps that a multiprocessor has registers for.
-    warps: usize,
 }
 
 const KERNELS: [Kernels; 2] = [
     Kernels {
         dim: 64,
-        forward: ["attention_forward_64", "attention_forward_long_64"],
-        backward: ["attention_backward_64", "attention_backward_long_64"],
-        forward_tile: 48,
-        backward_tile: 64,
-        warps: 16,
+        forward: [kernel::ATTENTION_FORWARD_64, kernel::ATTENTION_FORWARD_LONG_64],
+        backward: [kernel::ATTENTION_BACKWARD_64, kernel::ATTENTION_BACKWARD_LONG_64],
+        forward_tile: kernel::KEY_TILE_64,
+        backward_tile: kernel::LONG_TILE_64,
     },
     Kernels {
         dim: 128,
-        forward: ["attention_forward_128", "attention_forward_long_128"],
-        backward: ["attention_backward_128", "attention_backward_long_128"],
-        forward_tile: 32,
-        backward_tile: 32,
-        warps: 8,
+        forward: [kernel::ATTENTION_FORWARD_128, kernel::ATTENTION_FORWARD_LONG_128],
+        backward: [kernel::ATTENTION_BACKWARD_128, kernel::ATTENTION_BACKWARD_LONG_128],
+        forward_tile: kernel::KEY_TILE_128,
+        backward_tile: kernel::LONG_TILE_128,
     },
 ];
 
-/// Rows that a warp owns.
-const STEP: usize = 16;
-/// Warps of a block of the long backward kernels, all of whose rows are its own.
-const LONG_WARPS: usize = 6;
 /// Shared memory of a block on any GPU from Ampere on; two such blocks share a multiprocessor of Hopper.
 const FORWARD_SHARED: usize = 99 << 10;
 /// What each block takes besides, of a multiprocessor that has as much more than a block can have.
@@ -62,6 +55,11 @@ impl Kernels {
     fn of(shape: AttentionShape) -> Option<&'static Kernels> {
         let fits = |kernels: &&Kernels| shape.head_dim <= kernels.dim;
         KERNELS.iter().find(fits).filter(|_| shape.head_dim > 0 && shape.head_dim.is_multiple_of(16))
+    }
+
+    /// Warps that a multiprocessor has registers for: the backward kernel that holds a head takes them all.
+    fn warps(&self) -> usize {
+        self.backward[0].warps()
     }
 
     /// Bytes of `rows` rows.
@@ -93,7 +91,7 @@ impl Run<Attention> for Cuda {
     fn run(&mut self, Attention { shape, qkv, out, log_sum_exp }: Attention) {
         let Some(kernels) = self.attention_kernels(shape) else { return };
         let AttentionShape { samples, tokens, heads, head_dim, causal } = shape;
-        let (pieces, most) = (tokens.div_ceil(STEP), kernels.warps.min(8));
+        let (pieces, most) = (tokens.div_ceil(STEP), kernels.warps().min(kernels.forward[0].warps()));
 
         // Two blocks on a multiprocessor of Hopper: one computes while the other loads.
         let most = if kernels.dim > 64 { most / 2 } else { most };
@@ -104,11 +102,20 @@ impl Run<Attention> for Cuda {
         } else {
             (kernels.forward[1], pieces.div_ceil(warps), 2 * kernels.forward_tile, 1)
         };
-        let shared = kernels.bytes(2 * key_rows + STEP * warps);
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let (qkv, out, log_sum_exp) = (self.at(qkv), self.at(out), self.at(log_sum_exp));
-        let arguments = arguments![qkv, out, log_sum_exp, tokens, heads, head_dim, causal, scale, key_rows, rounds];
-        self.launch(kernel, [samples * heads, blocks, 1], 32 * warps, shared, arguments);
+        let kernel = kernel.threads(32 * warps).shared(kernels.bytes(2 * key_rows + STEP * warps));
+        let parameters = kernel::Forward {
+            qkv: self.at(qkv),
+            out: self.at(out),
+            log_sum_exp: self.at(log_sum_exp),
+            tokens,
+            heads,
+            head_dim,
+            causal,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            key_rows,
+            rounds,
+        };
+        self.launch(kernel, [samples * heads, blocks, 1], parameters);
     }
 }
 
@@ -122,17 +129,25 @@ impl Run<AttentionBackward> for Cuda {
         let (kernel, grid, warps, shared) = if whole <= limit {
             // Up to three blocks on a multiprocessor share its registers.
             let blocks = ((limit + RESERVED) / (whole + RESERVED)).clamp(1, 3);
-            let warps = warps_for(2 * rows / STEP, kernels.warps / blocks);
+            let warps = warps_for(2 * rows / STEP, kernels.warps() / blocks);
             (kernels.backward[0], [samples * heads, 1, 1], warps, whole)
         } else {
-            let own = LONG_WARPS * STEP;
-            let grid = [samples * heads, tokens.div_ceil(own), 2];
-            (kernels.backward[1], grid, LONG_WARPS, kernels.bytes(2 * own + 6 * kernels.backward_tile) + 8 * own)
+            let grid = [samples * heads, tokens.div_ceil(LONG_OWN), 2];
+            let rows = 2 * LONG_OWN + 6 * kernels.backward_tile;
+            (kernels.backward[1], grid, LONG_WARPS, kernels.bytes(rows) + 8 * LONG_OWN)
         };
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let (qkv, out, log_sum_exp) = (self.at(qkv), self.at(out), self.at(log_sum_exp));
-        let (dout, dqkv) = (self.at(dout), self.at(dqkv));
-        let arguments = arguments![qkv, out, log_sum_exp, dout, dqkv, tokens, heads, head_dim, causal, scale];
-        self.launch(kernel, grid, 32 * warps, shared, arguments);
+        let parameters = kernel::Backward {
+            qkv: self.at(qkv),
+            out: self.at(out),
+            log_sum_exp: self.at(log_sum_exp),
+            dout: self.at(dout),
+            dqkv: self.at(dqkv),
+            tokens,
+            heads,
+            head_dim,
+            causal,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+        };
+        self.launch(kernel.threads(32 * warps).shared(shared), grid, parameters);
     }
 }

@@ -1,7 +1,8 @@
 //! The contrastive family in tiles of 64 texts by 64 images (`kernels/contrastive.cu` says which kernel follows which).
 
-use super::launch::Address;
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::contrastive::{self as kernel, ImageRecord, SLICE, Sums, TILE, TextAnchor, TextRecord};
+use super::launch::{Address, Pointer};
 use crate::error::Error;
 use crate::ops::contrastive::{
     Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSettings, ContrastiveShape, MovingAverages,
@@ -9,21 +10,8 @@ use crate::ops::contrastive::{
 };
 use crate::ops::{Memory, Run};
 
-/// Texts and images of a tile.
-const TILE: usize = 64;
-/// Columns of a gradient that one block holds.
-const SLICE: usize = 256;
-/// Bytes of a record of a text, of a sample, of the sums of an anchor.
-const RECORD: usize = 16;
-/// Three stages of a tile's texts and images, 64 columns of bf16 each.
-const RING: usize = 3 * 2 * TILE * TILE * 2;
-/// A tile in f32, its rows 16 bytes apart from each other's banks.
-const SIMILARITIES: usize = TILE * (TILE + 4) * 4;
-pub(super) const SUMS_SHARED: usize = RING + SIMILARITIES + 2 * TILE * RECORD;
-/// The texts' records lie in the gaps of the similarities.
-pub(super) const GRADIENT_SHARED: usize = RING + TILE * SLICE * 2 + SIMILARITIES + 2 * TILE * RECORD;
-/// Blocks of these kernels that a multiprocessor holds at once.
-const RESIDENT: usize = 2;
+/// Bytes of any record: of a text, of a sample, of the sums of an anchor.
+const RECORD: usize = size_of::<TextRecord>();
 
 /// The workspace as it is dealt out.
 struct Room {
@@ -33,15 +21,16 @@ struct Room {
 
 impl Room {
     fn new(cuda: &Cuda) -> Room {
-        Room { next: cuda.workspace(), left: Some(Cuda::WORKSPACE_BYTES) }
+        Room { next: cuda.workspace, left: Some(Cuda::WORKSPACE_BYTES) }
     }
 
-    fn take(&mut self, bytes: usize) -> Address {
-        let bytes = bytes.next_multiple_of(256);
+    /// Room for `count` values.
+    fn take<T>(&mut self, count: usize) -> Pointer<T> {
+        let bytes = (count * size_of::<T>()).next_multiple_of(256);
         self.left = self.left.and_then(|left| left.checked_sub(bytes));
         let address = self.next;
         self.next = address.offset(bytes);
-        address
+        Pointer::new(address)
     }
 
     /// How many pieces of this size are left.
@@ -52,11 +41,11 @@ impl Room {
 
 /// What `contrastive_index` leaves for the kernels after it.
 struct Index {
-    place: Address,
-    texts: Address,
-    log_negatives: Address,
+    place_of: Pointer<u32>,
+    texts: Pointer<TextRecord>,
+    log_negatives: Pointer<f32>,
     /// Where slots occur more than once; only with averages.
-    chain: Option<Address>,
+    chain: Option<Pointer<u32>>,
 }
 
 /// `count` tiles in about `parts` equal parts: tiles of a part, and how many parts that makes.
@@ -65,12 +54,11 @@ fn split(count: usize, parts: usize) -> (usize, usize) {
     (each, count.div_ceil(each))
 }
 
-/// As the kernels number them.
-fn negatives(settings: ContrastiveSettings) -> i32 {
+fn negatives(settings: ContrastiveSettings) -> kernel::Negatives {
     match settings.negatives {
-        Negatives::All => 0,
-        Negatives::Others => 1,
-        Negatives::OtherClasses => 2,
+        Negatives::All => kernel::Negatives::All,
+        Negatives::Others => kernel::Negatives::Others,
+        Negatives::OtherClasses => kernel::Negatives::OtherClasses,
     }
 }
 
@@ -91,27 +79,28 @@ impl Cuda {
         averages: Option<MovingAverages>,
         room: &mut Room,
     ) -> Index {
-        const NUMBERS: usize = 32;
+        // Eight lanes for each sample and text.
+        const NUMBERS: usize = kernel::CONTRASTIVE_INDEX.most_threads() / 8;
         let ContrastiveShape { samples, texts, .. } = shape;
         let index = Index {
-            place: room.take(4 * samples),
-            texts: room.take(RECORD * texts),
-            log_negatives: room.take(4 * samples),
-            chain: averages.map(|_| room.take(4 * samples)),
+            place_of: room.take(samples),
+            texts: room.take(texts),
+            log_negatives: room.take(samples),
+            chain: averages.map(|_| room.take(samples)),
         };
-        let arguments = arguments![
-            self.at(inputs.text_of),
-            self.at(inputs.class_of_text),
-            averages.map(|averages| self.at(averages.slot)),
-            index.place,
-            index.texts,
-            index.log_negatives,
-            index.chain,
+        let parameters = kernel::ContrastiveIndex {
+            text_of: self.at(inputs.text_of),
+            class_of_text: self.at(inputs.class_of_text),
+            slot: averages.map(|averages| self.at(averages.slot)),
+            place_of: index.place_of,
+            texts: index.texts,
+            log_negatives: index.log_negatives,
+            chain: index.chain,
             samples,
-            texts,
-            negatives(settings),
-        ];
-        self.launch("contrastive_index", [samples.max(texts).div_ceil(NUMBERS), 1, 1], 256, 0, arguments);
+            text_count: texts,
+            negatives: negatives(settings),
+        };
+        self.launch(kernel::CONTRASTIVE_INDEX, [samples.max(texts).div_ceil(NUMBERS), 1, 1], parameters);
         index
     }
 
@@ -138,77 +127,80 @@ impl Run<Contrastive> for Cuda {
         let ContrastiveShape { samples, texts, width } = shape;
         let mut room = Room::new(self);
         let index = self.contrastive_index(shape, settings, inputs, averages, &mut room);
-        let [images, anchors] = [(); 2].map(|()| room.take(RECORD * samples));
-        let (image, text) = (self.at(inputs.image), self.at(inputs.text));
-        let arguments = arguments![
+        let images: Pointer<ImageRecord> = room.take(samples);
+        let anchors: Pointer<TextAnchor> = room.take(samples);
+        let (image, text, negatives) = (self.at(inputs.image), self.at(inputs.text), negatives(settings));
+        let parameters = kernel::ContrastivePositive {
             image,
             text,
-            self.at(inputs.text_of),
-            self.at(inputs.class_of_text),
-            index.place,
-            self.at(saved.positive),
+            text_of: self.at(inputs.text_of),
+            class_of_text: self.at(inputs.class_of_text),
+            place_of: index.place_of,
+            positive: self.at(saved.positive),
             images,
             anchors,
             samples,
             width,
-            negatives(settings),
-        ];
-        self.launch("contrastive_positive", [samples.div_ceil(8), 1, 1], 256, 0, arguments);
+            negatives,
+        };
+        let blocks = samples.div_ceil(kernel::CONTRASTIVE_POSITIVE.warps());
+        self.launch(kernel::CONTRASTIVE_POSITIVE, [blocks, 1, 1], parameters);
 
         // Twice as many blocks as run at once, about as many slices of texts as groups of images. Every slice and every
         // group leaves sums of all samples.
         let (text_tiles, image_tiles) = (texts.div_ceil(TILE), samples.div_ceil(TILE));
-        let wanted = 2 * RESIDENT * self.multiprocessors();
+        let wanted = 2 * kernel::CONTRASTIVE_SUMS.resident() * self.multiprocessors();
         let most = room.pieces(RECORD * samples);
         let balanced = wanted.isqrt().min(text_tiles);
         let groups = wanted.div_ceil(balanced).min(image_tiles).min(most.saturating_sub(balanced).max(most / 2));
         let slices = wanted.div_ceil(groups.max(1)).min(most.saturating_sub(groups));
         let (image_tiles_per_group, groups) = split(image_tiles, groups);
         let (text_tiles_per_slice, slices) = split(text_tiles, slices);
-        let image_sums = room.take(RECORD * samples * slices);
-        let text_sums = room.take(RECORD * samples * groups);
+        let image_sums: Pointer<Sums> = room.take(samples * slices);
+        let text_sums: Pointer<Sums> = room.take(samples * groups);
         let (hinge, margin) = hinge(settings);
-        let arguments = arguments![
+        let parameters = kernel::ContrastiveSums {
             image,
             text,
-            index.texts,
+            texts: index.texts,
             images,
             anchors,
-            self.at(inputs.log_scale),
+            log_scale: self.at(inputs.log_scale),
             image_sums,
             text_sums,
             samples,
-            texts,
+            text_count: texts,
             width,
-            negatives(settings),
+            negatives,
             hinge,
             margin,
             text_tiles_per_slice,
             image_tiles_per_group,
-        ];
-        self.launch("contrastive_sums", [slices, groups, 1], 256, SUMS_SHARED, arguments);
+        };
+        self.launch(kernel::CONTRASTIVE_SUMS.shared(kernel::SUMS_SHARED), [slices, groups, 1], parameters);
 
-        let arguments = arguments![
+        let parameters = kernel::ContrastiveAverages {
             image_sums,
             text_sums,
-            index.place,
-            index.log_negatives,
-            averages.map(|averages| self.at(averages.slot)),
-            index.chain,
-            averages.map(|averages| self.at(averages.gamma)),
-            averages.map(|averages| self.at(averages.log_u[0])),
-            averages.map(|averages| self.at(averages.log_u[1])),
-            self.at(saved.log_u[0]),
-            self.at(saved.log_u[1]),
-            self.at(saved.slope[0]),
-            self.at(saved.slope[1]),
-            self.at(saved.height[0]),
-            self.at(saved.height[1]),
+            place_of: index.place_of,
+            log_negatives: index.log_negatives,
+            slot: averages.map(|averages| self.at(averages.slot)),
+            chain: index.chain,
+            gamma: averages.map(|averages| self.at(averages.gamma)),
+            average1: averages.map(|averages| self.at(averages.log_u[0])),
+            average2: averages.map(|averages| self.at(averages.log_u[1])),
+            log_u1: self.at(saved.log_u[0]),
+            log_u2: self.at(saved.log_u[1]),
+            slope1: self.at(saved.slope[0]),
+            slope2: self.at(saved.slope[1]),
+            height1: self.at(saved.height[0]),
+            height2: self.at(saved.height[1]),
             samples,
             slices,
             groups,
-        ];
-        self.launch("contrastive_averages", [samples.div_ceil(256), 2, 1], 256, 0, arguments);
+        };
+        let blocks = samples.div_ceil(kernel::CONTRASTIVE_AVERAGES.most_threads());
+        self.launch(kernel::CONTRASTIVE_AVERAGES, [blocks, 2, 1], parameters);
     }
 }
 
@@ -221,80 +213,86 @@ impl Run<ContrastiveBackward> for Cuda {
         let ContrastiveShape { samples, texts, width } = shape;
         let mut room = Room::new(self);
         let index = self.contrastive_index(shape, settings, inputs, None, &mut room);
-        let [images, image_weights, anchors] = [(); 3].map(|()| room.take(RECORD * samples));
+        let images: Pointer<ImageRecord> = room.take(samples);
+        let image_weights: Pointer<kernel::ImageWeight> = room.take(samples);
+        let anchors: Pointer<kernel::WeightedAnchor> = room.take(samples);
         let [log_u1, log_u2] = saved.log_u.map(|log_u| self.at(log_u));
-        let (weight, log_scale) = (self.at(weight), self.at(inputs.log_scale));
-        let arguments = arguments![
-            self.at(inputs.text_of),
-            self.at(inputs.class_of_text),
-            index.place,
-            index.log_negatives,
-            self.at(saved.positive),
+        let (weight, log_scale, times_tau) = (self.at(weight), self.at(inputs.log_scale), settings.times_tau);
+        let negatives = negatives(settings);
+        let parameters = kernel::ContrastiveRecords {
+            text_of: self.at(inputs.text_of),
+            class_of_text: self.at(inputs.class_of_text),
+            place_of: index.place_of,
+            log_negatives: index.log_negatives,
+            positive: self.at(saved.positive),
             log_u1,
             log_u2,
-            self.at(saved.slope[0]),
-            self.at(saved.slope[1]),
+            slope1: self.at(saved.slope[0]),
+            slope2: self.at(saved.slope[1]),
             weight,
             log_scale,
             images,
             image_weights,
             anchors,
             samples,
-            negatives(settings),
-            settings.times_tau,
-        ];
-        self.launch("contrastive_records", [samples.div_ceil(256), 1, 1], 256, 0, arguments);
+            negatives,
+            times_tau,
+        };
+        let blocks = samples.div_ceil(kernel::CONTRASTIVE_RECORDS.most_threads());
+        self.launch(kernel::CONTRASTIVE_RECORDS, [blocks, 1, 1], parameters);
 
         let (hinge, margin) = hinge(settings);
         let sides = [
-            ("contrastive_image_gradient", samples, texts, self.at(dimage)),
-            ("contrastive_text_gradient", texts, samples, self.at(dtext)),
+            (kernel::CONTRASTIVE_IMAGE_GRADIENT, samples, texts, self.at(dimage)),
+            (kernel::CONTRASTIVE_TEXT_GRADIENT, texts, samples, self.at(dtext)),
         ];
         let values = sides.map(|(_, rows, _, _)| rows * width);
-        let parts_at = room.next;
+        let parts_at: Pointer<f32> = Pointer::new(room.next);
         for ((kernel, rows, opponents, gradient), values) in sides.into_iter().zip(values) {
             // Parts fill the multiprocessors where the blocks of rows are few.
             let blocks = [rows.div_ceil(TILE), width.div_ceil(SLICE)];
-            let wanted = RESIDENT * self.multiprocessors() / (blocks[0] * blocks[1]);
+            let wanted = kernel.resident() * self.multiprocessors() / (blocks[0] * blocks[1]);
             let (tiles_per_part, parts) = split(opponents.div_ceil(TILE), wanted.min(room.pieces(4 * values)));
-            let arguments = arguments![
-                self.at(inputs.image),
-                self.at(inputs.text),
-                index.texts,
+            let parameters = kernel::ContrastiveGradient {
+                image: self.at(inputs.image),
+                text: self.at(inputs.text),
+                texts: index.texts,
                 images,
                 image_weights,
                 anchors,
                 log_scale,
                 gradient,
-                (parts > 1).then_some(parts_at),
+                parts: (parts > 1).then_some(parts_at),
                 samples,
-                texts,
+                text_count: texts,
                 width,
-                negatives(settings),
+                negatives,
                 hinge,
                 margin,
                 tiles_per_part,
-            ];
-            self.launch(kernel, [blocks[0], blocks[1], parts], 256, GRADIENT_SHARED, arguments);
+            };
+            self.launch(kernel.shared(kernel::GRADIENT_SHARED), [blocks[0], blocks[1], parts], parameters);
             if parts > 1 {
                 let threads = if values.is_multiple_of(8) { values / 8 } else { values };
-                let arguments = arguments![parts_at, gradient, values as i64, parts];
-                self.launch("contrastive_add_parts", [threads.div_ceil(256), 1, 1], 256, 0, arguments);
+                let blocks = threads.div_ceil(kernel::CONTRASTIVE_ADD_PARTS.most_threads());
+                let parameters =
+                    kernel::ContrastiveAddParts { parts: parts_at, sum: gradient, count: values, part_count: parts };
+                self.launch(kernel::CONTRASTIVE_ADD_PARTS, [blocks, 1, 1], parameters);
             }
         }
 
-        let arguments = arguments![
+        let parameters = kernel::ContrastiveLoss {
             weight,
             log_u1,
             log_u2,
-            self.at(saved.height[0]),
-            self.at(saved.height[1]),
+            height1: self.at(saved.height[0]),
+            height2: self.at(saved.height[1]),
             log_scale,
-            self.at(loss),
-            self.at(dlog_scale),
+            loss: self.at(loss),
+            dlog_scale: self.at(dlog_scale),
             samples,
-            settings.times_tau,
-        ];
-        self.launch("contrastive_loss", [1, 1, 1], 1024, 0, arguments);
+            times_tau,
+        };
+        self.launch(kernel::CONTRASTIVE_LOSS, [1, 1, 1], parameters);
     }
 }

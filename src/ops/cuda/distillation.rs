@@ -1,11 +1,9 @@
 //! Distillation of similarities: rows by a warp each, then the sum of their losses.
 
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::distillation as kernel;
 use crate::ops::distillation::Distillation;
 use crate::ops::{Run, Write};
-
-/// Rows of a block.
-const ROWS: usize = 8;
 
 impl Run<Distillation> for Cuda {
     fn run(&mut self, op: Distillation) {
@@ -13,24 +11,25 @@ impl Run<Distillation> for Cuda {
         let row_loss = self.workspace();
         let adds = write == Write::Add;
         let scale = |tau: f64| (std::f64::consts::LOG2_E / tau) as f32;
-        let arguments = arguments![
-            self.at(s),
-            self.at(teacher),
-            multiplicity.row.map(|row| self.at(row)),
-            multiplicity.column.map(|column| self.at(column)),
+        let parameters = kernel::DistillationRows {
+            s: self.at(s),
+            teacher: self.at(teacher),
+            row_count: multiplicity.row.map(|row| self.at(row)),
+            column_count: multiplicity.column.map(|column| self.at(column)),
             row_loss,
-            self.at(ds),
+            ds: self.at(ds),
             rows,
             columns,
-            scale(settings.tau),
-            scale(settings.teacher_tau),
-            (1.0 / settings.tau) as f32,
-            settings.weight as f32,
-            settings.exclude_self,
-            settings.divergence,
+            scale: scale(settings.tau),
+            teacher_scale: scale(settings.teacher_tau),
+            inverse_tau: (1.0 / settings.tau) as f32,
+            weight: settings.weight as f32,
+            exclude_self: settings.exclude_self,
+            divergence: settings.divergence,
             adds,
-        ];
-        self.launch("distillation_rows", [rows.div_ceil(ROWS), 1, 1], 32 * ROWS, 0, arguments);
-        self.launch("distillation_loss", [1, 1, 1], 1024, 0, arguments![row_loss, self.at(loss), rows, adds]);
+        };
+        self.launch(kernel::DISTILLATION_ROWS, [rows.div_ceil(kernel::DISTILLATION_ROWS.warps()), 1, 1], parameters);
+        let parameters = kernel::DistillationLoss { row_loss, loss: self.at(loss), rows, adds };
+        self.launch(kernel::DISTILLATION_LOSS, [1, 1, 1], parameters);
     }
 }

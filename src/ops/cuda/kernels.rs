@@ -1,12 +1,14 @@
-//! The compiled kernels that are in this program, and what the compiler said of them.
+//! The kernels: what their sources declare, their code in this program, and what the compiler said of them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Mutex;
 
-use super::launch::Target;
-use super::{attention, contrastive, layer_norm, linear, patch_embed, similarity};
+use super::launch::{Argument, Kernel, Parameters, Pointer, Target, TensorMap};
 use crate::error::{Error, Result};
+
+// A module for each file: `build/declarations.rs` says of what.
+include!(concat!(env!("OUT_DIR"), "/declarations.rs"));
 
 /// One file of `kernels/` as machine code for one target.
 pub struct Module {
@@ -68,13 +70,13 @@ pub fn dynamic_shared(kernel: &str, target: Target) -> Option<usize> {
     Some(match kernel {
         "contrastive_sums" => contrastive::SUMS_SHARED,
         "contrastive_image_gradient" | "contrastive_text_gradient" => contrastive::GRADIENT_SHARED,
-        "layer_norm_backward_wide" => layer_norm::shared_bytes(layer_norm::WIDEST),
-        "patch_embed" => patch_embed::MOST_SHARED,
-        "similarity" | "similarity_any" => linear::MMA_SHARED,
+        "layer_norm_backward_wide" => super::layer_norm::shared_bytes(super::layer_norm::WIDEST),
+        "patch_embed" => super::patch_embed::MOST_SHARED,
+        "similarity" | "similarity_any" => similarity::MMA_SHARED,
         "similarity_row_gradient" | "similarity_column_gradient" => similarity::GRADIENT_SHARED,
         _ if starts("linear_wgmma") => linear::WGMMA_SHARED,
         _ if starts("linear_mma") => linear::MMA_SHARED,
-        _ if starts("attention") => attention::most_shared(kernel, target),
+        _ if starts("attention") => super::attention::most_shared(kernel, target),
         _ if starts("conformance") => return None,
         _ => 0,
     })

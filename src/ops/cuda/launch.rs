@@ -1,4 +1,6 @@
-//! What the driver is told: addresses, arguments of kernels, launches.
+//! What the driver is told: addresses, kernels with their parameters, launches.
+
+use std::marker::PhantomData;
 
 /// A place in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -8,6 +10,102 @@ impl Address {
     pub fn offset(self, bytes: usize) -> Address {
         Address(self.0 + bytes as u64)
     }
+}
+
+/// A place in device memory where values of a type lie, one after another. `T` is what a kernel sees there, and is never made.
+pub struct Pointer<T> {
+    address: Address,
+    values: PhantomData<fn() -> T>,
+}
+
+impl<T> Pointer<T> {
+    pub fn new(address: Address) -> Pointer<T> {
+        Pointer { address, values: PhantomData }
+    }
+
+    /// What lies `count` values behind.
+    pub fn offset(self, count: usize) -> Pointer<T> {
+        Pointer::new(self.address.offset(count * size_of::<T>()))
+    }
+
+    pub fn address(self) -> Address {
+        self.address
+    }
+}
+
+impl<T> Clone for Pointer<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Pointer<T> {}
+
+/// A kernel that takes parameters `P`, as its source declares it.
+pub struct Kernel<P> {
+    name: &'static str,
+    most_threads: usize,
+    resident: usize,
+    threads: usize,
+    shared: usize,
+    parameters: PhantomData<fn(P)>,
+}
+
+impl<P> Clone for Kernel<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<P> Copy for Kernel<P> {}
+
+impl<P> Kernel<P> {
+    pub const fn new(name: &'static str, most_threads: usize, resident: usize) -> Self {
+        Kernel { name, most_threads, resident, threads: most_threads, shared: 0, parameters: PhantomData }
+    }
+
+    /// In blocks of fewer threads than it can have.
+    pub fn threads(self, threads: usize) -> Self {
+        debug_assert!(threads <= self.most_threads, "{} takes {} threads, not {threads}", self.name, self.most_threads);
+        Kernel { threads, ..self }
+    }
+
+    /// With this many bytes of dynamic shared memory.
+    pub fn shared(self, shared: usize) -> Self {
+        Kernel { shared, ..self }
+    }
+
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// Warps of a full block.
+    pub const fn warps(self) -> usize {
+        self.most_threads / 32
+    }
+
+    /// Threads of a full block.
+    pub const fn most_threads(self) -> usize {
+        self.most_threads
+    }
+
+    /// Blocks that its registers let a multiprocessor hold.
+    pub const fn resident(self) -> usize {
+        self.resident
+    }
+
+    /// The launch of it on `grid` blocks with these arguments.
+    pub fn launch(self, grid: [usize; 3], arguments: &[Argument]) -> Launch<'_> {
+        let (block, shared) = (self.threads as u32, self.shared as u32);
+        Launch { kernel: self.name, grid: grid.map(|blocks| blocks as u32), block, shared, arguments }
+    }
+}
+
+/// The parameters of a kernel by name, each of its type.
+pub trait Parameters {
+    /// An array of arguments.
+    type Arguments: AsRef<[Argument]>;
+
+    /// In the order of the kernel's declaration.
+    fn arguments(self) -> Self::Arguments;
 }
 
 /// A GPU by its number, from 0. A process has one driver: NVIDIA's or the emulated one.
@@ -54,15 +152,20 @@ impl From<Address> for Argument {
         Argument::Address(address)
     }
 }
-impl From<Option<Address>> for Argument {
-    /// A null pointer for none.
-    fn from(address: Option<Address>) -> Argument {
-        Argument::Address(address.unwrap_or(Address(0)))
+impl<T> From<Pointer<T>> for Argument {
+    fn from(pointer: Pointer<T>) -> Argument {
+        Argument::Address(pointer.address)
     }
 }
-impl From<i32> for Argument {
-    fn from(value: i32) -> Argument {
-        Argument::Int(value)
+impl<T> From<Option<Pointer<T>>> for Argument {
+    /// A null pointer for none.
+    fn from(pointer: Option<Pointer<T>>) -> Argument {
+        Argument::Address(pointer.map_or(Address(0), Pointer::address))
+    }
+}
+impl From<u32> for Argument {
+    fn from(value: u32) -> Argument {
+        Argument::Int(value as i32)
     }
 }
 impl From<bool> for Argument {
@@ -74,11 +177,6 @@ impl From<usize> for Argument {
     /// A size; kernels take sizes as `int`.
     fn from(value: usize) -> Argument {
         Argument::Int(i32::try_from(value).expect("a size of an op is below 2^31"))
-    }
-}
-impl From<i64> for Argument {
-    fn from(value: i64) -> Argument {
-        Argument::Long(value)
     }
 }
 impl From<f32> for Argument {
@@ -93,6 +191,11 @@ impl From<TensorMap> for Argument {
 }
 
 impl Argument {
+    /// A size that a kernel takes as `int64_t`.
+    pub fn long(value: usize) -> Argument {
+        Argument::Long(value as i64)
+    }
+
     /// Where the argument's value lies, as `cuLaunchKernel` takes it.
     pub(super) fn pointer(&self) -> *mut std::ffi::c_void {
         match self {

@@ -1,21 +1,18 @@
-use super::launch::{Address, Matrix, Target, TensorMap};
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::linear::{
+    self as kernel, EpilogueKind, MMA_SHARED, MMA_TILE, MMA_TILE_K, WGMMA_SHARED, WGMMA_TILE_K, WGMMA_TILE_M,
+};
+use super::launch::{Matrix, Pointer, Target, TensorMap};
+use half::bf16;
+
 use crate::ops::linear::{
     Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape, WeightLayout,
 };
 use crate::ops::{Memory, Run};
 
 /// Rows of an output tile, in every kernel.
-const TILE_ROWS: usize = 128;
-
-/// Values of the depth that one stage of the kernels' rings holds.
-const WGMMA_DEPTH: usize = 64;
-const MMA_DEPTH: usize = 32;
-
-const WGMMA_THREADS: usize = 384;
-pub(super) const WGMMA_SHARED: usize = 212 << 10;
-const MMA_THREADS: usize = 256;
-pub(super) const MMA_SHARED: usize = 64 << 10;
+const TILE_ROWS: usize = WGMMA_TILE_M;
+const _: () = assert!(MMA_TILE == TILE_ROWS);
 
 /// C [rows, columns] as a sum over the depth.
 #[derive(Clone, Copy)]
@@ -34,33 +31,14 @@ enum Factor {
     Plain,
 }
 
-/// What follows a product; `EpilogueKind` of `kernels/linear_epilogue.cuh`.
+/// What follows a product: `Epilogue` of `kernels/linear_epilogue.cuh`.
 #[derive(Clone, Copy)]
 struct Ending {
-    kind: i32,
-    bias: Option<Address>,
-    other: Option<Address>,
-    pre: Option<Address>,
-    out: Address,
-}
-
-impl Ending {
-    const NONE: i32 = 0;
-    const RESIDUAL: i32 = 3;
-
-    fn activation(kind: Activation) -> i32 {
-        match kind {
-            Activation::Gelu => 1,
-            Activation::QuickGelu => 2,
-        }
-    }
-
-    fn activation_backward(kind: Activation) -> i32 {
-        match kind {
-            Activation::Gelu => 4,
-            Activation::QuickGelu => 5,
-        }
-    }
+    kind: EpilogueKind,
+    bias: Option<Pointer<bf16>>,
+    other: Option<Pointer<bf16>>,
+    pre: Option<Pointer<bf16>>,
+    out: Pointer<bf16>,
 }
 
 /// How a product is cut into units of work.
@@ -83,12 +61,12 @@ struct Costs {
 impl Costs {
     /// 128 x 256 tiles run at the tensor cores' rate, 128 x 128 wait for the L2 cache a quarter of the time.
     fn wgmma(multiprocessors: usize) -> Costs {
-        Costs { slots: multiprocessors, depth: WGMMA_DEPTH, tiles: &[(256, 1024.0, 1500.0), (128, 680.0, 1000.0)] }
+        Costs { slots: multiprocessors, depth: WGMMA_TILE_K, tiles: &[(256, 1024.0, 1500.0), (128, 680.0, 1000.0)] }
     }
 
     /// Two blocks share a multiprocessor.
     fn mma(multiprocessors: usize) -> Costs {
-        Costs { slots: 2 * multiprocessors, depth: MMA_DEPTH, tiles: &[(128, 1200.0, 1500.0)] }
+        Costs { slots: 2 * multiprocessors, depth: MMA_TILE_K, tiles: &[(MMA_TILE, 1200.0, 1500.0)] }
     }
 
     /// The cheapest cut with at most `most_splits` parts of the depth: full waves against the partial sums' way to memory
@@ -122,13 +100,15 @@ impl Cuda {
     }
 
     /// A's or B's map where its rows hold the depth, `tile` of them a box.
-    fn depth_rows(&mut self, base: Address, rows: usize, depth: usize, tile: usize) -> TensorMap {
-        self.tensor_map(Matrix { base, rows, columns: depth, pitch: depth, tile: (tile, WGMMA_DEPTH) })
+    fn depth_rows(&mut self, base: Pointer<bf16>, rows: usize, depth: usize, tile: usize) -> TensorMap {
+        let base = base.address();
+        self.tensor_map(Matrix { base, rows, columns: depth, pitch: depth, tile: (tile, WGMMA_TILE_K) })
     }
 
     /// A's or B's map where its columns hold the depth.
-    fn depth_columns(&mut self, base: Address, depth: usize, columns: usize) -> TensorMap {
-        self.tensor_map(Matrix { base, rows: depth, columns, pitch: columns, tile: (WGMMA_DEPTH, 64) })
+    fn depth_columns(&mut self, base: Pointer<bf16>, depth: usize, columns: usize) -> TensorMap {
+        let base = base.address();
+        self.tensor_map(Matrix { base, rows: depth, columns, pitch: columns, tile: (WGMMA_TILE_K, 64) })
     }
 
     /// Forward and backward by the data: `shape` tells which kernels take the operands.
@@ -136,8 +116,8 @@ impl Cuda {
         &mut self,
         shape: LinearShape,
         product: Product,
-        a: Address,
-        b: Address,
+        a: Pointer<bf16>,
+        b: Pointer<bf16>,
         factor: Factor,
         ending: Ending,
     ) {
@@ -146,10 +126,10 @@ impl Cuda {
         if self.takes_wgmma(shape) {
             let Cut { tile_columns, .. } = Costs::wgmma(self.multiprocessors()).cut(product, 1);
             let kernel = match (factor, tile_columns) {
-                (Factor::Transposed, 128) => "linear_wgmma_kk_128",
-                (Factor::Transposed, _) => "linear_wgmma_kk_256",
-                (Factor::Plain, 128) => "linear_wgmma_kn_128",
-                (Factor::Plain, _) => "linear_wgmma_kn_256",
+                (Factor::Transposed, 128) => kernel::LINEAR_WGMMA_KK_128,
+                (Factor::Transposed, _) => kernel::LINEAR_WGMMA_KK_256,
+                (Factor::Plain, 128) => kernel::LINEAR_WGMMA_KN_128,
+                (Factor::Plain, _) => kernel::LINEAR_WGMMA_KN_256,
             };
             let a = self.depth_rows(a, rows, depth, TILE_ROWS);
             let b = match factor {
@@ -158,35 +138,36 @@ impl Cuda {
             };
             let units = rows.div_ceil(TILE_ROWS) * columns.div_ceil(tile_columns);
             let grid = [units.min(self.multiprocessors()), 1, 1];
-            let arguments = arguments![a, b, rows, columns, depth, kind, bias, other, pre, out];
-            self.launch(kernel, grid, WGMMA_THREADS, WGMMA_SHARED, arguments);
+            let parameters = kernel::WgmmaProduct { a, b, rows, columns, depth, kind, bias, other, pre, out };
+            self.launch(kernel.shared(WGMMA_SHARED), grid, parameters);
         } else {
             let kernel = match (factor, takes_vectors(shape)) {
-                (Factor::Transposed, true) => "linear_mma_kk",
-                (Factor::Transposed, false) => "linear_mma_kk_any",
-                (Factor::Plain, true) => "linear_mma_kn",
-                (Factor::Plain, false) => "linear_mma_kn_any",
+                (Factor::Transposed, true) => kernel::LINEAR_MMA_KK,
+                (Factor::Transposed, false) => kernel::LINEAR_MMA_KK_ANY,
+                (Factor::Plain, true) => kernel::LINEAR_MMA_KN,
+                (Factor::Plain, false) => kernel::LINEAR_MMA_KN_ANY,
             };
-            let units = rows.div_ceil(TILE_ROWS) * columns.div_ceil(128);
-            let arguments = arguments![a, b, rows, columns, depth, kind, bias, other, pre, out];
-            self.launch(kernel, [units, 1, 1], MMA_THREADS, MMA_SHARED, arguments);
+            let units = rows.div_ceil(MMA_TILE) * columns.div_ceil(MMA_TILE);
+            let parameters = kernel::MmaProduct { a, b, rows, columns, depth, kind, bias, other, pre, out };
+            self.launch(kernel.shared(MMA_SHARED), [units, 1, 1], parameters);
         }
     }
 
     /// The sum of `splits` partial results of `count` values each, in their order.
-    fn reduce_splits(&mut self, partials: Address, splits: usize, count: usize, out: Address) {
+    fn reduce_splits(&mut self, partials: Pointer<f32>, splits: usize, count: usize, out: Pointer<f32>) {
         let blocks = count.div_ceil(if count.is_multiple_of(4) { 1024 } else { 256 });
         let grid = [blocks.min(8 * self.multiprocessors()), 1, 1];
-        self.launch("linear_reduce_splits", grid, 256, 0, arguments![partials, splits, count as i64, out]);
+        self.launch(kernel::LINEAR_REDUCE_SPLITS, grid, kernel::LinearReduceSplits { partials, splits, count, out });
     }
 
     /// Sums over the rows of x [rows, columns].
-    fn column_sums(&mut self, x: Address, rows: usize, columns: usize, out: Address) {
+    fn column_sums(&mut self, x: Pointer<bf16>, rows: usize, columns: usize, out: Pointer<f32>) {
         let blocks = columns.div_ceil(256);
         let parts = (4 * self.multiprocessors()).div_ceil(blocks);
         let parts = parts.min(rows.div_ceil(64)).min(Self::WORKSPACE_BYTES / (4 * columns)).max(1);
         let partials = if parts > 1 { self.workspace() } else { out };
-        self.launch("linear_column_sums", [blocks, parts, 1], 256, 0, arguments![x, rows, columns, partials]);
+        let parameters = kernel::LinearColumnSums { x, rows, columns, sums: partials };
+        self.launch(kernel::LINEAR_COLUMN_SUMS, [blocks, parts, 1], parameters);
         if parts > 1 {
             self.reduce_splits(partials, parts, columns, out);
         }
@@ -206,13 +187,19 @@ impl Run<Linear> for Cuda {
             WeightLayout::InOut => Factor::Plain,
         };
         let bias = bias.map(|bias| self.at(bias));
-        let plain = Ending { kind: Ending::NONE, bias, other: None, pre: None, out: self.at(y) };
+        let plain = Ending { kind: EpilogueKind::None, bias, other: None, pre: None, out: self.at(y) };
         let ending = match epilogue {
             Epilogue::None => plain,
             Epilogue::Activation { kind, pre } => {
-                Ending { kind: Ending::activation(kind), pre: Some(self.at(pre)), ..plain }
+                let kind = match kind {
+                    Activation::Gelu => EpilogueKind::Gelu,
+                    Activation::QuickGelu => EpilogueKind::QuickGelu,
+                };
+                Ending { kind, pre: Some(self.at(pre)), ..plain }
             }
-            Epilogue::Residual(residual) => Ending { kind: Ending::RESIDUAL, other: Some(self.at(residual)), ..plain },
+            Epilogue::Residual(residual) => {
+                Ending { kind: EpilogueKind::Residual, other: Some(self.at(residual)), ..plain }
+            }
         };
         self.product(shape, product, self.at(x), self.at(weight), factor, ending);
     }
@@ -225,11 +212,15 @@ impl Run<LinearBackwardData> for Cuda {
             WeightLayout::OutIn => Factor::Plain,
             WeightLayout::InOut => Factor::Transposed,
         };
-        let plain = Ending { kind: Ending::NONE, bias: None, other: None, pre: None, out: self.at(dx) };
+        let plain = Ending { kind: EpilogueKind::None, bias: None, other: None, pre: None, out: self.at(dx) };
         let ending = match epilogue {
             BackwardEpilogue::None => plain,
             BackwardEpilogue::Activation { kind, pre } => {
-                Ending { kind: Ending::activation_backward(kind), other: Some(self.at(pre)), ..plain }
+                let kind = match kind {
+                    Activation::Gelu => EpilogueKind::GeluBackward,
+                    Activation::QuickGelu => EpilogueKind::QuickGeluBackward,
+                };
+                Ending { kind, other: Some(self.at(pre)), ..plain }
             }
         };
         self.product(shape, product, self.at(dy), self.at(weight), factor, ending);
@@ -248,7 +239,7 @@ impl Run<LinearBackwardWeight> for Cuda {
         let product = Product { rows, columns, depth };
         let most_splits = Self::WORKSPACE_BYTES / (4 * (rows * columns + rows));
         // The partial weights, then the partial sums of A's columns.
-        let partials = |splits: usize, base: Address| (base, base.offset(4 * splits * rows * columns));
+        let partials = |splits: usize, base: Pointer<f32>| (base, base.offset(splits * rows * columns));
         let summed = if self.takes_wgmma(shape) {
             let Cut { tile_columns, splits } = Costs::wgmma(self.multiprocessors()).cut(product, most_splits);
             let fused = dbias.filter(|_| shape.layout == WeightLayout::OutIn);
@@ -259,12 +250,12 @@ impl Run<LinearBackwardWeight> for Cuda {
                     (weights, fused.map(|_| sums))
                 }
             };
-            let kernel = if tile_columns == 128 { "linear_wgmma_mn_128" } else { "linear_wgmma_mn_256" };
+            let kernel = if tile_columns == 128 { kernel::LINEAR_WGMMA_MN_128 } else { kernel::LINEAR_WGMMA_MN_256 };
             let (a, b) = (self.depth_columns(a, depth, rows), self.depth_columns(b, depth, columns));
             let units = rows.div_ceil(TILE_ROWS) * columns.div_ceil(tile_columns) * splits;
             let grid = [units.min(self.multiprocessors()), 1, 1];
-            let arguments = arguments![a, b, rows, columns, depth, splits, weights, sums];
-            self.launch(kernel, grid, WGMMA_THREADS, WGMMA_SHARED, arguments);
+            let parameters = kernel::WgmmaWeight { a, b, rows, columns, depth, splits, out: weights, sums };
+            self.launch(kernel.shared(WGMMA_SHARED), grid, parameters);
             if splits > 1 {
                 self.reduce_splits(weights, splits, rows * columns, dweight);
                 if let (Some(sums), Some(dbias)) = (sums, fused) {
@@ -275,10 +266,10 @@ impl Run<LinearBackwardWeight> for Cuda {
         } else {
             let Cut { splits, .. } = Costs::mma(self.multiprocessors()).cut(product, most_splits);
             let weights = if splits > 1 { self.workspace() } else { dweight };
-            let kernel = if takes_vectors(shape) { "linear_mma_mn" } else { "linear_mma_mn_any" };
-            let units = rows.div_ceil(TILE_ROWS) * columns.div_ceil(128) * splits;
-            let arguments = arguments![a, b, rows, columns, depth, splits, weights];
-            self.launch(kernel, [units, 1, 1], MMA_THREADS, MMA_SHARED, arguments);
+            let kernel = if takes_vectors(shape) { kernel::LINEAR_MMA_MN } else { kernel::LINEAR_MMA_MN_ANY };
+            let units = rows.div_ceil(MMA_TILE) * columns.div_ceil(MMA_TILE) * splits;
+            let parameters = kernel::MmaWeight { a, b, rows, columns, depth, splits, out: weights };
+            self.launch(kernel.shared(MMA_SHARED), [units, 1, 1], parameters);
             if splits > 1 {
                 self.reduce_splits(weights, splits, rows * columns, dweight);
             }

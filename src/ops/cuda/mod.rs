@@ -36,10 +36,11 @@ use half::bf16;
 
 use super::device::RecordKey;
 use super::measure::Measure;
-use super::memory::{Kind, Memory, Plan, Pool, Span, Stats, Tensor};
+use super::memory::{Byte, Index, Kind, Memory, Plan, Pool, Span, Stats, Storage, Tensor, Wide};
 use crate::error::{Error, Result};
 use driver::Driver;
-use launch::{Address, Argument, Gpu, Launch, Matrix, Target, TensorMap};
+use kernels::memory;
+use launch::{Address, Gpu, Kernel, Matrix, Parameters, Pointer, Target, TensorMap};
 
 /// A GPU with all of a run's memory.
 pub struct Cuda {
@@ -68,40 +69,49 @@ enum Recording {
 /// Texts of a batch differ in number and length from batch to batch: no more than this many graphs are kept.
 const MOST_RECORDINGS: usize = 64;
 
-/// The arguments of a kernel, each by its conversion into an [`Argument`].
-macro_rules! arguments {
-    ($($value:expr),* $(,)?) => { &[$(crate::ops::cuda::launch::Argument::from($value)),*] };
+/// What a kernel finds where a span of this kind lies.
+trait Element: Kind {
+    type Value;
 }
-use arguments;
+
+impl Element for Storage {
+    type Value = bf16;
+}
+impl Element for Wide {
+    type Value = f32;
+}
+impl Element for Index {
+    type Value = u32;
+}
+impl Element for Byte {
+    type Value = u8;
+}
 
 impl Cuda {
-    /// Launches `kernel` on a grid of blocks of `block` threads.
-    fn launch(&mut self, kernel: &'static str, grid: [usize; 3], block: usize, shared: usize, arguments: &[Argument]) {
+    /// Launches `kernel` on a grid of blocks.
+    fn launch<P: Parameters>(&mut self, kernel: Kernel<P>, grid: [usize; 3], parameters: P) {
         if grid.contains(&0) {
             return;
         }
-        let most = kernels::dynamic_shared(kernel, self.target());
-        debug_assert!(
-            most.is_some_and(|most| shared <= most),
-            "{kernel}: `list kernels` tells less than {shared} bytes"
-        );
+        let arguments = parameters.arguments();
+        let launch = kernel.launch(grid, arguments.as_ref());
+        let (name, shared) = (launch.kernel, launch.shared as usize);
+        let most = kernels::dynamic_shared(name, self.target());
+        debug_assert!(most.is_some_and(|most| shared <= most), "{name}: `list kernels` tells less than {shared} bytes");
         let room = self.shared_memory();
         if shared > room {
-            let name = self.driver.name();
+            let gpu = self.driver.name();
             return self.fail(Error::run(format!(
-                "{kernel} asks for {shared} bytes of shared memory, and a block of {name} has {room}"
+                "{name} asks for {shared} bytes of shared memory, and a block of {gpu} has {room}"
             )));
         }
-        let launch =
-            Launch { kernel, grid: grid.map(|x| x as u32), block: block as u32, shared: shared as u32, arguments };
         self.attempt(|driver| driver.launch(launch));
     }
 
     /// Launches a kernel that strides over `count` values.
-    fn sweep(&mut self, kernel: &'static str, count: usize, arguments: &[Argument]) {
-        const BLOCK: usize = 256;
-        let blocks = count.div_ceil(8 * BLOCK).min(16 * self.multiprocessors());
-        self.launch(kernel, [blocks, 1, 1], BLOCK, 0, arguments);
+    fn sweep<P: Parameters>(&mut self, kernel: Kernel<P>, count: usize, parameters: P) {
+        let blocks = count.div_ceil(8 * kernel.most_threads()).min(16 * self.multiprocessors());
+        self.launch(kernel, [blocks, 1, 1], parameters);
     }
 
     /// Does `work` unless something failed before, and keeps its failure.
@@ -124,13 +134,18 @@ impl Cuda {
     }
 
     /// Where a span lies on the device.
-    fn at<K: Kind>(&self, span: Span<K>) -> Address {
+    fn address<K: Kind>(&self, span: Span<K>) -> Address {
         self.pools[K::POOL as usize].offset(span.range().start * bytes_of(K::POOL))
     }
 
+    /// The same for kernels.
+    fn at<K: Element>(&self, span: Span<K>) -> Pointer<K::Value> {
+        Pointer::new(self.address(span))
+    }
+
     /// The start of the workspace; at most [`Memory::WORKSPACE_BYTES`] from there.
-    fn workspace(&self) -> Address {
-        self.workspace
+    fn workspace<T>(&self) -> Pointer<T> {
+        Pointer::new(self.workspace)
     }
 
     fn target(&self) -> Target {
@@ -150,9 +165,9 @@ impl Cuda {
     }
 
     /// A table in device memory, sent when it is first asked for.
-    fn table(&mut self, values: &[u32]) -> Address {
+    fn table(&mut self, values: &[u32]) -> Pointer<u32> {
         if let Some(address) = self.tables.get(values) {
-            return *address;
+            return Pointer::new(*address);
         }
         let bytes: &[u8] = bytemuck::cast_slice(values);
         let sent = self.attempt(|driver| {
@@ -162,7 +177,7 @@ impl Cuda {
         });
         let address = sent.unwrap_or(Address(0));
         self.tables.insert(values.to_vec(), address);
-        address
+        Pointer::new(address)
     }
 }
 
@@ -231,7 +246,7 @@ impl Memory for Cuda {
         if to.is_empty() {
             return;
         }
-        let (address, bytes) = (self.at(to), from.len() * bytes_of(K::POOL));
+        let (address, bytes) = (self.address(to), from.len() * bytes_of(K::POOL));
         self.attempt(|driver| {
             driver.upload(address, bytes, |sent, staged| match K::POOL {
                 Pool::Storage => {
@@ -257,12 +272,12 @@ impl Memory for Cuda {
         let done = match K::POOL {
             Pool::Storage => {
                 let mut values = vec![bf16::ZERO; from.len()];
-                let done = self.driver.download(self.at(from), bytemuck::cast_slice_mut(&mut values));
+                let done = self.driver.download(self.address(from), bytemuck::cast_slice_mut(&mut values));
                 let to: &mut [f32] = bytemuck::cast_slice_mut(to);
                 to.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_f32());
                 done
             }
-            _ => self.driver.download(self.at(from), bytemuck::cast_slice_mut(to)),
+            _ => self.driver.download(self.address(from), bytemuck::cast_slice_mut(to)),
         };
         if let Err(error) = done {
             self.fail(error);
@@ -270,19 +285,19 @@ impl Memory for Cuda {
     }
 
     fn fill<K: Kind>(&mut self, to: Span<K>, value: K::Host) {
-        let (address, count) = (self.at(to), to.len());
+        let (address, count) = (self.address(to), to.len());
         match K::POOL {
             Pool::Storage => {
                 let value: f32 = bytemuck::cast(value);
-                self.sweep("fill_bf16", count, arguments![address, value, count as i64]);
+                self.sweep(memory::FILL_BF16, count, memory::FillBf16 { to: Pointer::new(address), value, count });
             }
             Pool::Wide => {
                 let value: f32 = bytemuck::cast(value);
-                self.sweep("fill_f32", count, arguments![address, value, count as i64]);
+                self.sweep(memory::FILL_F32, count, memory::FillF32 { to: Pointer::new(address), value, count });
             }
             Pool::Index => {
-                let value: i32 = bytemuck::cast(value);
-                self.sweep("fill_u32", count, arguments![address, value, count as i64]);
+                let value: u32 = bytemuck::cast(value);
+                self.sweep(memory::FILL_U32, count, memory::FillU32 { to: Pointer::new(address), value, count });
             }
             Pool::Byte => {
                 let value: u8 = bytemuck::cast(value);
@@ -293,13 +308,13 @@ impl Memory for Cuda {
 
     fn copy<K: Kind>(&mut self, from: Span<K>, to: Span<K>) {
         assert_eq!(from.len(), to.len(), "a copy goes to a span of the same length");
-        let (from, to, bytes) = (self.at(from), self.at(to), from.len() * bytes_of(K::POOL));
+        let (from, to, bytes) = (self.address(from), self.address(to), from.len() * bytes_of(K::POOL));
         self.attempt(|driver| driver.copy(from, to, bytes));
     }
 
     fn refresh(&mut self, master: Stats, weights: Tensor) {
         let count = master.len();
-        self.sweep("to_bf16", count, arguments![self.at(master), self.at(weights), count as i64]);
+        self.sweep(memory::TO_BF16, count, memory::ToBf16 { from: self.at(master), to: self.at(weights), count });
     }
 
     fn health(&self) -> Result<()> {

@@ -1,12 +1,11 @@
 //! Pixels to normalised patches: a block a row of patches.
 
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::patch_embed as kernel;
 use crate::error::Error;
 use crate::ops::Run;
 use crate::ops::patch_embed::{PatchEmbed, PatchShape};
 
-/// Threads of a block.
-const BLOCK: usize = 256;
 /// Shared memory that any GPU has for a block.
 pub(super) const MOST_SHARED: usize = 96 << 10;
 
@@ -28,18 +27,18 @@ impl Run<PatchEmbed> for Cuda {
         }
         let scale = normalization.std.map(|std| (1.0 / (255.0 * std)) as f32);
         let shift: [f32; 3] = std::array::from_fn(|c| (-normalization.mean[c] / normalization.std[c]) as f32);
-        let arguments = arguments![
-            self.at(pixels),
-            self.at(patches),
+        let parameters = kernel::PatchEmbed {
+            pixels: self.at(pixels),
+            patches: self.at(patches),
             image_size,
             patch_size,
-            scale[0],
-            scale[1],
-            scale[2],
-            shift[0],
-            shift[1],
-            shift[2]
-        ];
-        self.launch("patch_embed", [images * shape.side(), 1, 1], BLOCK, shared, arguments);
+            scale_red: scale[0],
+            scale_green: scale[1],
+            scale_blue: scale[2],
+            shift_red: shift[0],
+            shift_green: shift[1],
+            shift_blue: shift[2],
+        };
+        self.launch(kernel::PATCH_EMBED.shared(shared), [images * shape.side(), 1, 1], parameters);
     }
 }

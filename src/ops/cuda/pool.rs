@@ -1,18 +1,16 @@
 //! One token a sample: a warp a row of the output.
 
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::pool as kernel;
 use crate::ops::Run;
 use crate::ops::pool::{Pool, PoolBackward, PoolShape};
-
-/// Rows of a block, a warp each.
-const ROWS: usize = 8;
 
 impl Run<Pool> for Cuda {
     fn run(&mut self, Pool { shape, position, x, y }: Pool) {
         let PoolShape { samples, tokens, width } = shape;
         let position = position.map(|position| self.at(position));
-        let arguments = arguments![position, self.at(x), self.at(y), samples, tokens, width];
-        self.launch("pool", [samples.div_ceil(ROWS), 1, 1], 32 * ROWS, 0, arguments);
+        let parameters = kernel::Pool { position, x: self.at(x), y: self.at(y), samples, tokens, width };
+        self.launch(kernel::POOL, [samples.div_ceil(kernel::POOL.warps()), 1, 1], parameters);
     }
 }
 
@@ -20,7 +18,8 @@ impl Run<PoolBackward> for Cuda {
     fn run(&mut self, PoolBackward { shape, position, dy, dx }: PoolBackward) {
         let PoolShape { samples, tokens, width } = shape;
         let position = position.map(|position| self.at(position));
-        let arguments = arguments![position, self.at(dy), self.at(dx), samples, tokens, width];
-        self.launch("pool_backward", [(samples * tokens).div_ceil(ROWS), 1, 1], 32 * ROWS, 0, arguments);
+        let parameters = kernel::PoolBackward { position, dy: self.at(dy), dx: self.at(dx), samples, tokens, width };
+        let blocks = (samples * tokens).div_ceil(kernel::POOL_BACKWARD.warps());
+        self.launch(kernel::POOL_BACKWARD, [blocks, 1, 1], parameters);
     }
 }

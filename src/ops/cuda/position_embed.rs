@@ -1,14 +1,13 @@
 //! The class token and positions; and how gradients of positions are summed over samples, in two passes.
 
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::position_embed as kernel;
 use crate::error::Error;
 use crate::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
 use crate::ops::{Memory, Run};
 
-/// Rows of a block, a warp each.
-const ROWS: usize = 8;
 /// Threads of a block of the backward pass.
-const BLOCK: usize = 256;
+const BLOCK: usize = kernel::POSITION_EMBED_BACKWARD.most_threads();
 
 /// How many slices of the samples are summed apart, and the samples of one.
 #[derive(Clone, Copy)]
@@ -37,9 +36,10 @@ impl Run<PositionEmbed> for Cuda {
     fn run(&mut self, PositionEmbed { shape, patches, class, position, x }: PositionEmbed) {
         let PositionShape { images, patches: count, width } = shape;
         let tokens = count + 1;
-        let arguments =
-            arguments![self.at(patches), self.at(class), self.at(position), self.at(x), images, tokens, width];
-        self.launch("position_embed", [(images * tokens).div_ceil(ROWS), 1, 1], 32 * ROWS, 0, arguments);
+        let (patches, first, position, x) = (self.at(patches), self.at(class), self.at(position), self.at(x));
+        let blocks = (images * tokens).div_ceil(kernel::POSITION_EMBED.warps());
+        let parameters = kernel::PositionEmbed { patches, first, position, x, images, tokens, width };
+        self.launch(kernel::POSITION_EMBED, [blocks, 1, 1], parameters);
     }
 }
 
@@ -53,10 +53,12 @@ impl Run<PositionEmbedBackward> for Cuda {
         };
         let partials = self.workspace();
         let grid = [position_blocks(tokens * width, width), slices.count, 1];
-        let arguments = arguments![self.at(dx), self.at(dpatches), partials, images, tokens, width, slices.samples];
-        self.launch("position_embed_backward", grid, BLOCK, 0, arguments);
+        let (dx, dpatches, per_slice) = (self.at(dx), self.at(dpatches), slices.samples);
+        let parameters = kernel::PositionEmbedBackward { dx, dpatches, partials, images, tokens, width, per_slice };
+        self.launch(kernel::POSITION_EMBED_BACKWARD, grid, parameters);
         let grid = [(tokens * width).div_ceil(BLOCK), 1, 1];
-        let arguments = arguments![partials, self.at(dclass), self.at(dposition), slices.count, tokens, width];
-        self.launch("position_embed_backward_sum", grid, BLOCK, 0, arguments);
+        let (dclass, dposition, slices) = (self.at(dclass), self.at(dposition), slices.count);
+        let parameters = kernel::PositionEmbedBackwardSum { partials, dclass, dposition, slices, tokens, width };
+        self.launch(kernel::POSITION_EMBED_BACKWARD_SUM, grid, parameters);
     }
 }

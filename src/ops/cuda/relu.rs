@@ -1,19 +1,21 @@
 //! The rectifier: sweeps of the grid.
 
-use super::{Cuda, arguments};
+use super::Cuda;
+use super::kernels::relu as kernel;
 use crate::ops::Run;
 use crate::ops::relu::{Relu, ReluBackward};
 
 impl Run<Relu> for Cuda {
     fn run(&mut self, Relu { x, y }: Relu) {
         let count = y.len();
-        self.sweep("relu", count, arguments![self.at(x), self.at(y), count as i64]);
+        self.sweep(kernel::RELU, count, kernel::Relu { x: self.at(x), y: self.at(y), count });
     }
 }
 
 impl Run<ReluBackward> for Cuda {
     fn run(&mut self, ReluBackward { dy, y, dx }: ReluBackward) {
         let count = dx.len();
-        self.sweep("relu_backward", count, arguments![self.at(dy), self.at(y), self.at(dx), count as i64]);
+        let parameters = kernel::ReluBackward { dy: self.at(dy), y: self.at(y), dx: self.at(dx), count };
+        self.sweep(kernel::RELU_BACKWARD, count, parameters);
     }
 }

@@ -1,26 +1,24 @@
 //! Token embedding. Its backward pass sorts the places by their ids, so that the rows of an id are neighbours and are summed in
 //! one order.
 
+use super::Cuda;
+use super::kernels::token_embed::{self as kernel, DIGITS, TILE};
+use super::launch::Pointer;
 use super::position_embed::{position_blocks, slices};
-use super::{Cuda, arguments};
 use crate::error::Error;
 use crate::ops::token_embed::{TokenEmbed, TokenEmbedBackward, TokenShape};
 use crate::ops::{Memory, Run};
 
-/// Rows of a block of the forward pass, and chunks of one of the backward pass: a warp each.
-const WARPS: usize = 8;
-/// Threads of a block.
-const BLOCK: usize = 256;
-/// Entries that a block sorts.
-const TILE: usize = 2048;
 /// Bits that one pass of the sort looks at.
-const DIGIT: u32 = 8;
+const DIGIT: u32 = DIGITS.ilog2();
 
 impl Run<TokenEmbed> for Cuda {
     fn run(&mut self, TokenEmbed { shape, ids, table, position, x }: TokenEmbed) {
         let TokenShape { texts, tokens, width } = shape;
-        let arguments = arguments![self.at(ids), self.at(table), self.at(position), self.at(x), texts, tokens, width];
-        self.launch("token_embed", [(texts * tokens).div_ceil(WARPS), 1, 1], BLOCK, 0, arguments);
+        let (ids, table, position, x) = (self.at(ids), self.at(table), self.at(position), self.at(x));
+        let blocks = (texts * tokens).div_ceil(kernel::TOKEN_EMBED.warps());
+        let parameters = kernel::TokenEmbed { ids, table, position, x, texts, tokens, width };
+        self.launch(kernel::TOKEN_EMBED, [blocks, 1, 1], parameters);
     }
 }
 
@@ -33,39 +31,40 @@ impl Run<TokenEmbedBackward> for Cuda {
         // Long enough that few ids go on from chunk to chunk, short enough that many chunks are summed at a time.
         let chunk = (places.isqrt() / 2).next_power_of_two().clamp(16, 1024);
         let (tiles, chunks) = (places.div_ceil(TILE), places.div_ceil(chunk));
-        let entries = (8 * places).next_multiple_of(256);
-        let counts = (4 << DIGIT) * tiles;
-        let bytes = 2 * entries + counts + 8 * width * chunks;
+        let entries = places.next_multiple_of(256 / size_of::<kernel::Entry>());
+        let counts = DIGITS * tiles;
+        let bytes = 2 * size_of::<kernel::Entry>() * entries + 4 * counts + 8 * width * chunks;
         if bytes > Self::WORKSPACE_BYTES {
             let room = Self::WORKSPACE_BYTES;
             return self.fail(Error::input(format!(
                 "token_embed on CUDA needs {bytes} bytes for {texts} texts of {tokens} tokens and has {room}"
             )));
         }
-        let sorted = [self.workspace(), self.workspace().offset(entries)];
-        let counts_at = self.workspace().offset(2 * entries);
-        let partials = counts_at.offset(counts);
+        let first = self.workspace::<kernel::Entry>();
+        let sorted = [first, first.offset(entries)];
+        let tile_counts = Pointer::<u32>::new(first.offset(2 * entries).address());
+        let partials = Pointer::<f32>::new(tile_counts.offset(counts).address());
 
-        let mut from = None;
+        let (mut from, mut order) = (None, first);
         let bits = vocabulary.max(2).next_power_of_two().ilog2();
         for pass in 0..bits.div_ceil(DIGIT) {
             let (to, shift) = (sorted[pass as usize % 2], (pass * DIGIT) as usize);
-            let arguments = arguments![ids, from, counts_at, places, shift];
-            self.launch("token_embed_count", [tiles, 1, 1], BLOCK, 0, arguments);
-            let arguments = arguments![ids, from, to, counts_at, places, shift];
-            self.launch("token_embed_order", [tiles, 1, 1], BLOCK, 0, arguments);
-            from = Some(to);
+            let parameters = kernel::TokenEmbedCount { ids, from, tile_counts, places, shift };
+            self.launch(kernel::TOKEN_EMBED_COUNT, [tiles, 1, 1], parameters);
+            let parameters = kernel::TokenEmbedOrder { ids, from, to, tile_counts, places, shift };
+            self.launch(kernel::TOKEN_EMBED_ORDER, [tiles, 1, 1], parameters);
+            (from, order) = (Some(to), to);
         }
 
         self.fill(dtable, 0.0);
         let dtable = self.at(dtable);
         let columns = if width.is_multiple_of(8) { 256 } else { 32 };
-        let grid = [chunks.div_ceil(WARPS), width.div_ceil(columns), 1];
-        let arguments = arguments![from, dx, dtable, partials, places, width, chunk];
-        self.launch("token_embed_backward", grid, BLOCK, 0, arguments);
-        let grid = [chunks.div_ceil(WARPS), width.div_ceil(32), 1];
-        let arguments = arguments![from, partials, dtable, places, width, chunk];
-        self.launch("token_embed_backward_runs", grid, BLOCK, 0, arguments);
+        let grid = [chunks.div_ceil(kernel::TOKEN_EMBED_BACKWARD.warps()), width.div_ceil(columns), 1];
+        let parameters = kernel::TokenEmbedBackward { order, dx, dtable, partials, places, width, chunk };
+        self.launch(kernel::TOKEN_EMBED_BACKWARD, grid, parameters);
+        let grid = [chunks.div_ceil(kernel::TOKEN_EMBED_BACKWARD_RUNS.warps()), width.div_ceil(32), 1];
+        let parameters = kernel::TokenEmbedBackwardRuns { order, partials, dtable, places, width, chunk };
+        self.launch(kernel::TOKEN_EMBED_BACKWARD_RUNS, grid, parameters);
 
         let slices = match slices(texts, tokens * width) {
             Ok(slices) => slices,
@@ -73,10 +72,12 @@ impl Run<TokenEmbedBackward> for Cuda {
         };
         let (partials, context) = (self.workspace(), dposition.len() / width);
         let grid = [position_blocks(tokens * width, width), slices.count, 1];
-        let arguments = arguments![dx, partials, texts, tokens, width, slices.samples];
-        self.launch("token_embed_position_backward", grid, BLOCK, 0, arguments);
-        let grid = [(context * width).div_ceil(BLOCK), 1, 1];
-        let arguments = arguments![partials, self.at(dposition), slices.count, tokens, context, width];
-        self.launch("token_embed_position_backward_sum", grid, BLOCK, 0, arguments);
+        let per_slice = slices.samples;
+        let parameters = kernel::TokenEmbedPositionBackward { dx, partials, texts, tokens, width, per_slice };
+        self.launch(kernel::TOKEN_EMBED_POSITION_BACKWARD, grid, parameters);
+        let (dposition, slices) = (self.at(dposition), slices.count);
+        let blocks = (context * width).div_ceil(kernel::TOKEN_EMBED_POSITION_BACKWARD_SUM.most_threads());
+        let parameters = kernel::TokenEmbedPositionBackwardSum { partials, dposition, slices, tokens, context, width };
+        self.launch(kernel::TOKEN_EMBED_POSITION_BACKWARD_SUM, [blocks, 1, 1], parameters);
     }
 }
