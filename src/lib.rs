@@ -3,11 +3,12 @@
 //! The crate's root has what most programs need: [`Clip`] embeds images and texts and classifies zero-shot by any checkpoint, [`run`]
 //! trains a method through a stream with the settings of a [`Config`].
 //!
-//! Imports between modules point down this list only: the facade at the root, [`check`], [`report`], [`experiment`], [`method`],
-//! [`train`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; and below them
+//! Imports between modules point down this list only: the command line (`src/cli/`), the facade at the root, [`check`], [`report`],
+//! [`experiment`], [`method`], [`train`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; and below them
 //! [`error`], [`files`], [`interrupt`], [`pickle`], [`place`], [`rng`], [`seal`].
 
 pub mod check;
+mod cli;
 pub mod data;
 pub mod error;
 pub mod eval;
@@ -27,6 +28,8 @@ pub mod seal;
 pub mod stream;
 pub mod train;
 
+#[doc(hidden)]
+pub use cli::main as cli;
 pub use data::text::prompts::Templates;
 pub use experiment::Config;
 pub use facade::{Clip, ClipOptions, Rows, TestSet, run, run_on};

@@ -1,13 +1,12 @@
 //! `perennial check`: every kernel against the CPU reference.
 
-use perennial::check::{self, Checker, Outcome, Size, conformance};
-use perennial::error::{Error, Result, unknown};
-use perennial::ops::Backend;
-use perennial::ops::cuda::driver::Gpu;
-use perennial::ops::cuda::nvidia::Nvidia;
-
 use super::compute::{Place, on_device};
 use super::output::put;
+use crate::check::{self, Checker, Outcome, Size, conformance};
+use crate::error::{Error, Result, unknown};
+use crate::ops::Backend;
+use crate::ops::cuda::driver::Gpu;
+use crate::ops::cuda::nvidia::Nvidia;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -1,8 +1,8 @@
 //! Where a command computes.
 
-use perennial::error::{Error, Result};
-pub(super) use perennial::on_device;
-pub use perennial::place::Place;
+use crate::error::{Error, Result};
+pub(super) use crate::on_device;
+pub use crate::place::Place;
 
 #[derive(clap::Args)]
 pub struct Compute {

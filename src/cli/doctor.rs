@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use perennial::error::{Error, Result};
-use perennial::experiment::{Config, Finding, Verdict, examine};
 use serde_json::json;
 
 use super::compute::on_device;
 use super::output::{self, put};
 use super::run::{Common, default_out};
+use crate::error::{Error, Result};
+use crate::experiment::{Config, Finding, Verdict, examine};
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -5,19 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use perennial::data::broken::read_picture;
-use perennial::data::images::transform;
-use perennial::data::text::tokenizer::Tokenizer;
-use perennial::error::{Error, Result};
-use perennial::eval::pretrained::prepare;
-use perennial::files::{check_no_input, check_writable, files_below, folder_of, is_same, read_text};
-use perennial::model::checkpoint::{self, Positions, TensorFile, Weights, save_bytes};
-use perennial::model::clip::Capacity;
-use perennial::model::spec::ModelSpec;
-use perennial::{Activation, Clip, ClipOptions, Place};
 
 use super::compute::Compute;
 use super::output::{put, say};
+use crate::data::broken::read_picture;
+use crate::data::images::transform;
+use crate::data::text::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::eval::pretrained::prepare;
+use crate::files::{check_no_input, check_writable, files_below, folder_of, is_same, read_text};
+use crate::model::checkpoint::{self, Positions, TensorFile, Weights, save_bytes};
+use crate::model::clip::Capacity;
+use crate::model::spec::ModelSpec;
+use crate::{Activation, Clip, ClipOptions, Place};
 
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["images", "texts"]))]

@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use perennial::data::text::prompts::Templates;
-use perennial::data::{self, Dataset, Split};
-use perennial::error::{Error, Result, unknown};
-use perennial::experiment::{Config, EvaluationTask, PRESETS};
-use perennial::model::spec::ModelSpec;
-use perennial::{Clip, Place, TestSet};
 use serde_json::{Value, json};
 
 use super::embed::{Counter, Inference, Model};
 use super::output::{self, put, say};
 use super::run::print_broken;
+use crate::data::text::prompts::Templates;
+use crate::data::{self, Dataset, Split};
+use crate::error::{Error, Result, unknown};
+use crate::experiment::{Config, EvaluationTask, PRESETS};
+use crate::model::spec::ModelSpec;
+use crate::{Clip, Place, TestSet};
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use perennial::data::text::tokenizer::{self, Tokenizer};
-use perennial::error::{Error, Result};
-use perennial::files::{check_no_input, check_writable, folder_of, is_same};
-use perennial::model::checkpoint;
-use perennial::model::parameters::ParameterList;
-
 use super::embed::Model;
 use super::output::{put, say};
+use crate::data::text::tokenizer::{self, Tokenizer};
+use crate::error::{Error, Result};
+use crate::files::{check_no_input, check_writable, folder_of, is_same};
+use crate::model::checkpoint;
+use crate::model::parameters::ParameterList;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -1,13 +1,12 @@
 //! `perennial list`: what there is, one name first on each line.
 
-use perennial::error::Result;
-use perennial::experiment::PRESETS;
-use perennial::method::entries;
-use perennial::model::parameters::ParameterList;
-use perennial::model::spec::ModelSpec;
-use perennial::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
-
 use super::output::{put, say};
+use crate::error::Result;
+use crate::experiment::PRESETS;
+use crate::method::entries;
+use crate::model::parameters::ParameterList;
+use crate::model::spec::ModelSpec;
+use crate::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -8,8 +8,9 @@ use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Mutex;
 
-use perennial::error::{Error, Result};
 use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
 
 /// What became of standard output.
 enum State {

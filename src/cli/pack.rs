@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use perennial::data;
-use perennial::data::formats::packed::{Edges, Packing, in_words};
-use perennial::error::{Error, Result};
-use perennial::experiment::Config;
-
 use super::embed::Counter;
 use super::output::{put, say};
+use crate::data;
+use crate::data::formats::packed::{Edges, Packing, in_words};
+use crate::error::{Error, Result};
+use crate::experiment::Config;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use perennial::error::Result;
-use perennial::experiment::{Evaluation, Iteration, Observer, Setup, Status};
-use perennial::files::{check_writable, write_quickly};
-use perennial::method::Spends;
-use perennial::ops::Plan;
 
 use super::output::say;
+use crate::error::Result;
+use crate::experiment::{Evaluation, Iteration, Observer, Setup, Status};
+use crate::files::{check_writable, write_quickly};
+use crate::method::Spends;
+use crate::ops::Plan;
 
 /// Seconds between plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(15);

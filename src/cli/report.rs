@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use perennial::error::{Error, Result};
-use perennial::experiment::EvaluationTask;
-use perennial::files::{check_no_input, check_writable, is_same, write_atomically};
-use perennial::report::{
-    Cell, Comparison, Reference, Run, Table, group, markdown, page, summary_json, summary_table, visible,
-};
 use serde_json::json;
 
 use super::output::{self, put, say};
+use crate::error::{Error, Result};
+use crate::experiment::EvaluationTask;
+use crate::files::{check_no_input, check_writable, is_same, write_atomically};
+use crate::report::{
+    Cell, Comparison, Reference, Run, Table, group, markdown, page, summary_json, summary_table, visible,
+};
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -2,18 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use perennial::data::broken::Broken;
-use perennial::error::Result;
-use perennial::experiment::{Access, Config, Evaluation, EvaluationTask, Observer};
-use perennial::interrupt;
-#[cfg(feature = "tensorboard")]
-use perennial::report::TensorBoard;
-use perennial::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
-use perennial::run_on;
-
 use super::compute::Compute;
 use super::output::{self, put};
 use super::progress::Progress;
+use crate::data::broken::Broken;
+use crate::error::Result;
+use crate::experiment::{Access, Config, Evaluation, EvaluationTask, Observer};
+use crate::interrupt;
+#[cfg(feature = "tensorboard")]
+use crate::report::TensorBoard;
+use crate::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
+use crate::run_on;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use perennial::error::Result;
-use perennial::experiment::{Phase, Seen};
 use serde_json::json;
 
 use super::output::{document, put};
+use crate::error::Result;
+use crate::experiment::{Phase, Seen};
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use perennial::check::{self, Case, Operands, Purpose, Visitor};
-use perennial::error::{Error, Result};
-use perennial::model::spec::ModelSpec;
-use perennial::ops::linear::{Epilogue, Linear, LinearShape};
-use perennial::ops::{AnyOp, Backend, Cost, Plan};
 use serde_json::{Value, json};
 
 use super::super::output::put;
 use super::median;
+use crate::check::{self, Case, Operands, Purpose, Visitor};
+use crate::error::{Error, Result};
+use crate::model::spec::ModelSpec;
+use crate::ops::linear::{Epilogue, Linear, LinearShape};
+use crate::ops::{AnyOp, Backend, Cost, Plan};
 
 pub fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Result<Value> {
     let ceilings = Ceilings::measure::<D>(place)?;

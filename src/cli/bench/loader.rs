@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use perennial::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
-use perennial::data::{self, Source, Split};
-use perennial::error::{Error, Result};
-use perennial::rng::{below, rng};
 use serde_json::{Value, json};
 
 use super::super::output::put;
+use crate::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
+use crate::data::{self, Source, Split};
+use crate::error::{Error, Result};
+use crate::rng::{below, rng};
 
 #[derive(clap::Args)]
 #[group(skip)]

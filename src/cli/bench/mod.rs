@@ -7,15 +7,15 @@ mod trace;
 
 use std::path::PathBuf;
 
-use perennial::data::text::tokenizer::Tokenizer;
-use perennial::data::{self, Source};
-use perennial::error::{Error, Result};
-use perennial::files::{check_writable, write_atomically};
-use perennial::model::spec::ModelSpec;
-use perennial::train::TextBank;
 use serde_json::{Value, json};
 
 use super::compute::{Compute, on_device};
+use crate::data::text::tokenizer::Tokenizer;
+use crate::data::{self, Source};
+use crate::error::{Error, Result};
+use crate::files::{check_writable, write_atomically};
+use crate::model::spec::ModelSpec;
+use crate::train::TextBank;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use perennial::error::Result;
-use perennial::method::{self, Method};
-use perennial::model::clip::Capacity;
-use perennial::model::spec::ModelSpec;
-use perennial::ops::{Backend, Plan};
-use perennial::rng::{rng, unit};
-use perennial::train::{BatchTexts, OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
 use serde_json::{Value, json};
 
 use super::super::output::put;
 use super::{captions, median};
+use crate::error::Result;
+use crate::method::{self, Method};
+use crate::model::clip::Capacity;
+use crate::model::spec::ModelSpec;
+use crate::ops::{Backend, Plan};
+use crate::rng::{rng, unit};
+use crate::train::{BatchTexts, OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// Distinct batches, used in turn.
 const BATCHES: usize = 4;
