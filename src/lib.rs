@@ -7,6 +7,8 @@
 //! [`experiment`], [`method`], [`train`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; and below them
 //! [`error`], [`files`], [`interrupt`], [`pickle`], [`place`], [`rng`], [`seal`].
 
+#![deny(unnameable_types, unreachable_pub)]
+
 pub mod check;
 mod cli;
 pub mod data;
@@ -14,13 +16,13 @@ pub mod error;
 pub mod eval;
 pub mod experiment;
 mod facade;
-pub mod files;
-pub mod interrupt;
+mod files;
+mod interrupt;
 pub mod memory;
 pub mod method;
 pub mod model;
 pub mod ops;
-pub mod pickle;
+mod pickle;
 pub mod place;
 pub mod report;
 pub mod rng;

@@ -17,7 +17,7 @@ use crate::ops::cuda::driver::{Address, Argument, Driver, Gpu, Launch, Matrix, T
 use crate::rng::{Rng, below, rng, unit};
 
 /// The name of these checks, beside the ops'.
-pub const OP: &str = "ptx";
+pub(crate) const OP: &str = "ptx";
 
 const PREFIX: &str = "conformance_";
 

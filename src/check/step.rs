@@ -26,7 +26,7 @@ use crate::rng::{Rng, below, rng, unit};
 use crate::train::{OptimizerSettings, Stage, StageView, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// The name of these checks, beside the ops'.
-pub const OP: &str = "step";
+pub(crate) const OP: &str = "step";
 
 /// Small, so that steps stay near each other on both devices: what is compared is a step, not where a trajectory drifts.
 const LEARNING_RATE: f64 = 1e-4;

@@ -9,7 +9,7 @@ use crate::ops::cuda::driver::Gpu;
 use crate::ops::cuda::nvidia::Nvidia;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// cuda[:N], or emulated[:N] (of a build with the feature `emulator`)
     #[arg(long, default_value = "cuda", value_name = "DEVICE")]
     device: String,
@@ -24,7 +24,7 @@ pub struct Arguments {
     seed: Option<u64>,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = Place::parse(&arguments.device)?;
     let size = match place {
         Place::Cpu => return Err(Error::input("the CPU is what others are checked against: give --device cuda[:N]")),

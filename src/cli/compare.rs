@@ -15,7 +15,7 @@ use crate::report::{Cell, Value, summary_json, summary_table};
 use crate::run_on;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A bundled preset (see 'perennial list presets') or a TOML file
     preset: String,
     /// The methods, separated by commas
@@ -34,7 +34,7 @@ pub struct Arguments {
     common: Common,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
     interrupt::listen()?;
     let access = Access { lock: !arguments.common.no_lock, start_over: false };

@@ -16,7 +16,7 @@ use crate::model::spec::ModelSpec;
 use crate::{Clip, Place, TestSet};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: Model,
     /// A preset, such as imagenet-r or cifar100, for its data, templates and task; or a format of data: emoji, folder, domainnet, csv,
@@ -62,7 +62,7 @@ enum Task {
     Retrieval,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
     let Config { mut data, evaluation, .. } = config(arguments)?;
     // What takes no time comes before what may take long.

@@ -11,7 +11,7 @@ use crate::model::checkpoint;
 use crate::model::parameters::ParameterList;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: Model,
     /// Whose layout
@@ -31,7 +31,7 @@ enum Format {
     Hf,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (spec, out) = (arguments.model.spec()?, &arguments.out);
     check_folder(out)?;
     let own = if arguments.model.model.is_dir() { &arguments.model.model } else { folder_of(&arguments.model.model) };

@@ -9,7 +9,7 @@ use crate::model::spec::ModelSpec;
 use crate::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     what: What,
 }
 
@@ -21,7 +21,7 @@ enum What {
     Kernels,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match arguments.what {
         What::Methods => lines(entries().iter().map(|entry| (entry.name(), entry.row.summary.to_string()))),
         What::Presets => {

@@ -13,7 +13,7 @@ use crate::report::{
 };
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Run directories; runs that differ in the seed alone share a row, and runs on one stream a table
     #[arg(required = true, value_name = "RUN_DIR")]
     runs: Vec<PathBuf>,
@@ -34,7 +34,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     check_outputs(arguments)?;
     let reference = arguments.against.as_deref().map(Reference::find).transpose()?;
     let Runs { finished, notes, failed } = read(&arguments.runs)?;

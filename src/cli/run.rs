@@ -15,7 +15,7 @@ use crate::report::{Cell, matrix_table, static_table, summary_table, transfer_ta
 use crate::run_on;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A bundled preset (see 'perennial list presets') or a TOML file
     pub preset: String,
     /// The method (see 'perennial list methods')
@@ -46,7 +46,7 @@ pub struct Arguments {
 
 /// What every command that trains takes.
 #[derive(clap::Args)]
-pub struct Common {
+pub(crate) struct Common {
     /// Folder of the data set [default: the one inside the program]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub struct Common {
 
 impl Common {
     /// The preset's settings for a method, or for the preset's own, with what the command line changes.
-    pub fn config(&self, preset: &str, method: Option<&str>) -> Result<Config> {
+    pub(crate) fn config(&self, preset: &str, method: Option<&str>) -> Result<Config> {
         let mut preset = Config::find(preset)?;
         if let Some(method) = method {
             preset.method = method.to_string();
@@ -81,7 +81,7 @@ impl Common {
     }
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
     interrupt::listen()?;
     let mut config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
@@ -119,7 +119,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// `runs/emoji-cil-gdro-m500-s0`.
-pub fn default_out(preset: &str, config: &Config) -> PathBuf {
+pub(crate) fn default_out(preset: &str, config: &Config) -> PathBuf {
     let preset = Path::new(preset).file_stem().unwrap_or_default().to_string_lossy();
     PathBuf::from(format!("runs/{preset}-{}-m{}-s{}", config.method, config.memory.size, config.seed))
 }
@@ -145,7 +145,7 @@ fn print(evaluation: &Evaluation, out: &Path) -> Result<()> {
 }
 
 /// Says which samples were left out, and why; nothing where none was.
-pub fn print_broken(broken: &Broken) {
+pub(crate) fn print_broken(broken: &Broken) {
     if broken.is_empty() {
         return;
     }

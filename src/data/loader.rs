@@ -111,7 +111,7 @@ impl Loader {
     }
 
     /// Gives a batch's memory back for a later batch.
-    pub fn recycle(&mut self, batch: Batch) {
+    pub(crate) fn recycle(&mut self, batch: Batch) {
         let mut state = self.shared.lock();
         if state.spare.len() < self.shared.prefetch {
             state.spare.push(batch.pixels);

@@ -26,7 +26,7 @@ pub struct Retrieval {
 
 impl Retrieval {
     /// The mean of recall@1 in the two directions.
-    pub fn mean_recall_at_1(&self) -> f64 {
+    pub(crate) fn mean_recall_at_1(&self) -> f64 {
         (self.image_to_text.at_1 + self.text_to_image.at_1) / 2.0
     }
 
@@ -42,7 +42,7 @@ impl Retrieval {
 /// of them is returned in the order of the images.
 ///
 /// At work are 16 rows of similarities for each thread. Panics when the sizes do not fit: a bug of the caller.
-pub fn retrieve<R: Send>(
+pub(crate) fn retrieve<R: Send>(
     images: &[f32],
     texts: &[f32],
     width: usize,

@@ -69,7 +69,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Expected::default()
     }
 }

@@ -70,7 +70,7 @@ pub struct StepRecord {
 }
 
 impl Evaluation {
-    pub fn new(setup: &Setup) -> Evaluation {
+    pub(crate) fn new(setup: &Setup) -> Evaluation {
         let step = |step: &crate::stream::Step| StepRecord {
             name: step.name.clone(),
             train: step.train.len(),
@@ -102,7 +102,7 @@ impl Evaluation {
 
     /// Fails, with the field and what would be right, where no run can have come to this: lists that do not fit the steps, numbers out
     /// of their range, or a summary that does not follow from them.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let (done, steps) = (self.matrix.len(), self.steps.len());
         if steps == 0 || done > steps {
             return Err(format!("matrix has {done} rows, and steps {steps}: a row for each step is the most"));
@@ -141,7 +141,7 @@ impl Evaluation {
     }
 
     /// Forgets the rows from step `steps` on: a resumed run makes them again.
-    pub fn truncate(&mut self, steps: usize) -> Result<()> {
+    pub(crate) fn truncate(&mut self, steps: usize) -> Result<()> {
         self.matrix.truncate(steps);
         self.accuracy.truncate(steps);
         self.spent.truncate(steps);
@@ -153,7 +153,7 @@ impl Evaluation {
     }
 
     /// Adds what was found after the next step, and what had been spent by then.
-    pub fn push(&mut self, found: Findings, spent: Spent) -> Result<()> {
+    pub(crate) fn push(&mut self, found: Findings, spent: Spent) -> Result<()> {
         let Findings { row, dynamic, static_sets, answers } = found;
         for (name, row) in dynamic {
             self.dynamic.entry(name).or_default().push(row);

@@ -168,7 +168,7 @@ impl Setup {
     }
 
     /// What there is to say of its method.
-    pub fn row(&self) -> &Row {
+    pub(crate) fn row(&self) -> &Row {
         self.method.row()
     }
 
@@ -189,7 +189,7 @@ impl Setup {
     }
 
     /// The training samples of step `step`, without replay.
-    pub fn own_samples(&self, step: usize) -> Vec<u32> {
+    pub(crate) fn own_samples(&self, step: usize) -> Vec<u32> {
         let steps = if self.row().sees == Sees::AllSoFar { 0..=step } else { step..=step };
         let mut samples: Vec<u32> =
             self.stream.steps[steps].iter().flat_map(|step| step.train.iter().copied()).collect();
@@ -264,13 +264,13 @@ impl Setup {
     }
 
     /// How many classes have been seen before step `step`, and with it.
-    pub fn class_counts(&self, step: usize) -> (usize, usize) {
+    pub(crate) fn class_counts(&self, step: usize) -> (usize, usize) {
         let seen = |step: usize| self.stream.classes_seen(step).len();
         (step.checked_sub(1).map_or(0, seen), seen(step))
     }
 
     /// A sample's class in the order of the stream: the column of a head.
-    pub fn column(&self, sample: u32) -> u32 {
+    pub(crate) fn column(&self, sample: u32) -> u32 {
         self.column_of_class[self.dataset.samples[sample as usize].class as usize]
     }
 
@@ -298,13 +298,13 @@ impl Setup {
     }
 
     /// Everything that the model is tested on after each step.
-    pub fn test_samples(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn test_samples(&self) -> impl Iterator<Item = u32> {
         let steps = self.stream.steps.iter().flat_map(|step| &step.test);
         steps.chain(self.static_sets.iter().flat_map(|(_, samples)| samples)).copied()
     }
 
     /// Batch sizes of evaluation, no larger than what there is.
-    pub fn evaluation_capacity(&self) -> Capacity {
+    pub(crate) fn evaluation_capacity(&self) -> Capacity {
         let tests = self.test_samples().count();
         let texts = match self.config.evaluation.task {
             EvaluationTask::Classification => self.class_prompts.len(),
@@ -651,6 +651,6 @@ fn hash_of(values: &[u32]) -> String {
     hex(&Sha256::digest(bytemuck::cast_slice::<u32, u8>(values)))
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

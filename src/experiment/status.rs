@@ -60,7 +60,7 @@ pub struct Status {
 
 impl Status {
     /// The numbers in Prometheus' text format, each with the run's method, memory and seed as labels.
-    pub fn to_prometheus(&self) -> String {
+    pub(crate) fn to_prometheus(&self) -> String {
         let seconds = |time: &str| {
             let since = humantime::parse_rfc3339(time).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
             Some(since.as_secs_f64())
@@ -100,14 +100,14 @@ impl Status {
 }
 
 /// Writes `status.json` as a run goes, at most once a second. What cannot be written ends no training.
-pub struct Pulse {
+pub(crate) struct Pulse {
     path: PathBuf,
     pub status: Status,
     last: Option<Instant>,
 }
 
 impl Pulse {
-    pub fn new(run: &Path, setup: &Setup) -> Pulse {
+    pub(crate) fn new(run: &Path, setup: &Setup) -> Pulse {
         let status = Status {
             method: setup.row().name.to_string(),
             memory: setup.config.memory.size,
@@ -136,7 +136,7 @@ impl Pulse {
 
     /// Changes the status, and writes it where the last time is long enough ago, or where `at_once` says so. Returns it where it was
     /// written.
-    pub fn beat(&mut self, at_once: bool, change: impl FnOnce(&mut Status)) -> Option<&Status> {
+    pub(crate) fn beat(&mut self, at_once: bool, change: impl FnOnce(&mut Status)) -> Option<&Status> {
         change(&mut self.status);
         if !at_once && self.last.is_some_and(|last| last.elapsed() < BEAT) {
             return None;
@@ -151,7 +151,7 @@ impl Pulse {
 
 /// What is seen of a run from outside.
 #[derive(Clone, Debug, Serialize)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub run: PathBuf,
     /// Whether a process is at work in it; none where its file system cannot tell.
     pub alive: Option<bool>,
@@ -162,7 +162,7 @@ pub struct Seen {
 
 impl Seen {
     /// Looks at a run's directory, also while the run is at work.
-    pub fn at(run: &Path) -> Result<Seen> {
+    pub(crate) fn at(run: &Path) -> Result<Seen> {
         if !run.join("config.toml").exists() {
             return Err(Error::input(format!("{} is no run's directory: it has no config.toml", run.display())));
         }

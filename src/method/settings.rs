@@ -38,8 +38,9 @@ pub struct Group {
     pub settings: &'static [Setting],
 }
 
-/// Declares a struct of settings, for the table `[objective.NAME]`, with its [`Group`](crate::method::settings::Group). A setting is an
-/// `f64`, a `usize` or a `bool`, with its default and the range of its values; its comment is what docs/settings.md says of it.
+/// Declares a struct of settings, for the table `[objective.NAME]`, with its [`Group`](crate::method::settings::Group). It is known to its
+/// module alone, or as far as a `pub` or `pub(crate)` before its name says. A setting is an `f64`, a `usize` or a `bool`, with its default
+/// and the range of its values; its comment is what docs/settings.md says of it.
 ///
 /// ```
 /// perennial::method_settings! {
@@ -58,17 +59,17 @@ macro_rules! method_settings {
     (@read f64 $value:expr) => { $value.number() };
     (@read usize $value:expr) => { $value.number() as usize };
     (@read bool $value:expr) => { $value.number() != 0.0 };
-    ($(#[$meta:meta])* $name:ident in $table:literal {
+    ($(#[$meta:meta])* $visible:vis $name:ident in $table:literal {
         $($(#[doc = $doc:literal])+ $key:ident: $kind:ident = $default:literal, $low:literal..=$high:expr;)*
     }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
-        pub struct $name {
+        $visible struct $name {
             $($(#[doc = $doc])+ pub $key: $kind,)*
         }
 
         impl $name {
-            pub const GROUP: $crate::method::settings::Group = $crate::method::settings::Group {
+            $visible const GROUP: $crate::method::settings::Group = $crate::method::settings::Group {
                 table: $table,
                 settings: &[$($crate::method::settings::Setting {
                     name: stringify!($key),
@@ -79,7 +80,7 @@ macro_rules! method_settings {
             };
 
             /// As `settings` have them.
-            pub fn of(settings: &$crate::method::settings::Settings) -> $name {
+            $visible fn of(settings: &$crate::method::settings::Settings) -> $name {
                 $name {
                     $($key: $crate::method_settings!(@read $kind settings.get($table, stringify!($key))),)*
                 }

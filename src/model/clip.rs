@@ -31,14 +31,14 @@ pub struct Clip {
 
 impl Clip {
     /// The upper end of open_clip's clamp on the logit scale; the lower is 0.
-    pub const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
+    pub(crate) const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 
     pub fn plan(plan: &mut Plan, spec: &ModelSpec, capacity: Capacity, purpose: Purpose) -> Clip {
         Clip::plan_listed(plan, spec, ParameterList::of(spec), capacity, purpose)
     }
 
     /// The same with the parameters of `list`, a method's own among them.
-    pub fn plan_listed(
+    pub(crate) fn plan_listed(
         plan: &mut Plan,
         spec: &ModelSpec,
         list: ParameterList,
@@ -50,7 +50,7 @@ impl Clip {
     }
 
     /// A second set of activations over the same weights: evaluation beside training.
-    pub fn plan_sharing(&self, plan: &mut Plan, capacity: Capacity, purpose: Purpose) -> Clip {
+    pub(crate) fn plan_sharing(&self, plan: &mut Plan, capacity: Capacity, purpose: Purpose) -> Clip {
         Clip::plan_with(plan, &self.spec, self.parameters.clone(), self.weights, capacity, purpose)
     }
 

@@ -39,7 +39,7 @@ impl Part {
 impl Frozen {
     /// Plans `count` copies for batches of `capacity`. They run one after another and share one set of activations: what is
     /// wanted of one is taken before the next runs.
-    pub fn plan(plan: &mut Plan, clip: &Clip, count: usize, part: Part, capacity: Capacity) -> Vec<Frozen> {
+    pub(crate) fn plan(plan: &mut Plan, clip: &Clip, count: usize, part: Part, capacity: Capacity) -> Vec<Frozen> {
         let (spec, list, purpose) = (&clip.spec, &clip.parameters, Purpose::Inference);
         let range = part.range(list);
         plan.section("teachers", |plan| {
@@ -57,7 +57,7 @@ impl Frozen {
     }
 
     /// Takes over what the model is now.
-    pub fn take(&self, device: &mut dyn Device, clip: &Clip) {
+    pub(crate) fn take(&self, device: &mut dyn Device, clip: &Clip) {
         device.copy(clip.weights.storage.slice(self.range.start, self.range.len()), self.weights.storage);
     }
 

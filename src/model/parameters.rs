@@ -25,10 +25,12 @@ enum Initial {
 }
 
 impl Parameter {
+    /// Numbers in it.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
+    /// Whether it has none: an extent is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -38,7 +40,7 @@ impl Parameter {
     }
 
     /// Whether weight decay applies: to matrices and embeddings, not to gains, biases and the logit scale (open_clip's rule).
-    pub fn decays(&self) -> bool {
+    pub(crate) fn decays(&self) -> bool {
         self.shape.len() >= 2
     }
 }
@@ -74,7 +76,7 @@ impl ParameterList {
     }
 
     /// The same with a method's own.
-    pub fn with_extras(spec: &ModelSpec, extras: &[Extra]) -> ParameterList {
+    pub(crate) fn with_extras(spec: &ModelSpec, extras: &[Extra]) -> ParameterList {
         let mut list = ParameterList {
             parameters: Vec::new(),
             arena: 0,
@@ -128,7 +130,7 @@ impl ParameterList {
     }
 
     /// Leaves all else as it is: it has no gradients and no moments.
-    pub fn train_only(&mut self, trainable: Trainable) {
+    pub(crate) fn train_only(&mut self, trainable: Trainable) {
         self.trainable = trainable;
     }
 
@@ -138,7 +140,7 @@ impl ParameterList {
     }
 
     /// The whole arena.
-    pub fn all(&self) -> Trainable {
+    pub(crate) fn all(&self) -> Trainable {
         Trainable::stretch(0..self.arena)
     }
 
@@ -183,16 +185,18 @@ impl ParameterList {
         self.parameters.iter()
     }
 
+    /// How many parameters there are; see [`ParameterList::arena_len`] for their numbers.
     pub fn len(&self) -> usize {
         self.parameters.len()
     }
 
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.parameters.is_empty()
     }
 
     /// Numbers in all parameters together.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.parameters.iter().map(Parameter::len).sum()
     }
 
@@ -221,7 +225,7 @@ impl ParameterList {
     }
 
     /// Copies the parameters that both lists have, from an arena of this list into one of `other`.
-    pub fn transfer(&self, values: &[f32], other: &ParameterList, to: &mut [f32]) {
+    pub(crate) fn transfer(&self, values: &[f32], other: &ParameterList, to: &mut [f32]) {
         for parameter in &self.parameters {
             if let Some(place) = other.find(&parameter.name) {
                 to[place.range()].copy_from_slice(&values[parameter.range()]);
@@ -230,7 +234,7 @@ impl ParameterList {
     }
 
     /// The arena's stretches under weight decay, neighbours joined.
-    pub fn decayed(&self) -> Vec<Range<usize>> {
+    pub(crate) fn decayed(&self) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for parameter in self.parameters.iter().filter(|parameter| parameter.decays()) {
             let range = parameter.offset..(parameter.offset + parameter.len().next_multiple_of(ALIGNMENT));

@@ -95,10 +95,10 @@ const MOST_WORDS: usize = 1 << 20;
 
 impl ModelSpec {
     /// Layer norm's epsilon, the same in every model that open_clip describes.
-    pub const LAYER_NORM_EPS: f64 = 1e-5;
+    pub(crate) const LAYER_NORM_EPS: f64 = 1e-5;
 
     /// Names of the bundled models.
-    pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> + Clone {
         BUNDLED.iter().map(|(name, _)| *name)
     }
 
@@ -108,7 +108,7 @@ impl ModelSpec {
     }
 
     /// The same, and how it tells its activation; of a bundled model only the sizes are meant.
-    pub fn find_with_activation(name: &str) -> Result<(ModelSpec, Told)> {
+    pub(crate) fn find_with_activation(name: &str) -> Result<(ModelSpec, Told)> {
         if let Some((_, json)) = BUNDLED.iter().find(|(known, _)| *known == name) {
             return Ok((ModelSpec::from_json(json)?, Told::Not));
         }
@@ -127,7 +127,7 @@ impl ModelSpec {
 
     /// The same, and how it tells its activation. Without `quick_gelu`, an `open_clip_config.json`, which open_clip writes
     /// beside weights, means the exact GELU; the bare sizes mean nothing.
-    pub fn read_json(json: &str) -> Result<(ModelSpec, Told)> {
+    pub(crate) fn read_json(json: &str) -> Result<(ModelSpec, Told)> {
         let wrong = |cause: serde_json::Error| Error::input(format!("not a model configuration: {cause}"));
         let mut value: serde_json::Value = serde_json::from_str(json).map_err(wrong)?;
         let mut told = Told::Not;
@@ -149,7 +149,7 @@ impl ModelSpec {
     }
 
     /// For messages: the bundled model of these sizes by its name, or else the JSON; and which activation it is.
-    pub fn in_words(&self) -> String {
+    pub(crate) fn in_words(&self) -> String {
         let sizes = |name: &&str| {
             ModelSpec::find(name).is_ok_and(|known| known == ModelSpec { quick_gelu: false, ..self.clone() })
         };
@@ -160,7 +160,7 @@ impl ModelSpec {
     }
 
     /// As `--activation` takes it.
-    pub fn activation_name(&self) -> &'static str {
+    pub(crate) fn activation_name(&self) -> &'static str {
         if self.quick_gelu { "quick_gelu" } else { "gelu" }
     }
 
@@ -220,7 +220,7 @@ impl ModelSpec {
         Ok(())
     }
 
-    pub fn activation(&self) -> Activation {
+    pub(crate) fn activation(&self) -> Activation {
         if self.quick_gelu { Activation::QuickGelu } else { Activation::Gelu }
     }
 
@@ -350,7 +350,7 @@ fn drop_neutral(config: &mut serde_json::Value) -> Result<()> {
 }
 
 impl TransformerSpec {
-    pub fn head_dim(&self) -> usize {
+    pub(crate) fn head_dim(&self) -> usize {
         self.width / self.heads
     }
 

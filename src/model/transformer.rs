@@ -56,7 +56,7 @@ pub enum Purpose {
 }
 
 /// A stack of residual attention blocks with all its memory.
-pub struct Transformer {
+pub(crate) struct Transformer {
     spec: TransformerSpec,
     blocks: Vec<(BlockWeights, Saved)>,
     gradients: Option<Gradients>,
@@ -67,7 +67,7 @@ pub struct Transformer {
 impl Transformer {
     /// The blocks under `prefix` (`visual.transformer.resblocks`, `transformer.resblocks`), planned for up to `sequences`
     /// sequences of up to `tokens` tokens.
-    pub fn plan(
+    pub(crate) fn plan(
         plan: &mut Plan,
         spec: TransformerSpec,
         prefix: &str,
@@ -124,21 +124,21 @@ impl Transformer {
     }
 
     /// Where the embeddings `[sequences, tokens, width]` go before [`Transformer::forward`].
-    pub fn input(&self) -> Tensor {
+    pub(crate) fn input(&self) -> Tensor {
         self.input
     }
 
     /// Where [`Transformer::forward`] leaves its result.
-    pub fn output(&self) -> Tensor {
+    pub(crate) fn output(&self) -> Tensor {
         self.blocks.last().map_or(self.input, |(_, saved)| saved.output)
     }
 
     /// Where the gradient of the output goes before [`Transformer::backward`], which leaves that of the input there.
-    pub fn gradient(&self) -> Tensor {
+    pub(crate) fn gradient(&self) -> Tensor {
         self.gradients.as_ref().expect("planned for training").stream
     }
 
-    pub fn forward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
+    pub(crate) fn forward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
         let spec = &self.spec;
         let rows = sequences * tokens;
         let norm = norm_shape(rows, spec.width);
@@ -160,7 +160,7 @@ impl Transformer {
     }
 
     /// From the gradient of the output in [`Transformer::gradient`] to those of all parameters, and of the input in its place.
-    pub fn backward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
+    pub(crate) fn backward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
         let spec = &self.spec;
         let rows = sequences * tokens;
         let norm = norm_shape(rows, spec.width);

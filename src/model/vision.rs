@@ -34,7 +34,7 @@ pub struct VisionTower {
 }
 
 impl VisionTower {
-    pub fn plan(
+    pub(crate) fn plan(
         plan: &mut Plan,
         spec: &ModelSpec,
         list: &ParameterList,
@@ -85,7 +85,7 @@ impl VisionTower {
     }
 
     /// The first `images` of them.
-    pub fn pixels_of(&self, images: usize) -> Bytes {
+    pub(crate) fn pixels_of(&self, images: usize) -> Bytes {
         self.pixels.first(images * self.image_size * self.image_size * 3)
     }
 
@@ -153,14 +153,14 @@ impl VisionTower {
     }
 
     /// From the embeddings' gradient to that of every parameter. What [`VisionTower::forward`] saved is used up.
-    pub fn backward(&self, device: &mut dyn Device, images: usize) {
+    pub(crate) fn backward(&self, device: &mut dyn Device, images: usize) {
         let (_, _, pool) = self.shapes(images);
         self.head.backward(device, pool, None, self.blocks.gradient());
         self.backward_blocks(device, images);
     }
 
     /// The same from the features' gradient.
-    pub fn backward_features(&self, device: &mut dyn Device, images: usize) {
+    pub(crate) fn backward_features(&self, device: &mut dyn Device, images: usize) {
         let (_, _, pool) = self.shapes(images);
         self.head.backward_features(device, pool, None, self.blocks.gradient());
         self.backward_blocks(device, images);

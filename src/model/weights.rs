@@ -20,7 +20,7 @@ pub struct Weights {
 
 impl Weights {
     /// Room for `list`; gradients only where they will be written.
-    pub fn plan(plan: &mut Plan, list: &ParameterList, training: bool) -> Weights {
+    pub(crate) fn plan(plan: &mut Plan, list: &ParameterList, training: bool) -> Weights {
         let master = plan.section("parameters", |plan| plan.stats(list.arena_len()));
         let storage = plan.section("parameters", |plan| plan.weights(master));
         let gradients = plan.section("gradients", |plan| plan.stats(if training { list.trainable().len() } else { 0 }));
@@ -28,7 +28,7 @@ impl Weights {
     }
 
     /// Room for a copy of the stretch `range` of a layout, to be read alone.
-    pub fn plan_copy(plan: &mut Plan, range: &Range<usize>) -> Weights {
+    pub(crate) fn plan_copy(plan: &mut Plan, range: &Range<usize>) -> Weights {
         let storage = plan.tensor(range.len());
         Weights { master: Stats::new(0, 0), storage, gradients: Stats::new(0, 0), first: range.start }
     }

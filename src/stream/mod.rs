@@ -14,16 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub use class_incremental::{ClassOrder, class_incremental};
-pub use class_order::{class_list, parse_class_order};
-pub use domain_incremental::domain_incremental;
-pub use numpy::{permutation, seed_of};
-pub use single::single;
-pub use time_incremental::time_incremental;
+pub(crate) use class_incremental::{ClassOrder, class_incremental};
+pub(crate) use class_order::class_list;
+pub use class_order::parse_class_order;
+pub(crate) use domain_incremental::domain_incremental;
+pub(crate) use numpy::{permutation, seed_of};
+pub(crate) use single::single;
+pub(crate) use time_incremental::time_incremental;
 
 /// What a stream knows about one sample; a sample's place in the slice is its index in the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Item {
+pub(crate) struct Item {
     pub class: u32,
     pub domain: u32,
     /// In the unit of the periods: a year.

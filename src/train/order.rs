@@ -28,7 +28,7 @@ impl Order {
     }
 
     /// What it draws from.
-    pub fn pool(&self) -> &[u32] {
+    pub(crate) fn pool(&self) -> &[u32] {
         &self.pool
     }
 
@@ -37,7 +37,7 @@ impl Order {
     }
 
     /// Epochs, the last perhaps a part.
-    pub fn epochs(&self) -> usize {
+    pub(crate) fn epochs(&self) -> usize {
         self.iterations.div_ceil(self.per_epoch)
     }
 

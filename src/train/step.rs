@@ -62,7 +62,7 @@ pub struct StepReport {
 
 impl Trainer {
     /// The trainer's memory, section by section, and what to build it from.
-    pub fn plan<B: Backend>(
+    pub(crate) fn plan<B: Backend>(
         spec: &TrainerSpec,
         recipe: &dyn Recipe,
         evaluation: Capacity,
@@ -175,7 +175,7 @@ impl Trainer {
     }
 
     /// Sends a batch. A device that works on its own may still be at the step before.
-    pub fn load(&mut self, batch: TrainBatch, learning_rate: f64) {
+    pub(crate) fn load(&mut self, batch: TrainBatch, learning_rate: f64) {
         let Trainer { device, clip, objective, .. } = self;
         let images = batch.pixels.len() / (3 * clip.spec.vision_cfg.image_size.pow(2));
         assert!(images <= clip.capacity.images, "the batch is larger than planned");
@@ -204,7 +204,7 @@ impl Trainer {
     }
 
     /// Starts the step on the loaded batch. A device that works on its own may return before it is done.
-    pub fn launch(&mut self) {
+    pub(crate) fn launch(&mut self) {
         self.optimizer.count();
         let Trainer { device, clip, frozen, objective, optimizer, loaded, learn_logit_scale, key, .. } = self;
         let models = Models { clip, frozen: &frozen[..self.frozen_in_use], start: self.start };
@@ -223,7 +223,7 @@ impl Trainer {
 
     /// What the launched step came to, once it is done. Fails when the loss or the gradient is not finite, or when the device
     /// failed. Where the gradient's norm is not finite the parameters are as they were before the step.
-    pub fn finish(&mut self) -> Result<StepReport> {
+    pub(crate) fn finish(&mut self) -> Result<StepReport> {
         let loss = self.loss();
         self.device.health()?;
         if !loss.is_finite() {

@@ -19,7 +19,7 @@ const WARM_UP: usize = 2;
 
 /// Writes a trace of one step to `file`: the step, its phases, and in them every op with its shape, its cost, and the share of its
 /// time that the op must take on this device.
-pub fn trace<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, file: &Path) -> Result<()> {
+pub(crate) fn trace<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, file: &Path) -> Result<()> {
     let ceilings = Ceilings::measure::<D>(place)?;
     let data = Data::new(spec, batch)?;
     let mut trainer = Trainer::new::<Traced<D>>(place, &data.trainer(), &*infonce(), NO_EVALUATION)?;

@@ -62,7 +62,7 @@ pub struct Edges {
 
 impl Edges {
     /// For models of an image size: training pictures a little larger, so that random crops need not grow much.
-    pub fn for_models_of(size: usize) -> Edges {
+    pub(crate) fn for_models_of(size: usize) -> Edges {
         Edges { train: (8 * size).div_ceil(7), test: size }
     }
 
@@ -162,12 +162,12 @@ impl<'a> Packing<'a> {
     }
 
     /// Pictures in the file, if none is broken.
-    pub fn pictures(&self) -> usize {
+    pub(crate) fn pictures(&self) -> usize {
         self.pictures.len()
     }
 
     /// Fails when `path` exists, when its folder does not, or when that has no room for the file.
-    pub fn check_room(&self, path: &Path) -> Result<()> {
+    pub(crate) fn check_room(&self, path: &Path) -> Result<()> {
         if path.exists() {
             return Err(Error::input(format!("{} is there already; remove it, or name another file", path.display())));
         }
@@ -314,7 +314,7 @@ impl From<io::Error> for Failure {
 }
 
 /// `38.5 GB`.
-pub fn in_words(bytes: u64) -> String {
+pub(crate) fn in_words(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
