@@ -8,6 +8,7 @@ use crate::error::Result;
 pub struct Address(pub u64);
 
 impl Address {
+    /// The place so many bytes further on.
     pub fn offset(self, bytes: usize) -> Address {
         Address(self.0 + bytes as u64)
     }
@@ -45,10 +46,15 @@ impl Target {
 /// One argument of a kernel.
 #[derive(Clone, Debug)]
 pub enum Argument {
+    /// A pointer; 0 for none.
     Address(Address),
+    /// A C `int`: sizes and flags.
     Int(i32),
+    /// 64 bits.
     Long(i64),
+    /// A C `float`.
     Float(f32),
+    /// A `__grid_constant__` descriptor, by value.
     Map(TensorMap),
 }
 
@@ -116,8 +122,11 @@ pub struct TensorMap(pub [u64; 16]);
 /// A bf16 matrix in device memory, and the box of it that one TMA copy brings into shared memory in the 128-byte swizzle.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
+    /// Element (0, 0); its address is a multiple of 16.
     pub base: Address,
+    /// Rows of the whole matrix.
     pub rows: usize,
+    /// Columns of the whole matrix.
     pub columns: usize,
     /// Elements from a row to the next; their bytes are a multiple of 16.
     pub pitch: usize,
@@ -128,22 +137,29 @@ pub struct Matrix {
 /// One launch of a kernel: what `cuLaunchKernel` takes.
 #[derive(Clone, Debug)]
 pub struct Launch<'a> {
+    /// The function's name in its module, without mangling.
     pub kernel: &'static str,
+    /// Blocks along x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a block, along x alone.
     pub block: u32,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// In the order of the kernel's parameters.
     pub arguments: &'a [Argument],
 }
 
 /// A device's memory and its one queue of work. Copies and launches are done in the order in which they are given;
 /// [`Driver::upload`] and [`Driver::launch`] may return before.
 pub trait Driver: Sized {
+    /// The device that `gpu` names. Fails where it, its driver or kernels for it cannot be had.
     fn open(gpu: Gpu) -> Result<Self>;
 
     /// The device's own name and its driver's version, for manifests and tables.
     fn name(&self) -> String;
+    /// Which of the embedded cubins it runs.
     fn target(&self) -> Target;
+    /// How many blocks can be at work, one each.
     fn multiprocessors(&self) -> usize;
 
     /// The most shared memory that a block can have, in bytes.
@@ -171,10 +187,13 @@ pub trait Driver: Sized {
     /// Waits for all work given before.
     fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
 
+    /// Copies `bytes` bytes inside the device's memory; the two places do not overlap.
     fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<()>;
 
+    /// Queues a launch. What goes wrong while it runs may be told by a later call.
     fn launch(&mut self, launch: Launch) -> Result<()>;
 
+    /// The descriptor by which a kernel fetches boxes of `matrix`, on devices with TMA.
     fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap>;
 
     /// Whether graphs are of use: not where each launch is waited for.
@@ -187,6 +206,7 @@ pub trait Driver: Sized {
     /// where the driver can make no graph of them: then they have been run once, one by one.
     fn end_capture(&mut self) -> Result<Option<usize>>;
 
+    /// Queues all that [`Driver::end_capture`] numbered so.
     fn replay(&mut self, graph: usize) -> Result<()>;
 
     /// Drops all captured graphs; one at work comes to its end.
