@@ -3,11 +3,15 @@
 //! The crate's root has what most programs need: [`Clip`] embeds images and texts and classifies zero-shot by any checkpoint, [`run`]
 //! trains a method through a stream with the settings of a [`Config`].
 //!
+//! Beside it, [`method`] takes in a method of your own ([`method::register`], docs/extending.md), which is written against [`train`],
+//! [`model`] and [`ops`].
+//!
 //! Imports between modules point down this list only: the command line (`src/cli/`), the facade at the root, [`check`], [`report`],
 //! [`experiment`], [`method`], [`train`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; and below them
-//! [`error`], [`files`], [`interrupt`], [`pickle`], [`place`], [`rng`], [`seal`].
+//! [`error`], `files`, `interrupt`, `pickle`, [`place`], [`rng`], [`seal`]. What is `pub` is for other crates, the tests in `tests/` among
+//! them, and has its line here; the rest is `pub(crate)`.
 
-#![deny(unnameable_types, unreachable_pub)]
+#![deny(missing_docs, unnameable_types, unreachable_pub)]
 
 pub mod check;
 mod cli;

@@ -83,8 +83,10 @@ pub trait Case: Sized {
 
 /// Something to be done with every kind of case.
 pub trait Visitor {
+    /// Why a visit can end early.
     type Error;
 
+    /// Does it with the cases of one kind, [`Case::list`] or [`Case::of_model`].
     fn visit<C: Case>(&mut self) -> Result<(), Self::Error>;
 }
 
@@ -115,11 +117,11 @@ pub fn visit<V: Visitor>(visitor: &mut V) -> Result<(), V::Error> {
 /// |found - expected| <= relative |expected| + of_largest max(at_least, max |expected|).
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
-    pub relative: f64,
+    pub(crate) relative: f64,
     /// Of the largest magnitude in the expected output: what sums that cancel may leave.
-    pub of_largest: f64,
+    pub(crate) of_largest: f64,
     /// The size of such sums' terms, which counts where an output is so short that all of it may cancel.
-    pub at_least: f64,
+    pub(crate) at_least: f64,
 }
 
 impl Tolerance {
@@ -146,9 +148,13 @@ impl Tolerance {
 /// Where an operand lies.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
+    /// In storage precision.
     Tensor(Tensor),
+    /// In f32.
     Stats(Stats),
+    /// In u32.
     Ids(Ids),
+    /// In u8.
     Bytes(Bytes),
 }
 
@@ -160,8 +166,11 @@ enum Values {
 
 /// An operand: its name, where it lies, what it starts with, and how it is judged if an op writes it.
 pub struct Operand {
+    /// Distinct in its case; a gradient's begins with `d`.
     pub name: &'static str,
+    /// Its span in the plan.
     pub place: Place,
+    /// How far it may be off once the ops have run; none for what no op writes.
     pub tolerance: Option<Tolerance>,
     initial: Values,
 }
@@ -203,10 +212,12 @@ impl Operands {
         Operands { plan: Plan::new::<D>(), purpose, generator: rng(seed, case, &[]), list: Vec::new() }
     }
 
+    /// What a device needs for all operands planned so far.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
+    /// The operands in the order in which they were planned.
     pub fn list(&self) -> &[Operand] {
         &self.list
     }
@@ -419,10 +430,13 @@ fn rounded(values: &[f32]) -> Vec<f32> {
 /// What became of one case.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// The op's name, or `step`.
     pub op: &'static str,
+    /// The case's shape in words.
     pub shape: String,
     /// The largest error as a share of what is allowed.
     pub worst: f64,
+    /// How long the case took, the reference included.
     pub seconds: f64,
     /// What is wrong, if anything.
     pub failure: Option<String>,
@@ -441,11 +455,15 @@ impl Outcome {
 
 /// Runs cases on a device at `place`.
 pub struct Checker<'a, D: Backend> {
+    /// Which device is checked.
     pub place: D::Place,
+    /// How large its cases are.
     pub size: Size,
+    /// What operands are drawn from; the same seed draws the same.
     pub seed: u64,
     /// Only ops of this name.
     pub only: Option<String>,
+    /// Told of every case as it ends.
     pub observer: &'a mut dyn FnMut(&Outcome),
 }
 

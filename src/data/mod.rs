@@ -28,9 +28,12 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use broken::Broken;
 
+/// What a sample is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Split {
+    /// A model may learn from it.
     Train,
+    /// A model is only tested on it.
     Test,
 }
 
@@ -47,6 +50,7 @@ pub struct Sample {
     pub domain: u32,
     /// The year in which it appeared; 0 where the data set does not say.
     pub time: i32,
+    /// What it is for.
     pub split: Split,
 }
 
@@ -70,6 +74,7 @@ pub(crate) trait Images: Send + Sync {
 
 /// What every format yields. A sample's index is its place in `samples`; `u32` holds it everywhere.
 pub struct Dataset {
+    /// The format's: `csv`, `cifar100`.
     pub name: String,
     /// Readable names with spaces, as prompts want them, in the data set's own order. A data set without classes has a
     /// single one without a name.
@@ -78,6 +83,7 @@ pub struct Dataset {
     pub class_keys: Vec<String>,
     /// In the order of their first sample. A data set without domains has a single one of the format's name.
     pub domains: Vec<String>,
+    /// All of them, of both splits, in the order in which the format has them.
     pub samples: Vec<Sample>,
     /// SHA-256 in hexadecimal of all that the data set was read from. Of picture files, names and sizes.
     pub fingerprint: String,

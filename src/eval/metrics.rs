@@ -107,12 +107,19 @@ pub(crate) fn last_accuracy(accuracies: &[f64]) -> Option<f64> {
 /// All metrics of a run, under the names that tables and files use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// Mean of E_ii (TiC-CLIP, arXiv 2310.16226). As all of these none where a value that it needs is not there.
     pub in_domain: Option<f64>,
+    /// Mean of E_ij below the diagonal, earlier tasks (TiC-CLIP).
     pub backward_transfer: Option<f64>,
+    /// Mean of E_ij above the diagonal, tasks to come (TiC-CLIP).
     pub forward_transfer: Option<f64>,
+    /// Mean over b of A_b (iCaRL, arXiv 1611.07725).
     pub average_incremental_accuracy: Option<f64>,
+    /// A_b after the last step so far.
     pub last_accuracy: Option<f64>,
+    /// Mean over earlier tasks j of max_i E_ij - E_Tj: what was lost of the best.
     pub forgetting: Option<f64>,
+    /// Mean over earlier tasks j of E_Tj - E_jj (GEM, arXiv 1706.08840): below 0 where they were forgotten.
     pub bwt: Option<f64>,
 }
 

@@ -12,15 +12,20 @@ use super::zero_shot::map_similarities;
 /// The fraction of queries with a relevant item among the first 1, 5 and 10.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recall {
+    /// The nearest one is relevant.
     pub at_1: f64,
+    /// One of the nearest five is.
     pub at_5: f64,
+    /// One of the nearest ten is.
     pub at_10: f64,
 }
 
 /// Retrieval in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
+    /// Images ask for their texts.
     pub image_to_text: Recall,
+    /// Texts ask for their images.
     pub text_to_image: Recall,
 }
 

@@ -95,8 +95,9 @@ pub(crate) fn choose(scores: &[f32], candidates: &[u32], truth: u32) -> u32 {
 /// How images are classified; fractions in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Classification {
-    /// The images whose own class scores higher than every other, and those where fewer than five others score as high.
+    /// The images whose own class scores higher than every other.
     pub top_1: f64,
+    /// Those where fewer than five others score as high.
     pub top_5: f64,
     /// The mean over the classes that have an image of each one's `top_1`: rare classes count as much as common ones.
     pub mean_per_class_recall: f64,

@@ -39,6 +39,7 @@ impl Default for Access {
     }
 }
 
+/// A run's directory, which this process alone writes: settings, manifest, log, results, checkpoints (docs/operating.md).
 pub struct RunDirectory {
     path: PathBuf,
     log: Option<Log>,

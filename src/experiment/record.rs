@@ -14,18 +14,25 @@ use crate::eval::metrics::{Summary, TaskMatrix};
 /// A run's result so far, as `evaluation.json` holds it. It depends on nothing but the run's settings and seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
+    /// Its name.
     pub method: String,
+    /// Samples that it may keep; 0 for methods without a replay memory.
     pub memory: usize,
+    /// The run's.
     pub seed: u64,
+    /// What the numbers below measure: accuracy, or mean recall@1.
     pub task: EvaluationTask,
+    /// All of the stream, also those to come.
     pub steps: Vec<StepRecord>,
     /// E: row i after step i, column j for the task of step j; null where a test set gave no number.
     pub matrix: Vec<Vec<Option<f64>>>,
     /// A_b: over all tests of the steps up to b.
     pub accuracy: Vec<f64>,
+    /// Metrics of the steps so far.
     pub summary: Summary,
-    /// Samples trained on, and multiply-accumulates of their forward passes, in all.
+    /// Samples trained on in all, each as often as it was.
     pub samples_spent: u64,
+    /// Multiply-accumulates of their forward passes in all, teachers and earlier extractors included.
     pub macs_spent: u64,
     /// What was spent up to the end of each step.
     #[serde(default)]
@@ -44,7 +51,9 @@ pub struct Evaluation {
 /// A budget in samples trained on and in multiply-accumulates of forward passes, since the run began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
+    /// Samples, each as often as it was trained on.
     pub samples: u64,
+    /// Multiply-accumulates, teachers and earlier extractors included.
     pub macs: u64,
 }
 
@@ -57,15 +66,20 @@ pub struct Prediction {
     pub task: usize,
     /// Names of classes, or captions in retrieval.
     pub truth: String,
+    /// What the model takes it for, likewise.
     pub predicted: String,
 }
 
 /// A step as it stands in the tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
+    /// As [`Step::name`](crate::stream::Step::name).
     pub name: String,
+    /// Training samples that it brings.
     pub train: usize,
+    /// Test samples.
     pub test: usize,
+    /// Classes among its samples; of a class-incremental stream, those that are new.
     pub classes: usize,
 }
 

@@ -25,14 +25,20 @@ use crate::ops::{Backend, Plan};
 use crate::stream::{self, ClassOrder, Item, Step, Stream, StreamKind};
 use crate::train::{Stage, TextBank, Trainer, TrainerSpec};
 
+/// All that a run works with, opened and checked before work begins.
 pub struct Setup {
+    /// The settings that it was opened from.
     pub config: Config,
+    /// The method at these settings.
     pub method: Arc<dyn Method>,
+    /// Training and test samples.
     pub dataset: Arc<Dataset>,
+    /// The steps, by places in the data set.
     pub stream: Stream,
+    /// The model's sizes.
     pub model: ModelSpec,
     /// The parameters that the first step starts from: the arena of the model's own, without a method's.
-    pub initial: Vec<f32>,
+    pub(crate) initial: Vec<f32>,
     /// Each class's place in the order of the stream.
     column_of_class: Vec<u32>,
     /// Warnings: the run can go on.
@@ -41,17 +47,16 @@ pub struct Setup {
     pub texts: TextBank,
     /// The training prompts of each sample of the data set, one list for each kind in use.
     texts_of_sample: Vec<Vec<u32>>,
-    /// The prompts of every class for zero-shot classification, class by class; `templates` of them each.
-    pub class_prompts: Vec<Vec<u32>>,
-    pub templates: usize,
+    /// The prompts of every class for zero-shot classification, class by class; as many of each as there are templates.
+    pub(crate) class_prompts: Vec<Vec<u32>>,
     /// Distinct captions, for retrieval, and which each sample has.
-    pub captions: Vec<Vec<u32>>,
-    pub caption_of_sample: Vec<u32>,
+    pub(crate) captions: Vec<Vec<u32>>,
+    pub(crate) caption_of_sample: Vec<u32>,
     /// Of each step, the tests that are for retrieval, and those that are classified: all, unless the settings name domains.
-    pub retrieved: Vec<Vec<u32>>,
-    pub classified: Vec<Vec<u32>>,
+    pub(crate) retrieved: Vec<Vec<u32>>,
+    pub(crate) classified: Vec<Vec<u32>>,
     /// Test samples of each domain beside the stream, with its name.
-    pub static_sets: Vec<(String, Vec<u32>)>,
+    pub(crate) static_sets: Vec<(String, Vec<u32>)>,
     /// Hashes of everything that came from outside the settings, for the manifest.
     pub hashes: Vec<(&'static str, String)>,
 }
@@ -156,7 +161,6 @@ impl Setup {
             texts,
             texts_of_sample,
             class_prompts,
-            templates: templates.iter().len(),
             captions,
             caption_of_sample,
             retrieved,
@@ -274,6 +278,7 @@ impl Setup {
         self.column_of_class[self.dataset.samples[sample as usize].class as usize]
     }
 
+    /// What a trainer for this run is planned for.
     pub fn trainer_spec(&self) -> TrainerSpec {
         let batch = self.config.train.batch;
         TrainerSpec {
@@ -292,7 +297,7 @@ impl Setup {
         }
     }
 
-    /// A trainer of its method for `spec`, and of its evaluation: see [`Trainer::plan`].
+    /// A trainer of its method for `spec`, and of its evaluation: see `Trainer::plan`.
     pub fn plan<B: Backend>(&self, spec: &TrainerSpec) -> (Plan, impl FnOnce(B) -> Trainer + use<B>) {
         Trainer::plan(spec, &*self.method, self.evaluation_capacity())
     }

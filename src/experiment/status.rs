@@ -15,36 +15,52 @@ use crate::files::write_quickly;
 /// How often a run tells where it is.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// What a run is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// At a stage's iterations.
     Training,
     /// What a step ends with beside its tests: Fisher information, a patch, the memory.
     Closing,
+    /// At the step's tests.
     Testing,
+    /// Done: all steps are trained and tested.
     Finished,
 }
 
 /// Where a run is. Steps, stages and iterations count from 1, as in `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// The method's name.
     pub method: String,
+    /// The setting `memory.size`.
     pub memory: usize,
+    /// The run's.
     pub seed: u64,
+    /// What it is at.
     pub phase: Phase,
+    /// The step that it is in.
     pub step: usize,
+    /// Steps of the stream.
     pub steps: usize,
+    /// The step's name, as tables have it.
     pub step_name: String,
+    /// The stage of the step.
     pub stage: usize,
-    /// Iterations of the stage that are done, of so many.
+    /// Iterations of the stage that are done.
     pub iteration: usize,
+    /// Iterations of the stage in all.
     pub iterations: usize,
-    /// Test images of the step that are done, of so many.
+    /// Test images of the step that are done.
     pub tested: usize,
+    /// Test images of the step in all.
     pub tests: usize,
     /// Trained on since the run began.
     pub samples: u64,
+    /// Of the last iteration; none before the first.
     pub loss: Option<f64>,
+    /// Between the last two lines of `metrics.jsonl`; none before the first.
     pub samples_per_second: Option<f64>,
     /// Until all steps are trained, without their tests.
     pub seconds_left: Option<f64>,
@@ -52,9 +68,11 @@ pub struct Status {
     pub accuracy: Option<f64>,
     /// When the last state was saved.
     pub saved: Option<String>,
-    /// When this was written, by whom.
+    /// When this was written.
     pub time: String,
+    /// The process's number on its host.
     pub process: u32,
+    /// The host's name.
     pub host: String,
 }
 

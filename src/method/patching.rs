@@ -19,6 +19,7 @@ pub(crate) const ENTRY: Entry = Entry::new(
     |row, chosen| Box::new(Patching { row, settings: chosen.patching.clone() }),
 );
 
+/// `[patching]`: how the method chooses alpha, by which it interpolates weights (arXiv 2208.05592).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchingSettings {

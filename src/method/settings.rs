@@ -14,15 +14,20 @@ use super::entries;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
+    /// `true` or `false`.
     Flag(bool),
+    /// A whole number.
     Whole(u64),
+    /// A number with a fraction.
     Number(f64),
 }
 
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
+    /// Its key in the table.
     pub name: &'static str,
+    /// What it is where nobody says otherwise; its kind is that of all its values.
     pub default: Value,
     /// What its value must lie between; a flag is 0 or 1.
     pub range: (f64, f64),
@@ -35,6 +40,7 @@ pub struct Setting {
 pub struct Group {
     /// Their table under `[objective]`; empty where they stand in it themselves.
     pub table: &'static str,
+    /// In the order in which they are declared.
     pub settings: &'static [Setting],
 }
 

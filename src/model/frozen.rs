@@ -10,10 +10,13 @@ use super::vision::VisionTower;
 use super::weights::Weights;
 use crate::ops::{Device, Plan};
 
+/// A copy of a model, or of its image tower, that is read and never trained: a teacher, an earlier extractor.
 pub struct Frozen {
     /// The stretch of the arena that is copied.
     range: Range<usize>,
+    /// The copy's arenas: storage precision alone.
     pub weights: Weights,
+    /// Its image tower, on the copy's weights.
     pub vision: VisionTower,
     /// There when the whole model is copied.
     pub text: Option<TextTower>,
@@ -24,6 +27,7 @@ pub struct Frozen {
 pub enum Part {
     /// The image tower and a method's own parameters.
     Vision,
+    /// Both towers, the logit scale and a method's own parameters.
     Whole,
 }
 

@@ -9,7 +9,9 @@ use crate::rng::{normal, rng};
 /// One named tensor and where it lies in the arena.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
+    /// As open_clip's state_dict has it: `visual.transformer.resblocks.0.ln_1.weight`.
     pub name: String,
+    /// Row-major extents as PyTorch has them; empty for a single number.
     pub shape: Vec<usize>,
     /// First element in the arena.
     pub offset: usize,
@@ -35,6 +37,7 @@ impl Parameter {
         self.len() == 0
     }
 
+    /// Where it lies in the arena.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len()
     }
@@ -51,10 +54,24 @@ const ALIGNMENT: usize = 64;
 /// Parameters that a method adds to a CLIP: classifiers' heads, predictors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Extra {
-    /// `NAME.weight` [outputs, inputs], and `NAME.bias` [outputs] where there is one; they start as PyTorch's `nn.Linear` does.
-    Linear { name: String, inputs: usize, outputs: usize, bias: bool },
-    /// `NAME.weight` and `NAME.bias` [width].
-    Norm { name: String, width: usize },
+    /// `NAME.weight` `[outputs, inputs]`, and `NAME.bias` `[outputs]` where there is one; they start as PyTorch's `nn.Linear` does.
+    Linear {
+        /// NAME, as checkpoints have it: none of CLIP's own begins so.
+        name: String,
+        /// Columns of the weight.
+        inputs: usize,
+        /// Rows of the weight.
+        outputs: usize,
+        /// Whether there is one.
+        bias: bool,
+    },
+    /// `NAME.weight` and `NAME.bias` `[width]`.
+    Norm {
+        /// NAME, likewise.
+        name: String,
+        /// Values of a row that it normalises.
+        width: usize,
+    },
 }
 
 /// The parameters of a model, in open_clip's order; a method's own follow those of the image tower.
@@ -181,6 +198,7 @@ impl ParameterList {
         }
     }
 
+    /// In the arena's order.
     pub fn iter(&self) -> std::slice::Iter<'_, Parameter> {
         self.parameters.iter()
     }
@@ -210,6 +228,7 @@ impl ParameterList {
         self.find(name).unwrap_or_else(|| panic!("no parameter is called {name}"))
     }
 
+    /// The parameter of that name, if the model or its method has one.
     pub fn find(&self, name: &str) -> Option<&Parameter> {
         self.parameters.iter().find(|parameter| parameter.name == name)
     }

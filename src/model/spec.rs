@@ -14,7 +14,9 @@ use crate::ops::linear::Activation;
 pub struct ModelSpec {
     /// Width D of the shared embedding.
     pub embed_dim: usize,
+    /// The image tower.
     pub vision_cfg: VisionSpec,
+    /// The text tower.
     pub text_cfg: TextSpec,
     /// x sigmoid(1.702 x) in place of the exact GELU.
     #[serde(default)]
@@ -24,6 +26,7 @@ pub struct ModelSpec {
 /// How a configuration tells which activation its model uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
+    /// By `quick_gelu`.
     InWords,
     /// Not in words, but it was written for weights, and the program that wrote it has a default.
     ByDefault,
@@ -31,27 +34,41 @@ pub enum Told {
     Not,
 }
 
+/// Sizes of the image tower.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VisionSpec {
+    /// Edge of the square image, in pixels.
     pub image_size: usize,
+    /// Transformer blocks.
     pub layers: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Width of an attention head: `width` is a multiple of it. 64 unless said otherwise.
     #[serde(default = "default_head_width")]
     pub head_width: usize,
+    /// Edge of a square patch, in pixels.
     pub patch_size: usize,
+    /// Width of a block's hidden layer, as a multiple of `width`. 4 unless said otherwise.
     #[serde(default = "default_mlp_ratio")]
     pub mlp_ratio: f64,
 }
 
+/// Sizes of the text tower.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextSpec {
+    /// Tokens of the longest text, its start and end included.
     pub context_length: usize,
+    /// Rows of the token table: 49,408 for CLIP's tokenizer.
     pub vocab_size: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Attention heads: `width` is a multiple of them.
     pub heads: usize,
+    /// Transformer blocks.
     pub layers: usize,
+    /// Width of a block's hidden layer, as a multiple of `width`. 4 unless said otherwise.
     #[serde(default = "default_mlp_ratio")]
     pub mlp_ratio: f64,
 }
@@ -67,13 +84,13 @@ fn default_mlp_ratio() -> f64 {
 /// The sizes of one transformer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransformerSpec {
-    pub width: usize,
-    pub layers: usize,
-    pub heads: usize,
+    pub(crate) width: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
     /// Width of the hidden layer of the two-layer perceptron.
-    pub hidden: usize,
-    pub causal: bool,
-    pub activation: Activation,
+    pub(crate) hidden: usize,
+    pub(crate) causal: bool,
+    pub(crate) activation: Activation,
 }
 
 /// The models that come with the program: a name and open_clip's JSON.
@@ -144,6 +161,7 @@ impl ModelSpec {
         Ok((spec, told))
     }
 
+    /// As open_clip's model JSON, on one line.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a specification is plain numbers")
     }
@@ -224,6 +242,7 @@ impl ModelSpec {
         if self.quick_gelu { Activation::QuickGelu } else { Activation::Gelu }
     }
 
+    /// The image tower's transformer: no mask.
     pub fn vision(&self) -> TransformerSpec {
         let vision = &self.vision_cfg;
         TransformerSpec {
@@ -236,6 +255,7 @@ impl ModelSpec {
         }
     }
 
+    /// The text tower's transformer: under a causal mask.
     pub fn text(&self) -> TransformerSpec {
         let text = &self.text_cfg;
         TransformerSpec {

@@ -28,7 +28,9 @@ pub struct TextTower {
 /// Texts of a batch, and the length that they run at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadedTexts {
+    /// Distinct texts.
     pub texts: usize,
+    /// Tokens that are computed of each: as many as the longest has, or the whole context.
     pub tokens: usize,
 }
 
@@ -94,12 +96,12 @@ impl TextTower {
         self.forward(device, texts, tokens);
     }
 
-    /// L2-normalised embeddings `[texts, D]` after [`TextTower::forward`].
+    /// L2-normalised embeddings `[texts, D]` after `TextTower::forward`.
     pub fn embeddings(&self) -> Tensor {
         self.head.embeddings
     }
 
-    /// Where the embeddings' gradient goes before [`TextTower::backward`].
+    /// Where the embeddings' gradient goes before `TextTower::backward`.
     pub fn embeddings_gradient(&self) -> Tensor {
         self.head.embeddings_gradient
     }

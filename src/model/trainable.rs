@@ -11,7 +11,9 @@ pub struct Trainable {
 /// A stretch that is trained, and where its gradients and moments lie in theirs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Piece {
+    /// Where its parameters lie in the arena.
     pub arena: Range<usize>,
+    /// Where its gradients and moments lie in the arenas of what can be trained: of the same length.
     pub gradients: Range<usize>,
 }
 

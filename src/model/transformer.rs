@@ -51,7 +51,9 @@ struct Gradients {
 /// Whether a plan keeps what a backward pass needs, or only what the next block needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// Activations of every block are kept.
     Training,
+    /// One block's activations are reused for the next.
     Inference,
 }
 
@@ -190,6 +192,7 @@ impl Transformer {
     }
 }
 
+/// The shape of a layer norm with CLIP's epsilon.
 pub fn norm_shape(rows: usize, width: usize) -> LayerNormShape {
     LayerNormShape { rows, width, eps: ModelSpec::LAYER_NORM_EPS }
 }

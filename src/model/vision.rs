@@ -94,7 +94,7 @@ impl VisionTower {
         self.head.embeddings
     }
 
-    /// Where the embeddings' gradient goes before [`VisionTower::backward`].
+    /// Where the embeddings' gradient goes before `VisionTower::backward`.
     pub fn embeddings_gradient(&self) -> Tensor {
         self.head.embeddings_gradient
     }
@@ -104,7 +104,7 @@ impl VisionTower {
         self.head.features
     }
 
-    /// Where the features' gradient goes before [`VisionTower::backward_features`].
+    /// Where the features' gradient goes before `VisionTower::backward_features`.
     pub fn features_gradient(&self) -> Tensor {
         self.head.features_gradient
     }
@@ -123,6 +123,7 @@ impl VisionTower {
         )
     }
 
+    /// Runs it on the first `images` of the pixels that were loaded; embeddings and features lie in their spans then.
     pub fn forward(&self, device: &mut dyn Device, images: usize) {
         let (projection, position, pool) = self.shapes(images);
         device.run(PatchEmbed {

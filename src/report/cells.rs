@@ -11,11 +11,11 @@ use crate::method::entries;
 /// Runs that differ in nothing but the seed: their evaluations, or more of them.
 #[derive(Clone, Debug)]
 pub struct Cell<R = Evaluation> {
-    pub method: String,
-    pub memory: usize,
+    pub(crate) method: String,
+    pub(crate) memory: usize,
     /// What else tells these runs from others beside them, such as the weights that they started from; often nothing.
-    pub of: String,
-    pub runs: Vec<R>,
+    pub(crate) of: String,
+    pub(crate) runs: Vec<R>,
 }
 
 impl<R: Borrow<Evaluation>> Cell<R> {

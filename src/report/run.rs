@@ -18,15 +18,16 @@ use crate::stream::StreamKind;
 /// A run as its directory tells of it.
 #[derive(Clone, Debug)]
 pub struct Run {
-    pub path: PathBuf,
-    pub config: Config,
+    pub(crate) path: PathBuf,
+    pub(crate) config: Config,
+    /// What `evaluation.json` holds.
     pub evaluation: Evaluation,
-    pub log: Vec<LogLine>,
-    pub predictions: Vec<Prediction>,
+    pub(crate) log: Vec<LogLine>,
+    pub(crate) predictions: Vec<Prediction>,
     /// `manifest.json`; null where there is none.
-    pub manifest: Value,
+    pub(crate) manifest: Value,
     /// What could not be read though the rest could.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// A line of `metrics.jsonl`. A number that was not finite is None.
@@ -36,9 +37,13 @@ pub struct LogLine {
     pub step: usize,
     /// Trained on since the run began.
     pub samples: Option<u64>,
+    /// Of the line's last iteration.
     pub loss: Option<f64>,
+    /// The global 2-norm before clipping.
     pub gradient_norm: Option<f64>,
+    /// What the schedule gave that iteration.
     pub learning_rate: Option<f64>,
+    /// Since the line before.
     pub samples_per_second: Option<f64>,
     /// gdro's, at the end of a step.
     pub class_weights: Option<BTreeMap<String, f64>>,

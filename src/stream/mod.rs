@@ -33,15 +33,21 @@ pub(crate) struct Item {
     pub train: bool,
 }
 
+/// What parts the steps of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamKind {
+    /// Nothing: one step with everything.
     Single,
+    /// Classes: each step brings new ones.
     ClassIncremental,
+    /// Domains: each step brings one.
     DomainIncremental,
+    /// Years: each step brings a period.
     TimeIncremental,
 }
 
+/// What one step brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// For tables: `task 3`, a domain's name, `2015-2016`.
@@ -54,9 +60,11 @@ pub struct Step {
     pub classes: Vec<u32>,
 }
 
+/// A data set as it arrives, step by step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
-    pub kind: StreamKind,
+    pub(crate) kind: StreamKind,
+    /// In the order in which they arrive.
     pub steps: Vec<Step>,
     /// Every class in the order of its first appearance.
     pub class_order: Vec<u32>,

@@ -16,8 +16,11 @@ use crate::ops::{Device, Plan, Stats};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerSettings {
+    /// Of the first moment, in [0, 1).
     pub beta1: f64,
+    /// Of the second moment, in [0, 1).
     pub beta2: f64,
+    /// Added to the root of the second moment; above 0.
     pub eps: f64,
     /// Applied to matrices and embeddings alone.
     pub weight_decay: f64,
@@ -31,6 +34,7 @@ impl Default for OptimizerSettings {
     }
 }
 
+/// AdamW (arXiv 1711.05101) with its moments on the device, over what a model can train.
 pub struct Optimizer {
     settings: OptimizerSettings,
     /// Master weights and their copy over the whole arena; gradients and moments of what can be trained.

@@ -32,6 +32,7 @@ impl Order {
         &self.pool
     }
 
+    /// Batches of the whole step.
     pub fn iterations(&self) -> usize {
         self.iterations
     }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 16 | `perennial packed` |
 //! | pictures | one after the other, [edge, edge, 3], height, width, RGB; `edge` is the split's |
-//! | index | JSON: [`Index`] |
+//! | index | JSON: `Index` |
 //! | 8, 32, 16 | the index's bytes as u64 (little-endian), its SHA-256, `end of the pack.` |
 //!
 //! **Test pictures** are stored as evaluation shows them to a model: shorter edge to `size`, middle cut out. A model of this image
@@ -56,7 +56,9 @@ const ALTERED: &str = "altered";
 /// Edges of the stored pictures, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edges {
+    /// Of training pictures: larger than the model's, so that random crops have something to choose from.
     pub train: usize,
+    /// Of test pictures.
     pub test: usize,
 }
 
@@ -119,11 +121,11 @@ pub struct Packing<'a> {
     /// Of each sample, the place of its picture.
     picture_of: Vec<u32>,
     /// Bytes of the file if no picture is broken, its index estimated from above.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl<'a> Packing<'a> {
-    /// Samples that share a picture share it in the file. Fails when an edge is 0 or beyond [`LONGEST`].
+    /// Samples that share a picture share it in the file. Fails when an edge is 0 or beyond `LONGEST`.
     pub fn of(dataset: &'a Dataset, edges: Edges) -> Result<Packing<'a>> {
         if !edges.are_possible() {
             let Edges { train, test } = edges;

@@ -1,6 +1,6 @@
 //! From a picture to the pixels that the model reads: 8-bit RGB, rows of a square, as open_clip makes them with Pillow.
 //!
-//! Resizing is Pillow's, value for value: see [`super::resample`].
+//! Resizing is Pillow's, value for value: see `resample.rs`.
 
 use std::cell::RefCell;
 

@@ -74,6 +74,7 @@ impl Weights {
 /// A model that a file says it holds, in our metadata or in the configuration beside it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
+    /// Its sizes and its activation.
     pub spec: ModelSpec,
     /// How it tells the activation.
     pub told: Told,

@@ -6,6 +6,7 @@
 pub enum Positions {
     /// It is an error.
     AsStored,
+    /// It is resized to the model's resolution.
     Interpolated,
 }
 
