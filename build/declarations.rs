@@ -455,25 +455,25 @@ impl Declarations {
 
     fn write(&self, code: &mut String) -> std::fmt::Result {
         for (name, value) in self.constants.iter().filter(|(_, value)| *value >= 0) {
-            writeln!(code, "    pub const {name}: usize = {value};")?;
+            writeln!(code, "    pub(crate) const {name}: usize = {value};")?;
         }
         for (name, names) in &self.enumerations {
             let variants: Vec<String> = names.iter().map(|name| camel(name)).collect();
             writeln!(code, "    #[derive(Clone, Copy, Debug, PartialEq, Eq)]")?;
-            writeln!(code, "    pub enum {name} {{ {} }}", variants.join(", "))?;
+            writeln!(code, "    pub(crate) enum {name} {{ {} }}", variants.join(", "))?;
             writeln!(code, "    impl From<{name}> for Argument {{")?;
             writeln!(code, "        fn from(value: {name}) -> Argument {{ Argument::Int(value as i32) }}\n    }}")?;
         }
         for (name, bytes) in &self.records {
-            writeln!(code, "    pub struct {name}([u8; {bytes}]);")?;
+            writeln!(code, "    pub(crate) struct {name}([u8; {bytes}]);")?;
         }
         for Signature { name, parameters, kernels } in &self.signatures {
             let kind = camel(name);
             let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name.as_str()).collect();
             writeln!(code, "    /// The parameters of {}.", names.join(", "))?;
-            writeln!(code, "    #[derive(Clone, Copy)]\n    pub struct {kind} {{")?;
+            writeln!(code, "    #[derive(Clone, Copy)]\n    pub(crate) struct {kind} {{")?;
             for (name, kind) in parameters {
-                writeln!(code, "        pub {name}: {},", kind.rust())?;
+                writeln!(code, "        pub(crate) {name}: {},", kind.rust())?;
             }
             writeln!(code, "    }}\n    impl Parameters for {kind} {{")?;
             writeln!(code, "        type Arguments = [Argument; {}];", parameters.len())?;
@@ -483,7 +483,7 @@ impl Declarations {
                 let constant = name.to_ascii_uppercase();
                 writeln!(
                     code,
-                    "    pub const {constant}: Kernel<{kind}> = Kernel::new({name:?}, {threads}, {blocks});"
+                    "    pub(crate) const {constant}: Kernel<{kind}> = Kernel::new({name:?}, {threads}, {blocks});"
                 )?;
             }
         }
@@ -558,19 +558,19 @@ mod tests {
                       KERNEL(96, 1, three, const float* x, int n) {}\n";
         let code = read_one(source).unwrap().rust("one");
         for line in [
-            "pub const TILE: usize = 64;",
-            "pub const OTHER: usize = 21;",
-            "pub enum Mode { One, AndTwo }",
-            "pub struct Record([u8; 16]);",
-            "pub from: Pointer<Record>,",
-            "pub to: Option<Pointer<half::bf16>>,",
-            "pub add: bool,",
-            "pub mode: Mode,",
-            "pub count: usize,",
-            "pub const A_KERNEL: Kernel<AKernel> = Kernel::new(\"a_kernel\", 128, 3);",
-            "pub const PAIR_ONE: Kernel<Pair> = Kernel::new(\"pair_one\", 32, 1);",
-            "pub const PAIR_TWO: Kernel<Pair> = Kernel::new(\"pair_two\", 64, 1);",
-            "pub const THREE: Kernel<Pair> = Kernel::new(\"three\", 96, 1);",
+            "pub(crate) const TILE: usize = 64;",
+            "pub(crate) const OTHER: usize = 21;",
+            "pub(crate) enum Mode { One, AndTwo }",
+            "pub(crate) struct Record([u8; 16]);",
+            "pub(crate) from: Pointer<Record>,",
+            "pub(crate) to: Option<Pointer<half::bf16>>,",
+            "pub(crate) add: bool,",
+            "pub(crate) mode: Mode,",
+            "pub(crate) count: usize,",
+            "pub(crate) const A_KERNEL: Kernel<AKernel> = Kernel::new(\"a_kernel\", 128, 3);",
+            "pub(crate) const PAIR_ONE: Kernel<Pair> = Kernel::new(\"pair_one\", 32, 1);",
+            "pub(crate) const PAIR_TWO: Kernel<Pair> = Kernel::new(\"pair_two\", 64, 1);",
+            "pub(crate) const THREE: Kernel<Pair> = Kernel::new(\"three\", 96, 1);",
         ] {
             assert!(code.contains(line), "no `{line}` in\n{code}");
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+/// A result whose error, unless said otherwise, is this crate's.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Whose fault it was; it decides the exit status.
@@ -18,6 +19,7 @@ pub enum Fault {
     Stopped(i32),
 }
 
+/// What went wrong: a sentence for a person, whose fault it is, and for broken samples a kind by which they are counted.
 #[derive(Clone)]
 pub struct Error {
     fault: Fault,
@@ -78,6 +80,7 @@ impl Error {
         self.reason
     }
 
+    /// Whose fault it is: what the command line's exit status follows.
     pub fn fault(&self) -> Fault {
         self.fault
     }

@@ -13,13 +13,13 @@ const SUFFIX: &str = ".tmp";
 
 /// A text that a person or another program wrote, as they write them: UTF-8, with or without a byte order mark, or UTF-16 with one. A
 /// line's end may be Windows's: readers go by [`str::lines`]. An error of input names the file, and the place of what is no text.
-pub fn read_text(path: &Path) -> Result<String> {
+pub(crate) fn read_text(path: &Path) -> Result<String> {
     text_of(path, fs::read(path).map_err(|cause| Error::reading(path, cause))?)
 }
 
 /// The same of a file's bytes. Where lines end in carriage returns alone, as on old Macs, these become line feeds. A NUL is an error: it
 /// is how UTF-16 without its mark begins, and no text of a person's has one.
-pub fn text_of(path: &Path, bytes: Vec<u8>) -> Result<String> {
+pub(crate) fn text_of(path: &Path, bytes: Vec<u8>) -> Result<String> {
     let text = decode_text(bytes).map_err(|what| Error::reading(path, what))?;
     if let Some(place) = text.find('\0') {
         let line = 1 + text[..place].matches('\n').count();
@@ -31,7 +31,7 @@ pub fn text_of(path: &Path, bytes: Vec<u8>) -> Result<String> {
 }
 
 /// The same of bytes that are there already; an error says what is no text, and on which line.
-pub fn decode_text(bytes: Vec<u8>) -> Result<String, String> {
+pub(crate) fn decode_text(bytes: Vec<u8>) -> Result<String, String> {
     let wide = |units: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = units.chunks(2).map(|pair| unit([pair[0], *pair.get(1).unwrap_or(&0xff)])).collect();
         String::from_utf16(&units).map_err(|_| "it begins as UTF-16 and is none".to_string())
@@ -50,12 +50,12 @@ pub fn decode_text(bytes: Vec<u8>) -> Result<String, String> {
 
 /// Writes a file whole or not at all: beside, flushed to the disk, then renamed over the file that `path` was. Of a symbolic link the
 /// file that it leads to is replaced, and the link stays. A device, a pipe or a socket is written to.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically_with(path, |file| file.write_all(bytes))
 }
 
 /// The same without the wait for the disk: a reader finds the old file or the new one, and a power failure may take either.
-pub fn write_quickly(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_quickly(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (beside, mut file) = create_beside(folder_of(path))?;
     let written = file.write_all(bytes).and_then(|()| fs::rename(&beside, path));
     written.inspect_err(|_| {
@@ -64,7 +64,7 @@ pub fn write_quickly(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The same for content that `fill` writes piece by piece.
-pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+pub(crate) fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     match Place::of(path).map_err(|cause| Error::writing(path, cause))? {
         Place::File(file) => write_and(&file, fill, |beside| fs::rename(beside, &file)),
         Place::Stream => write_to_stream(path, fill).map_err(|cause| Error::writing(path, cause)),
@@ -147,17 +147,17 @@ fn identity(meta: &fs::Metadata) -> (u64, u64) {
 
 /// Whether two paths lead to one file or folder, through links of either kind. What does not exist is nothing's like.
 #[cfg(unix)]
-pub fn is_same(one: &Path, other: &Path) -> bool {
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
     matches!((fs::metadata(one), fs::metadata(other)), (Ok(one), Ok(other)) if identity(&one) == identity(&other))
 }
 
 #[cfg(not(unix))]
-pub fn is_same(one: &Path, other: &Path) -> bool {
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
     matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Fails where the output at `path` would replace one of `inputs`, files that the command reads, by whatever path or link.
-pub fn check_no_input<P: AsRef<Path>>(path: &Path, inputs: impl IntoIterator<Item = P>) -> Result<()> {
+pub(crate) fn check_no_input<P: AsRef<Path>>(path: &Path, inputs: impl IntoIterator<Item = P>) -> Result<()> {
     // Nothing is replaced of what is no regular file.
     if !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
         return Ok(());
@@ -173,7 +173,7 @@ pub fn check_no_input<P: AsRef<Path>>(path: &Path, inputs: impl IntoIterator<Ite
 }
 
 /// Every file below a folder; of what is no folder, the path itself. Folders that links lead to are not entered: they may lead back up.
-pub fn files_below(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(path: &Path) -> Vec<PathBuf> {
     let (mut found, mut folders) = (Vec::new(), vec![path.to_path_buf()]);
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else {
@@ -190,7 +190,7 @@ pub fn files_below(path: &Path) -> Vec<PathBuf> {
 
 /// The same for a file that must not take another's place: where there is one by the time that all is written, it is left alone, and
 /// the error says where what was written lies instead.
-pub fn write_new_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+pub(crate) fn write_new_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let mut kept = None;
     let written = write_and(path, fill, |beside| match fs::hard_link(beside, path) {
         Ok(()) => fs::remove_file(beside),
@@ -230,7 +230,7 @@ fn write_and(
 }
 
 /// Fails unless a file can be written at `path`: to be asked before hours of work. Leaves nothing behind.
-pub fn check_writable(path: &Path) -> Result<()> {
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
     let wrong = |cause: io::Error| Error::input(format!("cannot write {}: {cause}", path.display()));
     let refuse = |why: String| Err(Error::input(format!("cannot write {}: {why}", path.display())));
     if path.is_dir() {
@@ -252,7 +252,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
 
 /// Removes what an interrupted process left half-written in `folder`, and says how many files that were. To be
 /// called at start, by the one process that writes there. A folder that does not exist holds nothing.
-pub fn remove_stale(folder: &Path) -> Result<usize> {
+pub(crate) fn remove_stale(folder: &Path) -> Result<usize> {
     let entries = match fs::read_dir(folder) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(0),
         entries => entries.map_err(|cause| Error::reading(folder, cause))?,
@@ -271,7 +271,7 @@ pub fn remove_stale(folder: &Path) -> Result<usize> {
 }
 
 /// The folder that holds `path`.
-pub fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -295,7 +295,7 @@ fn fill_and_flush(file: File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()
 }
 
 /// Makes the rename itself survive a power failure.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     // Only Unix opens folders as files.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

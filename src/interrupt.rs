@@ -32,7 +32,7 @@ fn state() -> MutexGuard<'static, State> {
 }
 
 /// Listens from now on. To be called by commands that train, before they begin; a second call does nothing.
-pub fn listen() -> Result<()> {
+pub(crate) fn listen() -> Result<()> {
     let mut state = state();
     if state.listening {
         return Ok(());
@@ -50,7 +50,7 @@ pub fn listen() -> Result<()> {
 }
 
 /// Sets what is printed behind "stopped by SIGTERM" when a signal comes while nothing is held: what the process leaves behind.
-pub fn leave(message: String) {
+pub(crate) fn leave(message: String) {
     state().left = message;
 }
 
@@ -67,11 +67,11 @@ fn receive(signal: i32) {
 }
 
 /// Work in hand that is to be saved before the process ends.
-pub struct Hold(());
+pub(crate) struct Hold(());
 
 impl Hold {
     /// Fails where a signal came while an earlier one was held, and was not followed.
-    pub fn new() -> Result<Hold> {
+    pub(crate) fn new() -> Result<Hold> {
         let mut state = state();
         match state.asked {
             Some(signal) => Err(stopped(signal, &state.left)),
@@ -83,12 +83,12 @@ impl Hold {
     }
 
     /// The error to stop with, once all is saved, where a signal has come.
-    pub fn asked(&self, left: &str) -> Option<Error> {
+    pub(crate) fn asked(&self, left: &str) -> Option<Error> {
         state().asked.map(|signal| stopped(signal, left))
     }
 
     /// Whether a signal has come.
-    pub fn is_asked(&self) -> bool {
+    pub(crate) fn is_asked(&self) -> bool {
         state().asked.is_some()
     }
 }

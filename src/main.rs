@@ -1,6 +1,4 @@
-//! The command line: `perennial --help`.
-
-mod cli;
+//! The command line: `perennial --help`. All of it is in the library; here is what belongs to the process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
@@ -8,7 +6,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     survive_file_size_limits();
-    cli::main()
+    perennial::cli()
 }
 
 /// Has a limit of file sizes (`ulimit -f`) be an error of the write that meets it.

@@ -24,15 +24,16 @@ const MOST_DIMENSIONS: usize = 16;
 
 /// The place of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Id(u32);
+pub(crate) struct Id(u32);
 
 /// A value of the pickle; its parts are named by their places, so that neither depth nor a cycle can do harm.
 #[derive(Debug)]
-pub enum Node<'a> {
+pub(crate) enum Node<'a> {
     None,
     Bool(bool),
     Int(i64),
-    Float(f64),
+    /// With a fraction: nothing that is read here has such a number.
+    Float,
     Text(Cow<'a, str>),
     /// Also a text of Python 2.
     Bytes(Cow<'a, [u8]>),
@@ -53,7 +54,7 @@ pub enum Node<'a> {
 
 /// Numbers of one type, in a file of their own or behind the pickle.
 #[derive(Clone, Copy, Debug)]
-pub struct Storage<'a> {
+pub(crate) struct Storage<'a> {
     pub key: &'a str,
     pub dtype: Dtype,
     /// Numbers in it, as the pickle says.
@@ -64,7 +65,7 @@ pub struct Storage<'a> {
 
 /// A view of a storage.
 #[derive(Clone, Debug)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     pub storage: Id,
     /// Of the first number, counted from the storage's first.
     pub offset: u64,
@@ -75,7 +76,7 @@ pub struct Tensor {
 
 /// An array of NumPy.
 #[derive(Clone, Debug, Default)]
-pub struct Array {
+pub(crate) struct Array {
     pub shape: Vec<usize>,
     /// As NumPy writes it: `u1`, `f4`, ...
     pub dtype: String,
@@ -85,7 +86,7 @@ pub struct Array {
 
 /// A name that may stand in a pickle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Global {
+pub(crate) enum Global {
     /// A class of mappings.
     Mapping,
     /// A class of lists or sets.
@@ -169,7 +170,7 @@ fn storage_type(numbers: &str) -> Option<Dtype> {
 
 /// What a pickle held.
 #[derive(Debug)]
-pub struct Pickle<'a> {
+pub(crate) struct Pickle<'a> {
     nodes: Vec<Node<'a>>,
     root: Id,
     /// Bytes of the stream that the pickle took.
@@ -178,7 +179,7 @@ pub struct Pickle<'a> {
 
 impl<'a> Pickle<'a> {
     /// Reads the pickle that `bytes` begin with. An error says what is wrong, and at which byte.
-    pub fn read(bytes: &'a [u8]) -> Result<Pickle<'a>, String> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Pickle<'a>, String> {
         let mut machine = Machine::new(bytes);
         match machine.run() {
             Ok(root) => Ok(Pickle { nodes: machine.nodes, root, len: machine.at }),
@@ -186,16 +187,16 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    pub fn root(&self) -> Id {
+    pub(crate) fn root(&self) -> Id {
         self.root
     }
 
-    pub fn node(&self, id: Id) -> &Node<'a> {
+    pub(crate) fn node(&self, id: Id) -> &Node<'a> {
         &self.nodes[id.0 as usize]
     }
 
     /// Every dictionary, wherever it stands.
-    pub fn dictionaries(&self) -> impl Iterator<Item = (Id, &[(Id, Id)])> {
+    pub(crate) fn dictionaries(&self) -> impl Iterator<Item = (Id, &[(Id, Id)])> {
         (0..).map(Id).zip(&self.nodes).filter_map(|(id, node)| match node {
             Node::Dict(pairs) => Some((id, pairs.as_slice())),
             _ => None,
@@ -203,7 +204,7 @@ impl<'a> Pickle<'a> {
     }
 
     /// Every storage that a tensor may be a view of.
-    pub fn storages(&self) -> impl Iterator<Item = &Storage<'a>> {
+    pub(crate) fn storages(&self) -> impl Iterator<Item = &Storage<'a>> {
         self.nodes.iter().filter_map(|node| match node {
             Node::Storage(storage) => Some(storage),
             _ => None,
@@ -211,17 +212,17 @@ impl<'a> Pickle<'a> {
     }
 
     /// The text at `id`, also where Python 2 wrote it.
-    pub fn text(&self, id: Id) -> Option<&str> {
+    pub(crate) fn text(&self, id: Id) -> Option<&str> {
         text(self.node(id))
     }
 
     /// What a dictionary, or an object by its attributes, has under `key`: the last that was put there.
-    pub fn get(&self, id: Id, key: &str) -> Option<Id> {
+    pub(crate) fn get(&self, id: Id, key: &str) -> Option<Id> {
         self.entries(id)?.iter().rev().find(|(name, _)| self.text(*name) == Some(key)).map(|(_, value)| *value)
     }
 
     /// The pairs of a dictionary, or an object's attributes.
-    pub fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
+    pub(crate) fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
         match self.node(id) {
             Node::Dict(pairs) => Some(pairs),
             Node::Object(Some(state)) => match self.node(*state) {
@@ -232,11 +233,11 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    pub fn items(&self, id: Id) -> Option<&[Id]> {
+    pub(crate) fn items(&self, id: Id) -> Option<&[Id]> {
         items(self.node(id))
     }
 
-    pub fn int(&self, id: Id) -> Option<i64> {
+    pub(crate) fn int(&self, id: Id) -> Option<i64> {
         match self.node(id) {
             Node::Int(value) => Some(*value),
             Node::Bool(value) => Some(i64::from(*value)),
@@ -244,7 +245,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    pub fn bytes(&self, id: Id) -> Option<&[u8]> {
+    pub(crate) fn bytes(&self, id: Id) -> Option<&[u8]> {
         match self.node(id) {
             Node::Bytes(bytes) => Some(bytes),
             _ => None,
@@ -338,7 +339,7 @@ impl<'a> Machine<'a> {
             b'J' => self.array().and_then(|raw| self.push(Node::Int(i64::from(i32::from_le_bytes(raw))))),
             b'K' => self.array().and_then(|[byte]| self.push(Node::Int(i64::from(byte)))),
             b'M' => self.array().and_then(|raw| self.push(Node::Int(i64::from(u16::from_le_bytes(raw))))),
-            b'G' => self.array().and_then(|raw| self.push(Node::Float(f64::from_be_bytes(raw)))),
+            b'G' => self.array::<8>().and_then(|_| self.push(Node::Float)),
             0x8a => self.length::<1>().and_then(|length| self.long(length)),
             0x8b => self.length::<4>().and_then(|length| self.long(length)),
             b'I' | b'L' => {
@@ -357,8 +358,8 @@ impl<'a> Machine<'a> {
                 }
             }
             b'F' => {
-                let value = self.line()?.parse().map_err(|_| "a number that is none".to_string())?;
-                self.push(Node::Float(value))
+                self.line()?.parse::<f64>().map_err(|_| "a number that is none".to_string())?;
+                self.push(Node::Float)
             }
             b'X' => self.length::<4>().and_then(|length| self.text(length)),
             0x8c => self.length::<1>().and_then(|length| self.text(length)),
@@ -775,7 +776,7 @@ mod tests {
         let root = pickle.root();
         let list = pickle.items(pickle.get(root, "a").unwrap()).unwrap();
         let found: Vec<String> = list.iter().map(|item| format!("{:?}", pickle.node(*item))).collect();
-        assert_eq!(found, ["Int(1)", "Int(-2)", "Float(3.5)", "Bool(true)", "None"]);
+        assert_eq!(found, ["Int(1)", "Int(-2)", "Float", "Bool(true)", "None"]);
         let tuple = pickle.items(pickle.get(root, "b").unwrap()).unwrap();
         assert_eq!(pickle.int(tuple[0]), Some(1 << 40));
         assert!(matches!(pickle.node(tuple[1]), Node::Inert));

@@ -6,8 +6,10 @@ use crate::ops::cuda::launch::Gpu;
 /// A device by name.
 #[derive(Clone, Debug, Default)]
 pub enum Place {
+    /// The CPU, in f32.
     #[default]
     Cpu,
+    /// A GPU, in bf16.
     Cuda(Gpu),
 }
 

@@ -21,7 +21,7 @@ pub fn rng(seed: u64, purpose: &str, indices: &[u64]) -> Rng {
 }
 
 /// Shuffles in place (Fisher-Yates), spelled out because its order of draws is part of our results.
-pub fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
+pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
     for last in (1..items.len()).rev() {
         items.swap(last, below(rng, last as u64 + 1) as usize);
     }

@@ -12,15 +12,15 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// Where a seal will stand.
-pub const BLANK: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+pub(crate) const BLANK: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Under this name a JSON object, or the metadata of a safetensors file, has its seal.
-pub const KEY: &str = "seal";
+pub(crate) const KEY: &str = "seal";
 
 /// What stands before the seal of a pretty-printed JSON object, of TOML, and of a safetensors file's header.
 const JSON_MARK: &str = "\"seal\": \"";
 const TOML_MARK: &str = "# seal = \"";
-pub const HEADER_MARK: &str = "\"seal\":\"";
+pub(crate) const HEADER_MARK: &str = "\"seal\":\"";
 
 /// What stands before the checksum of a line of a log, and behind it.
 const LINE_MARK: &str = ",\"crc\":\"";
@@ -28,7 +28,7 @@ const LINE_END: &str = "\"}";
 
 /// What a file's seal says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seal {
+pub(crate) enum Seal {
     /// The file is as it was written.
     Whole,
     /// It has none: another program's, or an earlier version's.
@@ -50,7 +50,7 @@ fn place(bytes: &[u8], mark: &str) -> Option<Range<usize>> {
 
 /// Puts the seal into the blank behind `mark` in `head`, the beginning of a file that goes on with `rest`. Panics where there is no blank:
 /// a bug of the caller.
-pub fn close<'a>(head: &mut [u8], mark: &str, rest: impl IntoIterator<Item = &'a [u8]>) {
+pub(crate) fn close<'a>(head: &mut [u8], mark: &str, rest: impl IntoIterator<Item = &'a [u8]>) {
     let place = place(head, mark).expect("a blank for the seal");
     let mut hash = Sha256::new_with_prefix(&*head);
     rest.into_iter().for_each(|piece| hash.update(piece));
@@ -58,7 +58,7 @@ pub fn close<'a>(head: &mut [u8], mark: &str, rest: impl IntoIterator<Item = &'a
 }
 
 /// Holds a file that begins with `head` and goes on with `rest` against the seal behind `mark` in its head.
-pub fn check(head: &[u8], mark: &str, rest: &[u8]) -> Seal {
+pub(crate) fn check(head: &[u8], mark: &str, rest: &[u8]) -> Seal {
     let Some(place) = place(head, mark) else { return Seal::None };
     let mut hash = Sha256::new();
     for piece in [&head[..place.start], BLANK.as_bytes(), &head[place.end..], rest] {
@@ -78,7 +78,7 @@ pub fn to_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Reads what [`to_json`] wrote, or an object without a seal; what is not as it was written is an error that says so.
-pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Seal), String> {
+pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Seal), String> {
     match check(bytes, JSON_MARK, &[]) {
         Seal::Broken => Err(DAMAGED.to_string()),
         seal => match serde_json::from_slice(bytes) {
@@ -89,17 +89,17 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Seal), String>
 }
 
 /// What is said of a file whose seal is broken.
-pub const DAMAGED: &str = "it is damaged: its bytes are not those that were written (a flipped bit, or an edit)";
+pub(crate) const DAMAGED: &str = "it is damaged: its bytes are not those that were written (a flipped bit, or an edit)";
 
 /// TOML with its seal as a comment in the last line.
-pub fn to_toml(text: &str) -> Vec<u8> {
+pub(crate) fn to_toml(text: &str) -> Vec<u8> {
     let mut text = format!("{text}{TOML_MARK}{BLANK}\"\n").into_bytes();
     close(&mut text, TOML_MARK, []);
     text
 }
 
 /// What the seal in the last line of TOML says. A last line that is another comment was a seal once.
-pub fn check_toml(bytes: &[u8]) -> Seal {
+pub(crate) fn check_toml(bytes: &[u8]) -> Seal {
     match check(bytes, TOML_MARK, &[]) {
         Seal::None if bytes.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).is_some_and(is_comment) => {
             Seal::Broken
@@ -113,7 +113,7 @@ fn is_comment(line: &[u8]) -> bool {
 }
 
 /// An object as a line of a log, without the end of the line, its checksum as last member.
-pub fn to_line(value: &Value) -> String {
+pub(crate) fn to_line(value: &Value) -> String {
     let text = value.to_string();
     let open = text.strip_suffix('}').expect("an object");
     format!("{open}{LINE_MARK}{:08x}{LINE_END}", crc32fast::hash(open.as_bytes()))
@@ -121,7 +121,7 @@ pub fn to_line(value: &Value) -> String {
 
 /// Reads what [`to_line`] wrote; a line without a checksum is one of an earlier version, which had no times either. None where it is
 /// damaged.
-pub fn from_line(line: &[u8]) -> Option<Value> {
+pub(crate) fn from_line(line: &[u8]) -> Option<Value> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let value: Value = serde_json::from_slice(line).ok()?;
     let tail = LINE_MARK.len() + 8 + LINE_END.len();

@@ -11,7 +11,7 @@ use crate::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, Clamp, GradientNorm, 
 const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.2, max_norm: 1.0 };
 
 /// The gradients' norm, and one update by it or by a norm of our own.
-pub struct AdamWCase {
+pub(crate) struct AdamWCase {
     pub len: usize,
     pub norm: Norm,
     pub max_norm: f64,
@@ -19,7 +19,7 @@ pub struct AdamWCase {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Norm {
+pub(crate) enum Norm {
     Own,
     Infinite,
     NotANumber,
@@ -92,7 +92,7 @@ impl Case for AdamWCase {
 }
 
 /// The logit scale after a step.
-pub struct ClampCase {
+pub(crate) struct ClampCase {
     pub len: usize,
 }
 

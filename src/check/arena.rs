@@ -7,7 +7,7 @@ use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, Quadra
 use crate::ops::{Backend, Stats};
 
 /// Each sweep once; all begin at `start` of their spans: 16-byte accesses or none.
-pub struct ArenaCase {
+pub(crate) struct ArenaCase {
     pub len: usize,
     pub start: usize,
 }

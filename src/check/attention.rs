@@ -7,6 +7,7 @@ use crate::ops::attention::{Attention, AttentionBackward, AttentionShape};
 
 /// Forward, and backward from an output and a log-sum-exp of our own: it must not see how the forward pass rounds.
 pub struct AttentionCase {
+    /// Its sizes, and whether the mask is causal.
     pub shape: AttentionShape,
     /// Scores so far below 0 that 2 to the power of minus them is infinite: a token that does not exist, whose score is 0,
     /// must not take part.

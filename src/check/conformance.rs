@@ -18,7 +18,7 @@ use crate::ops::cuda::launch::{Address, Argument, Gpu, Launch, Matrix, Target};
 use crate::rng::{Rng, below, rng, unit};
 
 /// The name of these checks, beside the ops'.
-pub const OP: &str = "ptx";
+pub(crate) const OP: &str = "ptx";
 
 const PREFIX: &str = "conformance_";
 

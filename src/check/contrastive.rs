@@ -11,10 +11,13 @@ use crate::rng::{below, shuffle, unit};
 
 /// Both passes, the second from what the first one wrote.
 pub struct ContrastiveCase {
+    /// Fewer texts than samples: some samples share one.
     pub shape: ContrastiveShape,
+    /// Surrogate, negatives, and which form of the loss.
     pub settings: ContrastiveSettings,
     /// Weight of the batch in the moving averages, if there are any.
     pub gamma: Option<f32>,
+    /// The temperature, above 0: logits are cosines over it.
     pub tau: f64,
 }
 

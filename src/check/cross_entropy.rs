@@ -8,16 +8,29 @@ use crate::rng::{below, unit};
 
 /// A loss and its gradient.
 pub struct CrossEntropyCase {
+    /// Logits beyond the columns in use are NaN: no result may touch them.
     pub shape: LogitsShape,
+    /// A class for each row, or a teacher's logits.
     pub target: Target,
+    /// Whether loss and gradient are written, or added to what is there.
     pub write: Write,
 }
 
 /// What logits are held against.
 #[derive(Clone, Copy)]
 pub enum Target {
-    Label { divided: bool },
-    Teacher { temperature: f64, balanced: bool },
+    /// A class for each row, below `columns`.
+    Label {
+        /// Whether each class's logit is divided by a number of its own.
+        divided: bool,
+    },
+    /// Another model's logits.
+    Teacher {
+        /// T, above 0.
+        temperature: f64,
+        /// Whether its probabilities are weighted class by class.
+        balanced: bool,
+    },
 }
 
 const WEIGHT: f64 = 0.7;

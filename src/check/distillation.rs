@@ -8,11 +8,15 @@ use crate::rng::below;
 
 /// The loss and its gradient.
 pub struct DistillationCase {
+    /// Rows of the matrix of similarities, or distinct ones that are counted.
     pub rows: usize,
+    /// Columns of it.
     pub columns: usize,
+    /// Temperatures, weight, and which form of the loss.
     pub settings: DistillationSettings,
     /// Whether rows and columns have multiplicities, some columns none at all.
     pub counted: bool,
+    /// Whether loss and gradient are written, or added to what is there.
     pub write: Write,
 }
 

@@ -7,7 +7,7 @@ use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroSt
 use crate::rng::{below, unit};
 
 /// One update of the class losses, and the weights that follow.
-pub struct GroupDroCase {
+pub(crate) struct GroupDroCase {
     pub samples: usize,
     pub classes: usize,
     pub settings: GroupDroSettings,

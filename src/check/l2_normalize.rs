@@ -7,7 +7,9 @@ use crate::ops::l2_normalize::{L2Normalize, L2NormalizeBackward};
 
 /// Forward, and backward from unit rows of our own: it must not see how y was rounded.
 pub struct L2NormalizeCase {
+    /// Rows that are normalised, each on its own.
     pub rows: usize,
+    /// Values of a row.
     pub width: usize,
 }
 

@@ -7,8 +7,11 @@ use crate::ops::{Backend, Write};
 
 /// Forward, and backward from statistics of our own: it must not see how the forward pass's were rounded.
 pub struct LayerNormCase {
+    /// Rows that are normalised, each on its own.
     pub rows: usize,
+    /// Values of a row.
     pub width: usize,
+    /// Whether the gradient by x is written, or added to what is there.
     pub write: Write,
 }
 

@@ -10,16 +10,22 @@ use crate::ops::linear::{
 /// What follows the product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Follows {
+    /// The product is the output.
     Nothing,
+    /// An activation, which keeps the product for the backward pass.
     Activation(Activation),
+    /// A residual is added.
     Residual,
 }
 
 /// Forward, and backward by data, weight and bias; the backward pass has operands of its own, so that it does not see how
 /// the forward pass rounded.
 pub struct LinearCase {
+    /// Rows, inputs, outputs, and how the weight lies.
     pub shape: LinearShape,
+    /// Whether there is a bias.
     pub bias: bool,
+    /// What the forward pass does with the product.
     pub follows: Follows,
     /// What x came out of: the backward pass goes on through it.
     pub before: Option<Activation>,

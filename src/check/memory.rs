@@ -5,7 +5,7 @@ use crate::ops::pool::{Pool, PoolShape};
 use crate::ops::{AnyOp, Backend, Cost, Ids, Memory, Stats, Tensor};
 
 /// Fills of parts of spans, at any element, and the storage copy of a master.
-pub struct MemoryCase {
+pub(crate) struct MemoryCase {
     pub len: usize,
 }
 

@@ -6,22 +6,22 @@
 //! from the same numbers; outputs start as NaN, so that an element left unwritten shows; each case runs twice on the device
 //! and must give the same bits.
 
-pub mod adamw;
-pub mod arena;
+pub(crate) mod adamw;
+pub(crate) mod arena;
 pub mod attention;
 pub mod conformance;
 pub mod contrastive;
 pub mod cross_entropy;
 pub mod distillation;
-pub mod group_dro;
+pub(crate) mod group_dro;
 pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
-pub mod memory;
-pub mod patch_embed;
+pub(crate) mod memory;
+pub(crate) mod patch_embed;
 pub mod pool;
 pub mod position_embed;
-pub mod relu;
+pub(crate) mod relu;
 pub mod similarity;
 pub mod step;
 pub mod supcon;
@@ -83,8 +83,10 @@ pub trait Case: Sized {
 
 /// Something to be done with every kind of case.
 pub trait Visitor {
+    /// Why a visit can end early.
     type Error;
 
+    /// Does it with the cases of one kind, [`Case::list`] or [`Case::of_model`].
     fn visit<C: Case>(&mut self) -> Result<(), Self::Error>;
 }
 
@@ -115,25 +117,25 @@ pub fn visit<V: Visitor>(visitor: &mut V) -> Result<(), V::Error> {
 /// |found - expected| <= relative |expected| + of_largest max(at_least, max |expected|).
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
-    pub relative: f64,
+    pub(crate) relative: f64,
     /// Of the largest magnitude in the expected output: what sums that cancel may leave.
-    pub of_largest: f64,
+    pub(crate) of_largest: f64,
     /// The size of such sums' terms, which counts where an output is so short that all of it may cancel.
-    pub at_least: f64,
+    pub(crate) at_least: f64,
 }
 
 impl Tolerance {
     /// The same bits, but for -0.
-    pub const EXACT: Tolerance = Tolerance { relative: 0.0, of_largest: 0.0, at_least: 0.0 };
+    pub(crate) const EXACT: Tolerance = Tolerance { relative: 0.0, of_largest: 0.0, at_least: 0.0 };
 
     /// One rounding to bf16, at most 2^-8 of the value (its last place is 2^-7 of the power of two below), with a hair for
     /// ties; plus what is lost before it.
-    pub const fn bf16(of_largest: f64) -> Tolerance {
+    pub(crate) const fn bf16(of_largest: f64) -> Tolerance {
         Tolerance { relative: 1.001 / 256.0, of_largest, at_least: 0.0 }
     }
 
     /// Sums of about `terms` f32 values of size 1 in any order.
-    pub fn f32(terms: usize) -> Tolerance {
+    pub(crate) fn f32(terms: usize) -> Tolerance {
         let unit = 1.0 / (1u64 << 24) as f64;
         Tolerance { relative: 8.0 * unit, of_largest: unit * (4.0 + terms as f64), at_least: 1.0 }
     }
@@ -146,9 +148,13 @@ impl Tolerance {
 /// Where an operand lies.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
+    /// In storage precision.
     Tensor(Tensor),
+    /// In f32.
     Stats(Stats),
+    /// In u32.
     Ids(Ids),
+    /// In u8.
     Bytes(Bytes),
 }
 
@@ -160,8 +166,11 @@ enum Values {
 
 /// An operand: its name, where it lies, what it starts with, and how it is judged if an op writes it.
 pub struct Operand {
+    /// Distinct in its case; a gradient's begins with `d`.
     pub name: &'static str,
+    /// Its span in the plan.
     pub place: Place,
+    /// How far it may be off once the ops have run; none for what no op writes.
     pub tolerance: Option<Tolerance>,
     initial: Values,
 }
@@ -203,21 +212,23 @@ impl Operands {
         Operands { plan: Plan::new::<D>(), purpose, generator: rng(seed, case, &[]), list: Vec::new() }
     }
 
+    /// What a device needs for all operands planned so far.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
+    /// The operands in the order in which they were planned.
     pub fn list(&self) -> &[Operand] {
         &self.list
     }
 
     /// For values that a case draws itself; the same on every device.
-    pub fn generator(&mut self) -> &mut Rng {
+    pub(crate) fn generator(&mut self) -> &mut Rng {
         &mut self.generator
     }
 
     /// `len` normal numbers of this standard deviation.
-    pub fn normal(&mut self, len: usize, deviation: f64) -> Vec<f32> {
+    pub(crate) fn normal(&mut self, len: usize, deviation: f64) -> Vec<f32> {
         let own = if self.purpose == Purpose::Bench { len.min(OWN_VALUES) } else { len };
         let mut values = Vec::with_capacity(len);
         values.extend((0..own).map(|_| (deviation * normal(&mut self.generator)) as f32));
@@ -228,62 +239,62 @@ impl Operands {
     }
 
     /// An input of normal numbers.
-    pub fn input(&mut self, name: &'static str, len: usize, deviation: f64) -> Tensor {
+    pub(crate) fn input(&mut self, name: &'static str, len: usize, deviation: f64) -> Tensor {
         let values = self.normal(len, deviation);
         self.input_of(name, values)
     }
 
     /// An input of these values, rounded to bf16.
-    pub fn input_of(&mut self, name: &'static str, values: Vec<f32>) -> Tensor {
+    pub(crate) fn input_of(&mut self, name: &'static str, values: Vec<f32>) -> Tensor {
         self.tensor(name, values, None)
     }
 
-    pub fn stats(&mut self, name: &'static str, len: usize, deviation: f64) -> Stats {
+    pub(crate) fn stats(&mut self, name: &'static str, len: usize, deviation: f64) -> Stats {
         let values = self.normal(len, deviation);
         self.stats_of(name, values)
     }
 
-    pub fn stats_of(&mut self, name: &'static str, values: Vec<f32>) -> Stats {
+    pub(crate) fn stats_of(&mut self, name: &'static str, values: Vec<f32>) -> Stats {
         self.wide(name, values, None)
     }
 
-    pub fn ids(&mut self, values: Vec<u32>) -> Ids {
+    pub(crate) fn ids(&mut self, values: Vec<u32>) -> Ids {
         let span = self.plan.ids(values.len());
         self.add("ids", Place::Ids(span), Values::Ids(values), None);
         span
     }
 
-    pub fn bytes(&mut self, values: Vec<u8>) -> Bytes {
+    pub(crate) fn bytes(&mut self, values: Vec<u8>) -> Bytes {
         let span = self.plan.pixels(values.len());
         self.add("bytes", Place::Bytes(span), Values::Bytes(values), None);
         span
     }
 
     /// What a backward pass reads in place of what the forward pass wrote, where it must not see that.
-    pub fn apart<K>(&mut self, written: Span<K>, own: impl FnOnce(&mut Operands) -> Span<K>) -> Span<K> {
+    pub(crate) fn apart<K>(&mut self, written: Span<K>, own: impl FnOnce(&mut Operands) -> Span<K>) -> Span<K> {
         if self.purpose == Purpose::Check { own(self) } else { written }
     }
 
     /// An output, NaN before the op.
-    pub fn output(&mut self, name: &'static str, len: usize, tolerance: Tolerance) -> Tensor {
+    pub(crate) fn output(&mut self, name: &'static str, len: usize, tolerance: Tolerance) -> Tensor {
         self.tensor(name, vec![f32::NAN; len], Some(tolerance))
     }
 
-    pub fn output_stats(&mut self, name: &'static str, len: usize, tolerance: Tolerance) -> Stats {
+    pub(crate) fn output_stats(&mut self, name: &'static str, len: usize, tolerance: Tolerance) -> Stats {
         self.wide(name, vec![f32::NAN; len], Some(tolerance))
     }
 
     /// What an op reads and writes, rounded to bf16.
-    pub fn updated(&mut self, name: &'static str, values: Vec<f32>, tolerance: Tolerance) -> Tensor {
+    pub(crate) fn updated(&mut self, name: &'static str, values: Vec<f32>, tolerance: Tolerance) -> Tensor {
         self.tensor(name, values, Some(tolerance))
     }
 
-    pub fn updated_stats(&mut self, name: &'static str, values: Vec<f32>, tolerance: Tolerance) -> Stats {
+    pub(crate) fn updated_stats(&mut self, name: &'static str, values: Vec<f32>, tolerance: Tolerance) -> Stats {
         self.wide(name, values, Some(tolerance))
     }
 
     /// What an op writes as `write` says: over NaN, or adding to normal numbers of this standard deviation.
-    pub fn written(
+    pub(crate) fn written(
         &mut self,
         write: Write,
         name: &'static str,
@@ -300,7 +311,7 @@ impl Operands {
         }
     }
 
-    pub fn written_stats(
+    pub(crate) fn written_stats(
         &mut self,
         write: Write,
         name: &'static str,
@@ -318,7 +329,7 @@ impl Operands {
     }
 
     /// The storage copy of `master`, which holds `values`; judged as bf16.
-    pub fn weights(&mut self, name: &'static str, master: Stats, values: &[f32]) -> Tensor {
+    pub(crate) fn weights(&mut self, name: &'static str, master: Stats, values: &[f32]) -> Tensor {
         let span = self.plan.weights(master);
         // Where storage is the master itself, its values are there already.
         let own = self.plan.elements()[0] > 0;
@@ -419,10 +430,13 @@ fn rounded(values: &[f32]) -> Vec<f32> {
 /// What became of one case.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// The op's name, or `step`.
     pub op: &'static str,
+    /// The case's shape in words.
     pub shape: String,
     /// The largest error as a share of what is allowed.
     pub worst: f64,
+    /// How long the case took, the reference included.
     pub seconds: f64,
     /// What is wrong, if anything.
     pub failure: Option<String>,
@@ -441,11 +455,15 @@ impl Outcome {
 
 /// Runs cases on a device at `place`.
 pub struct Checker<'a, D: Backend> {
+    /// Which device is checked.
     pub place: D::Place,
+    /// How large its cases are.
     pub size: Size,
+    /// What operands are drawn from; the same seed draws the same.
     pub seed: u64,
     /// Only ops of this name.
     pub only: Option<String>,
+    /// Told of every case as it ends.
     pub observer: &'a mut dyn FnMut(&Outcome),
 }
 
@@ -524,7 +542,7 @@ fn judge(found: &[f32], expected: &[f64], tolerance: Tolerance) -> Result<f64, S
 }
 
 /// What can be checked alone: single instructions, each op, whole steps.
-pub fn names() -> Vec<&'static str> {
+pub(crate) fn names() -> Vec<&'static str> {
     struct Names(Vec<&'static str>);
     impl Visitor for Names {
         type Error = Infallible;

@@ -6,7 +6,7 @@ use crate::ops::Backend;
 use crate::ops::patch_embed::{Normalization, PatchEmbed, PatchShape};
 use crate::rng::below;
 
-pub struct PatchEmbedCase(pub PatchShape);
+pub(crate) struct PatchEmbedCase(pub PatchShape);
 
 impl Case for PatchEmbedCase {
     const OP: &'static str = "patch_embed";

@@ -8,6 +8,7 @@ use crate::rng::below;
 
 /// Forward and backward: copies, so bit for bit.
 pub struct PoolCase {
+    /// Samples, tokens of each, and their width.
     pub shape: PoolShape,
     /// Whether samples have a position, rather than token 0.
     pub positions: bool,

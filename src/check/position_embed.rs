@@ -5,6 +5,7 @@ use crate::model::spec::ModelSpec;
 use crate::ops::Backend;
 use crate::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
 
+/// Forward, and both gradients, of images of this shape.
 pub struct PositionEmbedCase(pub PositionShape);
 
 impl Case for PositionEmbedCase {

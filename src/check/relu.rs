@@ -6,7 +6,7 @@ use crate::ops::Backend;
 use crate::ops::relu::{Relu, ReluBackward};
 
 /// Forward, and backward from what it wrote: nothing is rounded.
-pub struct ReluCase {
+pub(crate) struct ReluCase {
     pub len: usize,
     /// Where in their spans the operands begin: 16-byte accesses or none.
     pub start: usize,

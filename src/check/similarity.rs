@@ -7,7 +7,9 @@ use crate::ops::{Backend, Write};
 
 /// The products and both gradients, which have operands of their own. As many rows as columns are the same embeddings.
 pub struct SimilarityCase {
+    /// Rows, columns, and the width of the embeddings.
     pub shape: SimilarityShape,
+    /// Whether the gradients are written, or added to what is there.
     pub write: Write,
 }
 

@@ -1,7 +1,7 @@
 //! Whole training steps: towers, an objective, the optimiser, against the CPU backend.
 //!
 //! The two differ by bf16. Along the longest path forward and back through `layers` blocks about 2 F results are rounded, F = 9
-//! layers + 8, and a few more in an objective ([`Trial::roundings`]), each by 2^-9 of its size (root mean square), independently;
+//! layers + 8, and a few more in an objective (`Trial::roundings`), each by 2^-9 of its size (root mean square), independently;
 //! what passes on is normalised again and again. The Jacobians of a block's four nonlinear ops (two norms, softmax, GELU), of
 //! which a block adds one in `layers` parts to the gradient, are taken at activations that F / 2 roundings came before: 2 F more.
 //! So the error of a gradient is about sqrt(4 F) 2^-9 of it. Six times that is allowed: of some hundred tensors a few are always
@@ -26,7 +26,7 @@ use crate::rng::{Rng, below, rng, unit};
 use crate::train::{OptimizerSettings, Stage, StageView, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// The name of these checks, beside the ops'.
-pub const OP: &str = "step";
+pub(crate) const OP: &str = "step";
 
 /// Small, so that steps stay near each other on both devices: what is compared is a step, not where a trajectory drifts.
 const LEARNING_RATE: f64 = 1e-4;

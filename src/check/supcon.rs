@@ -8,8 +8,11 @@ use crate::rng::below;
 
 /// The loss and its gradient.
 pub struct SupConCase {
+    /// Embeddings of the batch; each is held against all others.
     pub samples: usize,
+    /// Labels are drawn among so many.
     pub classes: usize,
+    /// The temperature, above 0.
     pub tau: f64,
     /// One sample in three is an anchor, or all are.
     pub chosen: bool,

@@ -8,8 +8,11 @@ use crate::rng::below;
 
 /// Texts as a tokenizer makes them: a start, some common words, an end, and 0 from there on.
 pub struct TokenEmbedCase {
+    /// Texts, the length in use, and the width.
     pub shape: TokenShape,
+    /// Rows of the table of tokens.
     pub vocabulary: usize,
+    /// Rows of the table of positions; those beyond the length in use have no gradient.
     pub context: usize,
 }
 

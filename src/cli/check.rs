@@ -1,15 +1,14 @@
 //! `perennial check`: every kernel against the CPU reference.
 
-use perennial::check::{self, Checker, Outcome, Size, conformance};
-use perennial::error::{Error, Result, unknown};
-use perennial::ops::Backend;
-use perennial::ops::cuda::launch::Gpu;
-
 use super::compute::{Place, on_device};
 use super::output::put;
+use crate::check::{self, Checker, Outcome, Size, conformance};
+use crate::error::{Error, Result, unknown};
+use crate::ops::Backend;
+use crate::ops::cuda::launch::Gpu;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// cuda[:N], or emulated[:N] (of a build with the feature `emulator`)
     #[arg(long, default_value = "cuda", value_name = "DEVICE")]
     device: String,
@@ -24,7 +23,7 @@ pub struct Arguments {
     seed: Option<u64>,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = Place::parse(&arguments.device)?;
     let size = match place {
         Place::Cpu => return Err(Error::input("the CPU is what others are checked against: give --device cuda[:N]")),

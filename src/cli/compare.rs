@@ -2,20 +2,20 @@
 
 use std::path::PathBuf;
 
-use perennial::error::{Error, Fault, Result};
-use perennial::experiment::{Access, Config, Evaluation, Lines, Pace, RunDirectory};
-use perennial::interrupt;
-use perennial::method::entries;
-use perennial::report::{Cell, Value, summary_json, summary_table};
-use perennial::run_on;
 use serde_json::json;
 
 use super::output::{self, put, say};
 use super::progress::Progress;
 use super::run::Common;
+use crate::error::{Error, Fault, Result};
+use crate::experiment::{Access, Config, Evaluation, Lines, Pace, RunDirectory};
+use crate::interrupt;
+use crate::method::entries;
+use crate::report::{Cell, Value, summary_json, summary_table};
+use crate::run_on;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A bundled preset (see 'perennial list presets') or a TOML file
     preset: String,
     /// The methods, separated by commas
@@ -34,7 +34,7 @@ pub struct Arguments {
     common: Common,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
     interrupt::listen()?;
     let access = Access { lock: !arguments.common.no_lock, start_over: false };

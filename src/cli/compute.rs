@@ -1,11 +1,11 @@
 //! Where a command computes.
 
-use perennial::error::{Error, Result};
-pub(super) use perennial::on_device;
-pub use perennial::place::Place;
+use crate::error::{Error, Result};
+pub(super) use crate::on_device;
+pub(crate) use crate::place::Place;
 
 #[derive(clap::Args)]
-pub struct Compute {
+pub(crate) struct Compute {
     /// cpu, or cuda[:N]
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
@@ -19,7 +19,7 @@ const MOST_THREADS: usize = 1024;
 
 impl Compute {
     /// Starts the threads, and finds the device.
-    pub fn prepare(&self) -> Result<Place> {
+    pub(crate) fn prepare(&self) -> Result<Place> {
         let place = Place::parse(&self.device)?;
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
         let threads = match self.threads {

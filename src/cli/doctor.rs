@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use perennial::error::{Error, Result};
-use perennial::experiment::{Config, Finding, Verdict, examine};
 use serde_json::json;
 
 use super::compute::on_device;
 use super::output::{self, put};
 use super::run::{Common, default_out};
+use crate::error::{Error, Result};
+use crate::experiment::{Config, Finding, Verdict, examine};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A bundled preset (see 'perennial list presets') or a TOML file
     preset: String,
     /// The method of the run (see 'perennial list methods')
@@ -40,7 +40,7 @@ fn parse_count(text: &str) -> std::result::Result<Count, String> {
     }
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
     let mut config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
     if !config.validate()?.row().uses_memory() {

@@ -5,23 +5,23 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use perennial::data::broken::read_picture;
-use perennial::data::images::transform;
-use perennial::data::text::tokenizer::Tokenizer;
-use perennial::error::{Error, Result};
-use perennial::eval::pretrained::prepare;
-use perennial::files::{check_no_input, check_writable, files_below, folder_of, is_same, read_text};
-use perennial::model::checkpoint::{self, Positions, TensorFile, Weights, save_bytes};
-use perennial::model::clip::Capacity;
-use perennial::model::spec::ModelSpec;
-use perennial::{Activation, Clip, ClipOptions, Place};
 
 use super::compute::Compute;
 use super::output::{put, say};
+use crate::data::broken::read_picture;
+use crate::data::images::transform;
+use crate::data::text::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::eval::pretrained::prepare;
+use crate::files::{check_no_input, check_writable, files_below, folder_of, is_same, read_text};
+use crate::model::checkpoint::{self, Positions, TensorFile, Weights, save_bytes};
+use crate::model::clip::Capacity;
+use crate::model::spec::ModelSpec;
+use crate::{Activation, Clip, ClipOptions, Place};
 
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["images", "texts"]))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: Model,
     /// Images: a pattern such as 'photos/**/*.jpg', in quotes; embedded in the order of their names
@@ -42,7 +42,7 @@ pub struct Arguments {
 
 /// Which checkpoint, and what it does not say of itself.
 #[derive(clap::Args)]
-pub struct Model {
+pub(crate) struct Model {
     /// Weights in open_clip's or Hugging Face's names (safetensors, or PyTorch's .pt, .bin, .ckpt), or the folder that one of the two wrote
     #[arg(long, value_name = "CKPT")]
     pub model: PathBuf,
@@ -61,7 +61,7 @@ pub struct Model {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-pub enum ActivationName {
+pub(crate) enum ActivationName {
     #[value(name = "gelu")]
     Gelu,
     #[value(name = "quick_gelu")]
@@ -83,14 +83,14 @@ impl Model {
     }
 
     /// The model, from the file's header and what lies beside it; notes go to standard error.
-    pub fn spec(&self) -> Result<ModelSpec> {
+    pub(crate) fn spec(&self) -> Result<ModelSpec> {
         let (spec, notes) = self.options().spec(&self.model)?;
         notes.iter().for_each(|note| say!("note: {note}"));
         Ok(spec)
     }
 
     /// The files that it may be read from: of a folder all, of a file also the parts that it lists and what may lie beside it.
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         let mut files = files_below(&self.model);
         files.extend(self.arch.iter().map(PathBuf::from));
         files.extend(checkpoint::files_of(&self.model).unwrap_or_default());
@@ -99,14 +99,14 @@ impl Model {
     }
 
     /// The weights of the model `spec`; notes go to standard error.
-    pub fn load(&self, spec: &ModelSpec) -> Result<Weights> {
+    pub(crate) fn load(&self, spec: &ModelSpec) -> Result<Weights> {
         let weights = self.options().weights(&self.model, spec)?;
         weights.notes.iter().for_each(|note| say!("note: {note}"));
         Ok(weights)
     }
 
     /// The model `spec`, ready for at most `images` images and `texts` texts at once; notes go to standard error.
-    pub fn open(&self, place: &Place, spec: &ModelSpec, images: usize, texts: usize) -> Result<Clip> {
+    pub(crate) fn open(&self, place: &Place, spec: &ModelSpec, images: usize, texts: usize) -> Result<Clip> {
         let options = ClipOptions { place: place.clone(), capacity: Capacity { images, texts }, ..self.options() };
         let clip = options.open_as(&self.model, spec)?;
         clip.notes().iter().for_each(|note| say!("note: {note}"));
@@ -116,7 +116,7 @@ impl Model {
 
 /// Where and how a model is run.
 #[derive(clap::Args)]
-pub struct Inference {
+pub(crate) struct Inference {
     #[command(flatten)]
     compute: Compute,
     /// Images, or texts, encoded at once
@@ -125,7 +125,7 @@ pub struct Inference {
 }
 
 impl Inference {
-    pub fn prepare(&self) -> Result<Place> {
+    pub(crate) fn prepare(&self) -> Result<Place> {
         if self.batch == 0 {
             return Err(Error::input("--batch is 0; it must be at least 1"));
         }
@@ -133,7 +133,7 @@ impl Inference {
     }
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
     let place = arguments.inference.prepare()?;
     // Before any work, which may take hours.
@@ -248,7 +248,7 @@ fn find_files(pattern: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// How far a count has come: a bar on a terminal, plain lines elsewhere, both on standard error.
-pub struct Counter {
+pub(crate) struct Counter {
     what: &'static str,
     total: usize,
     bar: Option<ProgressBar>,
@@ -257,7 +257,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    pub fn new(what: &'static str, total: usize) -> Counter {
+    pub(crate) fn new(what: &'static str, total: usize) -> Counter {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {per_sec} {eta} left");
@@ -267,7 +267,7 @@ impl Counter {
         Counter { what, total, bar, start: Instant::now(), last_line: Instant::now() }
     }
 
-    pub fn set(&mut self, done: usize) {
+    pub(crate) fn set(&mut self, done: usize) {
         const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
         match &self.bar {
             Some(bar) if done == self.total => bar.finish_and_clear(),

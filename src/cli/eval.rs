@@ -3,20 +3,20 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use perennial::data::text::prompts::Templates;
-use perennial::data::{self, Dataset, Split};
-use perennial::error::{Error, Result, unknown};
-use perennial::experiment::{Config, EvaluationTask, PRESETS};
-use perennial::model::spec::ModelSpec;
-use perennial::{Clip, Place, TestSet};
 use serde_json::{Value, json};
 
 use super::embed::{Counter, Inference, Model};
 use super::output::{self, put, say};
 use super::run::print_broken;
+use crate::data::text::prompts::Templates;
+use crate::data::{self, Dataset, Split};
+use crate::error::{Error, Result, unknown};
+use crate::experiment::{Config, EvaluationTask, PRESETS};
+use crate::model::spec::ModelSpec;
+use crate::{Clip, Place, TestSet};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: Model,
     /// A preset, such as imagenet-r or cifar100, for its data, templates and task; or a format of data: emoji, folder, domainnet, csv,
@@ -62,7 +62,7 @@ enum Task {
     Retrieval,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.inference.prepare()?;
     let Config { mut data, evaluation, .. } = config(arguments)?;
     // What takes no time comes before what may take long.

@@ -2,17 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use perennial::data::text::tokenizer::{self, Tokenizer};
-use perennial::error::{Error, Result};
-use perennial::files::{check_no_input, check_writable, folder_of, is_same};
-use perennial::model::checkpoint;
-use perennial::model::parameters::ParameterList;
-
 use super::embed::Model;
 use super::output::{put, say};
+use crate::data::text::tokenizer::{self, Tokenizer};
+use crate::error::{Error, Result};
+use crate::files::{check_no_input, check_writable, folder_of, is_same};
+use crate::model::checkpoint;
+use crate::model::parameters::ParameterList;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: Model,
     /// Whose layout
@@ -32,7 +31,7 @@ enum Format {
     Hf,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (spec, out) = (arguments.model.spec()?, &arguments.out);
     check_folder(out)?;
     let own = if arguments.model.model.is_dir() { &arguments.model.model } else { folder_of(&arguments.model.model) };

@@ -1,16 +1,15 @@
 //! `perennial list`: what there is, one name first on each line.
 
-use perennial::error::Result;
-use perennial::experiment::PRESETS;
-use perennial::method::entries;
-use perennial::model::parameters::ParameterList;
-use perennial::model::spec::ModelSpec;
-use perennial::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
-
 use super::output::{put, say};
+use crate::error::Result;
+use crate::experiment::PRESETS;
+use crate::method::entries;
+use crate::model::parameters::ParameterList;
+use crate::model::spec::ModelSpec;
+use crate::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     what: What,
 }
 
@@ -22,7 +21,7 @@ enum What {
     Kernels,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match arguments.what {
         What::Methods => lines(entries().iter().map(|entry| (entry.name(), entry.row.summary.to_string()))),
         What::Presets => {

@@ -21,7 +21,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use output::say;
-use perennial::error::{Error, Fault, Result};
+
+use crate::error::{Error, Fault, Result};
 
 /// CLIP models that keep learning: new classes, new domains, new years, without forgetting.
 #[derive(Parser)]

@@ -8,8 +8,9 @@ use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Mutex;
 
-use perennial::error::{Error, Result};
 use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
 
 /// What became of standard output.
 enum State {
@@ -33,20 +34,20 @@ macro_rules! say {
 pub(super) use {put, say};
 
 /// Writes to standard output, until something keeps it from being written.
-pub fn print(text: fmt::Arguments) {
+pub(crate) fn print(text: fmt::Arguments) {
     let mut state = STDOUT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     note(&mut state, |stdout| stdout.write_fmt(text));
 }
 
 /// Writes to standard error.
-pub fn tell(text: fmt::Arguments) {
+pub(crate) fn tell(text: fmt::Arguments) {
     // One write for each line: several processes may share a log.
     let _ = io::stderr().write_all(text.to_string().as_bytes());
 }
 
 /// Prints the one JSON document of a command: what it found, after the program's version and the command's name. A number that is
 /// none is null.
-pub fn document(command: &str, found: Value) {
+pub(crate) fn document(command: &str, found: Value) {
     let mut document = json!({ "perennial": env!("CARGO_PKG_VERSION"), "command": command });
     if let (Value::Object(document), Value::Object(found)) = (&mut document, found) {
         document.extend(found);
@@ -55,7 +56,7 @@ pub fn document(command: &str, found: Value) {
 }
 
 /// Fails if standard output has lost anything but its reader. To be asked last.
-pub fn finish() -> Result<()> {
+pub(crate) fn finish() -> Result<()> {
     let mut state = STDOUT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     note(&mut state, |stdout| stdout.flush());
     match &*state {

@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 
-use perennial::data;
-use perennial::data::formats::packed::{Edges, Packing, in_words};
-use perennial::error::{Error, Result};
-use perennial::experiment::Config;
-
 use super::embed::Counter;
 use super::output::{put, say};
+use crate::data;
+use crate::data::formats::packed::{Edges, Packing, in_words};
+use crate::error::{Error, Result};
+use crate::experiment::Config;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A bundled preset or a TOML file, whose data is packed
     preset: Option<String>,
     /// A format of data: emoji, folder, cifar10, cifar100, domainnet, csv, webdataset [default: the preset's]
@@ -34,7 +33,7 @@ pub struct Arguments {
     out: PathBuf,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.preset.is_none() && arguments.data.is_none() {
         return Err(Error::input("what is to be packed? Give a preset, or --data FORMAT"));
     }

@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use perennial::error::Result;
-use perennial::experiment::{Evaluation, Iteration, Observer, Setup, Status};
-use perennial::files::{check_writable, write_quickly};
-use perennial::method::Spends;
-use perennial::ops::Plan;
 
 use super::output::say;
+use crate::error::Result;
+use crate::experiment::{Evaluation, Iteration, Observer, Setup, Status};
+use crate::files::{check_writable, write_quickly};
+use crate::method::Spends;
+use crate::ops::Plan;
 
 /// Seconds between plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
 
-pub struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     /// Of the step in training: which, its first iteration here, when that ended, and samples since then.
     step: Option<usize>,
@@ -32,13 +32,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(label: Option<String>) -> Progress {
+    pub(crate) fn new(label: Option<String>) -> Progress {
         let now = Instant::now();
         Progress { bar: None, step: None, first: 0, since: now, samples: 0, last_line: now, metrics_file: None, label }
     }
 
     /// Has the run's numbers written to `file`, in Prometheus' text format. Fails where nothing can be written there.
-    pub fn with_metrics_file(self, file: Option<&Path>) -> Result<Progress> {
+    pub(crate) fn with_metrics_file(self, file: Option<&Path>) -> Result<Progress> {
         file.map_or(Ok(()), check_writable)?;
         Ok(Progress { metrics_file: file.map(Path::to_path_buf), ..self })
     }

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use perennial::error::{Error, Result};
-use perennial::experiment::EvaluationTask;
-use perennial::files::{check_no_input, check_writable, is_same, write_atomically};
-use perennial::report::{
-    Cell, Comparison, Reference, Run, Table, group, markdown, page, summary_json, summary_table, visible,
-};
 use serde_json::json;
 
 use super::output::{self, put, say};
+use crate::error::{Error, Result};
+use crate::experiment::EvaluationTask;
+use crate::files::{check_no_input, check_writable, is_same, write_atomically};
+use crate::report::{
+    Cell, Comparison, Reference, Run, Table, group, markdown, page, summary_json, summary_table, visible,
+};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Run directories; runs that differ in the seed alone share a row, and runs on one stream a table
     #[arg(required = true, value_name = "RUN_DIR")]
     runs: Vec<PathBuf>,
@@ -34,7 +34,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     check_outputs(arguments)?;
     let reference = arguments.against.as_deref().map(Reference::find).transpose()?;
     let Runs { finished, notes, failed } = read(&arguments.runs)?;

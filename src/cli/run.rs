@@ -2,21 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use perennial::data::broken::Broken;
-use perennial::error::Result;
-use perennial::experiment::{Access, Config, Evaluation, EvaluationTask, Observer};
-use perennial::interrupt;
-#[cfg(feature = "tensorboard")]
-use perennial::report::TensorBoard;
-use perennial::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
-use perennial::run_on;
-
 use super::compute::Compute;
 use super::output::{self, put};
 use super::progress::Progress;
+use crate::data::broken::Broken;
+use crate::error::Result;
+use crate::experiment::{Access, Config, Evaluation, EvaluationTask, Observer};
+use crate::interrupt;
+#[cfg(feature = "tensorboard")]
+use crate::report::TensorBoard;
+use crate::report::{Cell, matrix_table, static_table, summary_table, transfer_table};
+use crate::run_on;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A bundled preset (see 'perennial list presets') or a TOML file
     pub preset: String,
     /// The method (see 'perennial list methods')
@@ -47,7 +46,7 @@ pub struct Arguments {
 
 /// What every command that trains takes.
 #[derive(clap::Args)]
-pub struct Common {
+pub(crate) struct Common {
     /// Folder of the data set [default: the one inside the program]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -66,7 +65,7 @@ pub struct Common {
 
 impl Common {
     /// The preset's settings for a method, or for the preset's own, with what the command line changes.
-    pub fn config(&self, preset: &str, method: Option<&str>) -> Result<Config> {
+    pub(crate) fn config(&self, preset: &str, method: Option<&str>) -> Result<Config> {
         let mut preset = Config::find(preset)?;
         if let Some(method) = method {
             preset.method = method.to_string();
@@ -82,7 +81,7 @@ impl Common {
     }
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = arguments.common.compute.prepare()?;
     interrupt::listen()?;
     let mut config = arguments.common.config(&arguments.preset, arguments.method.as_deref())?;
@@ -120,7 +119,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// `runs/emoji-cil-gdro-m500-s0`.
-pub fn default_out(preset: &str, config: &Config) -> PathBuf {
+pub(crate) fn default_out(preset: &str, config: &Config) -> PathBuf {
     let preset = Path::new(preset).file_stem().unwrap_or_default().to_string_lossy();
     PathBuf::from(format!("runs/{preset}-{}-m{}-s{}", config.method, config.memory.size, config.seed))
 }
@@ -146,7 +145,7 @@ fn print(evaluation: &Evaluation, out: &Path) -> Result<()> {
 }
 
 /// Says which samples were left out, and why; nothing where none was.
-pub fn print_broken(broken: &Broken) {
+pub(crate) fn print_broken(broken: &Broken) {
     if broken.is_empty() {
         return;
     }

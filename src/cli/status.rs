@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use perennial::error::Result;
-use perennial::experiment::{Phase, Seen};
 use serde_json::json;
 
 use super::output::{document, put};
+use crate::error::Result;
+use crate::experiment::{Phase, Seen};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Directories of runs, at work or not
     #[arg(required = true, value_name = "RUN_DIR")]
     runs: Vec<PathBuf>,
@@ -18,7 +18,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let seen = arguments.runs.iter().map(|run| Seen::at(run)).collect::<Result<Vec<Seen>>>()?;
     if arguments.json {
         document("status", json!({ "runs": seen }));

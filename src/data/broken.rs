@@ -12,17 +12,17 @@ use super::images::picture;
 use crate::error::{Error, Result};
 
 /// Reasons by which broken samples are counted.
-pub const MISSING_FILE: &str = "missing file";
-pub const UNREADABLE: &str = "unreadable";
-pub const EMPTY_FILE: &str = "empty file";
-pub const TRUNCATED: &str = "truncated";
-pub const TOO_LARGE: &str = "too large";
-pub const UNDECODABLE: &str = "undecodable";
-pub const MISSING_CAPTION: &str = "missing caption";
-pub const MISSING_CLASS: &str = "missing class";
-pub const MISSING_IMAGE: &str = "missing image";
-pub const MISSING_DOMAIN: &str = "missing domain";
-pub const MISSING_TIME: &str = "missing time";
+pub(crate) const MISSING_FILE: &str = "missing file";
+pub(crate) const UNREADABLE: &str = "unreadable";
+pub(crate) const EMPTY_FILE: &str = "empty file";
+pub(crate) const TRUNCATED: &str = "truncated";
+pub(crate) const TOO_LARGE: &str = "too large";
+pub(crate) const UNDECODABLE: &str = "undecodable";
+pub(crate) const MISSING_CAPTION: &str = "missing caption";
+pub(crate) const MISSING_CLASS: &str = "missing class";
+pub(crate) const MISSING_IMAGE: &str = "missing image";
+pub(crate) const MISSING_DOMAIN: &str = "missing domain";
+pub(crate) const MISSING_TIME: &str = "missing time";
 
 /// Broken samples by reason.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,18 +31,18 @@ pub struct Broken(BTreeMap<String, OfReason>);
 
 /// The broken samples of one reason.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct OfReason {
+pub(crate) struct OfReason {
     pub count: usize,
     /// The first of them by name, [`SHOWN`] at most.
     pub first: Vec<String>,
 }
 
 /// Samples of a reason that are named.
-pub const SHOWN: usize = 5;
+pub(crate) const SHOWN: usize = 5;
 
 impl Broken {
     /// Counts one. `what` names it and says what is wrong.
-    pub fn add(&mut self, reason: &str, what: impl Into<String>) {
+    pub(crate) fn add(&mut self, reason: &str, what: impl Into<String>) {
         let kind = self.0.entry(reason.to_string()).or_default();
         kind.count += 1;
         if kind.first.len() < SHOWN {
@@ -50,25 +50,25 @@ impl Broken {
         }
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.values().map(|kind| kind.count).sum()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &OfReason)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &OfReason)> {
         self.0.iter().map(|(reason, kind)| (reason.as_str(), kind))
     }
 
     /// `3 truncated, 1 missing file`.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         self.iter().map(|(reason, kind)| format!("{} {reason}", kind.count)).collect::<Vec<_>>().join(", ")
     }
 
     /// Fails when there are more than `most`, the setting `data.max_broken`; `name` is the data set's.
-    pub fn check(&self, name: &str, most: usize) -> Result<()> {
+    pub(crate) fn check(&self, name: &str, most: usize) -> Result<()> {
         let count = self.count();
         if count <= most {
             return Ok(());
@@ -85,7 +85,7 @@ impl Broken {
 }
 
 /// The picture in a file of any name; an error names the file and has its reason.
-pub fn read_picture(path: &Path) -> Result<RgbImage> {
+pub(crate) fn read_picture(path: &Path) -> Result<RgbImage> {
     let bytes = fs::read(path).map_err(|cause| {
         let reason = if cause.kind() == ErrorKind::NotFound { MISSING_FILE } else { UNREADABLE };
         Error::reading(path, cause).because(reason)

@@ -33,9 +33,10 @@ pub struct BatchRequest {
     pub augment: Option<Augment>,
 }
 
-/// Random crops, [`transform::training`].
+/// Random crops, `transform::training`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Augment {
+    /// The run's.
     pub seed: u64,
     /// Step and epoch: with the seed and a sample's id they decide the sample's crop.
     pub place: [u64; 2],
@@ -51,6 +52,7 @@ impl BatchRequest {
     }
 }
 
+/// Pixels of one request, ready for a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// The request's samples, in its order, without the broken ones. Empty when all were broken.
@@ -59,6 +61,7 @@ pub struct Batch {
     pub pixels: Vec<u8>,
 }
 
+/// How a loader works: what it takes of the machine, and when it gives up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoaderOptions {
     /// Loading threads; 0 loads in the calling thread, when a batch is asked for.
@@ -111,7 +114,7 @@ impl Loader {
     }
 
     /// Gives a batch's memory back for a later batch.
-    pub fn recycle(&mut self, batch: Batch) {
+    pub(crate) fn recycle(&mut self, batch: Batch) {
         let mut state = self.shared.lock();
         if state.spare.len() < self.shared.prefetch {
             state.spare.push(batch.pixels);

@@ -15,7 +15,8 @@ pub mod images;
 pub mod loader;
 pub mod text;
 
-pub use formats::{Source, names, open};
+pub(crate) use formats::names;
+pub use formats::{Source, open};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,9 +28,12 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use broken::Broken;
 
+/// What a sample is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Split {
+    /// A model may learn from it.
     Train,
+    /// A model is only tested on it.
     Test,
 }
 
@@ -46,11 +50,12 @@ pub struct Sample {
     pub domain: u32,
     /// The year in which it appeared; 0 where the data set does not say.
     pub time: i32,
+    /// What it is for.
     pub split: Split,
 }
 
 /// Where a data set's pictures come from. Loader threads ask at the same time.
-pub trait Images: Send + Sync {
+pub(crate) trait Images: Send + Sync {
     /// The picture of the sample at index `sample` of [`Dataset::samples`]. An error means that this sample is broken.
     fn load(&self, sample: usize) -> Result<RgbImage>;
 
@@ -69,6 +74,7 @@ pub trait Images: Send + Sync {
 
 /// What every format yields. A sample's index is its place in `samples`; `u32` holds it everywhere.
 pub struct Dataset {
+    /// The format's: `csv`, `cifar100`.
     pub name: String,
     /// Readable names with spaces, as prompts want them, in the data set's own order. A data set without classes has a
     /// single one without a name.
@@ -77,6 +83,7 @@ pub struct Dataset {
     pub class_keys: Vec<String>,
     /// In the order of their first sample. A data set without domains has a single one of the format's name.
     pub domains: Vec<String>,
+    /// All of them, of both splits, in the order in which the format has them.
     pub samples: Vec<Sample>,
     /// SHA-256 in hexadecimal of all that the data set was read from. Of picture files, names and sizes.
     pub fingerprint: String,
@@ -97,7 +104,7 @@ pub struct Dataset {
 impl Dataset {
     /// Puts together what a format has read. Panics when a sample's class or domain does not exist: a bug of the
     /// format.
-    pub fn new(
+    pub(crate) fn new(
         name: impl Into<String>,
         classes: Vec<String>,
         domains: Vec<String>,
@@ -126,30 +133,30 @@ impl Dataset {
     }
 
     /// Gives the data set's own names of its classes, one for each.
-    pub fn with_class_keys(self, class_keys: Vec<String>) -> Dataset {
+    pub(crate) fn with_class_keys(self, class_keys: Vec<String>) -> Dataset {
         assert_eq!(class_keys.len(), self.classes.len(), "a key for each class");
         Dataset { class_keys, ..self }
     }
 
     /// Says which samples share a picture: the index of the picture's first sample for each.
-    pub fn with_shared_pictures(self, first_of_picture: Vec<u32>) -> Dataset {
+    pub(crate) fn with_shared_pictures(self, first_of_picture: Vec<u32>) -> Dataset {
         assert_eq!(first_of_picture.len(), self.samples.len(), "a first sample for each");
         Dataset { first_of_picture, ..self }
     }
 
     /// Says which samples have a class, where some have and others have none: `class` means nothing in those.
-    pub fn with_labelled(self, labelled: Vec<bool>) -> Dataset {
+    pub(crate) fn with_labelled(self, labelled: Vec<bool>) -> Dataset {
         assert_eq!(labelled.len(), self.samples.len(), "a word for each");
         Dataset { labelled, ..self }
     }
 
     /// Says what the format passed over, merged or read in another way: see [`Dataset::notes`].
-    pub fn with_notes(self, notes: Vec<String>) -> Dataset {
+    pub(crate) fn with_notes(self, notes: Vec<String>) -> Dataset {
         Dataset { notes, ..self }
     }
 
     /// Says what the format has left out of `samples`, and why.
-    pub fn with_skipped(self, broken: Broken) -> Dataset {
+    pub(crate) fn with_skipped(self, broken: Broken) -> Dataset {
         Dataset { skipped: broken, ..self }
     }
 
@@ -159,12 +166,12 @@ impl Dataset {
     }
 
     /// Whether the data set tells its samples' classes.
-    pub fn has_classes(&self) -> bool {
+    pub(crate) fn has_classes(&self) -> bool {
         self.classes.len() != 1 || !self.classes[0].is_empty()
     }
 
     /// Whether the data set tells this sample's class.
-    pub fn is_labelled(&self, sample: u32) -> bool {
+    pub(crate) fn is_labelled(&self, sample: u32) -> bool {
         self.has_classes() && self.labelled.get(sample as usize).copied().unwrap_or(true)
     }
 
@@ -198,12 +205,12 @@ impl Dataset {
     }
 
     /// The samples whose picture could not be loaded so far, ascending.
-    pub fn broken_samples(&self) -> Vec<u32> {
+    pub(crate) fn broken_samples(&self) -> Vec<u32> {
         self.unloadable().keys().copied().collect()
     }
 
     /// Counts samples as broken, each once. Fails when more are than `most` allows (the setting `data.max_broken`).
-    pub fn count_broken(&self, broken: impl IntoIterator<Item = (u32, Error)>, most: usize) -> Result<()> {
+    pub(crate) fn count_broken(&self, broken: impl IntoIterator<Item = (u32, Error)>, most: usize) -> Result<()> {
         let mut known = self.unloadable();
         for (sample, error) in broken {
             known.entry(sample).or_insert(error);

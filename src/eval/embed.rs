@@ -7,7 +7,7 @@ use crate::ops::Device;
 
 /// L2-normalised image embeddings `[images, D]` of everything the loader yields, with the data set's index of each. `progress`
 /// is told how many are done.
-pub fn embed_images(
+pub(crate) fn embed_images(
     device: &mut dyn Device,
     clip: &Clip,
     loader: &mut Loader,
@@ -31,7 +31,7 @@ pub fn embed_images(
 }
 
 /// L2-normalised text embeddings `[texts, D]`, each text given as token ids from its start to its end.
-pub fn embed_texts(device: &mut dyn Device, clip: &Clip, texts: &[&[u32]]) -> Vec<f32> {
+pub(crate) fn embed_texts(device: &mut dyn Device, clip: &Clip, texts: &[&[u32]]) -> Vec<f32> {
     let width = clip.spec.embed_dim;
     let mut embeddings = Vec::with_capacity(texts.len() * width);
     for texts in texts.chunks(clip.capacity.texts) {

@@ -14,19 +14,19 @@ use crate::error::{Error, Result};
 /// needs has no value. During a run it covers the rows that are there, as if T were their number; only the upper
 /// triangle keeps its later columns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskMatrix {
+pub(crate) struct TaskMatrix {
     tasks: usize,
     rows: Vec<Vec<Option<f64>>>,
 }
 
 impl TaskMatrix {
     /// No rows yet, for T = `tasks`.
-    pub fn new(tasks: usize) -> TaskMatrix {
+    pub(crate) fn new(tasks: usize) -> TaskMatrix {
         TaskMatrix { tasks, rows: Vec::new() }
     }
 
     /// The matrix of these rows.
-    pub fn of(tasks: usize, rows: &[Vec<Option<f64>>]) -> Result<TaskMatrix> {
+    pub(crate) fn of(tasks: usize, rows: &[Vec<Option<f64>>]) -> Result<TaskMatrix> {
         let mut matrix = TaskMatrix::new(tasks);
         rows.iter().try_for_each(|row| matrix.push(row.clone()))?;
         Ok(matrix)
@@ -34,7 +34,7 @@ impl TaskMatrix {
 
     /// Adds the row of the next step: a value or None for each task. It is an error of the run if it does not fit
     /// T, holds a number outside [0, 1], or comes after row T.
-    pub fn push(&mut self, row: Vec<Option<f64>>) -> Result<()> {
+    pub(crate) fn push(&mut self, row: Vec<Option<f64>>) -> Result<()> {
         if self.rows.len() == self.tasks || row.len() != self.tasks {
             return Err(Error::run(format!(
                 "row {} of {} values does not fit a matrix of {} tasks",
@@ -50,38 +50,29 @@ impl TaskMatrix {
         Ok(())
     }
 
-    pub fn tasks(&self) -> usize {
-        self.tasks
-    }
-
-    /// Steps that are finished.
-    pub fn rows(&self) -> &[Vec<Option<f64>>] {
-        &self.rows
-    }
-
     /// E_ij, both counted from 0.
-    pub fn get(&self, step: usize, task: usize) -> Option<f64> {
+    pub(crate) fn get(&self, step: usize, task: usize) -> Option<f64> {
         *self.rows.get(step)?.get(task)?
     }
 
     /// Mean of the diagonal.
-    pub fn in_domain(&self) -> Option<f64> {
+    pub(crate) fn in_domain(&self) -> Option<f64> {
         mean((0..self.rows.len()).map(|step| self.get(step, step)))
     }
 
     /// Mean of the strict lower triangle (TiC-CLIP).
-    pub fn backward_transfer(&self) -> Option<f64> {
+    pub(crate) fn backward_transfer(&self) -> Option<f64> {
         mean((0..self.rows.len()).flat_map(|step| (0..step).map(move |task| self.get(step, task))))
     }
 
     /// Mean of the strict upper triangle (TiC-CLIP).
-    pub fn forward_transfer(&self) -> Option<f64> {
+    pub(crate) fn forward_transfer(&self) -> Option<f64> {
         mean((0..self.rows.len()).flat_map(|step| (step + 1..self.tasks).map(move |task| self.get(step, task))))
     }
 
     /// Mean over the tasks j before the last of max_i E_ij - E_Tj. The maximum is over all steps that have a value,
     /// also those before the task was learnt, as docs/methods.md has it.
-    pub fn forgetting(&self) -> Option<f64> {
+    pub(crate) fn forgetting(&self) -> Option<f64> {
         let last = self.rows.len().checked_sub(1)?;
         mean((0..last).map(|task| {
             let learnt = (task..=last).map(|step| self.get(step, task)).collect::<Option<Vec<f64>>>()?;
@@ -91,7 +82,7 @@ impl TaskMatrix {
     }
 
     /// Mean over the tasks j before the last of E_Tj - E_jj.
-    pub fn bwt(&self) -> Option<f64> {
+    pub(crate) fn bwt(&self) -> Option<f64> {
         let last = self.rows.len().checked_sub(1)?;
         mean((0..last).map(|task| Some(self.get(last, task)? - self.get(task, task)?)))
     }
@@ -104,30 +95,37 @@ fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 }
 
 /// Mean over b of A_b, the accuracy over all classes seen after task b. None without any.
-pub fn average_incremental_accuracy(accuracies: &[f64]) -> Option<f64> {
+pub(crate) fn average_incremental_accuracy(accuracies: &[f64]) -> Option<f64> {
     mean(accuracies.iter().copied().map(Some))
 }
 
 /// A_T. None without any.
-pub fn last_accuracy(accuracies: &[f64]) -> Option<f64> {
+pub(crate) fn last_accuracy(accuracies: &[f64]) -> Option<f64> {
     accuracies.last().copied()
 }
 
 /// All metrics of a run, under the names that tables and files use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// Mean of E_ii (TiC-CLIP, arXiv 2310.16226). As all of these none where a value that it needs is not there.
     pub in_domain: Option<f64>,
+    /// Mean of E_ij below the diagonal, earlier tasks (TiC-CLIP).
     pub backward_transfer: Option<f64>,
+    /// Mean of E_ij above the diagonal, tasks to come (TiC-CLIP).
     pub forward_transfer: Option<f64>,
+    /// Mean over b of A_b (iCaRL, arXiv 1611.07725).
     pub average_incremental_accuracy: Option<f64>,
+    /// A_b after the last step so far.
     pub last_accuracy: Option<f64>,
+    /// Mean over earlier tasks j of max_i E_ij - E_Tj: what was lost of the best.
     pub forgetting: Option<f64>,
+    /// Mean over earlier tasks j of E_Tj - E_jj (GEM, arXiv 1706.08840): below 0 where they were forgotten.
     pub bwt: Option<f64>,
 }
 
 impl Summary {
     /// From E, and from A_b after each task b.
-    pub fn of(matrix: &TaskMatrix, accuracies: &[f64]) -> Summary {
+    pub(crate) fn of(matrix: &TaskMatrix, accuracies: &[f64]) -> Summary {
         Summary {
             in_domain: matrix.in_domain(),
             backward_transfer: matrix.backward_transfer(),
@@ -142,7 +140,7 @@ impl Summary {
 
 impl Summary {
     /// The first metric that is another in `other`, up to rounding: its name, here and there.
-    pub fn differs(&self, other: &Summary) -> Option<(&'static str, Option<f64>, Option<f64>)> {
+    pub(crate) fn differs(&self, other: &Summary) -> Option<(&'static str, Option<f64>, Option<f64>)> {
         let all = |summary: &Summary| {
             [
                 ("in_domain", summary.in_domain),
@@ -166,7 +164,7 @@ impl Summary {
 }
 
 /// How many items come before the best of the `relevant` ones and are none themselves; None if there is none.
-pub fn rank(scores: &[f32], relevant: &[u32]) -> Option<usize> {
+pub(crate) fn rank(scores: &[f32], relevant: &[u32]) -> Option<usize> {
     let own = || relevant.iter().map(|item| scores[*item as usize]);
     own().next()?;
     // NaN scores are no better than none at all.
@@ -178,7 +176,7 @@ pub fn rank(scores: &[f32], relevant: &[u32]) -> Option<usize> {
 }
 
 /// The fraction of queries whose [`rank`] is among the first so many. NaN without any.
-pub fn part_within(ranks: &[usize], first: usize) -> f64 {
+pub(crate) fn part_within(ranks: &[usize], first: usize) -> f64 {
     ranks.iter().filter(|rank| **rank < first).count() as f64 / ranks.len() as f64
 }
 

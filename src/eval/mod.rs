@@ -1,6 +1,6 @@
 //! Evaluation: embeddings, zero-shot classification, retrieval, and the metrics over a run.
 
-pub mod embed;
+pub(crate) mod embed;
 pub mod metrics;
 pub mod pretrained;
 pub mod retrieval;

@@ -69,7 +69,7 @@ pub fn find_spec(
 
 /// Fails where a tokenizer other than CLIP's lies beside the configuration that tells the model; returns a warning about one that
 /// has more words.
-pub fn check_tokenizer(stored: Option<&Stored>) -> Result<Vec<String>> {
+pub(crate) fn check_tokenizer(stored: Option<&Stored>) -> Result<Vec<String>> {
     match stored {
         Some(Stored { origin, .. }) if origin.extension().is_some_and(|ending| ending == "json") => {
             tokenizer::check_folder(folder_of(origin))
@@ -82,7 +82,7 @@ pub fn check_tokenizer(stored: Option<&Stored>) -> Result<Vec<String>> {
 /// the checkpoint says in words, or the description of the model that the user named (its name, whether it is QuickGELU, and
 /// how it tells that); or else a configuration's default, which is told. It is an error of input where the two contradict
 /// one another, and where neither says it.
-pub fn known_activation(
+pub(crate) fn known_activation(
     path: &Path,
     stored: Option<&Stored>,
     described: Option<(&str, bool, Told)>,
@@ -122,7 +122,7 @@ pub fn known_activation(
 }
 
 /// A model on a device, with memory for inference alone.
-pub struct Pretrained {
+pub(crate) struct Pretrained {
     pub device: Box<dyn Device>,
     pub clip: Clip,
     tokenizer: Tokenizer,
@@ -132,7 +132,7 @@ pub struct Pretrained {
 
 impl Pretrained {
     /// Loads `weights` as the model `spec`, for batches of `capacity`.
-    pub fn open<B: Backend>(
+    pub(crate) fn open<B: Backend>(
         place: &B::Place,
         weights: &Weights,
         spec: &ModelSpec,
@@ -154,7 +154,7 @@ impl Pretrained {
 
     /// L2-normalised embeddings `[count, D]` of the images that `load` yields for 0 to `count` - 1; threads ask for
     /// several at the same time. `progress` is told how many are done.
-    pub fn embed_images(
+    pub(crate) fn embed_images(
         &mut self,
         count: usize,
         load: &(dyn Fn(usize) -> Result<RgbImage> + Sync),
@@ -182,7 +182,7 @@ impl Pretrained {
     }
 
     /// The ids of each text. Fails when the model's vocabulary is not the tokenizer's.
-    pub fn tokenize<T: AsRef<str>>(&self, texts: &[T]) -> Result<Vec<Vec<u32>>> {
+    pub(crate) fn tokenize<T: AsRef<str>>(&self, texts: &[T]) -> Result<Vec<Vec<u32>>> {
         let text = &self.clip.spec.text_cfg;
         if text.vocab_size <= Tokenizer::END as usize {
             let needed = Tokenizer::END + 1;
@@ -195,7 +195,11 @@ impl Pretrained {
     }
 
     /// L2-normalised embeddings `[texts, D]`. `progress` is told how many are done.
-    pub fn embed_texts<T: AsRef<str>>(&mut self, texts: &[T], progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+    pub(crate) fn embed_texts<T: AsRef<str>>(
+        &mut self,
+        texts: &[T],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<f32>> {
         let tokens = self.tokenize(texts)?;
         let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
         let Pretrained { device, clip, not_finite, .. } = self;
@@ -215,7 +219,7 @@ impl Pretrained {
     }
 
     /// Embeddings `[classes, D]`: of each class the mean direction of its prompts.
-    pub fn embed_classes(&mut self, classes: &[&str], templates: &Templates) -> Result<Vec<f32>> {
+    pub(crate) fn embed_classes(&mut self, classes: &[&str], templates: &Templates) -> Result<Vec<f32>> {
         let prompts: Vec<String> = classes.iter().flat_map(|class| templates.prompts(class)).collect();
         let tokens = self.tokenize(&prompts)?;
         let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
@@ -227,7 +231,7 @@ impl Pretrained {
 
     /// L2-normalised embeddings of everything the loader yields, with the data set's index of each; a broken sample has none. `progress` is
     /// told how many are done.
-    pub fn embed_batches(
+    pub(crate) fn embed_batches(
         &mut self,
         loader: &mut Loader,
         progress: &mut dyn FnMut(usize),
@@ -257,7 +261,7 @@ fn check_finite(rows: &[f32], width: usize, what: &str, first: usize) -> Result<
 
 /// The pixels that a model of `size` x `size` pixels sees of the images that `load` yields, [images, size, size, 3];
 /// threads ask for several at the same time.
-pub fn prepare(pixels: &mut [u8], size: usize, load: impl Fn(usize) -> Result<RgbImage> + Sync) -> Result<()> {
+pub(crate) fn prepare(pixels: &mut [u8], size: usize, load: impl Fn(usize) -> Result<RgbImage> + Sync) -> Result<()> {
     let tried: Vec<Result<()>> = pixels
         .par_chunks_exact_mut(transform::bytes(size))
         .enumerate()

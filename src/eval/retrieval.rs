@@ -12,21 +12,26 @@ use super::zero_shot::map_similarities;
 /// The fraction of queries with a relevant item among the first 1, 5 and 10.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recall {
+    /// The nearest one is relevant.
     pub at_1: f64,
+    /// One of the nearest five is.
     pub at_5: f64,
+    /// One of the nearest ten is.
     pub at_10: f64,
 }
 
 /// Retrieval in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
+    /// Images ask for their texts.
     pub image_to_text: Recall,
+    /// Texts ask for their images.
     pub text_to_image: Recall,
 }
 
 impl Retrieval {
     /// The mean of recall@1 in the two directions.
-    pub fn mean_recall_at_1(&self) -> f64 {
+    pub(crate) fn mean_recall_at_1(&self) -> f64 {
         (self.image_to_text.at_1 + self.text_to_image.at_1) / 2.0
     }
 
@@ -42,7 +47,7 @@ impl Retrieval {
 /// of them is returned in the order of the images.
 ///
 /// At work are 16 rows of similarities for each thread. Panics when the sizes do not fit: a bug of the caller.
-pub fn retrieve<R: Send>(
+pub(crate) fn retrieve<R: Send>(
     images: &[f32],
     texts: &[f32],
     width: usize,

@@ -12,7 +12,7 @@ use crate::ops::cpu::vector::{dot, vectorized};
 
 /// Class embeddings `[classes, D]`: per class every prompt is encoded, normalised, averaged, and normalised again.
 /// `prompts` holds the token ids of all prompts, class by class, the same number for each of `classes`.
-pub fn class_embeddings(device: &mut dyn Device, clip: &Clip, prompts: &[&[u32]], classes: usize) -> Vec<f32> {
+pub(crate) fn class_embeddings(device: &mut dyn Device, clip: &Clip, prompts: &[&[u32]], classes: usize) -> Vec<f32> {
     let width = clip.spec.embed_dim;
     let of_class = prompts.len() / classes.max(1);
     let embeddings = embed_texts(device, clip, prompts);
@@ -33,7 +33,7 @@ const ROWS: usize = 16;
 /// What `each` makes of every row of cosine similarities `[columns]` of unit rows `a [rows, D]` and `b [columns, D]`, in the order of
 /// `a`; it is told the row's number and the similarities. A similarity depends on its two rows alone, not on where they stand, so that
 /// equal embeddings tie exactly.
-pub fn map_similarities<R: Send>(
+pub(crate) fn map_similarities<R: Send>(
     a: &[f32],
     b: &[f32],
     width: usize,
@@ -69,7 +69,7 @@ fn fill_similarities(scores: &mut [f32], a: &[f32], b: &[f32], width: usize) {
 }
 
 /// Cosine similarities `[rows, columns]` of unit rows `a [rows, D]` and `b [columns, D]`.
-pub fn similarities(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
+pub(crate) fn similarities(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     let columns = b.len() / width;
     let mut scores = vec![0.0; a.len() / width * columns];
     let blocks = scores.par_chunks_mut((ROWS * columns).max(1)).zip(a.par_chunks(ROWS * width));
@@ -79,7 +79,7 @@ pub fn similarities(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
 
 /// What a row of `scores` is taken for: the candidate of the largest score. Of equals, and of NaN, it is not `truth`: a model
 /// that gives everything the same score is right about nothing.
-pub fn choose(scores: &[f32], candidates: &[u32], truth: u32) -> u32 {
+pub(crate) fn choose(scores: &[f32], candidates: &[u32], truth: u32) -> u32 {
     let mut best = candidates[0];
     for candidate in candidates {
         let (score, highest) = (scores[*candidate as usize], scores[best as usize]);
@@ -95,8 +95,9 @@ pub fn choose(scores: &[f32], candidates: &[u32], truth: u32) -> u32 {
 /// How images are classified; fractions in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Classification {
-    /// The images whose own class scores higher than every other, and those where fewer than five others score as high.
+    /// The images whose own class scores higher than every other.
     pub top_1: f64,
+    /// Those where fewer than five others score as high.
     pub top_5: f64,
     /// The mean over the classes that have an image of each one's `top_1`: rare classes count as much as common ones.
     pub mean_per_class_recall: f64,
@@ -105,7 +106,7 @@ pub struct Classification {
 impl Classification {
     /// Of unit rows `images [I, D]` among unit rows `classes [K, D]`; `labels [I]` are the right ones. None without images. A row of
     /// similarities is held for 16 images of each thread. Panics when the sizes do not fit: a bug of the caller.
-    pub fn of(images: &[f32], classes: &[f32], width: usize, labels: &[u32]) -> Option<Classification> {
+    pub(crate) fn of(images: &[f32], classes: &[f32], width: usize, labels: &[u32]) -> Option<Classification> {
         assert_eq!(images.len(), labels.len() * width, "images are [labels, width]");
         let ranks = map_similarities(images, classes, width, |image, scores| rank(scores, &[labels[image]]));
         let ranks: Vec<usize> = ranks.into_iter().flatten().collect();

@@ -28,17 +28,27 @@ pub struct Config {
     pub method: String,
     /// Decides class order apart, everything that is random: starting values, order of samples, crops, memory.
     pub seed: u64,
+    /// `[data]`: what there is to learn from.
     pub data: DataConfig,
+    /// `[stream]`: how it arrives.
     pub stream: StreamConfig,
+    /// `[model]`: what learns.
     pub model: ModelConfig,
+    /// `[train]`: budget, learning rate, and how often states are saved.
     pub train: TrainConfig,
     /// What methods declare, and below it each one's table under its name.
     pub objective: Settings,
+    /// `[optimizer]`: AdamW.
     pub optimizer: OptimizerSettings,
+    /// `[memory]`: replay, for methods that have it.
     pub memory: MemoryConfig,
+    /// `[joint]`: what the method `joint` spends.
     pub joint: JointSettings,
+    /// `[patching]`: the method `patching`.
     pub patching: PatchingSettings,
+    /// `[probe]`: linear heads on finished features.
     pub probe: ProbeConfig,
+    /// `[evaluation]`: what is tested, and how.
     pub evaluation: EvaluationConfig,
     /// By method, the settings that were found best for it where they differ: `[tuned.joint.train]`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -48,6 +58,7 @@ pub struct Config {
     pub expected: Expected,
 }
 
+/// `[data]`: the data set, and how its pictures and texts become samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
@@ -91,6 +102,7 @@ impl DataConfig {
     }
 }
 
+/// The text that a sample is trained with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainText {
@@ -122,9 +134,11 @@ impl Default for DataConfig {
     }
 }
 
+/// `[stream]`: which samples each step brings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamConfig {
+    /// What parts one step from the next.
     pub kind: StreamKind,
     /// Class-incremental: the number of tasks.
     pub tasks: usize,
@@ -155,6 +169,7 @@ impl Default for StreamConfig {
     }
 }
 
+/// `[model]`: sizes, and where the first weights come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
@@ -198,9 +213,11 @@ impl Default for ModelConfig {
     }
 }
 
+/// `[train]`: a step's budget and schedule, and what is written down as it goes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
+    /// Samples of a batch, at most: an epoch is cut into batches that are as even as can be.
     pub batch: usize,
     /// The budget C of a step in samples; 0 for what `epochs` says.
     pub samples: usize,
@@ -246,6 +263,7 @@ impl Default for TrainConfig {
     }
 }
 
+/// `[memory]`: replay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryConfig {
@@ -259,6 +277,7 @@ pub struct MemoryConfig {
 pub struct ProbeConfig {
     /// Passes over its samples: the memory, or the step's own where there is none.
     pub epochs: f64,
+    /// The maximum of its cosine.
     pub learning_rate: f64,
 }
 
@@ -268,9 +287,11 @@ impl Default for ProbeConfig {
     }
 }
 
+/// `[evaluation]`: what a step's tests ask of the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
+    /// Classification or retrieval.
     pub task: EvaluationTask,
     /// Prompt templates: a bundled list or a file, one a line.
     pub templates: String,
@@ -289,6 +310,7 @@ pub struct EvaluationConfig {
     pub held_out: f64,
 }
 
+/// What a test image is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EvaluationTask {
@@ -355,6 +377,7 @@ impl Config {
         Ok(config)
     }
 
+    /// These settings as a file that [`Config::find`] reads.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("settings are plain values")
     }

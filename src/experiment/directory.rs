@@ -19,7 +19,7 @@ use crate::seal::{self, Seal};
 
 /// The form of a run's directory and of its state. Since 2 every file has a seal, so that one without has lost it; a newer one than this is
 /// refused.
-pub const FORMAT: u64 = 2;
+pub(crate) const FORMAT: u64 = 2;
 
 /// How long to wait for a lock that another process may hold for a moment, while it looks whether a run is at work.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -39,6 +39,7 @@ impl Default for Access {
     }
 }
 
+/// A run's directory, which this process alone writes: settings, manifest, log, results, checkpoints (docs/operating.md).
 pub struct RunDirectory {
     path: PathBuf,
     log: Option<Log>,
@@ -49,7 +50,7 @@ pub struct RunDirectory {
 impl RunDirectory {
     /// Makes the directory, or opens it where the same run stopped. Another run's directory, and one in which a run is at
     /// work, are errors.
-    pub fn open(path: &Path, config: &Config, access: Access) -> Result<RunDirectory> {
+    pub(crate) fn open(path: &Path, config: &Config, access: Access) -> Result<RunDirectory> {
         let checkpoints = path.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .map_err(|cause| Error::input(format!("cannot make {}: {cause}", checkpoints.display())))?;
@@ -73,7 +74,7 @@ impl RunDirectory {
     }
 
     /// To be called once all is done: releases the directory, and removes what only an unfinished run needs.
-    pub fn close(self) -> Result<()> {
+    pub(crate) fn close(self) -> Result<()> {
         for file in [previous_state(&self.path), self.path.join("status.json")] {
             match fs::remove_file(&file) {
                 Err(cause) if cause.kind() != ErrorKind::NotFound => return Err(Error::writing(&file, cause)),
@@ -83,12 +84,12 @@ impl RunDirectory {
         Ok(())
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Has `write` write a new state beside the last one, which then becomes the one before. At any moment there is a state under its name.
-    pub fn replace_state(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    pub(crate) fn replace_state(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let (state, previous) = (state(&self.path), previous_state(&self.path));
         let [next, link] = ["next", "link"].map(|name| state.with_extension(name));
         write(&next)?;
@@ -105,17 +106,17 @@ impl RunDirectory {
     }
 
     /// `checkpoints/step-NNN.safetensors` of a step counted from 0; files count from 1.
-    pub fn checkpoint(&self, step: usize) -> PathBuf {
+    pub(crate) fn checkpoint(&self, step: usize) -> PathBuf {
         self.path.join(format!("checkpoints/step-{:03}.safetensors", step + 1))
     }
 
     /// `checkpoints/step-NNN.head.safetensors`: a method's own parameters, which are no CLIP's.
-    pub fn head(&self, step: usize) -> PathBuf {
+    pub(crate) fn head(&self, step: usize) -> PathBuf {
         self.path.join(format!("checkpoints/step-{:03}.head.safetensors", step + 1))
     }
 
     /// What the result depends on beside the settings, and what made it.
-    pub fn write_manifest(&self, setup: &Setup, device: &str, parameters: usize) -> Result<()> {
+    pub(crate) fn write_manifest(&self, setup: &Setup, device: &str, parameters: usize) -> Result<()> {
         let hashes: serde_json::Map<String, Value> =
             setup.hashes.iter().map(|(name, hash)| (name.to_string(), json!(hash))).collect();
         let classes = |classes: &[u32]| {
@@ -139,7 +140,7 @@ impl RunDirectory {
     }
 
     /// `manifest.json` of a run's directory.
-    pub fn read_manifest(path: &Path) -> Result<Value> {
+    pub(crate) fn read_manifest(path: &Path) -> Result<Value> {
         let path = path.join("manifest.json");
         let bytes = fs::read(&path).map_err(|cause| Error::reading(&path, cause))?;
         let (manifest, seal) = seal::from_json::<Value>(&bytes).map_err(|what| Error::reading(&path, what))?;
@@ -155,7 +156,7 @@ impl RunDirectory {
 
     /// Fails unless a run that goes on has what it began with: the same data, prompts, class order and starting weights, wherever they
     /// lie now. What it remembers are samples by their number.
-    pub fn check_manifest(&self, setup: &Setup) -> Result<()> {
+    pub(crate) fn check_manifest(&self, setup: &Setup) -> Result<()> {
         let manifest = RunDirectory::read_manifest(&self.path)?;
         let changed = |(name, hash): &&(&str, String)| manifest["sha256"][*name].as_str() != Some(hash);
         match setup.hashes.iter().find(changed) {
@@ -169,11 +170,11 @@ impl RunDirectory {
         }
     }
 
-    pub fn write_evaluation(&self, evaluation: &Evaluation) -> Result<()> {
+    pub(crate) fn write_evaluation(&self, evaluation: &Evaluation) -> Result<()> {
         write_atomically(&self.path.join("evaluation.json"), &seal::to_json(evaluation))
     }
 
-    pub fn write_predictions(&self, predictions: &[Prediction]) -> Result<()> {
+    pub(crate) fn write_predictions(&self, predictions: &[Prediction]) -> Result<()> {
         let predictions = Predictions { predictions: predictions.to_vec() };
         write_atomically(&self.path.join("predictions.json"), &seal::to_json(&predictions))
     }
@@ -199,7 +200,7 @@ impl RunDirectory {
     /// The evaluation of a run that is finished: nothing of it is left to do, and nothing of what it was made from is opened.
     /// None where it has not come to its end, or not begun, or its data lay elsewhere, so that only opening them tells whether they are
     /// the same. Another run's directory is an error, as in [`RunDirectory::open`].
-    pub fn finished(path: &Path, config: &Config) -> Result<Option<Evaluation>> {
+    pub(crate) fn finished(path: &Path, config: &Config) -> Result<Option<Evaluation>> {
         let Some(old) = read_config(path)? else { return Ok(None) };
         check_same(&old, config, path)?;
         if old.data.folder != config.data.folder || !path.join("evaluation.json").exists() {
@@ -210,19 +211,19 @@ impl RunDirectory {
     }
 
     /// Opens the log to go on from `position`. Returns what is to be told of it.
-    pub fn resume_log(&mut self, position: Position) -> Result<Option<String>> {
+    pub(crate) fn resume_log(&mut self, position: Position) -> Result<Option<String>> {
         let (log, note) = Log::resume(&self.path, position)?;
         self.log = Some(log);
         Ok(note)
     }
 
     /// Appends one line.
-    pub fn log(&mut self, line: &Value) -> Result<()> {
+    pub(crate) fn log(&mut self, line: &Value) -> Result<()> {
         self.log.as_mut().map_or(Ok(()), |log| log.write(line))
     }
 
     /// Has the log reach the disk: whatever is saved later may rely on it.
-    pub fn sync_log(&mut self) -> Result<()> {
+    pub(crate) fn sync_log(&mut self) -> Result<()> {
         self.log.as_mut().map_or(Ok(()), Log::sync)
     }
 }
@@ -237,17 +238,17 @@ impl Drop for RunDirectory {
 }
 
 /// `checkpoints/state.safetensors` of a run's directory.
-pub fn state(run: &Path) -> PathBuf {
+pub(crate) fn state(run: &Path) -> PathBuf {
     run.join("checkpoints/state.safetensors")
 }
 
 /// `checkpoints/state.previous.safetensors`: the state before, for the day on which a disk damages the last one.
-pub fn previous_state(run: &Path) -> PathBuf {
+pub(crate) fn previous_state(run: &Path) -> PathBuf {
     run.join("checkpoints/state.previous.safetensors")
 }
 
 /// What an earlier run left beside states: a result that would be written over. None where there is nothing.
-pub fn earlier_result(run: &Path) -> Option<PathBuf> {
+pub(crate) fn earlier_result(run: &Path) -> Option<PathBuf> {
     ["evaluation.json", "checkpoints/step-001.safetensors"]
         .map(|name| run.join(name))
         .into_iter()
@@ -335,7 +336,7 @@ fn sign(lock: &mut File) -> std::io::Result<()> {
 }
 
 /// Whether a run is at work in a directory, where its file system can tell.
-pub fn is_at_work(run: &Path) -> Option<bool> {
+pub(crate) fn is_at_work(run: &Path) -> Option<bool> {
     let lock = File::open(run.join("lock")).ok()?;
     match lock.try_lock_shared() {
         Ok(()) => Some(false),
@@ -353,7 +354,7 @@ fn holder(lock: &mut File) -> Option<String> {
 }
 
 /// The name of this machine.
-pub fn host() -> String {
+pub(crate) fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "this machine".to_string() } else { name.trim().to_string() }
 }

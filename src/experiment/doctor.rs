@@ -28,7 +28,7 @@ const SHOWN: usize = 10;
 const LONG_ENOUGH: f64 = 0.5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Good,
     /// Worth knowing, and no hindrance.
     Note,
@@ -38,14 +38,14 @@ pub enum Verdict {
 
 /// One line of what was found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Finding {
+pub(crate) struct Finding {
     pub verdict: Verdict,
     pub text: String,
 }
 
 /// Looks at everything that a run of `config` in the directory `out` would use, and tells `say` as it goes. `config` is of one
 /// method; `expected` is what its preset expects. Of the pictures, `decode` are decoded, spread over all; `None` decodes every one.
-pub fn examine<B: Backend>(
+pub(crate) fn examine<B: Backend>(
     place: &B::Place,
     config: &Config,
     expected: &Expected,

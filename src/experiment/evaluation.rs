@@ -18,7 +18,7 @@ use crate::stream::{Stream, StreamKind};
 use crate::train::{self, Trainer};
 /// The model as it is after one step.
 #[derive(Debug, Default)]
-pub struct Findings {
+pub(crate) struct Findings {
     /// The step's row of E.
     pub row: Vec<Option<f64>>,
     /// Its rows of the other matrices.
@@ -30,21 +30,21 @@ pub struct Findings {
 
 /// A test image and what it is taken for: classes, or numbers of captions in retrieval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub sample: u32,
     pub truth: u32,
     pub chosen: u32,
 }
 
 impl Answer {
-    pub fn is_right(&self) -> bool {
+    pub(crate) fn is_right(&self) -> bool {
         self.chosen == self.truth
     }
 }
 
 /// Tests the model as it is now: on the tests of all steps, and on those of the sets beside the stream. `progress` hears how many test
 /// images are done.
-pub fn evaluate(
+pub(crate) fn evaluate(
     trainer: &mut Trainer,
     setup: &Setup,
     memory: &Memory,
@@ -118,7 +118,12 @@ pub fn evaluate(
 
 /// The run's measure, accuracy among the classes seen after step `step` or mean recall@1, on each of some sets of samples. For
 /// methods that classify by texts.
-pub fn accuracies(trainer: &mut Trainer, setup: &Setup, sets: &[Vec<u32>], step: usize) -> Result<Vec<Option<f64>>> {
+pub(crate) fn accuracies(
+    trainer: &mut Trainer,
+    setup: &Setup,
+    sets: &[Vec<u32>],
+    step: usize,
+) -> Result<Vec<Option<f64>>> {
     let class = |sample: u32| setup.dataset.samples[sample as usize].class;
     let images = Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &sets.concat(), &mut |_| ())?;
     if setup.config.evaluation.task == EvaluationTask::Retrieval {
@@ -224,7 +229,7 @@ impl Scores {
 
 /// Embeddings `[images, width]` of some samples.
 #[derive(Default)]
-pub struct Embedded {
+pub(crate) struct Embedded {
     /// The row of each sample; a broken one has none.
     pub rows: HashMap<u32, usize>,
     embeddings: Vec<f32>,
@@ -233,7 +238,7 @@ pub struct Embedded {
 
 impl Embedded {
     /// Samples that share a picture share a row. `progress` hears how many pictures are done.
-    pub fn of(
+    pub(crate) fn of(
         device: &mut dyn Device,
         clip: &Clip,
         setup: &Setup,
@@ -251,7 +256,7 @@ impl Embedded {
     }
 
     /// The embedding of a sample that has one.
-    pub fn row(&self, sample: u32) -> &[f32] {
+    pub(crate) fn row(&self, sample: u32) -> &[f32] {
         &self.embeddings[self.rows[&sample] * self.width..][..self.width]
     }
 
@@ -329,7 +334,10 @@ fn test_loader(setup: &Setup, samples: &[u32], batch: usize) -> Result<Loader> {
 }
 
 /// A loader with the run's settings.
-pub fn open_loader(setup: &Setup, requests: impl Iterator<Item = BatchRequest> + Send + 'static) -> Result<Loader> {
+pub(crate) fn open_loader(
+    setup: &Setup,
+    requests: impl Iterator<Item = BatchRequest> + Send + 'static,
+) -> Result<Loader> {
     let data = &setup.config.data;
     let threads = match data.loader_threads {
         0 => std::thread::available_parallelism().map_or(1, |count| count.get()),

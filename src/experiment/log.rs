@@ -14,7 +14,7 @@ use crate::seal;
 
 /// The lines of a log that can be read.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub(crate) struct Lines {
     pub lines: Vec<Value>,
     /// The numbers, from 1, of those that cannot; a last line without an end among them.
     pub damaged: Vec<usize>,
@@ -22,7 +22,7 @@ pub struct Lines {
 
 impl Lines {
     /// Of the log in a run's directory; of a directory without a log, none.
-    pub fn read(run: &Path) -> Result<Lines> {
+    pub(crate) fn read(run: &Path) -> Result<Lines> {
         let path = run.join("metrics.jsonl");
         match fs::read(&path) {
             Ok(bytes) => Ok(Lines::parse(&bytes)),
@@ -31,7 +31,7 @@ impl Lines {
         }
     }
 
-    pub fn parse(bytes: &[u8]) -> Lines {
+    pub(crate) fn parse(bytes: &[u8]) -> Lines {
         let mut found = Lines::default();
         for (number, line) in (1..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
             match line.strip_suffix(b"\n").and_then(seal::from_line) {
@@ -43,7 +43,7 @@ impl Lines {
     }
 
     /// What is told of damaged lines.
-    pub fn note(&self) -> Option<String> {
+    pub(crate) fn note(&self) -> Option<String> {
         let first = self.damaged.first()?;
         let count = self.damaged.len();
         Some(format!("metrics.jsonl: lines that cannot be read: {count}, the first is line {first}; they are left out"))
@@ -51,7 +51,7 @@ impl Lines {
 }
 
 /// The log of a run at work.
-pub struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     file: File,
 }
@@ -59,7 +59,7 @@ pub struct Log {
 impl Log {
     /// Opens the log of `run` to go on from `position`: lines that the resumed run will write again are dropped, and damaged ones, of
     /// which the note tells.
-    pub fn resume(run: &Path, position: Position) -> Result<(Log, Option<String>)> {
+    pub(crate) fn resume(run: &Path, position: Position) -> Result<(Log, Option<String>)> {
         let path = run.join("metrics.jsonl");
         let old = Lines::read(run)?;
         let before = |line: &&Value| {
@@ -80,7 +80,7 @@ impl Log {
     }
 
     /// Appends one line, with the time. A log that was moved away is begun anew under its name.
-    pub fn write(&mut self, line: &Value) -> Result<()> {
+    pub(crate) fn write(&mut self, line: &Value) -> Result<()> {
         let wrong = |cause: std::io::Error| Error::writing(&self.path, cause);
         if !self.is_in_place() {
             self.file = open(&self.path)?;
@@ -92,7 +92,7 @@ impl Log {
     }
 
     /// Has all lines reach the disk.
-    pub fn sync(&mut self) -> Result<()> {
+    pub(crate) fn sync(&mut self) -> Result<()> {
         self.file.sync_data().map_err(|cause| Error::writing(&self.path, cause))
     }
 
@@ -120,14 +120,14 @@ fn written(line: &Value) -> String {
 }
 
 /// As `2026-11-27T06:54:42.123Z`.
-pub fn now() -> String {
+pub(crate) fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
 /// Samples trained on, and the seconds that it took, with all that closes a step and without its evaluation. It stands beside the
 /// evaluation, which no clock may change.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Pace {
+pub(crate) struct Pace {
     pub samples: f64,
     pub seconds: f64,
 }
@@ -135,7 +135,7 @@ pub struct Pace {
 impl Pace {
     /// Of a log: its lines of training have the samples trained on so far and the speed since the line before, those of a step's closing
     /// the seconds that it took.
-    pub fn of(log: &Lines) -> Pace {
+    pub(crate) fn of(log: &Lines) -> Pace {
         let mut pace = Pace::default();
         for line in &log.lines {
             if let (Some(samples), Some(speed)) = (line["samples"].as_f64(), line["samples_per_second"].as_f64()) {
@@ -149,7 +149,7 @@ impl Pace {
         pace
     }
 
-    pub fn samples_per_second(&self) -> Option<f64> {
+    pub(crate) fn samples_per_second(&self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.samples / self.seconds)
     }
 }

@@ -15,14 +15,15 @@ mod state;
 mod status;
 
 pub use config::{
-    Config, DataConfig, EvaluationConfig, EvaluationTask, MemoryConfig, ModelConfig, StreamConfig, TrainConfig,
-    TrainText,
+    Config, DataConfig, EvaluationConfig, EvaluationTask, MemoryConfig, ModelConfig, ProbeConfig, StreamConfig,
+    TrainConfig, TrainText,
 };
 pub use directory::{Access, RunDirectory};
-pub use doctor::{Finding, Verdict, examine};
-pub use log::{Lines, Pace};
+pub(crate) use doctor::{Finding, Verdict, examine};
+pub(crate) use log::{Lines, Pace};
 pub use presets::{Expected, PRESETS, Preset};
 pub use record::{Evaluation, Prediction, Spent, StepRecord};
 pub use run::{Iteration, Observer, run};
 pub use setup::Setup;
-pub use status::{Phase, Seen, Status};
+pub(crate) use status::Seen;
+pub use status::{Phase, Status};

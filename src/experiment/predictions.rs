@@ -12,7 +12,7 @@ use crate::rng::{rng, shuffle};
 const SHOWN: usize = 12;
 
 /// Right answers, then wrong ones, at random by the run's seed.
-pub fn pick(setup: &Setup, answers: &[Vec<Answer>]) -> Vec<Prediction> {
+pub(crate) fn pick(setup: &Setup, answers: &[Vec<Answer>]) -> Vec<Prediction> {
     let text = |number: u32| match setup.config.evaluation.task {
         EvaluationTask::Classification => setup.dataset.classes[number as usize].clone(),
         EvaluationTask::Retrieval => {

@@ -4,12 +4,13 @@ use serde::{Deserialize, Serialize};
 
 /// A preset: settings of a run under a name.
 pub struct Preset {
+    /// Under which `perennial run` and [`Config::find`](crate::Config::find) find it.
     pub name: &'static str,
     /// What kind of experiment it is.
     pub group: &'static str,
     /// One line for `perennial list presets`.
-    pub summary: &'static str,
-    pub toml: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) toml: &'static str,
 }
 
 macro_rules! preset {
@@ -63,13 +64,14 @@ pub struct Expected {
     pub train: usize,
     /// Test samples; a table's rows where a picture has several captions.
     pub test: usize,
+    /// Classes of the whole data set.
     pub classes: usize,
     /// Which classes: a bundled list or a file, as for `stream.class_order`.
     pub class_list: String,
 }
 
 impl Expected {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Expected::default()
     }
 }

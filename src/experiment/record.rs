@@ -14,18 +14,25 @@ use crate::eval::metrics::{Summary, TaskMatrix};
 /// A run's result so far, as `evaluation.json` holds it. It depends on nothing but the run's settings and seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
+    /// Its name.
     pub method: String,
+    /// Samples that it may keep; 0 for methods without a replay memory.
     pub memory: usize,
+    /// The run's.
     pub seed: u64,
+    /// What the numbers below measure: accuracy, or mean recall@1.
     pub task: EvaluationTask,
+    /// All of the stream, also those to come.
     pub steps: Vec<StepRecord>,
     /// E: row i after step i, column j for the task of step j; null where a test set gave no number.
     pub matrix: Vec<Vec<Option<f64>>>,
     /// A_b: over all tests of the steps up to b.
     pub accuracy: Vec<f64>,
+    /// Metrics of the steps so far.
     pub summary: Summary,
-    /// Samples trained on, and multiply-accumulates of their forward passes, in all.
+    /// Samples trained on in all, each as often as it was.
     pub samples_spent: u64,
+    /// Multiply-accumulates of their forward passes in all, teachers and earlier extractors included.
     pub macs_spent: u64,
     /// What was spent up to the end of each step.
     #[serde(default)]
@@ -44,7 +51,9 @@ pub struct Evaluation {
 /// A budget in samples trained on and in multiply-accumulates of forward passes, since the run began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
+    /// Samples, each as often as it was trained on.
     pub samples: u64,
+    /// Multiply-accumulates, teachers and earlier extractors included.
     pub macs: u64,
 }
 
@@ -57,20 +66,25 @@ pub struct Prediction {
     pub task: usize,
     /// Names of classes, or captions in retrieval.
     pub truth: String,
+    /// What the model takes it for, likewise.
     pub predicted: String,
 }
 
 /// A step as it stands in the tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
+    /// As [`Step::name`](crate::stream::Step::name).
     pub name: String,
+    /// Training samples that it brings.
     pub train: usize,
+    /// Test samples.
     pub test: usize,
+    /// Classes among its samples; of a class-incremental stream, those that are new.
     pub classes: usize,
 }
 
 impl Evaluation {
-    pub fn new(setup: &Setup) -> Evaluation {
+    pub(crate) fn new(setup: &Setup) -> Evaluation {
         let step = |step: &crate::stream::Step| StepRecord {
             name: step.name.clone(),
             train: step.train.len(),
@@ -102,7 +116,7 @@ impl Evaluation {
 
     /// Fails, with the field and what would be right, where no run can have come to this: lists that do not fit the steps, numbers out
     /// of their range, or a summary that does not follow from them.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let (done, steps) = (self.matrix.len(), self.steps.len());
         if steps == 0 || done > steps {
             return Err(format!("matrix has {done} rows, and steps {steps}: a row for each step is the most"));
@@ -141,7 +155,7 @@ impl Evaluation {
     }
 
     /// Forgets the rows from step `steps` on: a resumed run makes them again.
-    pub fn truncate(&mut self, steps: usize) -> Result<()> {
+    pub(crate) fn truncate(&mut self, steps: usize) -> Result<()> {
         self.matrix.truncate(steps);
         self.accuracy.truncate(steps);
         self.spent.truncate(steps);
@@ -153,7 +167,7 @@ impl Evaluation {
     }
 
     /// Adds what was found after the next step, and what had been spent by then.
-    pub fn push(&mut self, found: Findings, spent: Spent) -> Result<()> {
+    pub(crate) fn push(&mut self, found: Findings, spent: Spent) -> Result<()> {
         let Findings { row, dynamic, static_sets, answers } = found;
         for (name, row) in dynamic {
             self.dynamic.entry(name).or_default().push(row);

@@ -46,17 +46,22 @@ pub trait Observer {
 /// One iteration, for progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Iteration {
+    /// The step, from 0.
     pub step: usize,
+    /// How many of the stage's iterations are done, this one included.
     pub iteration: usize,
+    /// Iterations of the stage.
     pub iterations: usize,
+    /// Samples of its batch.
     pub samples: usize,
+    /// Loss and gradient norm.
     pub report: StepReport,
 }
 
 /// Runs `config` in the directory `out`, or goes on where the same run stopped there.
 ///
 /// Errors of input come before anything is trained. An error of the run leaves the directory as its last checkpoint has it, and so does
-/// a signal to which [`interrupt::listen`] listens.
+/// a signal to which `interrupt::listen` listens.
 pub fn run<B: Backend>(
     place: &B::Place,
     config: &Config,

@@ -25,14 +25,20 @@ use crate::ops::{Backend, Plan};
 use crate::stream::{self, ClassOrder, Item, Step, Stream, StreamKind};
 use crate::train::{Stage, TextBank, Trainer, TrainerSpec};
 
+/// All that a run works with, opened and checked before work begins.
 pub struct Setup {
+    /// The settings that it was opened from.
     pub config: Config,
+    /// The method at these settings.
     pub method: Arc<dyn Method>,
+    /// Training and test samples.
     pub dataset: Arc<Dataset>,
+    /// The steps, by places in the data set.
     pub stream: Stream,
+    /// The model's sizes.
     pub model: ModelSpec,
     /// The parameters that the first step starts from: the arena of the model's own, without a method's.
-    pub initial: Vec<f32>,
+    pub(crate) initial: Vec<f32>,
     /// Each class's place in the order of the stream.
     column_of_class: Vec<u32>,
     /// Warnings: the run can go on.
@@ -41,17 +47,16 @@ pub struct Setup {
     pub texts: TextBank,
     /// The training prompts of each sample of the data set, one list for each kind in use.
     texts_of_sample: Vec<Vec<u32>>,
-    /// The prompts of every class for zero-shot classification, class by class; `templates` of them each.
-    pub class_prompts: Vec<Vec<u32>>,
-    pub templates: usize,
+    /// The prompts of every class for zero-shot classification, class by class; as many of each as there are templates.
+    pub(crate) class_prompts: Vec<Vec<u32>>,
     /// Distinct captions, for retrieval, and which each sample has.
-    pub captions: Vec<Vec<u32>>,
-    pub caption_of_sample: Vec<u32>,
+    pub(crate) captions: Vec<Vec<u32>>,
+    pub(crate) caption_of_sample: Vec<u32>,
     /// Of each step, the tests that are for retrieval, and those that are classified: all, unless the settings name domains.
-    pub retrieved: Vec<Vec<u32>>,
-    pub classified: Vec<Vec<u32>>,
+    pub(crate) retrieved: Vec<Vec<u32>>,
+    pub(crate) classified: Vec<Vec<u32>>,
     /// Test samples of each domain beside the stream, with its name.
-    pub static_sets: Vec<(String, Vec<u32>)>,
+    pub(crate) static_sets: Vec<(String, Vec<u32>)>,
     /// Hashes of everything that came from outside the settings, for the manifest.
     pub hashes: Vec<(&'static str, String)>,
 }
@@ -156,7 +161,6 @@ impl Setup {
             texts,
             texts_of_sample,
             class_prompts,
-            templates: templates.iter().len(),
             captions,
             caption_of_sample,
             retrieved,
@@ -168,7 +172,7 @@ impl Setup {
     }
 
     /// What there is to say of its method.
-    pub fn row(&self) -> &Row {
+    pub(crate) fn row(&self) -> &Row {
         self.method.row()
     }
 
@@ -189,7 +193,7 @@ impl Setup {
     }
 
     /// The training samples of step `step`, without replay.
-    pub fn own_samples(&self, step: usize) -> Vec<u32> {
+    pub(crate) fn own_samples(&self, step: usize) -> Vec<u32> {
         let steps = if self.row().sees == Sees::AllSoFar { 0..=step } else { step..=step };
         let mut samples: Vec<u32> =
             self.stream.steps[steps].iter().flat_map(|step| step.train.iter().copied()).collect();
@@ -264,16 +268,17 @@ impl Setup {
     }
 
     /// How many classes have been seen before step `step`, and with it.
-    pub fn class_counts(&self, step: usize) -> (usize, usize) {
+    pub(crate) fn class_counts(&self, step: usize) -> (usize, usize) {
         let seen = |step: usize| self.stream.classes_seen(step).len();
         (step.checked_sub(1).map_or(0, seen), seen(step))
     }
 
     /// A sample's class in the order of the stream: the column of a head.
-    pub fn column(&self, sample: u32) -> u32 {
+    pub(crate) fn column(&self, sample: u32) -> u32 {
         self.column_of_class[self.dataset.samples[sample as usize].class as usize]
     }
 
+    /// What a trainer for this run is planned for.
     pub fn trainer_spec(&self) -> TrainerSpec {
         let batch = self.config.train.batch;
         TrainerSpec {
@@ -292,19 +297,19 @@ impl Setup {
         }
     }
 
-    /// A trainer of its method for `spec`, and of its evaluation: see [`Trainer::plan`].
+    /// A trainer of its method for `spec`, and of its evaluation: see `Trainer::plan`.
     pub fn plan<B: Backend>(&self, spec: &TrainerSpec) -> (Plan, impl FnOnce(B) -> Trainer + use<B>) {
         Trainer::plan(spec, &*self.method, self.evaluation_capacity())
     }
 
     /// Everything that the model is tested on after each step.
-    pub fn test_samples(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn test_samples(&self) -> impl Iterator<Item = u32> {
         let steps = self.stream.steps.iter().flat_map(|step| &step.test);
         steps.chain(self.static_sets.iter().flat_map(|(_, samples)| samples)).copied()
     }
 
     /// Batch sizes of evaluation, no larger than what there is.
-    pub fn evaluation_capacity(&self) -> Capacity {
+    pub(crate) fn evaluation_capacity(&self) -> Capacity {
         let tests = self.test_samples().count();
         let texts = match self.config.evaluation.task {
             EvaluationTask::Classification => self.class_prompts.len(),
@@ -651,6 +656,6 @@ fn hash_of(values: &[u32]) -> String {
     hex(&Sha256::digest(bytemuck::cast_slice::<u32, u8>(values)))
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

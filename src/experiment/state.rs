@@ -11,7 +11,7 @@ use crate::train::{OptimizerState, Trainer};
 
 /// Where a run stands. All randomness follows from the seed and these two numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     /// The step in training, from 0; the number of steps once all are done.
     pub step: usize,
     /// The stage of it in training, from 0, of [`crate::method::Method::stages`], and iterations of that that are done.
@@ -23,7 +23,7 @@ pub struct Position {
 }
 
 /// Writes everything at once, and keeps the state before. `broken`: the samples found broken so far, ascending.
-pub fn save(
+pub(crate) fn save(
     directory: &RunDirectory,
     position: Position,
     trainer: &Trainer,
@@ -69,7 +69,7 @@ fn frozen_name(number: usize) -> String {
 }
 
 /// What a saved state held beside what went back into the trainer.
-pub struct Restored {
+pub(crate) struct Restored {
     pub position: Position,
     pub memory: Memory,
     /// The samples that were found broken.
@@ -79,7 +79,13 @@ pub struct Restored {
 }
 
 /// Puts a saved state back into a trainer planned alike, of a run on `samples` samples.
-pub fn restore(path: &Path, trainer: &mut Trainer, samples: usize, memory_size: usize, seed: u64) -> Result<Restored> {
+pub(crate) fn restore(
+    path: &Path,
+    trainer: &mut Trainer,
+    samples: usize,
+    memory_size: usize,
+    seed: u64,
+) -> Result<Restored> {
     let file = TensorFile::load(path)?;
     let notes = check_origin(&file, path, &trainer.device.name())?;
     let kept = kept(trainer);

@@ -15,36 +15,52 @@ use crate::files::write_quickly;
 /// How often a run tells where it is.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// What a run is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// At a stage's iterations.
     Training,
     /// What a step ends with beside its tests: Fisher information, a patch, the memory.
     Closing,
+    /// At the step's tests.
     Testing,
+    /// Done: all steps are trained and tested.
     Finished,
 }
 
 /// Where a run is. Steps, stages and iterations count from 1, as in `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// The method's name.
     pub method: String,
+    /// The setting `memory.size`.
     pub memory: usize,
+    /// The run's.
     pub seed: u64,
+    /// What it is at.
     pub phase: Phase,
+    /// The step that it is in.
     pub step: usize,
+    /// Steps of the stream.
     pub steps: usize,
+    /// The step's name, as tables have it.
     pub step_name: String,
+    /// The stage of the step.
     pub stage: usize,
-    /// Iterations of the stage that are done, of so many.
+    /// Iterations of the stage that are done.
     pub iteration: usize,
+    /// Iterations of the stage in all.
     pub iterations: usize,
-    /// Test images of the step that are done, of so many.
+    /// Test images of the step that are done.
     pub tested: usize,
+    /// Test images of the step in all.
     pub tests: usize,
     /// Trained on since the run began.
     pub samples: u64,
+    /// Of the last iteration; none before the first.
     pub loss: Option<f64>,
+    /// Between the last two lines of `metrics.jsonl`; none before the first.
     pub samples_per_second: Option<f64>,
     /// Until all steps are trained, without their tests.
     pub seconds_left: Option<f64>,
@@ -52,15 +68,17 @@ pub struct Status {
     pub accuracy: Option<f64>,
     /// When the last state was saved.
     pub saved: Option<String>,
-    /// When this was written, by whom.
+    /// When this was written.
     pub time: String,
+    /// The process's number on its host.
     pub process: u32,
+    /// The host's name.
     pub host: String,
 }
 
 impl Status {
     /// The numbers in Prometheus' text format, each with the run's method, memory and seed as labels.
-    pub fn to_prometheus(&self) -> String {
+    pub(crate) fn to_prometheus(&self) -> String {
         let seconds = |time: &str| {
             let since = humantime::parse_rfc3339(time).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
             Some(since.as_secs_f64())
@@ -100,14 +118,14 @@ impl Status {
 }
 
 /// Writes `status.json` as a run goes, at most once a second. What cannot be written ends no training.
-pub struct Pulse {
+pub(crate) struct Pulse {
     path: PathBuf,
     pub status: Status,
     last: Option<Instant>,
 }
 
 impl Pulse {
-    pub fn new(run: &Path, setup: &Setup) -> Pulse {
+    pub(crate) fn new(run: &Path, setup: &Setup) -> Pulse {
         let status = Status {
             method: setup.row().name.to_string(),
             memory: setup.config.memory.size,
@@ -136,7 +154,7 @@ impl Pulse {
 
     /// Changes the status, and writes it where the last time is long enough ago, or where `at_once` says so. Returns it where it was
     /// written.
-    pub fn beat(&mut self, at_once: bool, change: impl FnOnce(&mut Status)) -> Option<&Status> {
+    pub(crate) fn beat(&mut self, at_once: bool, change: impl FnOnce(&mut Status)) -> Option<&Status> {
         change(&mut self.status);
         if !at_once && self.last.is_some_and(|last| last.elapsed() < BEAT) {
             return None;
@@ -151,7 +169,7 @@ impl Pulse {
 
 /// What is seen of a run from outside.
 #[derive(Clone, Debug, Serialize)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub run: PathBuf,
     /// Whether a process is at work in it; none where its file system cannot tell.
     pub alive: Option<bool>,
@@ -162,7 +180,7 @@ pub struct Seen {
 
 impl Seen {
     /// Looks at a run's directory, also while the run is at work.
-    pub fn at(run: &Path) -> Result<Seen> {
+    pub(crate) fn at(run: &Path) -> Result<Seen> {
         if !run.join("config.toml").exists() {
             return Err(Error::input(format!("{} is no run's directory: it has no config.toml", run.display())));
         }

@@ -19,6 +19,7 @@ use crate::place::Place;
 /// How a checkpoint is opened: where it computes, and what its file does not say of itself.
 #[derive(Clone, Debug)]
 pub struct ClipOptions {
+    /// Where it computes.
     pub place: Place,
     /// A bundled model by name, or an open_clip JSON file, where the checkpoint does not say which model it holds.
     pub arch: Option<String>,

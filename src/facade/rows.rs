@@ -5,7 +5,9 @@ use crate::eval::zero_shot::similarities;
 /// Rows of the same width, one after the other: embeddings of unit length, or similarities with a column for each of something else.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
+    /// `[rows, width]`, row-major.
     pub values: Vec<f32>,
+    /// Values of a row; 0 only where there is no row.
     pub width: usize,
 }
 
@@ -15,6 +17,7 @@ impl Rows {
         self.values.len() / self.width.max(1)
     }
 
+    /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
@@ -24,6 +27,7 @@ impl Rows {
         &self.values[index * self.width..][..self.width]
     }
 
+    /// The rows in their order.
     pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.width.max(1))
     }

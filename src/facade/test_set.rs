@@ -14,6 +14,7 @@ use crate::eval::zero_shot::Classification;
 /// Samples of a data set that a model is tested on. The methods' `progress` is told what is embedded, how many are done, and of how many.
 #[derive(Clone, Debug)]
 pub struct TestSet {
+    /// Where the samples, their classes and captions are.
     pub dataset: Arc<Dataset>,
     /// Places in the data set.
     pub samples: Vec<u32>,

@@ -24,7 +24,7 @@ pub struct Memory {
 
 /// What a memory holds as plain lists, for the state of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryState {
+pub(crate) struct MemoryState {
     /// The classes seen, ascending.
     pub classes: Vec<u32>,
     /// How many samples of each class are kept.
@@ -39,22 +39,18 @@ impl Memory {
         Memory { capacity, seed, kept: BTreeMap::new() }
     }
 
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// The share of each class: floor(M / classes seen).
-    pub fn share(&self) -> usize {
+    pub(crate) fn share(&self) -> usize {
         self.capacity / self.kept.len().max(1)
     }
 
     /// What is kept of a class, smallest priority first.
-    pub fn of_class(&self, class: u32) -> &[u32] {
+    pub(crate) fn of_class(&self, class: u32) -> &[u32] {
         self.kept.get(&class).map_or(&[], Vec::as_slice)
     }
 
     /// All that is kept, ascending.
-    pub fn indices(&self) -> Vec<u32> {
+    pub(crate) fn indices(&self) -> Vec<u32> {
         let mut indices: Vec<u32> = self.kept.values().flatten().copied().collect();
         indices.sort_unstable();
         indices
@@ -73,7 +69,7 @@ impl Memory {
 
     /// The same with another choice: `rank` brings the samples of a class, those kept and those new, ascending, into the order in
     /// which they are to be kept; of this many first ones it matters.
-    pub fn update_by(&mut self, new: &[(u32, u32)], rank: impl Fn(Vec<u32>, usize) -> Vec<u32>) -> Vec<u32> {
+    pub(crate) fn update_by(&mut self, new: &[(u32, u32)], rank: impl Fn(Vec<u32>, usize) -> Vec<u32>) -> Vec<u32> {
         for (_, class) in new {
             self.kept.entry(*class).or_default();
         }
@@ -94,7 +90,7 @@ impl Memory {
         released
     }
 
-    pub fn state(&self) -> MemoryState {
+    pub(crate) fn state(&self) -> MemoryState {
         MemoryState {
             classes: self.kept.keys().copied().collect(),
             counts: self.kept.values().map(|kept| kept.len() as u32).collect(),
@@ -103,7 +99,7 @@ impl Memory {
     }
 
     /// The memory that had this state. It is an error of input if the lists do not fit one another or the capacity.
-    pub fn restore(capacity: usize, seed: u64, state: &MemoryState) -> Result<Memory> {
+    pub(crate) fn restore(capacity: usize, seed: u64, state: &MemoryState) -> Result<Memory> {
         let wrong = |what: &str| Err(Error::input(format!("the state of the memory is damaged: {what}")));
         let mut memory = Memory::new(capacity, seed);
         if state.classes.len() != state.counts.len() {
@@ -169,7 +165,7 @@ pub fn replay_counts(rule: ReplayRule, step_size: usize, earlier: &[usize]) -> V
 
 /// A random choice of `count` of `samples`, ascending; all of them if there are no more. `place` names the draw,
 /// for instance [step, earlier step].
-pub fn subsample(samples: &[u32], count: usize, seed: u64, place: &[u64]) -> Vec<u32> {
+pub(crate) fn subsample(samples: &[u32], count: usize, seed: u64, place: &[u64]) -> Vec<u32> {
     let mut chosen = samples.to_vec();
     if count < samples.len() {
         shuffle(&mut chosen, &mut rng(seed, "replay", place));

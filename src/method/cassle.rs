@@ -21,7 +21,7 @@ use crate::ops::relu::{Relu, ReluBackward};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
 use crate::train::{Objective, Planned, Recipe, Stage, TrainBatch, TrainerSpec};
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[CassleSettings::GROUP],
     trial_settings: &[("cassle.hidden", 128.0)],
     ..Entry::new(

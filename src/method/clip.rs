@@ -12,9 +12,9 @@ use crate::ops::{Device, Plan};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
 
 /// What the methods that learn from texts have in common: the clip loss, and the nearest prompt.
-pub const TEXTS: Row = Row { learns: Learns::Texts, classifies: Classifies::ByText, ..Row::DEFAULT };
+pub(crate) const TEXTS: Row = Row { learns: Learns::Texts, classifies: Classifies::ByText, ..Row::DEFAULT };
 
-pub const ZERO_SHOT: Entry = Entry::new(
+pub(crate) const ZERO_SHOT: Entry = Entry::new(
     Row {
         name: "zero-shot",
         summary: "the first model, never trained (Continual-CLIP)",
@@ -24,11 +24,11 @@ pub const ZERO_SHOT: Entry = Entry::new(
     },
     build,
 );
-pub const SEQUENTIAL: Entry = Entry::new(
+pub(crate) const SEQUENTIAL: Entry = Entry::new(
     Row { name: "sequential", summary: "fine-tune on each step's data alone with the clip loss", ..TEXTS },
     build,
 );
-pub const JOINT: Entry = Entry::new(
+pub(crate) const JOINT: Entry = Entry::new(
     Row {
         name: "joint",
         summary: "train the first model on all data so far at every step (the upper bound)",
@@ -42,7 +42,7 @@ pub const JOINT: Entry = Entry::new(
         false => build(row, chosen),
     },
 );
-pub const CUMULATIVE_ALL: Entry = Entry::new(
+pub(crate) const CUMULATIVE_ALL: Entry = Entry::new(
     Row {
         name: "cumulative-all",
         summary: "go on with all data so far on one step's budget",
@@ -51,7 +51,7 @@ pub const CUMULATIVE_ALL: Entry = Entry::new(
     },
     build,
 );
-pub const CUMULATIVE_EXP: Entry = Entry::new(
+pub(crate) const CUMULATIVE_EXP: Entry = Entry::new(
     Row {
         name: "cumulative-exp",
         summary: "go on with the step's data and as much again of earlier steps, half from the last, a quarter from the one before",
@@ -60,7 +60,7 @@ pub const CUMULATIVE_EXP: Entry = Entry::new(
     },
     build,
 );
-pub const CUMULATIVE_EQUAL: Entry = Entry::new(
+pub(crate) const CUMULATIVE_EQUAL: Entry = Entry::new(
     Row {
         name: "cumulative-equal",
         summary: "go on with the step's data and as much again of earlier steps, equal parts of each",
@@ -69,7 +69,7 @@ pub const CUMULATIVE_EQUAL: Entry = Entry::new(
     },
     build,
 );
-pub const RESTART: Entry = Entry::new(
+pub(crate) const RESTART: Entry = Entry::new(
     Row {
         name: "restart",
         summary: "train the first model anew on all data so far on one step's budget",
@@ -79,7 +79,7 @@ pub const RESTART: Entry = Entry::new(
     },
     build,
 );
-pub const ORACLE: Entry = Entry::new(
+pub(crate) const ORACLE: Entry = Entry::new(
     Row {
         name: "oracle",
         summary: "train the first model anew on all data so far, with a budget for every step seen (TiC-CLIP's reference)",
@@ -128,13 +128,13 @@ impl Method for ClipMethod {
 }
 
 /// InfoNCE, equal to open_clip's ClipLoss.
-pub struct ClipLoss {
+pub(crate) struct ClipLoss {
     pub contrast: Contrast,
 }
 
 impl ClipLoss {
     /// Its two halves are averaged.
-    pub fn compute(&self, device: &mut dyn Device, models: Models, loaded: Loaded) {
+    pub(crate) fn compute(&self, device: &mut dyn Device, models: Models, loaded: Loaded) {
         self.contrast.forward(device, models.clip, loaded);
         self.contrast.weigh_alike(device, 0.5, loaded);
         self.contrast.backward(device, models.clip, loaded);

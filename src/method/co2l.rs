@@ -15,7 +15,7 @@ use crate::ops::similarity::Similarity;
 use crate::ops::{Device, Ids, Plan, Stats, Write};
 use crate::train::{Objective, Planned, Recipe, Stage, TrainBatch, TrainerSpec};
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[Co2lSettings::GROUP],
     // At the paper's 0.01 an error of bf16 of 0.002 in a similarity is 0.2 in a logit of the teacher's: its probabilities are then off by a
     // fifth, and nothing can be told by them. The op's own check, whose operands are f32, is at 0.01.

@@ -9,7 +9,7 @@ use crate::ops::{Device, Ids, Plan, Stats};
 use crate::train::{Loaded, Planned, TrainBatch};
 
 /// One contrast with its memory.
-pub struct Contrast {
+pub(crate) struct Contrast {
     settings: ContrastiveSettings,
     text_of: Ids,
     class_of_text: Ids,
@@ -26,7 +26,7 @@ pub struct Contrast {
 
 /// Moving averages u of every sample's terms, in place of a batch's own sums.
 #[derive(Clone, Copy, Debug)]
-pub struct Averages {
+pub(crate) struct Averages {
     /// A fixed temperature; none takes the model's own.
     pub tau: Option<f64>,
     pub surrogate: Surrogate,
@@ -34,13 +34,13 @@ pub struct Averages {
 
 impl Contrast {
     /// InfoNCE, equal to open_clip's ClipLoss.
-    pub fn plan(plan: &mut Plan, planned: &Planned) -> Contrast {
+    pub(crate) fn plan(plan: &mut Plan, planned: &Planned) -> Contrast {
         Contrast::plan_with(plan, planned, None)
     }
 
     /// Global contrastive learning: with moving averages over the data set. Where class prompts are among the texts, a second sample of a
     /// class is no negative.
-    pub fn plan_averaging(plan: &mut Plan, planned: &Planned, averages: Averages) -> Contrast {
+    pub(crate) fn plan_averaging(plan: &mut Plan, planned: &Planned, averages: Averages) -> Contrast {
         Contrast::plan_with(plan, planned, Some(averages))
     }
 
@@ -74,7 +74,7 @@ impl Contrast {
     }
 
     /// Starts with nothing seen. Before the first step, once.
-    pub fn reset(&self, device: &mut dyn Device) {
+    pub(crate) fn reset(&self, device: &mut dyn Device) {
         if let Some(tau) = self.tau {
             device.fill(self.log_scale, -(tau.ln()) as f32);
         }
@@ -84,7 +84,7 @@ impl Contrast {
     }
 
     /// Sends a batch. `gamma` is its weight in the moving averages.
-    pub fn load(&self, device: &mut dyn Device, batch: &TrainBatch, gamma: f64) {
+    pub(crate) fn load(&self, device: &mut dyn Device, batch: &TrainBatch, gamma: f64) {
         let texts = batch.texts.expect("the objective reads texts");
         device.write(self.text_of, &texts.text_of);
         device.write(self.class_of_text, &texts.class_of_text);
@@ -109,7 +109,7 @@ impl Contrast {
     }
 
     /// From both towers' embeddings to each sample's terms in [`Contrast::saved`].
-    pub fn forward(&self, device: &mut dyn Device, clip: &Clip, loaded: Loaded) {
+    pub(crate) fn forward(&self, device: &mut dyn Device, clip: &Clip, loaded: Loaded) {
         let Contrast { settings, averages, saved, .. } = *self;
         device.run(Contrastive {
             shape: self.shape(clip, loaded),
@@ -121,12 +121,12 @@ impl Contrast {
     }
 
     /// Every sample weighs `weight` over their number.
-    pub fn weigh_alike(&self, device: &mut dyn Device, weight: f32, loaded: Loaded) {
+    pub(crate) fn weigh_alike(&self, device: &mut dyn Device, weight: f32, loaded: Loaded) {
         device.fill(self.weight.first(loaded.images), weight / loaded.images as f32);
     }
 
     /// Loss and gradients by [`Contrast::weight`], where the towers' backward passes read them, the logit scale's included.
-    pub fn backward(&self, device: &mut dyn Device, clip: &Clip, loaded: Loaded) {
+    pub(crate) fn backward(&self, device: &mut dyn Device, clip: &Clip, loaded: Loaded) {
         device.run(ContrastiveBackward {
             shape: self.shape(clip, loaded),
             settings: self.settings,
@@ -140,16 +140,16 @@ impl Contrast {
         });
     }
 
-    pub fn log_scale(&self) -> Stats {
+    pub(crate) fn log_scale(&self) -> Stats {
         self.log_scale
     }
 
-    pub fn loss(&self, device: &dyn Device) -> f32 {
+    pub(crate) fn loss(&self, device: &dyn Device) -> f32 {
         device.read_vec(self.loss)[0]
     }
 
     /// Samples that left the memory give up their moving averages.
-    pub fn release(&self, device: &mut dyn Device, samples: &[u32]) {
+    pub(crate) fn release(&self, device: &mut dyn Device, samples: &[u32]) {
         for log_u in self.averages.iter().flat_map(|averages| averages.log_u) {
             for sample in samples {
                 device.fill(log_u.slice(*sample as usize, 1), f32::NAN);
@@ -158,7 +158,7 @@ impl Contrast {
     }
 
     /// log u1 and log u2 `[data set]` each, where they are kept: what has not been seen is NaN.
-    pub fn persistent(&self) -> Vec<(&'static str, Stats)> {
+    pub(crate) fn persistent(&self) -> Vec<(&'static str, Stats)> {
         self.averages.map_or(Vec::new(), |averages| vec![("log_u1", averages.log_u[0]), ("log_u2", averages.log_u[1])])
     }
 }

@@ -11,7 +11,7 @@ use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Scores, StageView, TrainBatch, TrainerSpec, key_of,
 };
 
-pub const FINETUNE_CE: Entry = Entry::new(
+pub(crate) const FINETUNE_CE: Entry = Entry::new(
     Row {
         name: "finetune-ce",
         summary: "fine-tune the image tower and a linear head on each step's data alone with cross-entropy",
@@ -20,12 +20,12 @@ pub const FINETUNE_CE: Entry = Entry::new(
     |row, _| FinetuneCe::boxed(row),
 );
 
-pub struct FinetuneCe {
+pub(crate) struct FinetuneCe {
     row: Row,
 }
 
 impl FinetuneCe {
-    pub fn boxed(row: Row) -> Box<dyn Method> {
+    pub(crate) fn boxed(row: Row) -> Box<dyn Method> {
         Box::new(FinetuneCe { row })
     }
 }
@@ -51,7 +51,7 @@ impl Method for FinetuneCe {
 }
 
 /// The objective.
-pub struct CrossEntropy {
+pub(crate) struct CrossEntropy {
     pub head: Head,
     pub seen: usize,
 }

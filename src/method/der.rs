@@ -18,7 +18,7 @@ use crate::train::{
     key_of,
 };
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[DerSettings::GROUP],
     ..Entry::new(
         Row {
@@ -178,7 +178,7 @@ impl Objective for Expanded {
 /// By what the rows of the new classes, those from `before` to `seen`, are to be multiplied. `blocks` are the weights
 /// `[classes, width]` on each extractor's features: a class's row runs through all of them. 1 where there are no old classes, or
 /// no new ones.
-pub fn alignment(blocks: &[&[f32]], width: usize, before: usize, seen: usize) -> f64 {
+pub(crate) fn alignment(blocks: &[&[f32]], width: usize, before: usize, seen: usize) -> f64 {
     let norm = |class: usize| -> f64 {
         let rows = blocks.iter().flat_map(|block| &block[class * width..(class + 1) * width]);
         rows.map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt()

@@ -18,7 +18,7 @@ use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, TrainerSpec, key_of,
 };
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[EwcSettings::GROUP],
     ..Entry::new(
         Row {

@@ -15,7 +15,7 @@ use crate::train::{
     key_of,
 };
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[FosterSettings::GROUP],
     ..Entry::new(
         Row {

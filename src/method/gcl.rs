@@ -10,7 +10,7 @@ use crate::ops::contrastive::Surrogate;
 use crate::ops::{Device, Plan, Stats};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[AverageSettings::GROUP],
     ..Entry::new(
         Row {
@@ -25,7 +25,7 @@ pub const ENTRY: Entry = Entry {
 
 method_settings! {
     /// Of the moving averages, gdro's too.
-    AverageSettings in "" {
+    pub(crate) AverageSettings in "" {
         /// fixed temperature of gcl and gdro; 0 for the model's logit scale
         tau: f64 = 0.07, 0.0..=100.0;
         /// weight of a batch in gcl's and gdro's moving averages u, at the start of a step
@@ -38,7 +38,7 @@ method_settings! {
 impl AverageSettings {
     /// gamma in epoch `epoch` of `epochs` (docs/methods.md, section 1): a cosine per epoch from `gamma` to `gamma_min` over the
     /// first half of the epochs, constant after it.
-    pub fn gamma_at(&self, epoch: usize, epochs: usize) -> f64 {
+    pub(crate) fn gamma_at(&self, epoch: usize, epochs: usize) -> f64 {
         let decay = epochs as f64 / 2.0;
         if epoch as f64 >= decay {
             return if epochs <= 1 { self.gamma } else { self.gamma_min };
@@ -48,7 +48,7 @@ impl AverageSettings {
     }
 
     /// What [`Contrast::plan_averaging`] asks for.
-    pub fn with(&self, surrogate: Surrogate) -> Averages {
+    pub(crate) fn with(&self, surrogate: Surrogate) -> Averages {
         Averages { tau: (self.tau > 0.0).then_some(self.tau), surrogate }
     }
 }

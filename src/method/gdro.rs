@@ -11,7 +11,7 @@ use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroSt
 use crate::ops::{Device, Ids, Plan, Stats};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[GdroSettings::GROUP],
     // All pairs on the hinge, whose derivative 2 (m + x) is off by as large a share of itself as x is near -m; and a temperature at which
     // its weights exp(h / tau), by 2 (m + x) / tau as large a share, are off by a few per cent.

@@ -31,12 +31,12 @@ impl Heads {
 }
 
 /// The name of a head's rows on the features of frozen extractor `block`.
-pub fn block_name(block: usize) -> String {
+pub(crate) fn block_name(block: usize) -> String {
     format!("head.block.{block}")
 }
 
 /// The parameters of a head for all classes over the features of the model and of `blocks` frozen extractors.
-pub fn head_parameters(spec: &TrainerSpec, blocks: usize) -> Vec<Extra> {
+pub(crate) fn head_parameters(spec: &TrainerSpec, blocks: usize) -> Vec<Extra> {
     let mut extras = vec![linear_parameters("head", spec, spec.classes, true)];
     extras.extend((0..blocks).map(|block| linear_parameters(&block_name(block), spec, spec.classes, false)));
     extras
@@ -48,7 +48,7 @@ fn linear_parameters(name: &str, spec: &TrainerSpec, classes: usize, bias: bool)
 }
 
 /// A head with all its memory, for batches of up to `images` images.
-pub struct Head {
+pub(crate) struct Head {
     width: usize,
     heads: Heads,
     /// Those of each frozen model.
@@ -65,7 +65,7 @@ pub struct Head {
 
 impl Head {
     /// Plans the head of a model with [`head_parameters`].
-    pub fn plan(plan: &mut Plan, planned: &Planned) -> Head {
+    pub(crate) fn plan(plan: &mut Plan, planned: &Planned) -> Head {
         let Planned { clip, frozen, images, .. } = *planned;
         let (list, width) = (&clip.parameters, clip.spec.embed_dim);
         let blocks = (0..).take_while(|block| list.find(&format!("{}.weight", block_name(*block))).is_some()).count();
@@ -87,17 +87,17 @@ impl Head {
     }
 
     /// Columns of the logits: the classes, and a few more that mean nothing.
-    pub fn columns(&self) -> usize {
+    pub(crate) fn columns(&self) -> usize {
         self.heads.own.outputs
     }
 
     /// Sends the labels of a batch: each sample's class in the order of the stream.
-    pub fn load(&self, device: &mut dyn Device, labels: &[u32]) {
+    pub(crate) fn load(&self, device: &mut dyn Device, labels: &[u32]) {
         device.write(self.label, labels);
     }
 
     /// Keeps the features of the frozen models for the images that `vision` has seen.
-    pub fn see(&self, device: &mut dyn Device, vision: &VisionTower, frozen: &[Frozen], images: usize) {
+    pub(crate) fn see(&self, device: &mut dyn Device, vision: &VisionTower, frozen: &[Frozen], images: usize) {
         for (model, features) in frozen.iter().zip(&self.features) {
             model.see(device, vision, images);
             let len = images * self.width;
@@ -106,7 +106,7 @@ impl Head {
     }
 
     /// The logits of the model's own features and those of the first `blocks` frozen extractors [images, columns].
-    pub fn logits(&self, device: &mut dyn Device, vision: &VisionTower, blocks: usize, images: usize) -> Tensor {
+    pub(crate) fn logits(&self, device: &mut dyn Device, vision: &VisionTower, blocks: usize, images: usize) -> Tensor {
         let blocks = self.features.iter().copied().zip(&self.heads.blocks).take(blocks);
         let own = std::iter::once((vision.features(), &self.heads.own));
         let terms: Vec<(Tensor, &LinearWeights)> = own.chain(blocks).collect();
@@ -115,7 +115,13 @@ impl Head {
 
     /// The logits of frozen model `place` on its own features, and on those of the frozen models that `blocks` names as the extractors of
     /// its head's blocks.
-    pub fn teacher_logits(&self, device: &mut dyn Device, place: usize, blocks: &[usize], images: usize) -> Tensor {
+    pub(crate) fn teacher_logits(
+        &self,
+        device: &mut dyn Device,
+        place: usize,
+        blocks: &[usize],
+        images: usize,
+    ) -> Tensor {
         let teacher = &self.frozen_heads[place];
         let blocks = blocks.iter().zip(&teacher.blocks).map(|(block, weights)| (self.features[*block], weights));
         let own = std::iter::once((self.features[place], &teacher.own));
@@ -128,7 +134,7 @@ impl Head {
     }
 
     /// Sets loss and gradient: cross-entropy of the first `classes` columns, each divided by its value in `divisor` where there is one.
-    pub fn cross_entropy(
+    pub(crate) fn cross_entropy(
         &self,
         device: &mut dyn Device,
         logits: Tensor,
@@ -142,14 +148,14 @@ impl Head {
     }
 
     /// Adds to loss and gradient, or sets them: the cross-entropy of logits against a teacher's softmax.
-    pub fn distill(&self, device: &mut dyn Device, images: usize, soft: Soft) {
+    pub(crate) fn distill(&self, device: &mut dyn Device, images: usize, soft: Soft) {
         let Soft { logits, teacher, classes, targets, weight, write } = soft;
         let (shape, loss, dlogits) = (self.shape(images, classes), self.loss, self.dlogits);
         device.run(SoftCrossEntropy { shape, logits, teacher, targets, weight, write, loss, dlogits });
     }
 
     /// The gradients of the head's weights, also on the first `blocks` frozen extractors.
-    pub fn backward_weights(&self, device: &mut dyn Device, vision: &VisionTower, blocks: usize, images: usize) {
+    pub(crate) fn backward_weights(&self, device: &mut dyn Device, vision: &VisionTower, blocks: usize, images: usize) {
         device.run(self.heads.own.backward_weight(images, self.dlogits, vision.features()));
         for (block, features) in self.heads.blocks.iter().zip(&self.features).take(blocks) {
             device.run(block.backward_weight(images, self.dlogits, *features));
@@ -157,12 +163,12 @@ impl Head {
     }
 
     /// The gradient of the model's own features, into `dfeatures`.
-    pub fn backward_features(&self, device: &mut dyn Device, images: usize, dfeatures: Tensor) {
+    pub(crate) fn backward_features(&self, device: &mut dyn Device, images: usize, dfeatures: Tensor) {
         device.run(self.heads.own.backward_data(images, self.dlogits, BackwardEpilogue::None, dfeatures));
     }
 
     /// Scores of the images that `vision` has seen, by the model and the first `blocks` frozen extractors.
-    pub fn scores(
+    pub(crate) fn scores(
         &self,
         device: &mut dyn Device,
         vision: &VisionTower,
@@ -176,18 +182,18 @@ impl Head {
     }
 
     /// Where the head's parameters lie in the arena.
-    pub fn range(list: &ParameterList) -> std::ops::Range<usize> {
+    pub(crate) fn range(list: &ParameterList) -> std::ops::Range<usize> {
         list.get("head.weight").offset..list.get("head.bias").range().end
     }
 
-    pub fn loss(&self, device: &dyn Device) -> f32 {
+    pub(crate) fn loss(&self, device: &dyn Device) -> f32 {
         device.read_vec(self.loss)[0]
     }
 }
 
 /// What [`Head::distill`] holds against one another: the first `classes` columns of both.
 #[derive(Clone, Copy)]
-pub struct Soft {
+pub(crate) struct Soft {
     pub logits: Tensor,
     pub teacher: Tensor,
     pub classes: usize,
@@ -197,7 +203,7 @@ pub struct Soft {
 }
 
 /// A second head on the model's own features, whose loss joins that of a [`Head`].
-pub struct Auxiliary {
+pub(crate) struct Auxiliary {
     weights: LinearWeights,
     label: Ids,
     logits: Tensor,
@@ -208,11 +214,11 @@ pub struct Auxiliary {
 
 impl Auxiliary {
     /// Its parameters: a row for every class, and one for all old classes together.
-    pub fn parameters(spec: &TrainerSpec) -> Extra {
+    pub(crate) fn parameters(spec: &TrainerSpec) -> Extra {
         linear_parameters("auxiliary", spec, spec.classes + 1, true)
     }
 
-    pub fn plan(plan: &mut Plan, Planned { clip, images, .. }: &Planned) -> Auxiliary {
+    pub(crate) fn plan(plan: &mut Plan, Planned { clip, images, .. }: &Planned) -> Auxiliary {
         let weights = clip.weights.linear(&clip.parameters, "auxiliary.weight", "auxiliary.bias");
         Auxiliary {
             label: plan.ids(*images),
@@ -224,13 +230,13 @@ impl Auxiliary {
     }
 
     /// Sends the labels of a batch.
-    pub fn load(&self, device: &mut dyn Device, labels: &[u32]) {
+    pub(crate) fn load(&self, device: &mut dyn Device, labels: &[u32]) {
         device.write(self.label, labels);
     }
 
     /// Adds `weight` times its cross-entropy over the first `classes` columns to the loss of `head`, and leaves the sum of both heads'
     /// gradients of the features where the tower's backward pass reads it.
-    pub fn forward_backward(
+    pub(crate) fn forward_backward(
         &self,
         device: &mut dyn Device,
         clip: &Clip,
@@ -262,7 +268,7 @@ impl Auxiliary {
 
 /// Freezes the model as extractor `place`, whose features its head reads from now on as a block of its own. The model's own block
 /// starts at 0, so that the whole begins as the old model, and the auxiliary head anew.
-pub fn expand(trainer: &mut Trainer, place: usize, view: &StageView) {
+pub(crate) fn expand(trainer: &mut Trainer, place: usize, view: &StageView) {
     trainer.freeze(place);
     trainer.edit(|list, values| {
         let (head, block) = (list.get("head.weight"), list.get(&format!("{}.weight", block_name(place))));
@@ -278,7 +284,7 @@ pub fn expand(trainer: &mut Trainer, place: usize, view: &StageView) {
 
 /// A linear head that is trained on features that stay as they are, after a step: what methods end in that learn features alone. It
 /// chooses among the classes that have samples, and the others' rows stay as an earlier step left them.
-pub struct Probe {
+pub(crate) struct Probe {
     head: Head,
     /// Joins the logits: minus infinity for classes without samples, else 0 [images, columns].
     mask: Tensor,
@@ -288,13 +294,13 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub fn plan(plan: &mut Plan, planned: &Planned) -> Probe {
+    pub(crate) fn plan(plan: &mut Plan, planned: &Planned) -> Probe {
         let head = Head::plan(plan, planned);
         Probe { mask: plan.tensor(planned.images * head.columns()), head, seen: 0, absent: Vec::new() }
     }
 
     /// Prepares for a stage that draws `counts` samples of each class, in the order of the stream, of which `seen` are seen.
-    pub fn enter(&mut self, device: &mut dyn Device, seen: usize, counts: &[usize]) {
+    pub(crate) fn enter(&mut self, device: &mut dyn Device, seen: usize, counts: &[usize]) {
         self.seen = seen;
         self.absent = (0..seen).filter(|class| counts[*class] == 0).collect();
         let columns = self.head.columns();
@@ -303,19 +309,19 @@ impl Probe {
     }
 
     /// Rows of classes without a sample: they would only be pushed down, or decay.
-    pub fn spared(&self, list: &ParameterList) -> Vec<std::ops::Range<usize>> {
+    pub(crate) fn spared(&self, list: &ParameterList) -> Vec<std::ops::Range<usize>> {
         let weight = list.get("head.weight");
         let row =
             |class: &usize| weight.offset + class * weight.shape[1]..weight.offset + (class + 1) * weight.shape[1];
         self.absent.iter().map(row).collect()
     }
 
-    pub fn load(&self, device: &mut dyn Device, labels: &[u32]) {
+    pub(crate) fn load(&self, device: &mut dyn Device, labels: &[u32]) {
         self.head.load(device, labels);
     }
 
     /// Loss and the head's own gradients: cross-entropy over the classes seen that have samples.
-    pub fn forward_backward(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) {
+    pub(crate) fn forward_backward(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) {
         let head = &self.head;
         let logits = head.logits[0];
         device.run(head.heads.own.forward(images, vision.features(), Epilogue::Residual(self.mask), logits));
@@ -323,16 +329,16 @@ impl Probe {
         device.run(head.heads.own.backward_weight(images, head.dlogits, vision.features()));
     }
 
-    pub fn scores(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) -> Scores {
+    pub(crate) fn scores(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) -> Scores {
         self.head.scores(device, vision, &[], 0, images)
     }
 
-    pub fn loss(&self, device: &dyn Device) -> f32 {
+    pub(crate) fn loss(&self, device: &dyn Device) -> f32 {
         self.head.loss(device)
     }
 
     /// Classes among which it chooses.
-    pub fn seen(&self) -> usize {
+    pub(crate) fn seen(&self) -> usize {
         self.seen
     }
 }

@@ -3,7 +3,7 @@
 /// The order in which herding chooses among the rows of `features` `[n, width]`, the first `count` of them:
 /// x_k = argmin || mu - (sum_{j<k} phi(x_j) + phi(x)) / k ||, mu the mean of all rows. Each row is chosen once; the first of
 /// equals goes before. Sums are in f64, in the order of the choice.
-pub fn herd(features: &[f32], width: usize, count: usize) -> Vec<usize> {
+pub(crate) fn herd(features: &[f32], width: usize, count: usize) -> Vec<usize> {
     let rows: Vec<&[f32]> = features.chunks_exact(width).collect();
     let mut mean = vec![0.0f64; width];
     for row in &rows {
@@ -30,7 +30,7 @@ pub fn herd(features: &[f32], width: usize, count: usize) -> Vec<usize> {
 }
 
 /// The mean direction of unit rows `[n, width]`; 0 where there is no row.
-pub fn mean_direction<'a>(rows: impl Iterator<Item = &'a [f32]>, width: usize) -> Vec<f32> {
+pub(crate) fn mean_direction<'a>(rows: impl Iterator<Item = &'a [f32]>, width: usize) -> Vec<f32> {
     let mut sum = vec![0.0f64; width];
     for row in rows {
         sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += *x as f64);

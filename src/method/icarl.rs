@@ -15,7 +15,7 @@ use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, TrainerSpec, key_of,
 };
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[IcarlSettings::GROUP],
     ..Entry::new(
         Row {

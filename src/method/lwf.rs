@@ -13,7 +13,7 @@ use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardC
 use crate::ops::{Device, Plan, Stats, Tensor, Write};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
 
-pub const ENTRY: Entry = Entry {
+pub(crate) const ENTRY: Entry = Entry {
     settings: &[LwfSettings::GROUP],
     ..Entry::new(
         Row {

@@ -69,9 +69,11 @@ pub static METHODS: [&Entry; 19] = [
 /// A method before its settings are known.
 #[derive(Debug)]
 pub struct Entry {
+    /// What tables say of it.
     pub row: Row,
     /// The settings that are its own, under `[objective]`.
     pub settings: &'static [settings::Group],
+    /// Makes the method of its row and the run's settings.
     pub build: fn(Row, &Chosen) -> Box<dyn Method>,
     /// Settings under `[objective]` at which its trials tell right from wrong, where the defaults would drown both in rounding.
     pub trial_settings: &'static [(&'static str, f64)],
@@ -83,6 +85,7 @@ impl Entry {
         Entry { row, settings: &[], build, trial_settings: &[] }
     }
 
+    /// The name that settings, tables and files have for it.
     pub fn name(&self) -> &'static str {
         self.row.name
     }
@@ -106,21 +109,30 @@ impl Entry {
 /// The settings of a run that methods read.
 #[derive(Clone, Copy, Debug)]
 pub struct Chosen<'a> {
+    /// `[objective]`, with the tables of all methods.
     pub objective: &'a Settings,
+    /// `[joint]`.
     pub joint: &'a JointSettings,
+    /// `[patching]`.
     pub patching: &'a PatchingSettings,
 }
 
 /// What there is to say of a method in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
+    /// The name that settings, tables and files have for it: lower case, with hyphens.
     pub name: &'static str,
     /// One line for `perennial list methods`.
     pub summary: &'static str,
+    /// Which parameters a step starts from.
     pub starts: Start,
+    /// Which samples a step draws from.
     pub sees: Sees,
+    /// What images are trained against.
     pub learns: Learns,
+    /// What a step may spend.
     pub spends: Spends,
+    /// How a test image gets its class.
     pub classifies: Classifies,
     /// Views of every image that a batch of its main stage holds.
     pub views: usize,
@@ -192,7 +204,9 @@ pub enum Keeps {
 /// What images are trained against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learns {
+    /// Captions or class prompts, as `data.train_text` says.
     Texts,
+    /// Classes in the order of the stream: the columns of a head.
     Classes,
 }
 
@@ -222,6 +236,7 @@ pub enum Classifies {
 
 /// A method at its settings: what it asks of a trainer, its stages, and what it does as they begin and as a step closes.
 pub trait Method: Recipe + Send + Sync {
+    /// What tables say of it.
     fn row(&self) -> &Row;
 
     /// What step `step` trains and does, from 0.
@@ -273,6 +288,7 @@ impl fmt::Debug for dyn Method {
 
 /// What a run lends to a method that closes a step.
 pub trait Closing {
+    /// The model in training, for a pass or a change of its parameters.
     fn trainer(&mut self) -> &mut Trainer;
 
     /// From 0.

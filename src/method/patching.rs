@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::ops::Plan;
 use crate::train::{Objective, Planned, Recipe};
 
-pub const ENTRY: Entry = Entry::new(
+pub(crate) const ENTRY: Entry = Entry::new(
     Row {
         name: "patching",
         summary: "sequential, whose weights are interpolated with those before the step (PAINT)",
@@ -19,6 +19,7 @@ pub const ENTRY: Entry = Entry::new(
     |row, chosen| Box::new(Patching { row, settings: chosen.patching.clone() }),
 );
 
+/// `[patching]`: how the method chooses alpha, by which it interpolates weights (arXiv 2208.05592).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PatchingSettings {
@@ -78,13 +79,13 @@ impl Method for Patching {
 }
 
 /// The alphas that are tried: 0, 0.1, ..., 1.
-pub fn alphas() -> impl Iterator<Item = f64> {
+pub(crate) fn alphas() -> impl Iterator<Item = f64> {
     (0..=10).map(|tenth| f64::from(tenth) / 10.0)
 }
 
 /// The alpha with the best mean score over the tasks; of equals the largest, which keeps most of what was learnt. `scores` holds a
 /// score for each task and alpha; tasks without one do not count. 1 where nothing can be told.
-pub fn choose_alpha(scores: &[(f64, Vec<Option<f64>>)]) -> f64 {
+pub(crate) fn choose_alpha(scores: &[(f64, Vec<Option<f64>>)]) -> f64 {
     let mut best = (1.0, f64::NEG_INFINITY);
     for (alpha, tasks) in scores {
         let known: Vec<f64> = tasks.iter().copied().flatten().collect();

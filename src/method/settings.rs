@@ -14,15 +14,20 @@ use super::entries;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
+    /// `true` or `false`.
     Flag(bool),
+    /// A whole number.
     Whole(u64),
+    /// A number with a fraction.
     Number(f64),
 }
 
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
+    /// Its key in the table.
     pub name: &'static str,
+    /// What it is where nobody says otherwise; its kind is that of all its values.
     pub default: Value,
     /// What its value must lie between; a flag is 0 or 1.
     pub range: (f64, f64),
@@ -35,11 +40,13 @@ pub struct Setting {
 pub struct Group {
     /// Their table under `[objective]`; empty where they stand in it themselves.
     pub table: &'static str,
+    /// In the order in which they are declared.
     pub settings: &'static [Setting],
 }
 
-/// Declares a struct of settings, for the table `[objective.NAME]`, with its [`Group`](crate::method::settings::Group). A setting is an
-/// `f64`, a `usize` or a `bool`, with its default and the range of its values; its comment is what docs/settings.md says of it.
+/// Declares a struct of settings, for the table `[objective.NAME]`, with its [`Group`](crate::method::settings::Group). It is known to its
+/// module alone, or as far as a `pub` or `pub(crate)` before its name says. A setting is an `f64`, a `usize` or a `bool`, with its default
+/// and the range of its values; its comment is what docs/settings.md says of it.
 ///
 /// ```
 /// perennial::method_settings! {
@@ -58,17 +65,17 @@ macro_rules! method_settings {
     (@read f64 $value:expr) => { $value.number() };
     (@read usize $value:expr) => { $value.number() as usize };
     (@read bool $value:expr) => { $value.number() != 0.0 };
-    ($(#[$meta:meta])* $name:ident in $table:literal {
+    ($(#[$meta:meta])* $visible:vis $name:ident in $table:literal {
         $($(#[doc = $doc:literal])+ $key:ident: $kind:ident = $default:literal, $low:literal..=$high:expr;)*
     }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
-        pub struct $name {
+        $visible struct $name {
             $($(#[doc = $doc])+ pub $key: $kind,)*
         }
 
         impl $name {
-            pub const GROUP: $crate::method::settings::Group = $crate::method::settings::Group {
+            $visible const GROUP: $crate::method::settings::Group = $crate::method::settings::Group {
                 table: $table,
                 settings: &[$($crate::method::settings::Setting {
                     name: stringify!($key),
@@ -79,7 +86,7 @@ macro_rules! method_settings {
             };
 
             /// As `settings` have them.
-            pub fn of(settings: &$crate::method::settings::Settings) -> $name {
+            $visible fn of(settings: &$crate::method::settings::Settings) -> $name {
                 $name {
                     $($key: $crate::method_settings!(@read $kind settings.get($table, stringify!($key))),)*
                 }

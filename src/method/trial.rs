@@ -10,21 +10,21 @@ pub const SCALE: f64 = 1.0 / 0.07;
 /// A stage of a run's second step that is tried.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    pub stage: Stage,
+    pub(crate) stage: Stage,
     /// How often a result is rounded along the longest path beside the towers'.
-    pub roundings: f64,
+    pub(crate) roundings: f64,
     /// By how much the loss moves at most, over 2, when every similarity of two embeddings moves by 1. A softmax's logarithm moves by at
     /// most twice what its arguments do; a distillation has two, the student's and the teacher's, and its gradient in logits is T times a
     /// difference of probabilities.
-    pub similarities: f64,
+    pub(crate) similarities: f64,
     /// The same for every logit of a head.
-    pub logits: f64,
+    pub(crate) logits: f64,
     /// Rectified units of every image, whose sign may differ between devices.
-    pub rectified: usize,
+    pub(crate) rectified: usize,
     /// Changes the parameters that training starts from.
-    pub initial: fn(&ParameterList, &mut [f32]),
+    pub(crate) initial: fn(&ParameterList, &mut [f32]),
     /// What is in a persistent span at the start, uniform up to a value where parameters are trained.
-    pub persistent: Option<(&'static str, f64)>,
+    pub(crate) persistent: Option<(&'static str, f64)>,
 }
 
 impl Trial {

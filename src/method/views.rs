@@ -14,7 +14,7 @@ use crate::train::{Loaded, Models, Objective, Path, Planned, Scores, Stage, Stag
 
 /// Similarities of the embeddings of `n` views, and the contrast's gradient in them. Views come one after the other: all first, then all
 /// second.
-pub struct ViewContrast {
+pub(crate) struct ViewContrast {
     width: usize,
     class: Ids,
     /// Similarities and their gradient [n, n].
@@ -24,7 +24,7 @@ pub struct ViewContrast {
 }
 
 impl ViewContrast {
-    pub fn plan(plan: &mut Plan, clip: &Clip) -> ViewContrast {
+    pub(crate) fn plan(plan: &mut Plan, clip: &Clip) -> ViewContrast {
         let views = clip.capacity.images;
         ViewContrast {
             width: clip.spec.embed_dim,
@@ -36,46 +36,46 @@ impl ViewContrast {
     }
 
     /// Sends a batch's classes, for each image once.
-    pub fn load(&self, device: &mut dyn Device, classes: &[u32]) {
+    pub(crate) fn load(&self, device: &mut dyn Device, classes: &[u32]) {
         device.write(self.class, &twice(classes));
     }
 
-    pub fn shape(&self, views: usize) -> SimilarityShape {
+    pub(crate) fn shape(&self, views: usize) -> SimilarityShape {
         SimilarityShape { rows: views, columns: views, width: self.width }
     }
 
     /// Similarities and their gradient, [views, views].
-    pub fn similarities(&self, views: usize) -> (Stats, Stats) {
+    pub(crate) fn similarities(&self, views: usize) -> (Stats, Stats) {
         (self.similarity.first(views * views), self.dsimilarity.first(views * views))
     }
 
     /// The loss, and the gradient of the similarities. `anchor` is 1 for the views that stand as anchors, where not all do.
-    pub fn forward(&self, device: &mut dyn Device, clip: &Clip, views: usize, tau: f64, anchor: Option<Ids>) {
+    pub(crate) fn forward(&self, device: &mut dyn Device, clip: &Clip, views: usize, tau: f64, anchor: Option<Ids>) {
         let (embeddings, (s, ds)) = (clip.vision.embeddings(), self.similarities(views));
         device.run(Similarity { shape: self.shape(views), a: embeddings, b: embeddings, s });
         device.run(SupCon { samples: views, tau, s, class: self.class, anchor, loss: self.contrast, ds });
     }
 
     /// From the gradient of the similarities to that of the embeddings, which it sets or is added to.
-    pub fn backward(&self, device: &mut dyn Device, clip: &Clip, views: usize, write: Write) {
+    pub(crate) fn backward(&self, device: &mut dyn Device, clip: &Clip, views: usize, write: Write) {
         let (embeddings, gradient) = (clip.vision.embeddings(), clip.vision.embeddings_gradient());
         let (shape, (_, ds)) = (self.shape(views), self.similarities(views));
         device.run(SimilarityBackward { shape, ds, b: embeddings, write, da: gradient });
         device.run(SimilarityBackwardColumns { shape, ds, a: embeddings, write: Write::Add, db: gradient });
     }
 
-    pub fn loss(&self, device: &dyn Device) -> f32 {
+    pub(crate) fn loss(&self, device: &dyn Device) -> f32 {
         device.read_vec(self.contrast)[0]
     }
 }
 
 /// Values of images, for both views.
-pub fn twice(values: &[u32]) -> Vec<u32> {
+pub(crate) fn twice(values: &[u32]) -> Vec<u32> {
     [values, values].concat()
 }
 
 /// A loss over two views of every image, with a teacher from the second step on.
-pub trait ViewLoss {
+pub(crate) trait ViewLoss {
     fn reset(&mut self, _device: &mut dyn Device) {}
 
     fn load(&self, device: &mut dyn Device, batch: &TrainBatch);
@@ -88,7 +88,7 @@ pub trait ViewLoss {
 }
 
 /// The objective: `L` over views, then a linear head on features that stay as they are.
-pub struct ViewsThenProbe<L> {
+pub(crate) struct ViewsThenProbe<L> {
     loss: L,
     probe: Probe,
     stage: Stage,
@@ -96,7 +96,7 @@ pub struct ViewsThenProbe<L> {
 }
 
 impl<L: ViewLoss + 'static> ViewsThenProbe<L> {
-    pub fn boxed(plan: &mut Plan, planned: &Planned, loss: L) -> Box<dyn Objective> {
+    pub(crate) fn boxed(plan: &mut Plan, planned: &Planned, loss: L) -> Box<dyn Objective> {
         Box::new(ViewsThenProbe { loss, probe: Probe::plan(plan, planned), stage: Stage::Main, distils: false })
     }
 }

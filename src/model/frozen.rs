@@ -10,10 +10,13 @@ use super::vision::VisionTower;
 use super::weights::Weights;
 use crate::ops::{Device, Plan};
 
+/// A copy of a model, or of its image tower, that is read and never trained: a teacher, an earlier extractor.
 pub struct Frozen {
     /// The stretch of the arena that is copied.
     range: Range<usize>,
+    /// The copy's arenas: storage precision alone.
     pub weights: Weights,
+    /// Its image tower, on the copy's weights.
     pub vision: VisionTower,
     /// There when the whole model is copied.
     pub text: Option<TextTower>,
@@ -24,6 +27,7 @@ pub struct Frozen {
 pub enum Part {
     /// The image tower and a method's own parameters.
     Vision,
+    /// Both towers, the logit scale and a method's own parameters.
     Whole,
 }
 
@@ -39,7 +43,7 @@ impl Part {
 impl Frozen {
     /// Plans `count` copies for batches of `capacity`. They run one after another and share one set of activations: what is
     /// wanted of one is taken before the next runs.
-    pub fn plan(plan: &mut Plan, clip: &Clip, count: usize, part: Part, capacity: Capacity) -> Vec<Frozen> {
+    pub(crate) fn plan(plan: &mut Plan, clip: &Clip, count: usize, part: Part, capacity: Capacity) -> Vec<Frozen> {
         let (spec, list, purpose) = (&clip.spec, &clip.parameters, Purpose::Inference);
         let range = part.range(list);
         plan.section("teachers", |plan| {
@@ -57,7 +61,7 @@ impl Frozen {
     }
 
     /// Takes over what the model is now.
-    pub fn take(&self, device: &mut dyn Device, clip: &Clip) {
+    pub(crate) fn take(&self, device: &mut dyn Device, clip: &Clip) {
         device.copy(clip.weights.storage.slice(self.range.start, self.range.len()), self.weights.storage);
     }
 

@@ -6,7 +6,7 @@ pub mod frozen;
 pub mod parameters;
 pub mod spec;
 pub mod text;
-pub mod tower;
+pub(crate) mod tower;
 pub mod trainable;
 pub mod transformer;
 pub mod vision;

@@ -9,7 +9,9 @@ use crate::rng::{normal, rng};
 /// One named tensor and where it lies in the arena.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
+    /// As open_clip's state_dict has it: `visual.transformer.resblocks.0.ln_1.weight`.
     pub name: String,
+    /// Row-major extents as PyTorch has them; empty for a single number.
     pub shape: Vec<usize>,
     /// First element in the arena.
     pub offset: usize,
@@ -25,20 +27,23 @@ enum Initial {
 }
 
 impl Parameter {
+    /// Numbers in it.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
+    /// Whether it has none: an extent is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Where it lies in the arena.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len()
     }
 
     /// Whether weight decay applies: to matrices and embeddings, not to gains, biases and the logit scale (open_clip's rule).
-    pub fn decays(&self) -> bool {
+    pub(crate) fn decays(&self) -> bool {
         self.shape.len() >= 2
     }
 }
@@ -49,10 +54,24 @@ const ALIGNMENT: usize = 64;
 /// Parameters that a method adds to a CLIP: classifiers' heads, predictors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Extra {
-    /// `NAME.weight` [outputs, inputs], and `NAME.bias` [outputs] where there is one; they start as PyTorch's `nn.Linear` does.
-    Linear { name: String, inputs: usize, outputs: usize, bias: bool },
-    /// `NAME.weight` and `NAME.bias` [width].
-    Norm { name: String, width: usize },
+    /// `NAME.weight` `[outputs, inputs]`, and `NAME.bias` `[outputs]` where there is one; they start as PyTorch's `nn.Linear` does.
+    Linear {
+        /// NAME, as checkpoints have it: none of CLIP's own begins so.
+        name: String,
+        /// Columns of the weight.
+        inputs: usize,
+        /// Rows of the weight.
+        outputs: usize,
+        /// Whether there is one.
+        bias: bool,
+    },
+    /// `NAME.weight` and `NAME.bias` `[width]`.
+    Norm {
+        /// NAME, likewise.
+        name: String,
+        /// Values of a row that it normalises.
+        width: usize,
+    },
 }
 
 /// The parameters of a model, in open_clip's order; a method's own follow those of the image tower.
@@ -74,7 +93,7 @@ impl ParameterList {
     }
 
     /// The same with a method's own.
-    pub fn with_extras(spec: &ModelSpec, extras: &[Extra]) -> ParameterList {
+    pub(crate) fn with_extras(spec: &ModelSpec, extras: &[Extra]) -> ParameterList {
         let mut list = ParameterList {
             parameters: Vec::new(),
             arena: 0,
@@ -128,7 +147,7 @@ impl ParameterList {
     }
 
     /// Leaves all else as it is: it has no gradients and no moments.
-    pub fn train_only(&mut self, trainable: Trainable) {
+    pub(crate) fn train_only(&mut self, trainable: Trainable) {
         self.trainable = trainable;
     }
 
@@ -138,7 +157,7 @@ impl ParameterList {
     }
 
     /// The whole arena.
-    pub fn all(&self) -> Trainable {
+    pub(crate) fn all(&self) -> Trainable {
         Trainable::stretch(0..self.arena)
     }
 
@@ -179,20 +198,23 @@ impl ParameterList {
         }
     }
 
+    /// In the arena's order.
     pub fn iter(&self) -> std::slice::Iter<'_, Parameter> {
         self.parameters.iter()
     }
 
+    /// How many parameters there are; see [`ParameterList::arena_len`] for their numbers.
     pub fn len(&self) -> usize {
         self.parameters.len()
     }
 
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.parameters.is_empty()
     }
 
     /// Numbers in all parameters together.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.parameters.iter().map(Parameter::len).sum()
     }
 
@@ -206,6 +228,7 @@ impl ParameterList {
         self.find(name).unwrap_or_else(|| panic!("no parameter is called {name}"))
     }
 
+    /// The parameter of that name, if the model or its method has one.
     pub fn find(&self, name: &str) -> Option<&Parameter> {
         self.parameters.iter().find(|parameter| parameter.name == name)
     }
@@ -221,7 +244,7 @@ impl ParameterList {
     }
 
     /// Copies the parameters that both lists have, from an arena of this list into one of `other`.
-    pub fn transfer(&self, values: &[f32], other: &ParameterList, to: &mut [f32]) {
+    pub(crate) fn transfer(&self, values: &[f32], other: &ParameterList, to: &mut [f32]) {
         for parameter in &self.parameters {
             if let Some(place) = other.find(&parameter.name) {
                 to[place.range()].copy_from_slice(&values[parameter.range()]);
@@ -230,7 +253,7 @@ impl ParameterList {
     }
 
     /// The arena's stretches under weight decay, neighbours joined.
-    pub fn decayed(&self) -> Vec<Range<usize>> {
+    pub(crate) fn decayed(&self) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for parameter in self.parameters.iter().filter(|parameter| parameter.decays()) {
             let range = parameter.offset..(parameter.offset + parameter.len().next_multiple_of(ALIGNMENT));

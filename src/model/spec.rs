@@ -14,7 +14,9 @@ use crate::ops::linear::Activation;
 pub struct ModelSpec {
     /// Width D of the shared embedding.
     pub embed_dim: usize,
+    /// The image tower.
     pub vision_cfg: VisionSpec,
+    /// The text tower.
     pub text_cfg: TextSpec,
     /// x sigmoid(1.702 x) in place of the exact GELU.
     #[serde(default)]
@@ -24,6 +26,7 @@ pub struct ModelSpec {
 /// How a configuration tells which activation its model uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
+    /// By `quick_gelu`.
     InWords,
     /// Not in words, but it was written for weights, and the program that wrote it has a default.
     ByDefault,
@@ -31,27 +34,41 @@ pub enum Told {
     Not,
 }
 
+/// Sizes of the image tower.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VisionSpec {
+    /// Edge of the square image, in pixels.
     pub image_size: usize,
+    /// Transformer blocks.
     pub layers: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Width of an attention head: `width` is a multiple of it. 64 unless said otherwise.
     #[serde(default = "default_head_width")]
     pub head_width: usize,
+    /// Edge of a square patch, in pixels.
     pub patch_size: usize,
+    /// Width of a block's hidden layer, as a multiple of `width`. 4 unless said otherwise.
     #[serde(default = "default_mlp_ratio")]
     pub mlp_ratio: f64,
 }
 
+/// Sizes of the text tower.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextSpec {
+    /// Tokens of the longest text, its start and end included.
     pub context_length: usize,
+    /// Rows of the token table: 49,408 for CLIP's tokenizer.
     pub vocab_size: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Attention heads: `width` is a multiple of them.
     pub heads: usize,
+    /// Transformer blocks.
     pub layers: usize,
+    /// Width of a block's hidden layer, as a multiple of `width`. 4 unless said otherwise.
     #[serde(default = "default_mlp_ratio")]
     pub mlp_ratio: f64,
 }
@@ -67,13 +84,13 @@ fn default_mlp_ratio() -> f64 {
 /// The sizes of one transformer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransformerSpec {
-    pub width: usize,
-    pub layers: usize,
-    pub heads: usize,
+    pub(crate) width: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
     /// Width of the hidden layer of the two-layer perceptron.
-    pub hidden: usize,
-    pub causal: bool,
-    pub activation: Activation,
+    pub(crate) hidden: usize,
+    pub(crate) causal: bool,
+    pub(crate) activation: Activation,
 }
 
 /// The models that come with the program: a name and open_clip's JSON.
@@ -95,10 +112,10 @@ const MOST_WORDS: usize = 1 << 20;
 
 impl ModelSpec {
     /// Layer norm's epsilon, the same in every model that open_clip describes.
-    pub const LAYER_NORM_EPS: f64 = 1e-5;
+    pub(crate) const LAYER_NORM_EPS: f64 = 1e-5;
 
     /// Names of the bundled models.
-    pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> + Clone {
         BUNDLED.iter().map(|(name, _)| *name)
     }
 
@@ -108,7 +125,7 @@ impl ModelSpec {
     }
 
     /// The same, and how it tells its activation; of a bundled model only the sizes are meant.
-    pub fn find_with_activation(name: &str) -> Result<(ModelSpec, Told)> {
+    pub(crate) fn find_with_activation(name: &str) -> Result<(ModelSpec, Told)> {
         if let Some((_, json)) = BUNDLED.iter().find(|(known, _)| *known == name) {
             return Ok((ModelSpec::from_json(json)?, Told::Not));
         }
@@ -127,7 +144,7 @@ impl ModelSpec {
 
     /// The same, and how it tells its activation. Without `quick_gelu`, an `open_clip_config.json`, which open_clip writes
     /// beside weights, means the exact GELU; the bare sizes mean nothing.
-    pub fn read_json(json: &str) -> Result<(ModelSpec, Told)> {
+    pub(crate) fn read_json(json: &str) -> Result<(ModelSpec, Told)> {
         let wrong = |cause: serde_json::Error| Error::input(format!("not a model configuration: {cause}"));
         let mut value: serde_json::Value = serde_json::from_str(json).map_err(wrong)?;
         let mut told = Told::Not;
@@ -144,12 +161,13 @@ impl ModelSpec {
         Ok((spec, told))
     }
 
+    /// As open_clip's model JSON, on one line.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a specification is plain numbers")
     }
 
     /// For messages: the bundled model of these sizes by its name, or else the JSON; and which activation it is.
-    pub fn in_words(&self) -> String {
+    pub(crate) fn in_words(&self) -> String {
         let sizes = |name: &&str| {
             ModelSpec::find(name).is_ok_and(|known| known == ModelSpec { quick_gelu: false, ..self.clone() })
         };
@@ -160,7 +178,7 @@ impl ModelSpec {
     }
 
     /// As `--activation` takes it.
-    pub fn activation_name(&self) -> &'static str {
+    pub(crate) fn activation_name(&self) -> &'static str {
         if self.quick_gelu { "quick_gelu" } else { "gelu" }
     }
 
@@ -220,10 +238,11 @@ impl ModelSpec {
         Ok(())
     }
 
-    pub fn activation(&self) -> Activation {
+    pub(crate) fn activation(&self) -> Activation {
         if self.quick_gelu { Activation::QuickGelu } else { Activation::Gelu }
     }
 
+    /// The image tower's transformer: no mask.
     pub fn vision(&self) -> TransformerSpec {
         let vision = &self.vision_cfg;
         TransformerSpec {
@@ -236,6 +255,7 @@ impl ModelSpec {
         }
     }
 
+    /// The text tower's transformer: under a causal mask.
     pub fn text(&self) -> TransformerSpec {
         let text = &self.text_cfg;
         TransformerSpec {
@@ -350,7 +370,7 @@ fn drop_neutral(config: &mut serde_json::Value) -> Result<()> {
 }
 
 impl TransformerSpec {
-    pub fn head_dim(&self) -> usize {
+    pub(crate) fn head_dim(&self) -> usize {
         self.width / self.heads
     }
 

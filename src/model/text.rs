@@ -28,7 +28,9 @@ pub struct TextTower {
 /// Texts of a batch, and the length that they run at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadedTexts {
+    /// Distinct texts.
     pub texts: usize,
+    /// Tokens that are computed of each: as many as the longest has, or the whole context.
     pub tokens: usize,
 }
 
@@ -40,7 +42,7 @@ fn end_of(text: &[u32]) -> u32 {
 }
 
 impl TextTower {
-    pub fn plan(
+    pub(crate) fn plan(
         plan: &mut Plan,
         spec: &ModelSpec,
         list: &ParameterList,
@@ -70,13 +72,13 @@ impl TextTower {
     }
 
     /// Sends a batch of texts, each from its start to its end token, without padding. Returns the length they run at.
-    pub fn load(&self, device: &mut dyn Device, texts: &[&[u32]]) -> usize {
+    pub(crate) fn load(&self, device: &mut dyn Device, texts: &[&[u32]]) -> usize {
         let tokens = texts.iter().map(|text| text.len()).max().unwrap_or(1);
         self.load_at(device, texts, tokens)
     }
 
     /// The same at a given length, at least that of the longest text; for measuring what padding would cost.
-    pub fn load_at(&self, device: &mut dyn Device, texts: &[&[u32]], tokens: usize) -> usize {
+    pub(crate) fn load_at(&self, device: &mut dyn Device, texts: &[&[u32]], tokens: usize) -> usize {
         let mut ids = Vec::with_capacity(texts.len() * tokens);
         for text in texts {
             ids.extend_from_slice(text);
@@ -94,12 +96,12 @@ impl TextTower {
         self.forward(device, texts, tokens);
     }
 
-    /// L2-normalised embeddings `[texts, D]` after [`TextTower::forward`].
+    /// L2-normalised embeddings `[texts, D]` after `TextTower::forward`.
     pub fn embeddings(&self) -> Tensor {
         self.head.embeddings
     }
 
-    /// Where the embeddings' gradient goes before [`TextTower::backward`].
+    /// Where the embeddings' gradient goes before `TextTower::backward`.
     pub fn embeddings_gradient(&self) -> Tensor {
         self.head.embeddings_gradient
     }
@@ -109,7 +111,7 @@ impl TextTower {
         (TokenShape { texts, tokens, width }, PoolShape { samples: texts, tokens, width })
     }
 
-    pub fn forward(&self, device: &mut dyn Device, texts: usize, tokens: usize) {
+    pub(crate) fn forward(&self, device: &mut dyn Device, texts: usize, tokens: usize) {
         let (embed, pool) = self.shapes(texts, tokens);
         let (table, position) = (self.token_embedding.0, self.positional_embedding.0);
         device.run(TokenEmbed {
@@ -124,7 +126,7 @@ impl TextTower {
     }
 
     /// From the embeddings' gradient to that of every parameter.
-    pub fn backward(&self, device: &mut dyn Device, texts: usize, tokens: usize) {
+    pub(crate) fn backward(&self, device: &mut dyn Device, texts: usize, tokens: usize) {
         let (embed, pool) = self.shapes(texts, tokens);
         let stream = self.blocks.gradient();
         self.head.backward(device, pool, Some(self.end), stream);

@@ -10,7 +10,7 @@ use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearBackwardData,
 use crate::ops::pool::{Pool, PoolBackward, PoolShape};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
 
-pub struct Head {
+pub(crate) struct Head {
     norm: NormWeights,
     projection: (Tensor, Stats),
     width: usize,
@@ -29,7 +29,7 @@ pub struct Head {
 }
 
 impl Head {
-    pub fn plan(
+    pub(crate) fn plan(
         plan: &mut Plan,
         list: &ParameterList,
         weights: Weights,
@@ -53,7 +53,7 @@ impl Head {
         }
     }
 
-    pub fn forward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, tokens: Tensor) {
+    pub(crate) fn forward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, tokens: Tensor) {
         let samples = pool.samples;
         device.run(Pool { shape: pool, position, x: tokens, y: self.pooled });
         device.run(self.norm.forward(norm_shape(samples, self.width), self.pooled, self.saved));
@@ -76,7 +76,7 @@ impl Head {
     }
 
     /// From the embeddings' gradient to that of all tokens, into `dtokens`.
-    pub fn backward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
+    pub(crate) fn backward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
         device.run(L2NormalizeBackward {
             rows: pool.samples,
             width: self.embed_dim,
@@ -89,7 +89,13 @@ impl Head {
     }
 
     /// The same from the features' gradient.
-    pub fn backward_features(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, dtokens: Tensor) {
+    pub(crate) fn backward_features(
+        &self,
+        device: &mut dyn Device,
+        pool: PoolShape,
+        position: Option<Ids>,
+        dtokens: Tensor,
+    ) {
         let samples = pool.samples;
         let shape = LinearShape::projection(samples, self.width, self.embed_dim);
         device.run(LinearBackwardWeight {

@@ -11,13 +11,15 @@ pub struct Trainable {
 /// A stretch that is trained, and where its gradients and moments lie in theirs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Piece {
+    /// Where its parameters lie in the arena.
     pub arena: Range<usize>,
+    /// Where its gradients and moments lie in the arenas of what can be trained: of the same length.
     pub gradients: Range<usize>,
 }
 
 impl Trainable {
     /// The union of `ranges`, in any order; those that touch are joined.
-    pub fn new(ranges: impl IntoIterator<Item = Range<usize>>) -> Trainable {
+    pub(crate) fn new(ranges: impl IntoIterator<Item = Range<usize>>) -> Trainable {
         let mut given: Vec<Range<usize>> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
         given.sort_by_key(|range| range.start);
         let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -35,25 +37,22 @@ impl Trainable {
         Trainable::new(std::iter::once(range))
     }
 
-    pub fn ranges(&self) -> &[Range<usize>] {
-        &self.ranges
-    }
-
     /// Elements in all.
     pub fn len(&self) -> usize {
         self.ranges.iter().map(Range::len).sum()
     }
 
+    /// Whether nothing is trained.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    pub fn contains(&self, offset: usize) -> bool {
+    pub(crate) fn contains(&self, offset: usize) -> bool {
         self.ranges.iter().any(|range| range.contains(&offset))
     }
 
     /// Where the gradient of the element at `offset` lies; none where it is not trained.
-    pub fn place(&self, offset: usize) -> Option<usize> {
+    pub(crate) fn place(&self, offset: usize) -> Option<usize> {
         let mut before = 0;
         for range in &self.ranges {
             if range.contains(&offset) {
@@ -65,7 +64,7 @@ impl Trainable {
     }
 
     /// The part `some` of what can be trained. Panics where `some` leaves it: a bug of the caller.
-    pub fn pieces(&self, some: &Trainable) -> Vec<Piece> {
+    pub(crate) fn pieces(&self, some: &Trainable) -> Vec<Piece> {
         let piece = |range: &Range<usize>| {
             let whole = self.ranges.iter().any(|known| known.start <= range.start && range.end <= known.end);
             assert!(whole, "{range:?} is to be trained and was not planned for");
@@ -76,7 +75,7 @@ impl Trainable {
     }
 
     /// The values of these stretches, out of those of a whole arena.
-    pub fn select(&self, arena: &[f32]) -> Vec<f32> {
+    pub(crate) fn select(&self, arena: &[f32]) -> Vec<f32> {
         self.ranges.iter().flat_map(|range| &arena[range.clone()]).copied().collect()
     }
 }
@@ -88,7 +87,7 @@ mod tests {
     #[test]
     fn stretches_are_joined_and_their_gradients_lie_one_after_the_other() {
         let all = Trainable::new([64..128, 0..64, 256..320, 300..330, 5..5]);
-        assert_eq!(all.ranges(), [0..128, 256..330]);
+        assert_eq!(all.ranges, [0..128, 256..330]);
         assert_eq!((all.len(), all.is_empty()), (128 + 74, false));
         assert_eq!(
             [0, 127, 128, 256, 329, 330].map(|offset| all.place(offset)),

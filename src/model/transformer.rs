@@ -51,12 +51,14 @@ struct Gradients {
 /// Whether a plan keeps what a backward pass needs, or only what the next block needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// Activations of every block are kept.
     Training,
+    /// One block's activations are reused for the next.
     Inference,
 }
 
 /// A stack of residual attention blocks with all its memory.
-pub struct Transformer {
+pub(crate) struct Transformer {
     spec: TransformerSpec,
     blocks: Vec<(BlockWeights, Saved)>,
     gradients: Option<Gradients>,
@@ -67,7 +69,7 @@ pub struct Transformer {
 impl Transformer {
     /// The blocks under `prefix` (`visual.transformer.resblocks`, `transformer.resblocks`), planned for up to `sequences`
     /// sequences of up to `tokens` tokens.
-    pub fn plan(
+    pub(crate) fn plan(
         plan: &mut Plan,
         spec: TransformerSpec,
         prefix: &str,
@@ -124,21 +126,21 @@ impl Transformer {
     }
 
     /// Where the embeddings `[sequences, tokens, width]` go before [`Transformer::forward`].
-    pub fn input(&self) -> Tensor {
+    pub(crate) fn input(&self) -> Tensor {
         self.input
     }
 
     /// Where [`Transformer::forward`] leaves its result.
-    pub fn output(&self) -> Tensor {
+    pub(crate) fn output(&self) -> Tensor {
         self.blocks.last().map_or(self.input, |(_, saved)| saved.output)
     }
 
     /// Where the gradient of the output goes before [`Transformer::backward`], which leaves that of the input there.
-    pub fn gradient(&self) -> Tensor {
+    pub(crate) fn gradient(&self) -> Tensor {
         self.gradients.as_ref().expect("planned for training").stream
     }
 
-    pub fn forward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
+    pub(crate) fn forward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
         let spec = &self.spec;
         let rows = sequences * tokens;
         let norm = norm_shape(rows, spec.width);
@@ -160,7 +162,7 @@ impl Transformer {
     }
 
     /// From the gradient of the output in [`Transformer::gradient`] to those of all parameters, and of the input in its place.
-    pub fn backward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
+    pub(crate) fn backward(&self, device: &mut dyn Device, sequences: usize, tokens: usize) {
         let spec = &self.spec;
         let rows = sequences * tokens;
         let norm = norm_shape(rows, spec.width);
@@ -190,6 +192,7 @@ impl Transformer {
     }
 }
 
+/// The shape of a layer norm with CLIP's epsilon.
 pub fn norm_shape(rows: usize, width: usize) -> LayerNormShape {
     LayerNormShape { rows, width, eps: ModelSpec::LAYER_NORM_EPS }
 }

@@ -34,7 +34,7 @@ pub struct VisionTower {
 }
 
 impl VisionTower {
-    pub fn plan(
+    pub(crate) fn plan(
         plan: &mut Plan,
         spec: &ModelSpec,
         list: &ParameterList,
@@ -85,7 +85,7 @@ impl VisionTower {
     }
 
     /// The first `images` of them.
-    pub fn pixels_of(&self, images: usize) -> Bytes {
+    pub(crate) fn pixels_of(&self, images: usize) -> Bytes {
         self.pixels.first(images * self.image_size * self.image_size * 3)
     }
 
@@ -94,7 +94,7 @@ impl VisionTower {
         self.head.embeddings
     }
 
-    /// Where the embeddings' gradient goes before [`VisionTower::backward`].
+    /// Where the embeddings' gradient goes before `VisionTower::backward`.
     pub fn embeddings_gradient(&self) -> Tensor {
         self.head.embeddings_gradient
     }
@@ -104,7 +104,7 @@ impl VisionTower {
         self.head.features
     }
 
-    /// Where the features' gradient goes before [`VisionTower::backward_features`].
+    /// Where the features' gradient goes before `VisionTower::backward_features`.
     pub fn features_gradient(&self) -> Tensor {
         self.head.features_gradient
     }
@@ -123,6 +123,7 @@ impl VisionTower {
         )
     }
 
+    /// Runs it on the first `images` of the pixels that were loaded; embeddings and features lie in their spans then.
     pub fn forward(&self, device: &mut dyn Device, images: usize) {
         let (projection, position, pool) = self.shapes(images);
         device.run(PatchEmbed {
@@ -153,14 +154,14 @@ impl VisionTower {
     }
 
     /// From the embeddings' gradient to that of every parameter. What [`VisionTower::forward`] saved is used up.
-    pub fn backward(&self, device: &mut dyn Device, images: usize) {
+    pub(crate) fn backward(&self, device: &mut dyn Device, images: usize) {
         let (_, _, pool) = self.shapes(images);
         self.head.backward(device, pool, None, self.blocks.gradient());
         self.backward_blocks(device, images);
     }
 
     /// The same from the features' gradient.
-    pub fn backward_features(&self, device: &mut dyn Device, images: usize) {
+    pub(crate) fn backward_features(&self, device: &mut dyn Device, images: usize) {
         let (_, _, pool) = self.shapes(images);
         self.head.backward_features(device, pool, None, self.blocks.gradient());
         self.backward_blocks(device, images);

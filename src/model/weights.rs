@@ -11,8 +11,11 @@ use crate::ops::{Plan, Stats, Tensor, Write};
 /// training).
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
+    /// What AdamW updates, f32; empty in a copy that is only read.
     pub master: Stats,
+    /// What ops read; the same memory as `master` where storage is f32.
     pub storage: Tensor,
+    /// Of what can be trained alone, in the order of [`Trainable`](super::trainable::Trainable)'s stretches.
     pub gradients: Stats,
     /// Where the parameters' arenas begin in the layout: copies of a part begin later.
     first: usize,
@@ -20,7 +23,7 @@ pub struct Weights {
 
 impl Weights {
     /// Room for `list`; gradients only where they will be written.
-    pub fn plan(plan: &mut Plan, list: &ParameterList, training: bool) -> Weights {
+    pub(crate) fn plan(plan: &mut Plan, list: &ParameterList, training: bool) -> Weights {
         let master = plan.section("parameters", |plan| plan.stats(list.arena_len()));
         let storage = plan.section("parameters", |plan| plan.weights(master));
         let gradients = plan.section("gradients", |plan| plan.stats(if training { list.trainable().len() } else { 0 }));
@@ -28,11 +31,12 @@ impl Weights {
     }
 
     /// Room for a copy of the stretch `range` of a layout, to be read alone.
-    pub fn plan_copy(plan: &mut Plan, range: &Range<usize>) -> Weights {
+    pub(crate) fn plan_copy(plan: &mut Plan, range: &Range<usize>) -> Weights {
         let storage = plan.tensor(range.len());
         Weights { master: Stats::new(0, 0), storage, gradients: Stats::new(0, 0), first: range.start }
     }
 
+    /// The parameter's values in storage precision, which ops read.
     pub fn value(&self, parameter: &Parameter) -> Tensor {
         self.storage.slice(parameter.offset - self.first, parameter.len())
     }
@@ -72,9 +76,13 @@ impl Weights {
 /// A linear map's parameters and gradients; weight [outputs, inputs].
 #[derive(Clone, Copy)]
 pub struct LinearWeights {
+    /// Columns of the weight.
     pub inputs: usize,
+    /// Rows of the weight.
     pub outputs: usize,
+    /// `[outputs, inputs]`
     pub weight: Tensor,
+    /// Its gradient, of its shape; empty where it is not trained.
     pub dweight: Stats,
     /// Without one, none.
     pub bias: Option<(Tensor, Stats)>,
@@ -133,15 +141,17 @@ impl NormWeights {
     }
 }
 
-/// A layer norm's output [rows, width] and statistics [rows].
+/// A layer norm's output `[rows, width]` and statistics `[rows]`.
 #[derive(Clone, Copy)]
 pub struct SavedNorm {
+    /// `[rows, width]`
     pub y: Tensor,
-    pub mean: Stats,
-    pub rstd: Stats,
+    pub(crate) mean: Stats,
+    pub(crate) rstd: Stats,
 }
 
 impl SavedNorm {
+    /// Plans room for the layer norm of so many rows.
     pub fn plan(plan: &mut Plan, rows: usize, width: usize) -> SavedNorm {
         SavedNorm { y: plan.tensor(rows * width), mean: plan.stats(rows), rstd: plan.stats(rows) }
     }

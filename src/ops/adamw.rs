@@ -7,9 +7,13 @@ use super::{Cost, Op, Stats, Tensor};
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101), in PyTorch's order of operations: what stays the same from step to step.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWSettings {
+    /// Of the first moment, in [0, 1).
     pub beta1: f64,
+    /// Of the second moment, in [0, 1).
     pub beta2: f64,
+    /// Added to sqrt(v / (1 - b2^t)), outside the root.
     pub eps: f64,
+    /// wd, decoupled: times the learning rate it is the share that a step takes off.
     pub weight_decay: f64,
     /// Gradients are scaled by min(1, max_norm / (norm + 1e-6)), as `clip_grad_norm_` does; infinite: never.
     pub max_norm: f64,
@@ -24,17 +28,22 @@ pub fn pace(learning_rate: f64, settings: &AdamWSettings, step: u64) -> [f64; 3]
 /// The flat arenas that a step reads and writes, all of one length.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWArenas {
+    /// p, f32.
     pub master: Stats,
     /// The storage-precision copy, written beside `master` (the same memory where storage is f32).
     pub weights: Tensor,
+    /// g before it is clipped.
     pub gradients: Stats,
+    /// m
     pub first_moment: Stats,
+    /// v
     pub second_moment: Stats,
 }
 
 /// norm\[0\] = the 2-norm of all gradients, in two passes: the same bits every time.
 #[derive(Clone, Copy, Debug)]
 pub struct GradientNorm {
+    /// All that is trained, gaps of 0 included.
     pub gradients: Stats,
     /// `[1]`
     pub norm: Stats,
@@ -58,9 +67,11 @@ impl Op for GradientNorm {
 /// changes.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW<'a> {
+    /// b1, b2, eps, wd and the limit of the norm.
     pub settings: AdamWSettings,
     /// What [`pace`] gives `[3]`: lr, 1-b1^t and 1-b2^t, t = 1 for the first step since the moments were zeroed.
     pub pace: Stats,
+    /// p, g, m and v.
     pub arenas: AdamWArenas,
     /// The gradients' norm `[1]`.
     pub norm: Stats,
@@ -85,10 +96,13 @@ impl Op for AdamW<'_> {
 /// Limits every value to [low, high] (the logit scale after a step), in `master` and in its storage copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Clamp {
+    /// f32, of any length.
     pub master: Stats,
     /// The storage-precision copy of `master`, of its length.
     pub weights: Tensor,
+    /// The least that a value may be.
     pub low: f32,
+    /// The most, not below `low`.
     pub high: f32,
 }
 

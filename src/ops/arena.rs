@@ -6,8 +6,11 @@ use super::{Cost, Op, Stats};
 /// alpha = 0 leaves x and alpha = 1 gives y, to the bit.
 #[derive(Clone, Copy, Debug)]
 pub struct Interpolate {
+    /// In [0, 1].
     pub alpha: f64,
+    /// Read alone, of x's length.
     pub y: Stats,
+    /// Written over.
     pub x: Stats,
 }
 
@@ -27,7 +30,9 @@ impl Op for Interpolate {
 /// squares += gradients^2, element by element.
 #[derive(Clone, Copy, Debug)]
 pub struct AccumulateSquares {
+    /// Of one batch.
     pub gradients: Stats,
+    /// Of their length; the sums so far.
     pub squares: Stats,
 }
 
@@ -48,9 +53,13 @@ impl Op for AccumulateSquares {
 /// (EWC, arXiv 1612.00796).
 #[derive(Clone, Copy, Debug)]
 pub struct AccumulateFisher {
+    /// 1 over the batches that were summed up.
     pub scale: f64,
+    /// The most that is added to an element; infinite for no limit.
     pub limit: f64,
+    /// As [`AccumulateSquares`] leaves them.
     pub squares: Stats,
+    /// Of their length.
     pub fisher: Stats,
 }
 
@@ -71,10 +80,15 @@ impl Op for AccumulateFisher {
 /// gradients += strength F (theta - theta*). F = `fisher`, theta = `master`, theta* = `anchor`.
 #[derive(Clone, Copy, Debug)]
 pub struct QuadraticPenalty {
+    /// Not below 0.
     pub strength: f64,
+    /// F, not below 0; all four spans have one length.
     pub fisher: Stats,
+    /// theta*
     pub anchor: Stats,
+    /// theta
     pub master: Stats,
+    /// Added to.
     pub gradients: Stats,
     /// `[1]`
     pub loss: Stats,

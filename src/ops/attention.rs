@@ -2,11 +2,16 @@
 
 use super::{Cost, Op, Stats, Tensor};
 
+/// Self-attention of `samples` sequences of one length; the width is heads times `head_dim`.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
+    /// Sequences, each on its own.
     pub samples: usize,
+    /// Length of a sequence.
     pub tokens: usize,
+    /// Heads, each on its own.
     pub heads: usize,
+    /// Width of a head.
     pub head_dim: usize,
     /// A token sees itself and earlier ones only.
     pub causal: bool,
@@ -40,6 +45,7 @@ impl AttentionShape {
 /// For each sample and head: S = Q K^T / sqrt(head_dim), P = softmax of S's rows, out = P V.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
+    /// Sizes, and whether the mask is causal.
     pub shape: AttentionShape,
     /// `[samples, tokens, 3 width]` with q, k, v side by side and heads inside each.
     pub qkv: Tensor,
@@ -64,9 +70,13 @@ impl Op for Attention {
 /// dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(dO O)), dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d).
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionBackward {
+    /// As in the forward pass.
     pub shape: AttentionShape,
+    /// As the forward pass read it.
     pub qkv: Tensor,
+    /// As the forward pass wrote it.
     pub out: Tensor,
+    /// As the forward pass wrote it.
     pub log_sum_exp: Stats,
     /// As `out`.
     pub dout: Tensor,

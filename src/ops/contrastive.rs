@@ -7,7 +7,9 @@ use super::{Cost, Ids, Op, Stats, Tensor};
 /// sums over texts carry its multiplicity n_c, and equal the per-sample sums exactly.
 #[derive(Clone, Copy, Debug)]
 pub struct ContrastiveShape {
+    /// B, images of the batch.
     pub samples: usize,
+    /// Distinct prompts; a sample's is named by its row.
     pub texts: usize,
     /// Embedding width D.
     pub width: usize,
@@ -19,7 +21,10 @@ pub enum Surrogate {
     /// phi(x) = x.
     Linear,
     /// phi(x) = max(m + x, 0)^2 with margin m (Zhu et al., arXiv 2203.00176).
-    SquaredHinge { margin: f64 },
+    SquaredHinge {
+        /// m
+        margin: f64,
+    },
 }
 
 /// N_i, what an anchor is held against.
@@ -33,9 +38,12 @@ pub enum Negatives {
     OtherClasses,
 }
 
+/// Which member of the family of losses is meant (docs/methods.md section 1).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ContrastiveSettings {
+    /// phi.
     pub surrogate: Surrogate,
+    /// N_i.
     pub negatives: Negatives,
     /// Whether the loss is sum a_i tau (log u1_i + log u2_i), GCL's form, or without tau, InfoNCE's.
     pub times_tau: bool,
@@ -56,11 +64,12 @@ pub struct ContrastiveInputs {
     pub log_scale: Stats,
 }
 
-/// The moving averages of all samples, in logarithms: log u1 and log u2 `[all samples]`, NaN where a sample has not been
-/// visited; `slot` `[samples]` says which are the batch's.
+/// The moving averages of all samples, in logarithms; NaN where a sample has not been visited.
 #[derive(Clone, Copy, Debug)]
 pub struct MovingAverages {
+    /// log u1 of image anchors and log u2 of text anchors, `[all samples]` each.
     pub log_u: [Stats; 2],
+    /// Place of each of the batch's samples in `log_u` `[samples]`.
     pub slot: Ids,
     /// Weight of the batch in the averages `[1]`; 1 keeps no memory of earlier batches.
     pub gamma: Stats,
@@ -99,10 +108,15 @@ impl ContrastiveShape {
 /// anchor with empty N_i leaves its average as it was), and `saved`. Without averages u_i = g_i.
 #[derive(Clone, Copy, Debug)]
 pub struct Contrastive {
+    /// Samples, distinct prompts, width.
     pub shape: ContrastiveShape,
+    /// phi, N_i and the form of the loss.
     pub settings: ContrastiveSettings,
+    /// Embeddings, pairing, classes and temperature.
     pub inputs: ContrastiveInputs,
+    /// None: u_i = g_i, as InfoNCE has it.
     pub averages: Option<MovingAverages>,
+    /// Written; [`ContrastiveBackward`] reads it.
     pub saved: ContrastiveSaved,
 }
 
@@ -123,9 +137,13 @@ impl Op for Contrastive {
 /// dimage = dS t, dtext = dS^T e; the loss, and its derivative by ln(1/tau).
 #[derive(Clone, Copy, Debug)]
 pub struct ContrastiveBackward {
+    /// As in the first pass.
     pub shape: ContrastiveShape,
+    /// As in the first pass.
     pub settings: ContrastiveSettings,
+    /// As in the first pass.
     pub inputs: ContrastiveInputs,
+    /// What the first pass left.
     pub saved: ContrastiveSaved,
     /// a_i `[samples]`
     pub weight: Stats,

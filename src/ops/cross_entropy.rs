@@ -5,8 +5,11 @@ use super::{Cost, Ids, Op, Stats, Tensor, Write};
 /// Logits `[rows, stride]`, of which the first `columns` of each row take part: the classes seen so far.
 #[derive(Clone, Copy, Debug)]
 pub struct LogitsShape {
+    /// Samples.
     pub rows: usize,
+    /// Logits of a row that take part.
     pub columns: usize,
+    /// Elements from a row to the next, at least `columns`.
     pub stride: usize,
 }
 
@@ -36,6 +39,7 @@ impl LogitsShape {
 /// With [`Write::Set`] the columns of dlogits from `columns` on become 0.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropy {
+    /// Rows, classes, and the distance of rows.
     pub shape: LogitsShape,
     /// z `[rows, stride]`
     pub logits: Tensor,
@@ -43,7 +47,9 @@ pub struct CrossEntropy {
     pub divisor: Option<Stats>,
     /// y `[rows]`, below `columns`.
     pub label: Ids,
+    /// Of this term in the whole loss.
     pub weight: f64,
+    /// Whether loss and dlogits are written or added to.
     pub write: Write,
     /// `[1]`
     pub loss: Stats,
@@ -68,13 +74,17 @@ impl Op for CrossEntropy {
 /// There is no factor T^2.
 #[derive(Clone, Copy, Debug)]
 pub struct SoftCrossEntropy {
+    /// Of both models' logits.
     pub shape: LogitsShape,
     /// z `[rows, stride]`
     pub logits: Tensor,
     /// z' `[rows, stride]`
     pub teacher: Tensor,
+    /// T, and whether the teacher is balanced.
     pub targets: SoftTargets,
+    /// Of this term in the whole loss.
     pub weight: f64,
+    /// Whether loss and dlogits are written or added to.
     pub write: Write,
     /// `[1]`
     pub loss: Stats,

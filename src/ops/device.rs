@@ -15,7 +15,9 @@ use crate::error::Result;
 pub struct RecordKey {
     /// Of everything beside sizes.
     pub stage: u64,
+    /// Images of the batch, every view counted.
     pub images: usize,
+    /// Distinct texts of the batch.
     pub texts: usize,
     /// The length that texts run at.
     pub tokens: usize,
@@ -47,10 +49,13 @@ pub trait Device: Ops {
 
     /// Writes elements of `pool` from element `start` on; `from` holds them as [`Kind::Host`] has them.
     fn write_erased(&mut self, pool: Pool, start: usize, from: &[u8]);
+    /// Reads elements of `pool` from element `start` on, as many as `to` has room for.
     fn read_erased(&self, pool: Pool, start: usize, to: &mut [u8]);
     /// Sets `len` elements to the one in `value`.
     fn fill_erased(&mut self, pool: Pool, start: usize, len: usize, value: &[u8]);
+    /// Copies `len` elements of `pool` from element `from` on to element `to` on; the two do not overlap.
     fn copy_erased(&mut self, pool: Pool, from: usize, to: usize, len: usize);
+    /// [`Memory::record`] of work on any device.
     fn record_erased(&mut self, key: RecordKey, work: &mut dyn FnMut(&mut dyn Device));
 }
 

@@ -3,15 +3,18 @@
 
 use super::{Cost, Op, Stats, Write};
 
+/// Temperatures and form of the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DistillationSettings {
-    /// Temperatures of the student's and the teacher's softmax.
+    /// tau of the student's softmax, above 0.
     pub tau: f64,
+    /// tau' of the teacher's, above 0.
     pub teacher_tau: f64,
     /// Leaves the diagonal out of both softmaxes: rows and columns are the same samples.
     pub exclude_self: bool,
     /// Subtracts the teacher's entropy: the loss is then a KL divergence. Gradients are the same.
     pub divergence: bool,
+    /// Of this term in the whole loss.
     pub weight: f64,
 }
 
@@ -33,14 +36,19 @@ pub struct Multiplicity {
 /// r, c of `multiplicity`. The sum over rows is in two passes: the same bits every time.
 #[derive(Clone, Copy, Debug)]
 pub struct Distillation {
+    /// Rows of the student's matrix, and of the teacher's.
     pub rows: usize,
+    /// Columns of both.
     pub columns: usize,
+    /// Temperatures and form of the loss.
     pub settings: DistillationSettings,
+    /// How often each row and column stands for a sample.
     pub multiplicity: Multiplicity,
     /// `[rows, columns]`
     pub s: Stats,
     /// s' `[rows, columns]`
     pub teacher: Stats,
+    /// Whether loss and ds are written or added to.
     pub write: Write,
     /// `[1]`
     pub loss: Stats,

@@ -11,14 +11,20 @@ pub enum ClassWeights {
     /// p = softmax(v / lambda) over all classes seen.
     Exact,
     /// p_k = exp(v_k / lambda) / (K s), s a moving average of exp(v_k / lambda) over the classes of the batch. Kept as log s.
-    Stochastic { gamma2: f64 },
+    Stochastic {
+        /// Weight of the batch in s.
+        gamma2: f64,
+    },
 }
 
+/// How fast the class weights follow the class losses, and how sharply.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupDroSettings {
+    /// Above 0: the larger, the more even the weights.
     pub lambda: f64,
     /// Weight of the batch in v.
     pub gamma1: f64,
+    /// Over all classes, or by the classes of the batch.
     pub weights: ClassWeights,
 }
 
@@ -39,7 +45,9 @@ pub struct GroupDroState {
 /// on a class's first visit; then p; then weight_i = p_{y_i} / (samples pi_{y_i}).
 #[derive(Clone, Copy, Debug)]
 pub struct GroupDro {
+    /// B, images of the batch.
     pub samples: usize,
+    /// lambda, gamma1, and how p follows from v.
     pub settings: GroupDroSettings,
     /// y `[samples]`
     pub class: Ids,
@@ -48,6 +56,7 @@ pub struct GroupDro {
     pub log_u: [Stats; 2],
     /// ln(1/tau) `[1]`
     pub log_scale: Stats,
+    /// v, s, pi and p.
     pub state: GroupDroState,
     /// `[samples]`, written.
     pub weight: Stats,

@@ -5,7 +5,9 @@ use super::{Cost, Op, Stats, Tensor};
 /// y = x / max(|x|, 1e-12) for each row.
 #[derive(Clone, Copy, Debug)]
 pub struct L2Normalize {
+    /// Rows, each normalised on its own.
     pub rows: usize,
+    /// Values of a row.
     pub width: usize,
     /// `[rows, width]`
     pub x: Tensor,
@@ -31,7 +33,9 @@ impl Op for L2Normalize {
 /// dx = (dy - y (y . dy)) / norm for each row.
 #[derive(Clone, Copy, Debug)]
 pub struct L2NormalizeBackward {
+    /// As in the forward pass.
     pub rows: usize,
+    /// As in the forward pass.
     pub width: usize,
     /// `[rows, width]`
     pub dy: Tensor,

@@ -2,10 +2,14 @@
 
 use super::{Cost, Op, Stats, Tensor, Write};
 
+/// Rows that are normalised, each on its own.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNormShape {
+    /// Tokens, most often.
     pub rows: usize,
+    /// Values of a row.
     pub width: usize,
+    /// Added to the variance: 1e-5 in every CLIP.
     pub eps: f64,
 }
 
@@ -24,6 +28,7 @@ impl LayerNormShape {
 /// y = (x - mean) rstd gamma + beta for each row, rstd = 1 / sqrt(var + eps), var the biased variance.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm {
+    /// Rows, width and eps.
     pub shape: LayerNormShape,
     /// `[rows, width]`
     pub x: Tensor,
@@ -55,6 +60,7 @@ impl Op for LayerNorm {
 /// dx (=, +=) rstd (g - avg(g) - n avg(g n)), dgamma = column sums of dy n, dbeta = column sums of dy.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNormBackward {
+    /// As in the forward pass.
     pub shape: LayerNormShape,
     /// `[rows, width]`
     pub dy: Tensor,
@@ -66,6 +72,7 @@ pub struct LayerNormBackward {
     pub mean: Stats,
     /// `[rows]`
     pub rstd: Stats,
+    /// Whether dx is written or added to.
     pub write: Write,
     /// `[rows, width]`
     pub dx: Tensor,

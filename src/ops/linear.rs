@@ -5,9 +5,13 @@ use super::{Cost, Op, Stats, Tensor};
 /// Sizes of one linear map, and how its weight lies in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearShape {
+    /// Rows of x and y.
     pub rows: usize,
+    /// Width of x.
     pub inputs: usize,
+    /// Width of y.
     pub outputs: usize,
+    /// How W lies in memory.
     pub layout: WeightLayout,
 }
 
@@ -23,6 +27,7 @@ impl LinearShape {
     }
 }
 
+/// Which index of a weight runs fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightLayout {
     /// `[outputs, inputs]`: PyTorch's `nn.Linear`.
@@ -43,10 +48,13 @@ pub enum Activation {
 /// What follows x W^T + b.
 #[derive(Clone, Copy, Debug)]
 pub enum Epilogue {
+    /// Nothing: y is the product with its bias.
     None,
     /// Keeps the product in `pre` `[rows, outputs]` for the backward pass and writes the activation of it.
     Activation {
+        /// Which activation.
         kind: Activation,
+        /// `[rows, outputs]`, written.
         pre: Tensor,
     },
     /// Adds `[rows, outputs]`.
@@ -56,10 +64,13 @@ pub enum Epilogue {
 /// What follows dy W.
 #[derive(Clone, Copy, Debug)]
 pub enum BackwardEpilogue {
+    /// Nothing: dx is the product.
     None,
     /// Times the activation's derivative at `pre` `[rows, inputs]`.
     Activation {
+        /// Which activation.
         kind: Activation,
+        /// `[rows, inputs]`, as the forward pass kept it.
         pre: Tensor,
     },
 }
@@ -86,6 +97,7 @@ impl LinearShape {
 /// y = epilogue(x W^T + b).
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
+    /// Sizes and layout.
     pub shape: LinearShape,
     /// `[rows, inputs]`
     pub x: Tensor,
@@ -93,6 +105,7 @@ pub struct Linear {
     pub weight: Tensor,
     /// b `[outputs]`
     pub bias: Option<Tensor>,
+    /// What is done with the product before it is written.
     pub epilogue: Epilogue,
     /// `[rows, outputs]`
     pub y: Tensor,
@@ -115,11 +128,13 @@ impl Op for Linear {
 /// dx = epilogue(dy W).
 #[derive(Clone, Copy, Debug)]
 pub struct LinearBackwardData {
+    /// As in the forward pass.
     pub shape: LinearShape,
     /// `[rows, outputs]`
     pub dy: Tensor,
     /// W in the shape's layout.
     pub weight: Tensor,
+    /// What is done with the product before it is written.
     pub epilogue: BackwardEpilogue,
     /// `[rows, inputs]`
     pub dx: Tensor,
@@ -142,6 +157,7 @@ impl Op for LinearBackwardData {
 /// dW = dy^T x in the weight's layout, db = column sums of dy.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearBackwardWeight {
+    /// As in the forward pass.
     pub shape: LinearShape,
     /// `[rows, outputs]`
     pub dy: Tensor,

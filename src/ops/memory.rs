@@ -24,9 +24,13 @@ pub trait Kind: 'static {
 /// The four kinds of memory, for devices that keep each in one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
+    /// [`Storage`].
     Storage,
+    /// [`Wide`].
     Wide,
+    /// [`Index`].
     Index,
+    /// [`Byte`].
     Byte,
 }
 
@@ -56,9 +60,13 @@ impl Kind for Byte {
     const POOL: Pool = Pool::Byte;
 }
 
+/// Activations and the weights that ops read.
 pub type Tensor = Span<Storage>;
+/// Values in f32 on every device.
 pub type Stats = Span<Wide>;
+/// Whole numbers: token ids, rows, classes.
 pub type Ids = Span<Index>;
+/// Pixels.
 pub type Bytes = Span<Byte>;
 
 impl<K> Clone for Span<K> {
@@ -80,14 +88,17 @@ impl<K> Span<K> {
         Span { offset, len, kind: PhantomData }
     }
 
+    /// Elements.
     pub fn len(self) -> usize {
         self.len
     }
 
+    /// Whether it has no elements.
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
 
+    /// Its elements in their pool.
     pub fn range(self) -> Range<usize> {
         self.offset..self.offset + self.len
     }
@@ -134,6 +145,7 @@ pub struct Mark([usize; 4]);
 const ALIGNMENT: usize = 64;
 
 impl Plan {
+    /// An empty plan for a device of type `D`: what its own ops need is counted already.
     pub fn new<D: Memory>() -> Plan {
         let own = [("workspace", D::WORKSPACE_BYTES), ("staging", D::STAGING_BYTES)];
         let own = own.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(name, bytes)| (name.to_string(), bytes));
@@ -162,18 +174,22 @@ impl Plan {
         Span::new(offset, len)
     }
 
+    /// Room for `len` elements in storage precision.
     pub fn tensor(&mut self, len: usize) -> Tensor {
         self.span(len)
     }
 
+    /// Room for `len` elements of f32.
     pub fn stats(&mut self, len: usize) -> Stats {
         self.span(len)
     }
 
+    /// Room for `len` elements of u32.
     pub fn ids(&mut self, len: usize) -> Ids {
         self.span(len)
     }
 
+    /// Room for `len` bytes.
     pub fn pixels(&mut self, len: usize) -> Bytes {
         self.span(len)
     }

@@ -49,17 +49,21 @@ pub trait Op: Copy {
 /// The arithmetic of an op, and the fewest bytes that it reads and writes. Small operands are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
+    /// Floating-point operations; a multiplication that is added counts as two.
     pub operations: usize,
+    /// Bytes, each operand counted once.
     pub bytes: usize,
 }
 
 /// A device that computes ops of one kind.
 pub trait Run<O: Op> {
+    /// Computes `op`; a device that works on its own may return before it is done.
     fn run(&mut self, op: O);
 }
 
 /// An op of any kind, for lists of them that a device of type `D` runs.
 pub trait AnyOp<D> {
+    /// [`Run::run`]
     fn run(&self, device: &mut D);
 
     /// [`Op::NAME`]
@@ -145,7 +149,9 @@ impl<B: Ops + Memory + measure::Measure + 'static> Backend for B {}
 /// Whether a gradient replaces what its span holds, or is added to it (a residual branch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
+    /// What was there is overwritten.
     Set,
+    /// What was there counts too.
     Add,
 }
 

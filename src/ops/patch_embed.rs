@@ -5,8 +5,11 @@ use super::{Bytes, Cost, Op, Tensor};
 /// Square images cut into square patches; a remainder at the right and bottom is not seen, as in a strided convolution.
 #[derive(Clone, Copy, Debug)]
 pub struct PatchShape {
+    /// Images of the batch.
     pub images: usize,
+    /// Edge of an image, in pixels.
     pub image_size: usize,
+    /// Edge of a patch, in pixels.
     pub patch_size: usize,
 }
 
@@ -30,7 +33,9 @@ impl PatchShape {
 /// Per-channel mean and standard deviation of pixel values in [0, 1].
 #[derive(Clone, Copy, Debug)]
 pub struct Normalization {
+    /// Of red, green and blue.
     pub mean: [f64; 3],
+    /// Of red, green and blue, above 0.
     pub std: [f64; 3],
 }
 
@@ -40,11 +45,13 @@ impl Normalization {
         Normalization { mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711] };
 }
 
-/// patches[b, p, c, ky, kx] = (pixels[b, y, x, c] / 255 - mean[c]) / std[c], in the order of `visual.conv1.weight`, so that
+/// `patches[b, p, c, ky, kx] = (pixels[b, y, x, c] / 255 - mean[c]) / std[c]`, in the order of `visual.conv1.weight`, so that
 /// the strided convolution is the linear map by that weight. Pixels need no gradient: there is no backward.
 #[derive(Clone, Copy, Debug)]
 pub struct PatchEmbed {
+    /// Images, and the edges of image and patch.
     pub shape: PatchShape,
+    /// What the model was trained with.
     pub normalization: Normalization,
     /// u8 `[images, size, size, 3]`
     pub pixels: Bytes,

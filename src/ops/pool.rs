@@ -2,10 +2,14 @@
 
 use super::{Cost, Ids, Op, Tensor};
 
+/// Sequences of one length, of each of which one token is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolShape {
+    /// Sequences.
     pub samples: usize,
+    /// Length of a sequence.
     pub tokens: usize,
+    /// Width of a token.
     pub width: usize,
 }
 
@@ -15,9 +19,10 @@ impl PoolShape {
     }
 }
 
-/// y[b] = x[b, position[b]], or x[b, 0] without positions.
+/// `y[b] = x[b, position[b]]`, or `x[b, 0]` without positions.
 #[derive(Clone, Copy, Debug)]
 pub struct Pool {
+    /// Samples, tokens, width.
     pub shape: PoolShape,
     /// `[samples]`
     pub position: Option<Ids>,
@@ -39,9 +44,10 @@ impl Op for Pool {
     }
 }
 
-/// dx[b, position[b]] = dy[b], 0 elsewhere.
+/// `dx[b, position[b]] = dy[b]`, 0 elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolBackward {
+    /// As in the forward pass.
     pub shape: PoolShape,
     /// `[samples]`
     pub position: Option<Ids>,

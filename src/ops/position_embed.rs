@@ -5,8 +5,11 @@ use super::{Cost, Op, Stats, Tensor};
 /// `patches` tokens an image and one class token before them.
 #[derive(Clone, Copy, Debug)]
 pub struct PositionShape {
+    /// Images of the batch.
     pub images: usize,
+    /// Patches of an image.
     pub patches: usize,
+    /// Width of a token.
     pub width: usize,
 }
 
@@ -25,9 +28,10 @@ impl PositionShape {
     }
 }
 
-/// x[b, 0] = class + position[0], x[b, 1 + p] = patches[b, p] + position[1 + p].
+/// `x[b, 0] = class + position[0]`, `x[b, 1 + p] = patches[b, p] + position[1 + p]`.
 #[derive(Clone, Copy, Debug)]
 pub struct PositionEmbed {
+    /// Images, patches, width.
     pub shape: PositionShape,
     /// `[images, patches, width]`
     pub patches: Tensor,
@@ -51,9 +55,10 @@ impl Op for PositionEmbed {
     }
 }
 
-/// dpatches[b, p] = dx[b, 1 + p], dclass = sum over b of dx[b, 0], dposition = sum over b of dx[b].
+/// `dpatches[b, p] = dx[b, 1 + p]`, dclass = sum over b of `dx[b, 0]`, dposition = sum over b of `dx[b]`.
 #[derive(Clone, Copy, Debug)]
 pub struct PositionEmbedBackward {
+    /// As in the forward pass.
     pub shape: PositionShape,
     /// `[images, 1 + patches, width]`
     pub dx: Tensor,

@@ -5,7 +5,9 @@ use super::{Cost, Op, Tensor};
 /// y = max(x, 0), element by element; NaN stays NaN. x, y of one length.
 #[derive(Clone, Copy, Debug)]
 pub struct Relu {
+    /// Read alone.
     pub x: Tensor,
+    /// Written.
     pub y: Tensor,
 }
 
@@ -25,8 +27,11 @@ impl Op for Relu {
 /// dx = dy where y > 0, else 0; y is the forward pass's output. All of one length.
 #[derive(Clone, Copy, Debug)]
 pub struct ReluBackward {
+    /// The gradient by y.
     pub dy: Tensor,
+    /// What the forward pass wrote.
     pub y: Tensor,
+    /// Written.
     pub dx: Tensor,
 }
 

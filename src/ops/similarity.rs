@@ -6,8 +6,11 @@ use super::{Cost, Op, Stats, Tensor, Write};
 /// `rows` embeddings against `columns` others, all of `width` values.
 #[derive(Clone, Copy, Debug)]
 pub struct SimilarityShape {
+    /// Embeddings of the one side.
     pub rows: usize,
+    /// Embeddings of the other.
     pub columns: usize,
+    /// D, values of an embedding.
     pub width: usize,
 }
 
@@ -26,6 +29,7 @@ impl SimilarityShape {
 /// s_ij = a_i . b_j. a and b may be the same span.
 #[derive(Clone, Copy, Debug)]
 pub struct Similarity {
+    /// Rows, columns, width.
     pub shape: SimilarityShape,
     /// `[rows, width]`
     pub a: Tensor,
@@ -50,11 +54,13 @@ impl Op for Similarity {
 /// da_i (=, +=) sum_j ds_ij b_j.
 #[derive(Clone, Copy, Debug)]
 pub struct SimilarityBackward {
+    /// As in the forward pass.
     pub shape: SimilarityShape,
     /// `[rows, columns]`
     pub ds: Stats,
     /// `[columns, width]`
     pub b: Tensor,
+    /// Whether da is written or added to.
     pub write: Write,
     /// `[rows, width]`
     pub da: Tensor,
@@ -76,11 +82,13 @@ impl Op for SimilarityBackward {
 /// db_j (=, +=) sum_i ds_ij a_i.
 #[derive(Clone, Copy, Debug)]
 pub struct SimilarityBackwardColumns {
+    /// As in the forward pass.
     pub shape: SimilarityShape,
     /// `[rows, columns]`
     pub ds: Stats,
     /// `[rows, width]`
     pub a: Tensor,
+    /// Whether db is written or added to.
     pub write: Write,
     /// `[columns, width]`
     pub db: Tensor,

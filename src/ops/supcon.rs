@@ -10,7 +10,9 @@ use super::{Cost, Ids, Op, Stats};
 /// in two passes: the same bits every time.
 #[derive(Clone, Copy, Debug)]
 pub struct SupCon {
+    /// Embeddings of the batch, every view counted.
     pub samples: usize,
+    /// The temperature, above 0.
     pub tau: f64,
     /// Similarities of unit embeddings `[samples, samples]`.
     pub s: Stats,

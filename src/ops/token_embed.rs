@@ -5,8 +5,11 @@ use super::{Cost, Ids, Op, Stats, Tensor};
 /// `tokens` is the length in use, at most the context length: positions after the longest text's end are never computed.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenShape {
+    /// Distinct texts.
     pub texts: usize,
+    /// Tokens of each that are computed.
     pub tokens: usize,
+    /// Width of a token.
     pub width: usize,
 }
 
@@ -23,9 +26,10 @@ impl TokenShape {
     }
 }
 
-/// x[t, l] = table[ids[t, l]] + position[l].
+/// `x[t, l] = table[ids[t, l]] + position[l]`.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenEmbed {
+    /// Texts, tokens, width.
     pub shape: TokenShape,
     /// `[texts, tokens]`
     pub ids: Ids,
@@ -49,10 +53,11 @@ impl Op for TokenEmbed {
     }
 }
 
-/// dtable[id] = sum of dx over the places that hold id (0 for absent ids), dposition[l] = sum over t of dx[t, l]
+/// `dtable[id]` = sum of dx over the places that hold id (0 for absent ids), `dposition[l]` = sum over t of `dx[t, l]`
 /// (0 from `tokens` on). Sums run in the order of places: the same bits every time.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenEmbedBackward {
+    /// As in the forward pass.
     pub shape: TokenShape,
     /// `[texts, tokens]`
     pub ids: Ids,

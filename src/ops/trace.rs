@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 pub enum Activity {
     /// A part of a step, by [`Measure::phase`].
     Phase,
+    /// An op of the contract.
     Op,
     /// A fill, a copy, a transfer.
     Memory,
@@ -18,19 +19,26 @@ pub enum Activity {
 /// One thing that a device did. Times are in seconds since the trace began.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// Phase, op, or traffic.
     pub activity: Activity,
+    /// A phase's name, [`Op::NAME`], or what is done with memory.
     pub name: &'static str,
     /// In words; empty for a phase.
     pub shape: String,
+    /// The fewest operations and bytes; 0 for a phase.
     pub cost: Cost,
+    /// When the device began it.
     pub start: f64,
+    /// How long the device was at it.
     pub seconds: f64,
 }
 
 /// What a device did from [`Measure::begin_trace`] to [`Measure::end_trace`], phases before what happened in them.
 #[derive(Clone, Debug)]
 pub struct Trace {
+    /// In the order in which they were given.
     pub events: Vec<Event>,
+    /// From beginning to end.
     pub seconds: f64,
 }
 

@@ -11,11 +11,11 @@ use crate::method::entries;
 /// Runs that differ in nothing but the seed: their evaluations, or more of them.
 #[derive(Clone, Debug)]
 pub struct Cell<R = Evaluation> {
-    pub method: String,
-    pub memory: usize,
+    pub(crate) method: String,
+    pub(crate) memory: usize,
     /// What else tells these runs from others beside them, such as the weights that they started from; often nothing.
-    pub of: String,
-    pub runs: Vec<R>,
+    pub(crate) of: String,
+    pub(crate) runs: Vec<R>,
 }
 
 impl<R: Borrow<Evaluation>> Cell<R> {
@@ -25,7 +25,7 @@ impl<R: Borrow<Evaluation>> Cell<R> {
     }
 
     /// The same for runs of which each says what else it differs in, as [`Cell::of`].
-    pub fn group_with(runs: impl IntoIterator<Item = (R, String)>) -> Vec<Cell<R>> {
+    pub(crate) fn group_with(runs: impl IntoIterator<Item = (R, String)>) -> Vec<Cell<R>> {
         let mut cells: Vec<Cell<R>> = Vec::new();
         for (run, of) in runs {
             let Evaluation { method, memory, .. } = run.borrow();
@@ -43,21 +43,21 @@ impl<R: Borrow<Evaluation>> Cell<R> {
     }
 
     /// The method, and in brackets what else there is to say: `zero-shot (openai.safetensors)`.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         if self.of.is_empty() { self.method.clone() } else { format!("{} ({})", self.method, self.of) }
     }
 
-    pub fn evaluations(&self) -> impl Iterator<Item = &Evaluation> {
+    pub(crate) fn evaluations(&self) -> impl Iterator<Item = &Evaluation> {
         self.runs.iter().map(Borrow::borrow)
     }
 
     /// A number over the seeds; None where a run does not have it.
-    pub fn spread(&self, number: impl Fn(&Evaluation) -> Option<f64>) -> Option<Spread> {
+    pub(crate) fn spread(&self, number: impl Fn(&Evaluation) -> Option<f64>) -> Option<Spread> {
         Spread::of(&self.evaluations().map(number).collect::<Option<Vec<f64>>>()?)
     }
 
     /// The mean over the seeds of a matrix of E's shape; a place where a run has no value stays empty.
-    pub fn mean_matrix<'a>(&'a self, matrix: impl Fn(&'a Evaluation) -> Option<&'a Matrix>) -> Option<Matrix> {
+    pub(crate) fn mean_matrix<'a>(&'a self, matrix: impl Fn(&'a Evaluation) -> Option<&'a Matrix>) -> Option<Matrix> {
         let matrices: Vec<&Matrix> = self.evaluations().map(matrix).collect::<Option<_>>()?;
         let mean = |row: usize, column: usize| {
             let value = |matrix: &&Matrix| *matrix.get(row)?.get(column)?;
@@ -69,18 +69,18 @@ impl<R: Borrow<Evaluation>> Cell<R> {
 }
 
 /// E, or a matrix of its shape.
-pub type Matrix = Vec<Vec<Option<f64>>>;
+pub(crate) type Matrix = Vec<Vec<Option<f64>>>;
 
 /// Mean and, of several values, sample standard deviation. Shown in per cent: `71.2`, or `71.2 ± 0.4`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
+pub(crate) struct Spread {
     pub mean: f64,
     pub deviation: Option<f64>,
 }
 
 impl Spread {
     /// None of no values.
-    pub fn of(values: &[f64]) -> Option<Spread> {
+    pub(crate) fn of(values: &[f64]) -> Option<Spread> {
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
         let variance = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);

@@ -17,7 +17,9 @@ pub use html::page;
 pub use matrices::{static_table, transfer_table};
 pub use reference::{Comparison, Reference};
 pub use run::{LogLine, Run};
-pub use summary::{matrix_table, summary_json, summary_table};
-pub use table::{Table, Value, markdown, visible};
+pub(crate) use summary::summary_json;
+pub use summary::{matrix_table, summary_table};
+pub use table::Table;
+pub(crate) use table::{Value, markdown, visible};
 #[cfg(feature = "tensorboard")]
-pub use tensorboard::TensorBoard;
+pub(crate) use tensorboard::TensorBoard;

@@ -18,15 +18,16 @@ use crate::stream::StreamKind;
 /// A run as its directory tells of it.
 #[derive(Clone, Debug)]
 pub struct Run {
-    pub path: PathBuf,
-    pub config: Config,
+    pub(crate) path: PathBuf,
+    pub(crate) config: Config,
+    /// What `evaluation.json` holds.
     pub evaluation: Evaluation,
-    pub log: Vec<LogLine>,
-    pub predictions: Vec<Prediction>,
+    pub(crate) log: Vec<LogLine>,
+    pub(crate) predictions: Vec<Prediction>,
     /// `manifest.json`; null where there is none.
-    pub manifest: Value,
+    pub(crate) manifest: Value,
     /// What could not be read though the rest could.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// A line of `metrics.jsonl`. A number that was not finite is None.
@@ -36,9 +37,13 @@ pub struct LogLine {
     pub step: usize,
     /// Trained on since the run began.
     pub samples: Option<u64>,
+    /// Of the line's last iteration.
     pub loss: Option<f64>,
+    /// The global 2-norm before clipping.
     pub gradient_norm: Option<f64>,
+    /// What the schedule gave that iteration.
     pub learning_rate: Option<f64>,
+    /// Since the line before.
     pub samples_per_second: Option<f64>,
     /// gdro's, at the end of a step.
     pub class_weights: Option<BTreeMap<String, f64>>,
@@ -101,7 +106,7 @@ impl Run {
     }
 
     /// The files of a run's directory, apart from pages and tables that reports of it may have left there.
-    pub fn files(path: &Path) -> Vec<PathBuf> {
+    pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
         let made = |file: &PathBuf| {
             let extension = file.extension().and_then(|extension| extension.to_str());
             extension.is_some_and(|extension| ["html", "md", "csv"].contains(&extension))
@@ -110,7 +115,7 @@ impl Run {
     }
 
     /// What was learnt, as a heading.
-    pub fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         let Run { config, evaluation, .. } = self;
         let (data, steps) = (&config.data.name, evaluation.steps.len());
         match config.stream.kind {
@@ -125,7 +130,7 @@ impl Run {
     }
 
     /// What the run started from, by the name of its file or folder.
-    pub fn weights(&self) -> String {
+    pub(crate) fn weights(&self) -> String {
         let path = self.config.model.pretrained.trim_end_matches('/');
         let name = path.rsplit('/').next().unwrap_or_default();
         if name.is_empty() { RANDOM } else { name }.to_string()
@@ -141,7 +146,7 @@ impl Run {
 }
 
 /// What a run without weights starts from.
-pub const RANDOM: &str = "random values";
+pub(crate) const RANDOM: &str = "random values";
 
 /// The lines of a step. Those without a count of samples have that of the line before.
 fn of_training(log: Lines) -> Vec<LogLine> {
@@ -162,7 +167,7 @@ pub(super) mod tests {
     use crate::experiment::StepRecord;
 
     /// A run of that many tasks, of no preset, from random values.
-    pub fn run(method: &str, seed: u64, tasks: usize) -> Run {
+    pub(crate) fn run(method: &str, seed: u64, tasks: usize) -> Run {
         let step = |task: usize| StepRecord { name: format!("task {task}"), train: 10, test: 5, classes: 2 };
         let mut config = Config { method: method.to_string(), seed, ..Config::default() };
         config.stream.tasks = tasks;

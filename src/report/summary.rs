@@ -10,7 +10,7 @@ use crate::eval::metrics::Summary;
 use crate::experiment::Evaluation;
 
 /// A number of the summary: its heading in tables, its name in files, what it says, where it stands, and whether less of it is better.
-pub struct Metric {
+pub(crate) struct Metric {
     pub heading: &'static str,
     pub name: &'static str,
     pub meaning: &'static str,
@@ -27,17 +27,17 @@ const fn metric(
     Metric { heading, name, meaning, of, less_is_better: false }
 }
 
-pub const AVERAGE: Metric = metric(
+pub(crate) const AVERAGE: Metric = metric(
     "average",
     "average_incremental_accuracy",
     "mean over the steps of the accuracy on everything seen so far",
     |summary| summary.average_incremental_accuracy,
 );
-pub const LAST: Metric =
+pub(crate) const LAST: Metric =
     metric("last", "last_accuracy", "accuracy on everything seen, after the last step", |summary| {
         summary.last_accuracy
     });
-pub const FORGETTING: Metric = Metric {
+pub(crate) const FORGETTING: Metric = Metric {
     less_is_better: true,
     ..metric(
         "forgetting",
@@ -46,11 +46,11 @@ pub const FORGETTING: Metric = Metric {
         |summary| summary.forgetting,
     )
 };
-pub const IN_DOMAIN: Metric =
+pub(crate) const IN_DOMAIN: Metric =
     metric("in-domain", "in_domain", "mean accuracy on each task right after it was learnt", |summary| {
         summary.in_domain
     });
-pub const BACKWARD: Metric =
+pub(crate) const BACKWARD: Metric =
     metric("backward", "backward_transfer", "mean accuracy on tasks already learnt, over all later steps", |summary| {
         summary.backward_transfer
     });
@@ -62,7 +62,7 @@ const FORWARD: Metric =
     metric("forward", "forward_transfer", "mean accuracy on tasks still to come", |summary| summary.forward_transfer);
 
 /// The metrics of docs/methods.md, section 5, in per cent.
-pub const METRICS: [Metric; 7] = [AVERAGE, LAST, FORGETTING, BWT, IN_DOMAIN, BACKWARD, FORWARD];
+pub(crate) const METRICS: [Metric; 7] = [AVERAGE, LAST, FORGETTING, BWT, IN_DOMAIN, BACKWARD, FORWARD];
 
 /// One row a cell: every metric in per cent, mean and, over several seeds, standard deviation; and what a run spent, the
 /// multiply-accumulates those of forward passes.
@@ -82,7 +82,7 @@ pub fn summary_table<R: Borrow<Evaluation>>(cells: &[Cell<R>]) -> Table {
 
 /// A cell as a document has it: every metric as a fraction, its mean and, over several seeds, standard deviation; null where there is
 /// none.
-pub fn summary_json<R: Borrow<Evaluation>>(cell: &Cell<R>) -> serde_json::Value {
+pub(crate) fn summary_json<R: Borrow<Evaluation>>(cell: &Cell<R>) -> serde_json::Value {
     let mut document = json!({
         "method": cell.method,
         "memory": cell.memory,

@@ -6,7 +6,7 @@ use super::cells::Spread;
 
 /// What stands in one place of a table.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     Empty,
     /// Words, whosever they are.
     Text(String),
@@ -17,17 +17,17 @@ pub enum Value {
 }
 
 impl Value {
-    pub fn number(number: impl ToString) -> Value {
+    pub(crate) fn number(number: impl ToString) -> Value {
         Value::Number(number.to_string())
     }
 
     /// A fraction in per cent.
-    pub fn percent(fraction: f64) -> Value {
+    pub(crate) fn percent(fraction: f64) -> Value {
         Value::Number(format!("{:.1}", 100.0 * fraction))
     }
 
     /// As people read it.
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match self {
             Value::Empty | Value::Spread(None) => String::new(),
             Value::Text(text) | Value::Number(text) => text.clone(),
@@ -63,34 +63,34 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Table {
+    pub(crate) fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Table {
         Table { header: header.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
     /// Adds a row; missing values at its end stay empty.
-    pub fn row<V: Into<Value>>(&mut self, values: impl IntoIterator<Item = V>) {
+    pub(crate) fn row<V: Into<Value>>(&mut self, values: impl IntoIterator<Item = V>) {
         let mut values: Vec<Value> = values.into_iter().map(Into::into).collect();
         values.resize(self.header.len(), Value::Empty);
         self.rows.push(values);
     }
 
     /// Adds a column on the right; missing values at its end stay empty.
-    pub fn column(&mut self, name: impl Into<String>, values: impl IntoIterator<Item = Value>) {
+    pub(crate) fn column(&mut self, name: impl Into<String>, values: impl IntoIterator<Item = Value>) {
         self.header.push(name.into());
         let mut values = values.into_iter();
         self.rows.iter_mut().for_each(|row| row.push(values.next().unwrap_or(Value::Empty)));
     }
 
-    pub fn header(&self) -> &[String] {
+    pub(crate) fn header(&self) -> &[String] {
         &self.header
     }
 
-    pub fn rows(&self) -> &[Vec<Value>] {
+    pub(crate) fn rows(&self) -> &[Vec<Value>] {
         &self.rows
     }
 
     /// Whether a column holds numbers, and so aligns to the right.
-    pub fn is_numeric(&self, column: usize) -> bool {
+    pub(crate) fn is_numeric(&self, column: usize) -> bool {
         self.rows.iter().all(|row| !matches!(row[column], Value::Text(_)))
     }
 
@@ -130,7 +130,7 @@ impl Table {
 
     /// A list of rows, each an object by the header's names: a number as it is shown, a mean with its deviation in per cent, null for
     /// nothing.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         let cell = |value: &Value| match value {
             Value::Empty | Value::Spread(None) => serde_json::Value::Null,
             Value::Text(text) => text.as_str().into(),
@@ -188,12 +188,12 @@ fn harmless(text: &str) -> String {
 }
 
 /// A text for a terminal: of what would move the cursor or change colours, only the name.
-pub fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// A text as a line of GitHub's Markdown that shows it as it is: nothing of it is a mark, and a line break is a space.
-pub fn markdown(text: &str) -> String {
+pub(crate) fn markdown(text: &str) -> String {
     let mut escaped = String::new();
     let mut chars = text.chars().peekable();
     let mut last = ' ';

@@ -17,7 +17,7 @@ use crate::seal;
 /// TensorBoard draws a point twice that stands in its files twice, and a resumed run goes over some of its way again. So
 /// the events of a run are always those of its log, which has every line once: old event files go, and the log is
 /// followed from its beginning.
-pub struct TensorBoard<'a> {
+pub(crate) struct TensorBoard<'a> {
     run: PathBuf,
     next: &'a mut dyn Observer,
     /// From the first iteration or evaluation on: only then has a resumed run tidied its log.
@@ -37,13 +37,13 @@ struct Events {
 
 impl<'a> TensorBoard<'a> {
     /// For the run in the directory `run`.
-    pub fn new(run: &Path, next: &'a mut dyn Observer) -> TensorBoard<'a> {
+    pub(crate) fn new(run: &Path, next: &'a mut dyn Observer) -> TensorBoard<'a> {
         TensorBoard { run: run.to_path_buf(), next, open: None, failed: None }
     }
 
     /// To be called after the run: writes what is left (of a run that was finished before, everything), and tells what
     /// kept events from being written.
-    pub fn finish(mut self, evaluation: &Evaluation) -> Result<()> {
+    pub(crate) fn finish(mut self, evaluation: &Evaluation) -> Result<()> {
         self.follow(Some(evaluation));
         self.failed.map_or(Ok(()), Err)
     }

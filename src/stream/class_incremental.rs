@@ -8,7 +8,7 @@ use crate::rng::{rng, shuffle};
 
 /// In which order classes arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClassOrder {
+pub(crate) enum ClassOrder {
     /// A permutation drawn with this seed.
     Seed(u64),
     /// This one: every class of the data set once.
@@ -19,7 +19,7 @@ pub enum ClassOrder {
 /// others; where they do not divide evenly, the first of those have one more. It is an error of input if there are
 /// fewer classes than tasks, if a class has no training sample, or if a given order is no permutation of the
 /// classes.
-pub fn class_incremental(
+pub(crate) fn class_incremental(
     items: &[Item],
     tasks: usize,
     first_task: Option<usize>,

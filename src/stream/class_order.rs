@@ -17,7 +17,7 @@ const BUNDLED: [(&str, &str); 5] = [
 ];
 
 /// The text of a list of classes: a bundled one by its name, or a file. Fails when there is neither.
-pub fn class_list(name: &str) -> Result<Cow<'static, str>> {
+pub(crate) fn class_list(name: &str) -> Result<Cow<'static, str>> {
     if let Some((_, text)) = BUNDLED.iter().find(|(known, _)| *known == name) {
         return Ok(Cow::Borrowed(text));
     }

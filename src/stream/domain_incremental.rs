@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// A step for each domain of `order`; domains that it does not name are left out. `names` are the domains' names by
 /// index, for tables; a domain beyond them is called `domain <index>`. It is an error of input if a domain is named
 /// twice or has no training sample.
-pub fn domain_incremental(items: &[Item], order: &[u32], names: &[String]) -> Result<Stream> {
+pub(crate) fn domain_incremental(items: &[Item], order: &[u32], names: &[String]) -> Result<Stream> {
     if order.is_empty() {
         return Err(Error::input("a domain-incremental stream needs at least one domain"));
     }

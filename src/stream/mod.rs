@@ -14,16 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub use class_incremental::{ClassOrder, class_incremental};
-pub use class_order::{class_list, parse_class_order};
-pub use domain_incremental::domain_incremental;
-pub use numpy::{permutation, seed_of};
-pub use single::single;
-pub use time_incremental::time_incremental;
+pub(crate) use class_incremental::{ClassOrder, class_incremental};
+pub(crate) use class_order::class_list;
+pub use class_order::parse_class_order;
+pub(crate) use domain_incremental::domain_incremental;
+pub(crate) use numpy::{permutation, seed_of};
+pub(crate) use single::single;
+pub(crate) use time_incremental::time_incremental;
 
 /// What a stream knows about one sample; a sample's place in the slice is its index in the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Item {
+pub(crate) struct Item {
     pub class: u32,
     pub domain: u32,
     /// In the unit of the periods: a year.
@@ -32,15 +33,21 @@ pub struct Item {
     pub train: bool,
 }
 
+/// What parts the steps of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamKind {
+    /// Nothing: one step with everything.
     Single,
+    /// Classes: each step brings new ones.
     ClassIncremental,
+    /// Domains: each step brings one.
     DomainIncremental,
+    /// Years: each step brings a period.
     TimeIncremental,
 }
 
+/// What one step brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// For tables: `task 3`, a domain's name, `2015-2016`.
@@ -53,9 +60,11 @@ pub struct Step {
     pub classes: Vec<u32>,
 }
 
+/// A data set as it arrives, step by step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
-    pub kind: StreamKind,
+    pub(crate) kind: StreamKind,
+    /// In the order in which they arrive.
     pub steps: Vec<Step>,
     /// Every class in the order of its first appearance.
     pub class_order: Vec<u32>,

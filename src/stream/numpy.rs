@@ -58,7 +58,7 @@ impl Mt19937 {
 }
 
 /// What numpy's `random.seed(seed)` and `random.permutation(count)` give: the numbers 0 to `count` - 1.
-pub fn permutation(seed: u32, count: usize) -> Vec<u32> {
+pub(crate) fn permutation(seed: u32, count: usize) -> Vec<u32> {
     let mut generator = Mt19937::new(seed);
     let mut order: Vec<u32> = (0..count as u32).collect();
     for place in (1..count).rev() {
@@ -68,7 +68,7 @@ pub fn permutation(seed: u32, count: usize) -> Vec<u32> {
 }
 
 /// The seed that `numpy:SEED` names; `None` where `name` is no such thing. Fails when the seed is none of numpy's.
-pub fn seed_of(name: &str) -> Option<Result<u32>> {
+pub(crate) fn seed_of(name: &str) -> Option<Result<u32>> {
     let seed = name.strip_prefix("numpy:")?;
     Some(seed.trim().parse().map_err(|_| {
         Error::input(format!(

@@ -4,7 +4,7 @@ use super::{Item, Stream, StreamKind, collect};
 use crate::error::Result;
 
 /// One step with all samples; there may be none to train on, for a model that is only tested.
-pub fn single(items: &[Item]) -> Result<Stream> {
+pub(crate) fn single(items: &[Item]) -> Result<Stream> {
     let steps = collect(items, vec!["all".into()], |_| Some(0))?;
     Ok(Stream::new(StreamKind::Single, steps))
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 /// A step for each period. `periods` are the last years of them, ascending: [2014, 2016] means `<=2014` and
 /// `2015-2016`. It is an error of input if the years do not ascend, if a sample is later than the last, or if a
 /// period has no training sample.
-pub fn time_incremental(items: &[Item], periods: &[i32]) -> Result<Stream> {
+pub(crate) fn time_incremental(items: &[Item], periods: &[i32]) -> Result<Stream> {
     let Some(last) = periods.last() else {
         return Err(Error::input("a time-incremental stream needs at least one period"));
     };

@@ -10,7 +10,8 @@ mod step;
 mod texts;
 
 pub use objective::{Loaded, Models, Objective, Path, Planned, Recipe, Scores, key_of};
-pub use optimizer::{Optimizer, OptimizerSettings, OptimizerState};
+pub(crate) use optimizer::OptimizerState;
+pub use optimizer::{Optimizer, OptimizerSettings};
 pub use order::Order;
 pub use schedule::Schedule;
 pub use spec::TrainerSpec;

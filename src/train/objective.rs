@@ -17,7 +17,9 @@ use crate::ops::{Device, Plan, Stats};
 /// The model in training, and the frozen ones in use: teachers, earlier extractors.
 #[derive(Clone, Copy)]
 pub struct Models<'a> {
+    /// In training: weights, activations of the batch, gradients.
     pub clip: &'a Clip,
+    /// Those that hold a model by now; the teacher, where a method has one, is number 0.
     pub frozen: &'a [Frozen],
     /// The parameters that the step started from; empty where they are not kept.
     pub start: Stats,
@@ -28,6 +30,7 @@ pub struct Models<'a> {
 pub struct Loaded {
     /// Every view counted.
     pub images: usize,
+    /// Distinct ones, and the length that they run at.
     pub texts: LoadedTexts,
 }
 
@@ -100,8 +103,10 @@ pub trait Objective {
         None
     }
 
-    /// Takes in the gradients of a batch while a step closes, and once all `batches` were.
+    /// Takes in the gradients of a batch of a pass that closes a step.
     fn gather(&self, _device: &mut dyn Device, _clip: &Clip) {}
+
+    /// Once all `batches` of that pass were gathered.
     fn gathered(&self, _device: &mut dyn Device, _batches: usize) {}
 
     /// Scores of the images that `vision` has seen, `[images, columns]`, where the method has a head; the first columns are the classes
@@ -120,6 +125,7 @@ pub trait Objective {
 /// What a head says of images, row by row.
 #[derive(Clone, Debug)]
 pub struct Scores {
+    /// `[images, columns]`, row-major.
     pub values: Vec<f32>,
     /// Of a row: the classes, and a few more that mean nothing.
     pub columns: usize,
@@ -166,8 +172,11 @@ pub trait Recipe {
 /// What is planned already where an objective is.
 #[derive(Clone, Copy)]
 pub struct Planned<'a> {
+    /// Sizes and budgets that the trainer was asked for.
     pub spec: &'a TrainerSpec,
+    /// Its spans, with room for a batch in training.
     pub clip: &'a Clip,
+    /// As many as [`Recipe::frozen`] asks for.
     pub frozen: &'a [Frozen],
     /// Images of the largest batch, of training and of evaluation.
     pub images: usize,

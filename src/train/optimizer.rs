@@ -16,8 +16,11 @@ use crate::ops::{Device, Plan, Stats};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerSettings {
+    /// Of the first moment, in [0, 1).
     pub beta1: f64,
+    /// Of the second moment, in [0, 1).
     pub beta2: f64,
+    /// Added to the root of the second moment; above 0.
     pub eps: f64,
     /// Applied to matrices and embeddings alone.
     pub weight_decay: f64,
@@ -31,6 +34,7 @@ impl Default for OptimizerSettings {
     }
 }
 
+/// AdamW (arXiv 1711.05101) with its moments on the device, over what a model can train.
 pub struct Optimizer {
     settings: OptimizerSettings,
     /// Master weights and their copy over the whole arena; gradients and moments of what can be trained.
@@ -47,7 +51,7 @@ pub struct Optimizer {
 
 /// Moments on the host, as a checkpoint holds them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OptimizerState {
+pub(crate) struct OptimizerState {
     pub first_moment: Vec<f32>,
     pub second_moment: Vec<f32>,
     pub steps: u64,
@@ -55,7 +59,7 @@ pub struct OptimizerState {
 
 impl Optimizer {
     /// Plans for what `clip` can train, and trains all of it until [`Optimizer::train`].
-    pub fn plan(plan: &mut Plan, settings: &OptimizerSettings, clip: &Clip) -> Optimizer {
+    pub(crate) fn plan(plan: &mut Plan, settings: &OptimizerSettings, clip: &Clip) -> Optimizer {
         let (list, gradients) = (&clip.parameters, clip.weights.gradients);
         plan.section("optimiser", |plan| Optimizer {
             settings: settings.clone(),
@@ -83,7 +87,7 @@ impl Optimizer {
 
     /// Trains `some` of what was planned for from now on, and leaves the rest as it is: what is not trained has no gradient, and must not
     /// decay either. `spared` is trained without weight decay.
-    pub fn train(&mut self, list: &ParameterList, some: &Trainable, spared: &[Range<usize>]) {
+    pub(crate) fn train(&mut self, list: &ParameterList, some: &Trainable, spared: &[Range<usize>]) {
         self.pieces = list.trainable().pieces(some);
         self.decays = list.decayed();
         for spared in spared {
@@ -97,12 +101,12 @@ impl Optimizer {
     }
 
     /// Tells lists of launches apart: of everything on the host that [`Optimizer::update`] depends on.
-    pub fn key(&self) -> u64 {
+    pub(crate) fn key(&self) -> u64 {
         key_of((&self.pieces, &self.decays))
     }
 
     /// What is trained.
-    pub fn pieces(&self) -> &[Piece] {
+    pub(crate) fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
@@ -124,7 +128,7 @@ impl Optimizer {
     }
 
     /// Counts the step that is launched: the next one's batch may be sent before this one is done.
-    pub fn count(&mut self) {
+    pub(crate) fn count(&mut self) {
         self.steps += 1;
     }
 
@@ -163,7 +167,7 @@ impl Optimizer {
         Ok(gradient_norm)
     }
 
-    pub fn state(&self, device: &dyn Device) -> OptimizerState {
+    pub(crate) fn state(&self, device: &dyn Device) -> OptimizerState {
         OptimizerState {
             first_moment: device.read_vec(self.arenas.first_moment),
             second_moment: device.read_vec(self.arenas.second_moment),
@@ -171,7 +175,7 @@ impl Optimizer {
         }
     }
 
-    pub fn restore(&mut self, device: &mut dyn Device, state: &OptimizerState) {
+    pub(crate) fn restore(&mut self, device: &mut dyn Device, state: &OptimizerState) {
         device.write(self.arenas.first_moment, &state.first_moment);
         device.write(self.arenas.second_moment, &state.second_moment);
         self.steps = state.steps;

@@ -28,16 +28,17 @@ impl Order {
     }
 
     /// What it draws from.
-    pub fn pool(&self) -> &[u32] {
+    pub(crate) fn pool(&self) -> &[u32] {
         &self.pool
     }
 
+    /// Batches of the whole step.
     pub fn iterations(&self) -> usize {
         self.iterations
     }
 
     /// Epochs, the last perhaps a part.
-    pub fn epochs(&self) -> usize {
+    pub(crate) fn epochs(&self) -> usize {
         self.iterations.div_ceil(self.per_epoch)
     }
 

@@ -3,6 +3,7 @@
 /// The schedule of one step of a run (docs/methods.md section 6).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
+    /// The learning rate after the warm-up, the highest.
     pub maximum: f64,
     /// Iterations of warm-up; 0 where a step has none.
     pub warmup: usize,

@@ -9,14 +9,17 @@ use crate::model::spec::ModelSpec;
 /// What a trainer is planned for, beside what its method asks for.
 #[derive(Clone, Debug)]
 pub struct TrainerSpec {
+    /// Sizes of the CLIP.
     pub model: ModelSpec,
     /// Images of a batch, every view counted, and distinct texts.
     pub capacity: Capacity,
+    /// AdamW's settings but the learning rate.
     pub optimizer: OptimizerSettings,
     /// Whether the logit scale is trained; a pretrained model's is usually left alone.
     pub learn_logit_scale: bool,
     /// Samples in the data set, for the moving averages.
     pub samples: usize,
+    /// Classes in the data set, of all steps.
     pub classes: usize,
     /// There are class prompts among the texts.
     pub by_class: bool,

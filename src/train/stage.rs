@@ -16,16 +16,19 @@ pub enum Stage {
 /// A stage of a step, and what it draws from.
 #[derive(Clone, Copy, Debug)]
 pub struct StageView<'a> {
+    /// What is trained or closed.
     pub stage: Stage,
     /// From 0.
     pub step: usize,
-    /// Classes seen before the step, and with it.
+    /// Classes seen before the step.
     pub before: usize,
+    /// Those of the step included.
     pub seen: usize,
     /// How many samples of each class the stage draws from, in the order of the stream.
     pub counts: &'a [usize],
     /// pi: each class's fraction of them, in the data set's order.
     pub shares: &'a [f32],
+    /// The run's, for what a method draws.
     pub seed: u64,
 }
 

@@ -17,17 +17,22 @@ use crate::ops::{Backend, Device, Plan, RecordKey, Stats};
 
 /// A model in training on a device.
 pub struct Trainer {
+    /// Holds all that was planned.
     pub device: Box<dyn Device>,
+    /// With memory for a batch in training.
     pub clip: Clip,
     /// The same weights with memory for evaluation.
-    pub evaluation: Clip,
-    /// Teachers and earlier extractors, and how many of them are in use.
+    pub(crate) evaluation: Clip,
+    /// Teachers and earlier extractors.
     pub frozen: Vec<Frozen>,
+    /// How many of `frozen`, from the first on, hold a model by now.
     pub frozen_in_use: usize,
+    /// What the method minimises.
     pub objective: Box<dyn Objective>,
+    /// Updates what the stage trains.
     pub optimizer: Optimizer,
     /// The parameters that the step started from; empty where they are not kept.
-    pub start: Stats,
+    pub(crate) start: Stats,
     learn_logit_scale: bool,
     full_context: bool,
     loaded: Loaded,
@@ -40,6 +45,7 @@ pub struct Trainer {
 pub struct TrainBatch<'a> {
     /// u8 `[views * samples, size, size, 3]`, view by view.
     pub pixels: &'a [u8],
+    /// The batch's distinct prompts; none where the objective reads no texts.
     pub texts: Option<&'a BatchTexts<'a>>,
     /// Place of each sample in the data set `[samples]`.
     pub slot: &'a [u32],
@@ -47,14 +53,16 @@ pub struct TrainBatch<'a> {
     pub labels: &'a [u32],
     /// Whether each sample is of the step itself, not of the memory `[samples]`.
     pub own: &'a [bool],
-    /// The stage's epoch, from 0, and how many it has.
+    /// The stage's epoch, from 0.
     pub epoch: usize,
+    /// Epochs of the stage.
     pub epochs: usize,
 }
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
+    /// The batch's loss, penalties included.
     pub loss: f32,
     /// Before clipping.
     pub gradient_norm: f32,
@@ -62,7 +70,7 @@ pub struct StepReport {
 
 impl Trainer {
     /// The trainer's memory, section by section, and what to build it from.
-    pub fn plan<B: Backend>(
+    pub(crate) fn plan<B: Backend>(
         spec: &TrainerSpec,
         recipe: &dyn Recipe,
         evaluation: Capacity,
@@ -175,7 +183,7 @@ impl Trainer {
     }
 
     /// Sends a batch. A device that works on its own may still be at the step before.
-    pub fn load(&mut self, batch: TrainBatch, learning_rate: f64) {
+    pub(crate) fn load(&mut self, batch: TrainBatch, learning_rate: f64) {
         let Trainer { device, clip, objective, .. } = self;
         let images = batch.pixels.len() / (3 * clip.spec.vision_cfg.image_size.pow(2));
         assert!(images <= clip.capacity.images, "the batch is larger than planned");
@@ -204,7 +212,7 @@ impl Trainer {
     }
 
     /// Starts the step on the loaded batch. A device that works on its own may return before it is done.
-    pub fn launch(&mut self) {
+    pub(crate) fn launch(&mut self) {
         self.optimizer.count();
         let Trainer { device, clip, frozen, objective, optimizer, loaded, learn_logit_scale, key, .. } = self;
         let models = Models { clip, frozen: &frozen[..self.frozen_in_use], start: self.start };
@@ -223,7 +231,7 @@ impl Trainer {
 
     /// What the launched step came to, once it is done. Fails when the loss or the gradient is not finite, or when the device
     /// failed. Where the gradient's norm is not finite the parameters are as they were before the step.
-    pub fn finish(&mut self) -> Result<StepReport> {
+    pub(crate) fn finish(&mut self) -> Result<StepReport> {
         let loss = self.loss();
         self.device.health()?;
         if !loss.is_finite() {

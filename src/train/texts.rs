@@ -15,16 +15,12 @@ impl TextBank {
         self.tokens.len() as u32 - 1
     }
 
-    pub fn tokens(&self, text: u32) -> &[u32] {
+    pub(crate) fn tokens(&self, text: u32) -> &[u32] {
         &self.tokens[text as usize]
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.tokens.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
     }
 
     /// The distinct prompts of a batch whose samples have the prompts `texts`.

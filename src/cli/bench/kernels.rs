@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use perennial::check::{self, Case, Operands, Purpose, Visitor};
-use perennial::error::{Error, Result};
-use perennial::model::spec::ModelSpec;
-use perennial::ops::linear::{Epilogue, Linear, LinearShape};
-use perennial::ops::{AnyOp, Backend, Cost, Plan};
 use serde_json::{Value, json};
 
 use super::super::output::put;
 use super::median;
+use crate::check::{self, Case, Operands, Purpose, Visitor};
+use crate::error::{Error, Result};
+use crate::model::spec::ModelSpec;
+use crate::ops::linear::{Epilogue, Linear, LinearShape};
+use crate::ops::{AnyOp, Backend, Cost, Plan};
 
-pub fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Result<Value> {
+pub(crate) fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Result<Value> {
     let ceilings = Ceilings::measure::<D>(place)?;
     let mut table = Table::<D> { place, spec, batch, ceilings, rows: Vec::new() };
     put!("{:<24} {:<26} {:>10} {:>10} {:>8} {:>8}", "op", "shape", "us", "GFLOP/s", "GB/s", "% floor");
@@ -26,7 +26,7 @@ pub fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Re
 }
 
 /// What a device can do at best.
-pub struct Ceilings {
+pub(crate) struct Ceilings {
     pub device: String,
     /// Operations a second, of products.
     operations: f64,
@@ -36,7 +36,7 @@ pub struct Ceilings {
 
 impl Ceilings {
     /// Measures them, in the same run as all that is held against them.
-    pub fn measure<D: Backend>(place: &D::Place) -> Result<Ceilings> {
+    pub(crate) fn measure<D: Backend>(place: &D::Place) -> Result<Ceilings> {
         // A product large enough to fill a GPU where there is one.
         let side = if D::CACHE_BYTES > 0 { 8192 } else { 1024 };
         let mut operands = Operands::new::<D>(Purpose::Bench, 0, "product");
@@ -65,7 +65,7 @@ impl Ceilings {
     }
 
     /// The shortest time, in seconds, that an op of this cost can take.
-    pub fn floor(&self, cost: Cost) -> f64 {
+    pub(crate) fn floor(&self, cost: Cost) -> f64 {
         (cost.operations as f64 / self.operations).max(cost.bytes as f64 / self.bytes)
     }
 }

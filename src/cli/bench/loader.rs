@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use perennial::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
-use perennial::data::{self, Source, Split};
-use perennial::error::{Error, Result};
-use perennial::rng::{below, rng};
 use serde_json::{Value, json};
 
 use super::super::output::put;
+use crate::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
+use crate::data::{self, Source, Split};
+use crate::error::{Error, Result};
+use crate::rng::{below, rng};
 
 #[derive(clap::Args)]
 #[group(skip)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Loader: a format of data
     #[arg(long, default_value = "folder", value_name = "NAME")]
     data: String,
@@ -32,7 +32,7 @@ pub struct Arguments {
     loader_threads: usize,
 }
 
-pub fn bench(arguments: &Arguments, batch: usize) -> Result<Value> {
+pub(crate) fn bench(arguments: &Arguments, batch: usize) -> Result<Value> {
     let dataset = Arc::new(data::open(&Source::new(&arguments.data, arguments.folder.as_deref()))?);
     let size = usize::from(arguments.image_size);
     put!("{dataset:?}; {} threads, {size} x {size} pixels, batch {batch}", arguments.loader_threads);

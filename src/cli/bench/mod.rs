@@ -7,18 +7,18 @@ mod trace;
 
 use std::path::PathBuf;
 
-use perennial::data::text::tokenizer::Tokenizer;
-use perennial::data::{self, Source};
-use perennial::error::{Error, Result};
-use perennial::files::{check_writable, write_atomically};
-use perennial::model::spec::ModelSpec;
-use perennial::train::TextBank;
 use serde_json::{Value, json};
 
 use super::compute::{Compute, on_device};
+use crate::data::text::tokenizer::Tokenizer;
+use crate::data::{self, Source};
+use crate::error::{Error, Result};
+use crate::files::{check_writable, write_atomically};
+use crate::model::spec::ModelSpec;
+use crate::train::TextBank;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A whole training step, each op beside what the device could do, or the loading of a data set
     #[arg(value_enum, default_value = "step")]
     what: What,
@@ -49,7 +49,7 @@ enum What {
     Loader,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let batch = arguments.batch as usize;
     if let Some(file) = &arguments.trace {
         if !matches!(arguments.what, What::Step) {

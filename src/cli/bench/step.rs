@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use perennial::error::Result;
-use perennial::method::{self, Method};
-use perennial::model::clip::Capacity;
-use perennial::model::spec::ModelSpec;
-use perennial::ops::{Backend, Plan};
-use perennial::rng::{rng, unit};
-use perennial::train::{BatchTexts, OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
 use serde_json::{Value, json};
 
 use super::super::output::put;
 use super::{captions, median};
+use crate::error::Result;
+use crate::method::{self, Method};
+use crate::model::clip::Capacity;
+use crate::model::spec::ModelSpec;
+use crate::ops::{Backend, Plan};
+use crate::rng::{rng, unit};
+use crate::train::{BatchTexts, OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// Distinct batches, used in turn.
 const BATCHES: usize = 4;
@@ -20,7 +20,7 @@ const BATCHES: usize = 4;
 const WARM_UP: usize = 3 * BATCHES;
 
 /// What a model is trained on here: captions and noise.
-pub struct Data<'a> {
+pub(crate) struct Data<'a> {
     spec: &'a ModelSpec,
     batch: usize,
     bank: TextBank,
@@ -31,7 +31,7 @@ pub struct Data<'a> {
 }
 
 impl<'a> Data<'a> {
-    pub fn new(spec: &'a ModelSpec, batch: usize) -> Result<Data<'a>> {
+    pub(crate) fn new(spec: &'a ModelSpec, batch: usize) -> Result<Data<'a>> {
         let bank = captions(spec, batch * BATCHES)?;
         let mut generator = rng(0, "pixels", &[]);
         let noise: Vec<u8> = (0..1 << 20).map(|_| (unit(&mut generator) * 256.0) as u8).collect();
@@ -42,7 +42,7 @@ impl<'a> Data<'a> {
     }
 
     /// How to train.
-    pub fn trainer(&self) -> TrainerSpec {
+    pub(crate) fn trainer(&self) -> TrainerSpec {
         TrainerSpec {
             model: self.spec.clone(),
             capacity: Capacity { images: self.batch, texts: self.batch },
@@ -55,11 +55,11 @@ impl<'a> Data<'a> {
         }
     }
 
-    pub fn texts(&self) -> Vec<BatchTexts<'_>> {
+    pub(crate) fn texts(&self) -> Vec<BatchTexts<'_>> {
         self.numbers.chunks(self.batch).map(|numbers| self.bank.batch(numbers)).collect()
     }
 
-    pub fn batches<'b>(&'b self, texts: &'b [BatchTexts]) -> Vec<TrainBatch<'b>> {
+    pub(crate) fn batches<'b>(&'b self, texts: &'b [BatchTexts]) -> Vec<TrainBatch<'b>> {
         let batch = |i: usize| TrainBatch {
             pixels: &self.pixels[i],
             texts: Some(&texts[i]),
@@ -71,14 +71,14 @@ impl<'a> Data<'a> {
 }
 
 /// The method whose step is measured.
-pub fn infonce() -> Box<dyn Method> {
+pub(crate) fn infonce() -> Box<dyn Method> {
     method::find("sequential").expect("the program has it").open_default()
 }
 
 /// The evaluation that is planned beside training: none.
-pub const NO_EVALUATION: Capacity = Capacity { images: 1, texts: 1 };
+pub(crate) const NO_EVALUATION: Capacity = Capacity { images: 1, texts: 1 };
 
-pub fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
+pub(crate) fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
     let data = Data::new(spec, batch)?;
     let (plan, build) = Trainer::plan::<D>(&data.trainer(), &*infonce(), NO_EVALUATION);
     let mut trainer = build(D::with_plan(place, &plan)?);

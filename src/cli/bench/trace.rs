@@ -2,24 +2,24 @@
 
 use std::path::Path;
 
-use perennial::error::Result;
-use perennial::files::write_atomically;
-use perennial::model::spec::ModelSpec;
-use perennial::ops::Backend;
-use perennial::ops::trace::{Activity, Event, Trace, Traced};
-use perennial::train::Trainer;
 use serde_json::{Value, json};
 
 use super::super::output::put;
 use super::kernels::Ceilings;
 use super::step::{Data, NO_EVALUATION, infonce};
+use crate::error::Result;
+use crate::files::write_atomically;
+use crate::model::spec::ModelSpec;
+use crate::ops::Backend;
+use crate::ops::trace::{Activity, Event, Trace, Traced};
+use crate::train::Trainer;
 
 /// Steps before the one that is traced: threads' workspaces have grown then, and tables were sent.
 const WARM_UP: usize = 2;
 
 /// Writes a trace of one step to `file`: the step, its phases, and in them every op with its shape, its cost, and the share of its
 /// time that the op must take on this device.
-pub fn trace<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, file: &Path) -> Result<()> {
+pub(crate) fn trace<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, file: &Path) -> Result<()> {
     let ceilings = Ceilings::measure::<D>(place)?;
     let data = Data::new(spec, batch)?;
     let mut trainer = Trainer::new::<Traced<D>>(place, &data.trainer(), &*infonce(), NO_EVALUATION)?;

@@ -50,7 +50,7 @@ impl Layout {
 }
 
 /// CIFAR-10.
-pub fn open_10(source: &Source) -> Result<Dataset> {
+pub(crate) fn open_10(source: &Source) -> Result<Dataset> {
     open(
         source,
         &Layout {
@@ -73,7 +73,7 @@ pub fn open_10(source: &Source) -> Result<Dataset> {
 }
 
 /// CIFAR-100 with its 100 fine classes.
-pub fn open_100(source: &Source) -> Result<Dataset> {
+pub(crate) fn open_100(source: &Source) -> Result<Dataset> {
     open(
         source,
         &Layout {

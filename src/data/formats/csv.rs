@@ -30,12 +30,15 @@ pub struct CsvSettings {
     pub test: Vec<String>,
     /// What parts the columns: `,` or a tab; empty for what the file's ending says: a tab in `.tsv` and `.txt`, else a comma.
     pub separator: String,
+    /// Whether quotes enclose cells.
     pub quotes: Quotes,
     /// The column with the path of the picture, relative to the data set's folder.
     pub image: String,
+    /// The column with the text that belongs to the picture.
     pub caption: String,
     /// The class: names, or whole numbers from 0 on; where most are numbers, all must be.
     pub label: String,
+    /// The column with a domain's name.
     pub domain: String,
     /// A year, a date that begins with one, or seconds since 1970.
     pub time: String,

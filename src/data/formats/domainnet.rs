@@ -21,7 +21,7 @@ const LISTS: [(&str, Split); 2] = [("_train.txt", Split::Train), ("_test.txt", S
 ///
 /// Fails when there is none, when one of a domain's two is missing or has no lines, when a line has no class, when a class has two
 /// names or a name two classes, or when a path is listed twice; the error names the file and the line.
-pub fn open(source: &Source) -> Result<Dataset> {
+pub(crate) fn open(source: &Source) -> Result<Dataset> {
     let folder = source.folder()?;
     let wrong = |cause: std::io::Error| Error::reading(folder, cause);
     let mut domains = Vec::new();

@@ -135,13 +135,13 @@ impl Images for Tiles {
 #[derive(Debug)]
 pub struct Index {
     /// Readable names, sorted.
-    pub classes: Vec<String>,
+    pub(crate) classes: Vec<String>,
     /// In the order in which the file names them first.
-    pub domains: Vec<String>,
+    pub(crate) domains: Vec<String>,
     /// In the file's order.
-    pub samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
     /// Domain and tile of each sample.
-    pub tiles: Vec<(u32, u32)>,
+    pub(crate) tiles: Vec<(u32, u32)>,
     file: String,
     /// The column that holds the tile, counted from 0.
     tile_column: usize,

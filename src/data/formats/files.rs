@@ -8,7 +8,7 @@ use crate::data::{Images, broken};
 use crate::error::Result;
 
 /// Pictures in files of their own.
-pub struct PictureFiles {
+pub(crate) struct PictureFiles {
     pub folder: PathBuf,
     /// Of each sample, relative to `folder`, or absolute.
     pub paths: Vec<Box<str>>,
@@ -25,10 +25,10 @@ impl Images for PictureFiles {
 }
 
 /// A row of a list: the list's place among others, and the line, from 1.
-pub type Place = (u32, u32);
+pub(crate) type Place = (u32, u32);
 
 /// Pictures in files of their own that lists name; an error about one names the list and the line.
-pub struct ListedFiles {
+pub(crate) struct ListedFiles {
     pub pictures: PictureFiles,
     /// Names of the lists.
     pub lists: Vec<String>,

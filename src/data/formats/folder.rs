@@ -1,7 +1,7 @@
 //! A folder of pictures for each class, by the rules of torchvision's ImageFolder.
 //!
 //! `root/train/CLASS/...` and `root/val/CLASS/...` (or `root/test/CLASS/...`; where there are both, `val` is read: ImageNet's `test`
-//! has no classes), or `root/CLASS/...` for test samples alone. Pictures are the files of [`picture::ENDINGS`], in small or capital
+//! has no classes), or `root/CLASS/...` for test samples alone. Pictures are the files of `picture::ENDINGS`, in small or capital
 //! letters, at any depth below their class; all whose name begins with a dot are none. Classes are sorted by the names of their folders,
 //! or by their numbers where all names are whole numbers and a list gives readable names in order; a class's pictures by their paths.
 //! What is passed over is counted and named, and folders that look like splits are never taken for classes.
@@ -49,7 +49,9 @@ const DEEPEST: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitSettings {
+    /// The folder of the training pictures, relative to the data set's.
     pub train: String,
+    /// That of the test pictures, likewise.
     pub test: String,
 }
 

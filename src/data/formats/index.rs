@@ -26,7 +26,7 @@ const YOUNG: Duration = Duration::from_secs(2);
 
 /// A folder or a file that an index was made from, as it was then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Relative to the data set's folder.
     path: String,
     /// Nanoseconds since 1970.
@@ -36,7 +36,7 @@ pub struct Stamp {
 
 impl Stamp {
     /// `path` in `folder` as it is now. A folder's length differs between file systems, and is taken as 0.
-    pub fn of(folder: &Path, path: &str) -> Result<Stamp> {
+    pub(crate) fn of(folder: &Path, path: &str) -> Result<Stamp> {
         let whole = folder.join(path);
         let wrong = |cause: std::io::Error| Error::reading(&whole, cause);
         let data = fs::metadata(&whole).map_err(wrong)?;
@@ -46,12 +46,12 @@ impl Stamp {
     }
 
     /// Whether it is the stamp of `path`.
-    pub fn is_of(&self, path: &str) -> bool {
+    pub(crate) fn is_of(&self, path: &str) -> bool {
         self.path == path
     }
 
     /// Bytes of the file; 0 of a folder.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.len
     }
 
@@ -74,7 +74,7 @@ struct Kept<T> {
 ///
 /// A file's hash tells accidents alone, so `fits` says whether what was kept could be what `make` finds: everything that is relied
 /// on without another look.
-pub fn kept<T: Serialize + DeserializeOwned>(
+pub(crate) fn kept<T: Serialize + DeserializeOwned>(
     folder: &Path,
     kind: &str,
     question: &str,
@@ -139,7 +139,7 @@ fn places(folder: &Path, kind: &str) -> Vec<PathBuf> {
 }
 
 /// The program's folder among the user's caches.
-pub fn cache_folder() -> Option<PathBuf> {
+pub(crate) fn cache_folder() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
     Some(cache.join("perennial"))

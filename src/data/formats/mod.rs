@@ -15,13 +15,13 @@
 //! | `time.rs` | from a date or a timestamp to a year |
 //! | `index.rs` | indexes of data sets that are slow to list, kept |
 
-pub mod cifar;
+pub(crate) mod cifar;
 pub mod csv;
-pub mod domainnet;
+pub(crate) mod domainnet;
 pub mod emoji;
 pub(in crate::data) mod files;
 pub mod folder;
-pub mod index;
+pub(crate) mod index;
 pub mod packed;
 mod rows;
 pub mod time;
@@ -61,7 +61,7 @@ impl Source {
     }
 
     /// The folder. Fails where none is given, or where it is none: a format that does not come with the program needs one.
-    pub fn folder(&self) -> Result<&Path> {
+    pub(crate) fn folder(&self) -> Result<&Path> {
         let Some(folder) = &self.folder else {
             return Err(Error::input(format!(
                 "the data set '{}' does not come with the program: say where its folder is (data.folder, or --folder)",
@@ -95,7 +95,7 @@ const FORMATS: [Format; 8] = [
 ];
 
 /// The names that [`open`] knows.
-pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+pub(crate) fn names() -> impl Iterator<Item = &'static str> + Clone {
     FORMATS.iter().map(|format| format.name)
 }
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 16 | `perennial packed` |
 //! | pictures | one after the other, [edge, edge, 3], height, width, RGB; `edge` is the split's |
-//! | index | JSON: [`Index`] |
+//! | index | JSON: `Index` |
 //! | 8, 32, 16 | the index's bytes as u64 (little-endian), its SHA-256, `end of the pack.` |
 //!
 //! **Test pictures** are stored as evaluation shows them to a model: shorter edge to `size`, middle cut out. A model of this image
@@ -56,13 +56,15 @@ const ALTERED: &str = "altered";
 /// Edges of the stored pictures, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edges {
+    /// Of training pictures: larger than the model's, so that random crops have something to choose from.
     pub train: usize,
+    /// Of test pictures.
     pub test: usize,
 }
 
 impl Edges {
     /// For models of an image size: training pictures a little larger, so that random crops need not grow much.
-    pub fn for_models_of(size: usize) -> Edges {
+    pub(crate) fn for_models_of(size: usize) -> Edges {
         Edges { train: (8 * size).div_ceil(7), test: size }
     }
 
@@ -119,11 +121,11 @@ pub struct Packing<'a> {
     /// Of each sample, the place of its picture.
     picture_of: Vec<u32>,
     /// Bytes of the file if no picture is broken, its index estimated from above.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl<'a> Packing<'a> {
-    /// Samples that share a picture share it in the file. Fails when an edge is 0 or beyond [`LONGEST`].
+    /// Samples that share a picture share it in the file. Fails when an edge is 0 or beyond `LONGEST`.
     pub fn of(dataset: &'a Dataset, edges: Edges) -> Result<Packing<'a>> {
         if !edges.are_possible() {
             let Edges { train, test } = edges;
@@ -162,12 +164,12 @@ impl<'a> Packing<'a> {
     }
 
     /// Pictures in the file, if none is broken.
-    pub fn pictures(&self) -> usize {
+    pub(crate) fn pictures(&self) -> usize {
         self.pictures.len()
     }
 
     /// Fails when `path` exists, when its folder does not, or when that has no room for the file.
-    pub fn check_room(&self, path: &Path) -> Result<()> {
+    pub(crate) fn check_room(&self, path: &Path) -> Result<()> {
         if path.exists() {
             return Err(Error::input(format!("{} is there already; remove it, or name another file", path.display())));
         }
@@ -314,7 +316,7 @@ impl From<io::Error> for Failure {
 }
 
 /// `38.5 GB`.
-pub fn in_words(bytes: u64) -> String {
+pub(crate) fn in_words(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 const QUOTE: char = '"';
 
 /// A reader of a table's text, from its first row to its last.
-pub struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     rest: &'a str,
     /// Of the next character, from 1.
     line: u32,
@@ -21,7 +21,7 @@ pub struct Rows<'a> {
 }
 
 /// What stands between two line ends, or in more lines where quotes say so.
-pub struct Row<'a> {
+pub(crate) struct Row<'a> {
     pub line: u32,
     pub cells: Vec<Cow<'a, str>>,
     /// The quoted cells with line ends in them.
@@ -29,7 +29,7 @@ pub struct Row<'a> {
 }
 
 /// A quoted cell with line ends in it.
-pub struct TallCell<'a> {
+pub(crate) struct TallCell<'a> {
     /// Its place in the row.
     pub place: usize,
     /// The line of the quote that opens it.
@@ -39,19 +39,19 @@ pub struct TallCell<'a> {
 }
 
 /// What is wrong with a table's text, and on which line.
-pub struct Fault {
+pub(crate) struct Fault {
     pub line: u32,
     pub what: String,
 }
 
 impl<'a> Rows<'a> {
     /// `separator` is one byte, and neither a quote nor a line end.
-    pub fn of(text: &'a str, separator: u8, quotes: bool) -> Rows<'a> {
+    pub(crate) fn of(text: &'a str, separator: u8, quotes: bool) -> Rows<'a> {
         Rows { rest: text, line: 1, separator: char::from(separator), quotes, empty_lines: None }
     }
 
     /// The next row; `None` after the last. Fails where a quote is not closed, and where text follows one that closes a cell.
-    pub fn next_row(&mut self) -> Result<Option<Row<'a>>, Fault> {
+    pub(crate) fn next_row(&mut self) -> Result<Option<Row<'a>>, Fault> {
         let mut empty = None;
         while let Some((0, len)) = line_end(self.rest) {
             let (count, first) = empty.unwrap_or((0, self.line));

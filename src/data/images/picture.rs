@@ -28,15 +28,15 @@ mod tiff;
 pub(in crate::data) use guard::guarded;
 
 /// Pixels beyond which a picture is taken for an attack on the memory: Pillow's limit.
-pub const MOST_PIXELS: u64 = 178_956_970;
+pub(crate) const MOST_PIXELS: u64 = 178_956_970;
 
 /// Endings of the names of picture files: those of torchvision's ImageFolder, and `gif`, `jfif` and `pbm`. They say which files are
 /// taken for pictures; what a file is, its first bytes say.
-pub const ENDINGS: [&str; 12] =
+pub(crate) const ENDINGS: [&str; 12] =
     ["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"];
 
 /// Whether a file of this name, or path, is taken for a picture: by its ending, in small or capital letters.
-pub fn is_picture_name(name: &str) -> bool {
+pub(crate) fn is_picture_name(name: &str) -> bool {
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
     ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
 }

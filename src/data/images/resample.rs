@@ -15,7 +15,7 @@ const PLACES: u32 = 22;
 
 /// Some of the pixels of a picture, rows of RGB.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
+pub(crate) struct View<'a> {
     pixels: &'a [u8],
     /// Bytes from one row to the next.
     stride: usize,
@@ -25,12 +25,12 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     /// `pixels`: [height, width, 3].
-    pub fn new(pixels: &'a [u8], width: usize, height: usize) -> View<'a> {
+    pub(crate) fn new(pixels: &'a [u8], width: usize, height: usize) -> View<'a> {
         View { pixels, stride: 3 * width, width, height }
     }
 
     /// The pixels of a box inside, as if there were nothing around them.
-    pub fn cut(self, left: usize, top: usize, width: usize, height: usize) -> View<'a> {
+    pub(crate) fn cut(self, left: usize, top: usize, width: usize, height: usize) -> View<'a> {
         View { pixels: &self.pixels[top * self.stride + 3 * left..], width, height, ..self }
     }
 
@@ -42,7 +42,7 @@ impl<'a> View<'a> {
 /// What becomes of one direction of a picture: a stretch of it becomes `resized` pixels, of which `shown` from `first` on are wanted.
 /// The filter looks beyond the stretch where there is more picture.
 #[derive(Clone, Copy, Debug)]
-pub struct Axis {
+pub(crate) struct Axis {
     /// All pixels of the source, and the stretch (from, to) in them.
     pub source: usize,
     pub stretch: (f64, f64),
@@ -53,7 +53,7 @@ pub struct Axis {
 
 impl Axis {
     /// All of `source` pixels become `resized`, and all of these are wanted.
-    pub fn whole(source: usize, resized: usize) -> Axis {
+    pub(crate) fn whole(source: usize, resized: usize) -> Axis {
         Axis { source, stretch: (0.0, source as f64), resized, first: 0, shown: resized }
     }
 
@@ -135,7 +135,7 @@ const MOST_KEPT: usize = 16 << 20;
 
 /// What a thread keeps from picture to picture.
 #[derive(Default)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     /// The picture between the passes.
     between: Vec<u8>,
     /// A row of the source, and a byte more.
@@ -146,7 +146,7 @@ pub struct Scratch {
 impl Scratch {
     /// Resizes a picture of `x.source` x `y.source` pixels. `out`: [y.shown, x.shown, 3]. Panics where the sizes do not fit: a bug of
     /// the caller.
-    pub fn resize(&mut self, source: View, x: Axis, y: Axis, out: &mut [u8]) {
+    pub(crate) fn resize(&mut self, source: View, x: Axis, y: Axis, out: &mut [u8]) {
         assert_eq!((source.width, source.height), (x.source, y.source), "the axes are the picture's");
         assert_eq!(out.len(), 3 * x.shown * y.shown, "the output has a place for every pixel");
         match (x.is_copy(), y.is_copy()) {

@@ -1,6 +1,6 @@
 //! From a picture to the pixels that the model reads: 8-bit RGB, rows of a square, as open_clip makes them with Pillow.
 //!
-//! Resizing is Pillow's, value for value: see [`super::resample`].
+//! Resizing is Pillow's, value for value: see `resample.rs`.
 
 use std::cell::RefCell;
 
@@ -20,7 +20,7 @@ pub fn bytes(size: usize) -> usize {
 ///
 /// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
 /// length.
-pub fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
+pub(crate) fn evaluation(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
     evaluation_of(image, image.dimensions(), size, out)
 }
 
@@ -46,7 +46,7 @@ pub fn evaluation_of(image: &RgbImage, shape: (u32, u32), size: usize, out: &mut
 ///
 /// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
 /// length.
-pub fn training(image: &RgbImage, size: usize, scale: (f64, f64), rng: &mut Rng, out: &mut [u8]) -> Result<()> {
+pub(crate) fn training(image: &RgbImage, size: usize, scale: (f64, f64), rng: &mut Rng, out: &mut [u8]) -> Result<()> {
     let (width, height) = dimensions(image)?;
     crop_and_resize(image, crop_box(width, height, scale, rng), size, out)
 }
@@ -81,14 +81,14 @@ pub fn training_of(
 ///
 /// `out`: [size, size, 3], height, width, RGB. Fails when the image has no pixels. Panics when `out` has another
 /// length.
-pub fn squeeze(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
+pub(crate) fn squeeze(image: &RgbImage, size: usize, out: &mut [u8]) -> Result<()> {
     let (width, height) = dimensions(image)?;
     resize(View::new(image.as_raw(), width, height), Axis::whole(width, size), Axis::whole(height, size), out);
     Ok(())
 }
 
 /// A squeezed image in its former `shape` (width, height), with about as many pixels as it has.
-pub fn unsqueeze(image: RgbImage, shape: (u32, u32)) -> Result<RgbImage> {
+pub(crate) fn unsqueeze(image: RgbImage, shape: (u32, u32)) -> Result<RgbImage> {
     let (width, height) = dimensions(&image)?;
     let (of_width, of_height) = (f64::from(shape.0), f64::from(shape.1));
     if shape.0 == shape.1 {

@@ -44,7 +44,7 @@ enum Names {
 impl ClassNames {
     /// The list of the setting `name`; `None` where that is empty. Fails when there is no such list or file, or when a line is not
     /// what it must be.
-    pub fn find(name: &str) -> Result<Option<ClassNames>> {
+    pub(crate) fn find(name: &str) -> Result<Option<ClassNames>> {
         if name.is_empty() {
             return Ok(None);
         }
@@ -273,7 +273,7 @@ fn numbers(keys: &[String]) -> Option<Vec<u64>> {
 
 /// Puts the classes of a data set that are called by their folders in order: of their numbers, where all are whole numbers and the
 /// setting `class_names` is a list of names in order; else of their texts, as ImageFolder.
-pub fn sort(class_names: &str, keys: &mut [String]) -> Result<()> {
+pub(crate) fn sort(class_names: &str, keys: &mut [String]) -> Result<()> {
     keys.sort();
     let in_order = ClassNames::find(class_names)?.is_some_and(|list| list.len().is_some());
     if let (true, Some(_)) = (in_order, numbers(keys)) {
@@ -283,7 +283,7 @@ pub fn sort(class_names: &str, keys: &mut [String]) -> Result<()> {
 }
 
 /// The readable names of the classes `keys` by the setting `class_names`; without one, the keys with spaces for underscores.
-pub fn readable(class_names: &str, keys: &[String]) -> Result<Vec<String>> {
+pub(crate) fn readable(class_names: &str, keys: &[String]) -> Result<Vec<String>> {
     match ClassNames::find(class_names)? {
         Some(names) => names.of(keys),
         None => Ok(keys.iter().map(|key| with_spaces(key)).collect()),
@@ -292,7 +292,7 @@ pub fn readable(class_names: &str, keys: &[String]) -> Result<Vec<String>> {
 
 /// What is to be told of the names of a data set's classes and domains: classes that share a readable name, names that are nearly the
 /// same, classes without a sample, numbers that are not in their order, and names of the list that no class has.
-pub fn notes(class_names: &str, dataset: &Dataset) -> Result<Vec<String>> {
+pub(crate) fn notes(class_names: &str, dataset: &Dataset) -> Result<Vec<String>> {
     let Dataset { class_keys: keys, classes, domains, .. } = dataset;
     let mut notes = Vec::new();
     let mut of_name: HashMap<String, Vec<usize>> = HashMap::new();
@@ -399,7 +399,7 @@ fn first_of(told: impl Iterator<Item = String>) -> String {
 /// Classes that a data set knows by number alone: their keys `0`, `1`, ... and readable names. There are as many as the setting's
 /// list has in its order, or else up to the largest of `labels`. A label beyond the list is an error at its `place`, and so is the
 /// largest where there is no list and a class below has no label: one stray number would make many classes.
-pub fn numbered(
+pub(crate) fn numbered(
     class_names: &str,
     labels: &[u32],
     place: impl Fn(usize) -> String,

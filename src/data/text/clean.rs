@@ -13,7 +13,7 @@ use regex::{Captures, Regex};
 use unicode_normalization::UnicodeNormalization;
 
 /// The text that is cut into tokens: cleaned, its words one space apart, in lower case.
-pub fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     // Most captions have nothing to clean.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'&') {
         return text.split_whitespace().collect::<Vec<_>>().join(" ").to_ascii_lowercase();

@@ -29,7 +29,7 @@ const SLOT: &str = "{}";
 
 impl Templates {
     /// Names of the bundled templates.
-    pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> + Clone {
         BUNDLED.iter().map(|(name, _)| *name)
     }
 
@@ -80,23 +80,23 @@ impl Templates {
         Ok(Templates(templates))
     }
 
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.0.iter().map(String::as_str)
     }
 
     /// All prompts of a class, in the templates' order.
-    pub fn prompts(&self, class: &str) -> Vec<String> {
+    pub(crate) fn prompts(&self, class: &str) -> Vec<String> {
         self.iter().map(|template| fill(template, class)).collect()
     }
 
     /// SHA-256 of the templates, in hexadecimal: for the run's manifest.
-    pub fn hash(&self) -> String {
+    pub(crate) fn hash(&self) -> String {
         fingerprint(self.iter().map(|template| ("", template.as_bytes())))
     }
 }
 
 /// The template with the class's name in its place.
-pub fn fill(template: &str, class: &str) -> String {
+pub(crate) fn fill(template: &str, class: &str) -> String {
     template.replace(SLOT, class)
 }
 

@@ -35,7 +35,7 @@ const WORDS: &str = r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)
 
 /// Turns texts into token ids. Making one takes a moment (it builds the vocabulary's tables), so make it once; threads
 /// can share it.
-pub struct Tokenizer {
+pub(crate) struct Tokenizer {
     /// The token of each byte; where it ends a word, 256 more.
     bytes: [u32; 256],
     /// The pair that becomes each token from number 512 on.
@@ -47,12 +47,12 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// The id in front of every text.
-    pub const START: u32 = 49406;
+    pub(crate) const START: u32 = 49406;
     /// The id behind every text, the largest of all.
-    pub const END: u32 = 49407;
+    pub(crate) const END: u32 = 49407;
 
     /// The tokenizer of every model that OpenAI and open_clip call CLIP: 49408 ids.
-    pub fn clip() -> Tokenizer {
+    pub(crate) fn clip() -> Tokenizer {
         let mut bytes = [0; 256];
         let mut names = HashMap::new();
         for (token, (byte, name)) in (0..).zip(named_bytes()) {
@@ -74,7 +74,7 @@ impl Tokenizer {
     /// long loses its end.
     ///
     /// A model with a smaller vocabulary needs the caller's check that every id is below its size.
-    pub fn encode(&self, text: &str, context: usize) -> Vec<u32> {
+    pub(crate) fn encode(&self, text: &str, context: usize) -> Vec<u32> {
         assert!(context >= 2, "a context of {context} cannot hold the start and the end token");
         let mut text = clean(text);
         // No token stands for so many bytes that the rest could matter, and merging one long word takes quadratic time.

@@ -31,12 +31,12 @@ use crate::seal::{self, Seal};
 const SEALED: &str = "sealed";
 
 /// The safetensors format's own limit, in bytes.
-pub const LONGEST_HEADER: u64 = 100_000_000;
+pub(crate) const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Weights in the memory's address space: a safetensors file, one of PyTorch's, or several of them with their index, of which the
 /// headers have been read and found sound. The system reads a tensor when it is looked at. (Another program that cuts a file short
 /// meanwhile ends this one.)
-pub struct Container {
+pub(crate) struct Container {
     /// The file that was opened; of several files, their index.
     pub path: PathBuf,
     /// Every file that was read, the index among them.
@@ -51,7 +51,7 @@ pub struct Container {
 
 /// A tensor of a file.
 #[derive(Clone, Debug)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
@@ -68,12 +68,12 @@ enum Place {
 
 impl Tensor {
     /// A tensor whose numbers follow one another from byte `begin` of the only file on.
-    pub fn new(name: String, dtype: Dtype, shape: Vec<usize>, begin: usize) -> Tensor {
+    pub(crate) fn new(name: String, dtype: Dtype, shape: Vec<usize>, begin: usize) -> Tensor {
         Tensor { name, dtype, shape, place: Place::Bytes { file: 0, begin, strides: None } }
     }
 
     /// The same with as many numbers as `strides` say from one place to the next of each dimension.
-    pub fn with_strides(mut self, strides: Vec<usize>) -> Tensor {
+    pub(crate) fn with_strides(mut self, strides: Vec<usize>) -> Tensor {
         let mut next = 1;
         let rows_first = self.shape.iter().zip(&strides).rev().all(|(extent, stride)| {
             let follows = *extent <= 1 || *stride == next;
@@ -87,11 +87,11 @@ impl Tensor {
     }
 
     /// A number that a pickle holds as such.
-    pub fn number(name: String, value: i64) -> Tensor {
+    pub(crate) fn number(name: String, value: i64) -> Tensor {
         Tensor { name, dtype: Dtype::I64, shape: Vec::new(), place: Place::Number(value) }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
 }
@@ -99,7 +99,7 @@ impl Tensor {
 impl Container {
     /// Opens a file of any kind that is read, or the one in a folder that Hugging Face or open_clip wrote, and reads its header.
     /// Whatever is wrong with it is an error of input that names the file.
-    pub fn open(path: &Path) -> Result<Container> {
+    pub(crate) fn open(path: &Path) -> Result<Container> {
         let path = find_file(path)?;
         let bytes = map(&path)?;
         if kind::of(&path, &bytes) == Kind::Json {
@@ -109,12 +109,12 @@ impl Container {
     }
 
     /// The same for one file that holds tensors itself.
-    pub fn open_one(path: &Path) -> Result<Container> {
+    pub(crate) fn open_one(path: &Path) -> Result<Container> {
         Container::of_one(path.to_path_buf(), map(path)?)
     }
 
     /// The same for a file that this program wrote.
-    pub fn open_safetensors(path: &Path) -> Result<Container> {
+    pub(crate) fn open_safetensors(path: &Path) -> Result<Container> {
         let bytes = map(path)?;
         let (tensors, metadata) = read_safetensors(&bytes).map_err(|what| at(path, what))?;
         Ok(Container::new(path.to_path_buf(), bytes, tensors, metadata, Vec::new()))
@@ -152,7 +152,7 @@ impl Container {
     }
 
     /// The tensors of several files as those of one, of which `index` says the files.
-    pub fn join(index: PathBuf, parts: Vec<Container>) -> Container {
+    pub(crate) fn join(index: PathBuf, parts: Vec<Container>) -> Container {
         let mut whole = Container {
             paths: vec![index.clone()],
             path: index,
@@ -177,14 +177,14 @@ impl Container {
     }
 
     /// The bytes of tensor number `index` of a safetensors file, at any alignment.
-    pub fn bytes(&self, index: usize) -> &[u8] {
+    pub(crate) fn bytes(&self, index: usize) -> &[u8] {
         let Tensor { dtype, shape, place, .. } = &self.tensors[index];
         let Place::Bytes { file, begin, strides: None } = place else { panic!("tensors of safetensors lie in a row") };
         &self.files[*file][*begin..][..shape.iter().product::<usize>() * dtype.bitsize() / 8]
     }
 
     /// Reads tensor number `index`, of a type of floating point, as f32, rows first.
-    pub fn read_floats(&self, index: usize, target: &mut [f32]) {
+    pub(crate) fn read_floats(&self, index: usize, target: &mut [f32]) {
         let Tensor { dtype, shape, place, .. } = &self.tensors[index];
         let Place::Bytes { file, begin, strides } = place else { panic!("whole numbers are no weights") };
         let (bytes, width) = (&self.files[*file][*begin..], dtype.bitsize() / 8);
@@ -215,7 +215,7 @@ impl Container {
     }
 
     /// The one whole number that a tensor is, of any type; None where it is something else.
-    pub fn whole_number(&self, index: usize) -> Option<i64> {
+    pub(crate) fn whole_number(&self, index: usize) -> Option<i64> {
         let tensor = &self.tensors[index];
         let (file, begin) = match tensor.place {
             Place::Number(value) => return Some(value),
@@ -303,7 +303,7 @@ fn read_safetensors(bytes: &[u8]) -> Result<(Vec<Tensor>, BTreeMap<String, Strin
 }
 
 /// The files that open_clip and Hugging Face write beside their configurations, in the order in which one is taken.
-pub const NAMES: [&str; 7] = [
+pub(crate) const NAMES: [&str; 7] = [
     "open_clip_model.safetensors",
     "model.safetensors",
     "model.safetensors.index.json",
@@ -360,7 +360,7 @@ fn check_places(tensors: &[(String, TensorInfo)], data_size: u64) -> Result<(), 
 }
 
 /// A name from a file as it may stand in a message: not too long, and without control characters.
-pub fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     let mut text: String = name.chars().take(100).flat_map(char::escape_debug).collect();
     if name.chars().nth(100).is_some() {
         text.push_str("...");
@@ -369,7 +369,7 @@ pub fn printable(name: &str) -> String {
 }
 
 /// Type and shape, as `F32 [768, 512]`.
-pub fn describe(dtype: Dtype, shape: &[usize]) -> String {
+pub(crate) fn describe(dtype: Dtype, shape: &[usize]) -> String {
     match shape.len() {
         0..=8 => format!("{dtype} {shape:?}"),
         dimensions => format!("{dtype} of {dimensions} dimensions"),
@@ -418,14 +418,14 @@ impl<'de> Deserialize<'de> for Header {
 }
 
 /// A tensor about to be written: `data` in the order of the file.
-pub struct Outgoing<'a> {
+pub(crate) struct Outgoing<'a> {
     pub name: String,
     pub shape: Vec<usize>,
     pub data: Numbers<'a>,
 }
 
 /// Numbers of one type.
-pub enum Numbers<'a> {
+pub(crate) enum Numbers<'a> {
     U8(Cow<'a, [u8]>),
     F32(Cow<'a, [f32]>),
     U32(Cow<'a, [u32]>),
@@ -433,7 +433,7 @@ pub enum Numbers<'a> {
 }
 
 impl Numbers<'_> {
-    pub fn dtype(&self) -> Dtype {
+    pub(crate) fn dtype(&self) -> Dtype {
         match self {
             Numbers::U8(_) => Dtype::U8,
             Numbers::F32(_) => Dtype::F32,
@@ -442,7 +442,7 @@ impl Numbers<'_> {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Numbers::U8(values) => values.len(),
             Numbers::F32(values) => values.len(),
@@ -465,7 +465,7 @@ impl Numbers<'_> {
 
 /// Writes a file atomically, with a seal in its metadata; the same input gives the same bytes. Tensors lie in the official writer's
 /// order, the most aligned type first and then by name, so that every tensor is aligned in a mapped file.
-pub fn write(path: &Path, metadata: &BTreeMap<String, String>, mut tensors: Vec<Outgoing>) -> Result<()> {
+pub(crate) fn write(path: &Path, metadata: &BTreeMap<String, String>, mut tensors: Vec<Outgoing>) -> Result<()> {
     tensors.sort_by(|a, b| b.data.dtype().cmp(&a.data.dtype()).then_with(|| a.name.cmp(&b.name)));
     let mut header = Map::new();
     let mut metadata = metadata.clone();

@@ -11,7 +11,7 @@ const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
 /// `config.json`, a `CLIPConfig`.
-pub fn config(spec: &ModelSpec, logit_scale: f32) -> Value {
+pub(crate) fn config(spec: &ModelSpec, logit_scale: f32) -> Value {
     let tower = |kind: &str, transformer: &TransformerSpec| {
         json!({
             "model_type": kind,
@@ -57,7 +57,7 @@ fn marks(vocabulary: usize) -> [usize; 2] {
 }
 
 /// `preprocessor_config.json`: CLIP's evaluation transform (resampling 3 is bicubic).
-pub fn preprocessor(spec: &ModelSpec) -> Value {
+pub(crate) fn preprocessor(spec: &ModelSpec) -> Value {
     let size = spec.vision_cfg.image_size;
     json!({
         "image_processor_type": "CLIPImageProcessor",
@@ -157,11 +157,11 @@ impl Default for Text {
 }
 
 /// The activation of a `CLIPConfig` that does not name one.
-pub const DEFAULT_ACTIVATION: &str = "quick_gelu";
+pub(crate) const DEFAULT_ACTIVATION: &str = "quick_gelu";
 
 /// The model that a `config.json` describes, and how it tells its activation. It is an error of input where it is that of another model
 /// than a CLIP with CLIP's tokens.
-pub fn read_config(config: &str) -> Result<(ModelSpec, Told)> {
+pub(crate) fn read_config(config: &str) -> Result<(ModelSpec, Told)> {
     let wrong = |cause: serde_json::Error| Error::input(format!("not a CLIP configuration: {cause}"));
     let value: Value = serde_json::from_str(config).map_err(wrong)?;
     check_identity(&value)?;
@@ -218,7 +218,7 @@ pub fn read_config(config: &str) -> Result<(ModelSpec, Told)> {
 }
 
 /// Fails where a `config.json` says that its model is another than CLIP's.
-pub fn check_identity(config: &Value) -> Result<()> {
+pub(crate) fn check_identity(config: &Value) -> Result<()> {
     let clip = "only CLIP's two towers with CLIP's tokenizer are read";
     let refuse = |what: String| Err(Error::input(format!("{what}; {clip}")));
     let text_of = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_string);

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::container::LONGEST_HEADER;
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Also whatever looks like nothing else: the reader says what is wrong with it.
     Safetensors,
     /// A zip archive, as PyTorch has written since 1.6.
@@ -52,7 +52,7 @@ const BEGINNINGS: [(&[u8], &str); 21] = [
 const FLAX: &str = "a MessagePack file, as Flax writes; the model's safetensors or PyTorch file is wanted";
 
 /// What the file `path` with these bytes is.
-pub fn of(path: &Path, bytes: &[u8]) -> Kind {
+pub(crate) fn of(path: &Path, bytes: &[u8]) -> Kind {
     if let Some((length, [b'{', ..])) = bytes.split_first_chunk::<8>()
         && u64::from_le_bytes(*length) <= LONGEST_HEADER
     {

@@ -6,13 +6,13 @@ use super::container::printable;
 use crate::model::parameters::{Parameter, ParameterList};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     OpenClip,
     HuggingFace,
 }
 
 /// A tensor of a file, and the stretch of the arena that it is.
-pub struct Piece {
+pub(crate) struct Piece {
     pub name: String,
     /// In the file.
     pub shape: Vec<usize>,
@@ -23,18 +23,18 @@ pub struct Piece {
 }
 
 impl Piece {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
     /// Rows and columns in the file of a tensor that is transposed.
-    pub fn sides(&self) -> (usize, usize) {
+    pub(crate) fn sides(&self) -> (usize, usize) {
         (self.shape[0], self.shape[1])
     }
 }
 
 /// The whole numbers beside OpenAI's weights: the edge of the pictures, the tokens of a text, the words.
-pub const OPENAI_SIZES: [&str; 3] = ["input_resolution", "context_length", "vocab_size"];
+pub(crate) const OPENAI_SIZES: [&str; 3] = ["input_resolution", "context_length", "vocab_size"];
 
 /// What wrappers of PyTorch put into names, in front or between: no model's own name has such a part.
 const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
@@ -58,7 +58,7 @@ const ROOTS: [&str; 11] = [
 const ANCHORS: [&str; 2] = ["visual.class_embedding", "vision_model.embeddings.class_embedding"];
 
 /// How the names of a file are to be read.
-pub struct Naming {
+pub(crate) struct Naming {
     pub layout: Layout,
     /// What all names begin with, beside the wrappers' parts: `model.`, `clip.`, ...; mostly empty.
     pub prefix: String,
@@ -66,7 +66,7 @@ pub struct Naming {
 
 impl Naming {
     /// That of a file with these names.
-    pub fn detect<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Naming {
+    pub(crate) fn detect<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Naming {
         let names: Vec<Cow<str>> = names.map(without_wrappers).collect();
         // A counter that averaging puts beside the model, and OpenAI's sizes, are of no module.
         let own = |name: &&Cow<str>| **name != "n_averaged" && !OPENAI_SIZES.contains(&name.as_ref());
@@ -78,7 +78,7 @@ impl Naming {
     }
 
     /// A file's name for a tensor without the prefixes that wrappers put in front.
-    pub fn plain_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+    pub(crate) fn plain_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
         let strip = |name: &str| {
             let name = name.strip_prefix(self.prefix.as_str()).unwrap_or(name);
             match self.layout {
@@ -93,7 +93,7 @@ impl Naming {
     }
 
     /// Whether a tensor of that plain name is a constant that some versions store; it is no weight.
-    pub fn ignores(&self, plain_name: &str) -> bool {
+    pub(crate) fn ignores(&self, plain_name: &str) -> bool {
         match self.layout {
             Layout::OpenClip => plain_name == "attn_mask" || plain_name.ends_with(".attn_mask"),
             Layout::HuggingFace => plain_name.ends_with(".embeddings.position_ids"),
@@ -102,7 +102,7 @@ impl Naming {
 }
 
 /// The name without the parts that wrappers put in.
-pub fn without_wrappers(name: &str) -> Cow<'_, str> {
+pub(crate) fn without_wrappers(name: &str) -> Cow<'_, str> {
     match name.split('.').any(|part| WRAPPERS.contains(&part)) {
         false => Cow::Borrowed(name),
         true => {
@@ -130,7 +130,7 @@ fn common_prefix<'a>(mut names: impl Iterator<Item = &'a str>) -> &'a str {
 
 /// What should be said of names that are not those of one model: that only some begin with a prefix, that there are several models,
 /// or that they are of a kind of model that is not built here.
-pub fn foreign(names: &[&str]) -> Option<String> {
+pub(crate) fn foreign(names: &[&str]) -> Option<String> {
     let mut prefixes: Vec<&str> = names
         .iter()
         .filter_map(|name| ANCHORS.iter().find_map(|anchor| name.strip_suffix(anchor)))
@@ -188,7 +188,7 @@ pub fn foreign(names: &[&str]) -> Option<String> {
 
 impl Layout {
     /// The name of the image tower's positional embedding.
-    pub fn image_positions(self) -> &'static str {
+    pub(crate) fn image_positions(self) -> &'static str {
         match self {
             Layout::OpenClip => "visual.positional_embedding",
             Layout::HuggingFace => "vision_model.embeddings.position_embedding.weight",
@@ -196,7 +196,7 @@ impl Layout {
     }
 
     /// Every tensor of a file that holds these parameters: 302 (open_clip) or 398 (Hugging Face) for ViT-B-16.
-    pub fn pieces(self, list: &ParameterList) -> Vec<Piece> {
+    pub(crate) fn pieces(self, list: &ParameterList) -> Vec<Piece> {
         match self {
             Layout::OpenClip => list.iter().map(whole).collect(),
             Layout::HuggingFace => list.iter().flat_map(hugging_face).collect(),

@@ -74,6 +74,7 @@ impl Weights {
 /// A model that a file says it holds, in our metadata or in the configuration beside it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
+    /// Its sizes and its activation.
     pub spec: ModelSpec,
     /// How it tells the activation.
     pub told: Told,
@@ -157,7 +158,7 @@ pub fn read_spec(path: &Path) -> Result<Option<Stored>> {
 }
 
 /// The files that are read where `path` is given: that of the weights, or all of several, and the configuration that counts for them.
-pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     let container = Container::open(path)?;
     let stored = stored_spec(&container, &mut Vec::new())?;
     Ok(container.paths.into_iter().chain(stored.map(|stored| stored.origin)).collect())

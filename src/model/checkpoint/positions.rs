@@ -6,18 +6,19 @@
 pub enum Positions {
     /// It is an error.
     AsStored,
+    /// It is resized to the model's resolution.
     Interpolated,
 }
 
 /// The side of the grid whose positional embedding has so many rows, the class token's included.
-pub fn side(rows: usize) -> Option<usize> {
+pub(crate) fn side(rows: usize) -> Option<usize> {
     let patches = rows.checked_sub(1).filter(|patches| *patches > 0)?;
     let side = patches.isqrt();
     (side * side == patches).then_some(side)
 }
 
 /// The embedding `[1 + new^2, width]` for a grid of `new` x `new` patches; `stored` is `[1 + old^2, width]`.
-pub fn interpolate(stored: &[f32], old: usize, new: usize, width: usize) -> Vec<f32> {
+pub(crate) fn interpolate(stored: &[f32], old: usize, new: usize, width: usize) -> Vec<f32> {
     assert_eq!(stored.len(), (1 + old * old) * width, "a class token and {old} x {old} patches");
     let (class, grid) = stored.split_at(width);
     let taps = taps(old, new);

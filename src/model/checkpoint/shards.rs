@@ -21,7 +21,7 @@ struct Index {
 
 /// Opens the files that the index with these bytes names, which lie beside it. It is an error of input if one is missing, if a
 /// tensor is not where the index says, or if a file holds one of which the index says nothing.
-pub fn open(path: &Path, bytes: &[u8]) -> Result<Container> {
+pub(crate) fn open(path: &Path, bytes: &[u8]) -> Result<Container> {
     let wrong = |what: String| Error::input(format!("{}: {what}", path.display()));
     if bytes.len() > LONGEST {
         return Err(wrong(format!("a JSON text of {} bytes, and no weights", bytes.len())));
@@ -65,7 +65,7 @@ pub fn open(path: &Path, bytes: &[u8]) -> Result<Container> {
 }
 
 /// Where a file's name says that it is one of several (`model-00001-of-00002.safetensors`), what to give instead.
-pub fn of_several(path: &Path) -> Option<String> {
+pub(crate) fn of_several(path: &Path) -> Option<String> {
     let (before, count) = path.file_stem()?.to_str()?.rsplit_once("-of-")?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let several = digits(count) && digits(before.rsplit_once('-')?.1);

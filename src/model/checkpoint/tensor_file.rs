@@ -19,6 +19,7 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
+    /// Without tensors or metadata: to be filled and saved.
     pub fn new() -> TensorFile {
         TensorFile { origin: "tensors in memory".into(), ..TensorFile::default() }
     }
@@ -89,6 +90,7 @@ impl TensorFile {
         self.tensors.insert(name.to_string(), (shape.to_vec(), numbers));
     }
 
+    /// Sets the string under `key`.
     pub fn insert_metadata(&mut self, key: &str, value: impl Into<String>) {
         self.metadata.insert(key.to_string(), value.into());
     }
@@ -99,10 +101,12 @@ impl TensorFile {
         value.map(String::as_str).ok_or_else(|| Error::input(format!("{}: no metadata '{key}'", self.origin)))
     }
 
+    /// Whether a tensor has this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
+    /// Names of all tensors, ascending.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }

@@ -14,7 +14,7 @@ use super::layout::OPENAI_SIZES;
 use crate::pickle::{Id, Node, Pickle};
 
 /// What a file holds, in the order of its pickle, and warnings about it.
-pub type Found = (Vec<Tensor>, Vec<String>);
+pub(crate) type Found = (Vec<Tensor>, Vec<String>);
 
 /// Bytes of a tensor's name.
 const LONGEST_NAME: usize = 1000;
@@ -39,7 +39,7 @@ const NESTED: [&str; 11] = [
 ];
 
 /// A zip archive: the pickle and each storage are members, stored as they are.
-pub fn read_archive(bytes: &[u8]) -> Result<Found, String> {
+pub(crate) fn read_archive(bytes: &[u8]) -> Result<Found, String> {
     let damaged = |cause: zip::result::ZipError| {
         format!("a zip archive, as torch.save writes them, that is damaged or cut short: {cause}")
     };
@@ -114,7 +114,7 @@ fn foreign_archive(names: &[String]) -> String {
 const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
 /// Five pickles: a magic number, a version, what the machine was, the object, the keys of the storages; then the storages.
-pub fn read_pickle(bytes: &[u8]) -> Result<Found, String> {
+pub(crate) fn read_pickle(bytes: &[u8]) -> Result<Found, String> {
     if bytes.get(2..).is_none_or(|rest| !rest.starts_with(MAGIC)) {
         return Err(
             "a pickle of Python's that torch.save did not write; a safetensors or PyTorch file of weights is wanted"

@@ -11,7 +11,7 @@ use super::tile;
 
 /// A matrix where it lies: `values[row * row_stride + column * column_stride]`.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a, T> {
+pub(crate) struct Matrix<'a, T> {
     pub values: &'a [T],
     pub row_stride: usize,
     pub column_stride: usize,
@@ -19,20 +19,20 @@ pub struct Matrix<'a, T> {
 
 impl<'a, T> Matrix<'a, T> {
     /// Rows of `width` consecutive values.
-    pub fn rows(values: &'a [T], width: usize) -> Self {
+    pub(crate) fn rows(values: &'a [T], width: usize) -> Self {
         Matrix { values, row_stride: width, column_stride: 1 }
     }
 
-    pub fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Matrix { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
     }
 
     /// The values from an element on.
-    pub fn after(self, row: usize, column: usize) -> &'a [T] {
+    pub(crate) fn after(self, row: usize, column: usize) -> &'a [T] {
         &self.values[row * self.row_stride + column * self.column_stride..]
     }
 
-    pub fn pointer(self, row: usize, column: usize) -> *const T {
+    pub(crate) fn pointer(self, row: usize, column: usize) -> *const T {
         self.after(row, column).as_ptr()
     }
 
@@ -44,7 +44,7 @@ impl<'a, T> Matrix<'a, T> {
 
 /// The second factor of a product, packed beforehand where many products share it.
 #[derive(Clone, Copy)]
-pub struct Factor<'a, T> {
+pub(crate) struct Factor<'a, T> {
     pub matrix: Matrix<'a, T>,
     /// Empty, or the packed form.
     pub panels: &'a [T],
@@ -58,7 +58,7 @@ impl<'a, T> From<Matrix<'a, T>> for Factor<'a, T> {
 
 impl<'a, T: Real> Factor<'a, T> {
     /// Values that [`Factor::packed`] needs room for.
-    pub fn room([k, n]: [usize; 2]) -> usize {
+    pub(crate) fn room([k, n]: [usize; 2]) -> usize {
         #[cfg(target_arch = "x86_64")]
         if T::tiled() {
             return k * n.next_multiple_of(tile::PANEL);
@@ -68,7 +68,7 @@ impl<'a, T: Real> Factor<'a, T> {
     }
 
     /// Packs the [k, n] matrix, in parallel, for many products with it.
-    pub fn packed(matrix: Matrix<'a, T>, [k, n]: [usize; 2], room: &'a mut [T]) -> Self {
+    pub(crate) fn packed(matrix: Matrix<'a, T>, [k, n]: [usize; 2], room: &'a mut [T]) -> Self {
         matrix.check(k, n);
         assert!(room.len() == Self::room([k, n]), "the packed form does not fit its place");
         #[cfg(target_arch = "x86_64")]
@@ -94,7 +94,7 @@ impl<'a, T: Real> Matrix<'a, T> {
 }
 
 /// c = alpha a b, or c += alpha a b, on one thread: a [m, k], b [k, n], c [m, n] with rows `c_stride` apart.
-pub fn matmul<'a, T: Real>(
+pub(crate) fn matmul<'a, T: Real>(
     [m, n, k]: [usize; 3],
     alpha: T,
     a: Matrix<T>,

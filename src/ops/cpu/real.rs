@@ -23,29 +23,42 @@ pub trait Real:
     + MulAssign
     + DivAssign
 {
+    /// 0
     const ZERO: Self;
+    /// 1
     const ONE: Self;
+    /// Below every number.
     const NEG_INFINITY: Self;
+    /// Above every number.
     const INFINITY: Self;
 
     /// Whether products run on the tiles of `tile.rs`, which are for f32.
     fn tiled() -> bool {
         false
     }
+    /// The nearest value.
     fn of(x: f64) -> Self;
+    /// Without loss.
     fn as_f64(self) -> f64;
     /// From host memory, which holds f32.
     fn of_f32(x: f32) -> Self;
+    /// The nearest f32.
     fn as_f32(self) -> f32;
     /// e^x; within 2 units in the last place in f32; 0 below the smallest normal result.
     fn exp(self) -> Self;
     /// The complementary error function times e^(x^2), for x >= 0; relative error below 4e-7 in f32.
     fn erfcx(self) -> Self;
+    /// The natural logarithm.
     fn ln(self) -> Self;
+    /// The root, rounded correctly.
     fn sqrt(self) -> Self;
+    /// The magnitude.
     fn abs(self) -> Self;
+    /// Itself where it is larger, else `other`: also where either is NaN.
     fn max(self, other: Self) -> Self;
+    /// Itself where it is smaller, else `other`: also where either is NaN.
     fn min(self, other: Self) -> Self;
+    /// Whether it is no number.
     fn is_nan(self) -> bool;
 }
 

@@ -6,13 +6,13 @@ use std::path::Path;
 
 /// What is left, and what limits it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub(crate) struct Room {
     pub bytes: usize,
     pub limit: &'static str,
 }
 
 /// The tightest of all limits; none where the system tells none.
-pub fn available() -> Option<Room> {
+pub(crate) fn available() -> Option<Room> {
     let room = |bytes: Option<usize>, limit| bytes.map(|bytes| Room { bytes, limit });
     let [virtual_size, data_size] = sizes().map_or([None; 2], |sizes| sizes.map(Some));
     let within = |resource, used: Option<usize>| Some(limit(resource)?.saturating_sub(used?));

@@ -14,7 +14,7 @@ use super::matmul::{Factor, Matrix};
 const TILE_ROWS: usize = 14;
 const STRIP: usize = 16;
 /// Columns of a panel: two vectors.
-pub const PANEL: usize = 32;
+pub(crate) const PANEL: usize = 32;
 /// Strips that are packed together: with all steps of a block 384 KiB.
 const BLOCK_STRIPS: usize = 24;
 /// The most steps of k between two visits of c: a panel then takes 32 KiB.
@@ -33,12 +33,12 @@ impl<const N: usize> Aligned<N> {
     }
 }
 
-pub fn is_supported() -> bool {
+pub(crate) fn is_supported() -> bool {
     is_x86_feature_detected!("avx512f")
 }
 
 /// The size of the largest parts, at most `limit`, when `count` is cut into as few parts as possible.
-pub fn even_parts(count: usize, limit: usize) -> usize {
+pub(crate) fn even_parts(count: usize, limit: usize) -> usize {
     count.div_ceil(count.div_ceil(limit))
 }
 
@@ -48,7 +48,7 @@ pub fn even_parts(count: usize, limit: usize) -> usize {
 /// The processor has AVX-512, all operands lie inside their memory, and c overlaps neither factor. Where `b.panels` is not
 /// empty it holds all of b as [`pack_panel`] leaves it, panel by panel.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn matmul(
+pub(crate) unsafe fn matmul(
     [m, n, k]: [usize; 3],
     alpha: f32,
     a: Matrix<f32>,
@@ -112,7 +112,7 @@ pub unsafe fn matmul(
 /// # Safety
 /// The processor has AVX-512, they lie inside b, and `to` has room for the panel.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn pack_panel(columns: usize, steps: usize, b: Matrix<f32>, to: *mut f32) {
+pub(crate) unsafe fn pack_panel(columns: usize, steps: usize, b: Matrix<f32>, to: *mut f32) {
     // SAFETY: as the caller promises.
     unsafe {
         for first in (0..columns).step_by(16) {

@@ -8,13 +8,13 @@ const LANES: usize = 32;
 /// Runs `work` compiled for the widest vectors that this processor has. The closure must be `#[inline(always)]`: one that is
 /// not inlined here is compiled for the oldest processors.
 #[inline(always)]
-pub fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
 /// The sum of f(a, b) over pairs. Element i always goes to lane i mod 32, lanes are added in one order.
 #[inline(always)]
-pub fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let b = &b[..a.len()];
     let mut lanes = [T::ZERO; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -32,18 +32,18 @@ pub fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
 
 /// The sum of f(a).
 #[inline(always)]
-pub fn sum<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
+pub(crate) fn sum<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
     sum2(a, a, |x, _| f(x))
 }
 
 #[inline(always)]
-pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     sum2(a, b, |x, y| x * y)
 }
 
 /// The largest value; NaNs are passed over.
 #[inline(always)]
-pub fn maximum<T: Real>(a: &[T]) -> T {
+pub(crate) fn maximum<T: Real>(a: &[T]) -> T {
     let mut lanes = [T::NEG_INFINITY; LANES];
     let chunks = a.chunks_exact(LANES);
     let tail = chunks.remainder();
@@ -60,7 +60,7 @@ pub fn maximum<T: Real>(a: &[T]) -> T {
 
 /// to += from.
 #[inline(always)]
-pub fn add<T: Real>(to: &mut [T], from: &[T]) {
+pub(crate) fn add<T: Real>(to: &mut [T], from: &[T]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to += *from;
     }
@@ -69,7 +69,7 @@ pub fn add<T: Real>(to: &mut [T], from: &[T]) {
 /// The logarithms of the softmax of values / tau, in place: value_j / tau - log sum_k count_k exp(value_k / tau). An empty `count`
 /// stands for ones. Values of -infinity stay, and one at least must be finite.
 #[inline(always)]
-pub fn log_softmax<T: Real>(values: &mut [T], count: &[T], inverse_tau: T) {
+pub(crate) fn log_softmax<T: Real>(values: &mut [T], count: &[T], inverse_tau: T) {
     let largest = maximum(values);
     for value in values.iter_mut() {
         *value = (*value - largest) * inverse_tau;

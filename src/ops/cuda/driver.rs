@@ -249,7 +249,7 @@ fn event(timed: bool) -> Result<sys::CUevent> {
 }
 
 impl Driver {
-    /// Loads the library, the GPU's context and all kernels for it.
+    /// The device that `gpu` names, with all kernels for it. Fails where it, its driver or kernels for it cannot be had.
     pub fn open(gpu: Gpu) -> Result<Driver> {
         let number = match gpu {
             Gpu::Real(number) => {
@@ -345,10 +345,12 @@ impl Driver {
         self.name.clone()
     }
 
+    /// Which of the embedded cubins it runs.
     pub fn target(&self) -> Target {
         self.target
     }
 
+    /// How many blocks can be at work, one each.
     pub fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }
@@ -382,6 +384,7 @@ impl Driver {
 
     /// Says that nothing may touch these bytes; the emulated driver watches.
     #[cfg(feature = "emulator")]
+    /// Says that nothing may touch these bytes, for drivers that can watch.
     pub fn forbid(&mut self, from: Address, bytes: usize) {
         super::emulated::forbid(from, bytes);
     }
@@ -428,6 +431,7 @@ impl Driver {
         self.synchronize()
     }
 
+    /// Copies `bytes` bytes inside the device's memory; the two places do not overlap.
     pub fn copy(&mut self, from: Address, to: Address, bytes: usize) -> Result<()> {
         self.bind()?;
         if let Some(captured) = &mut self.captured {
@@ -436,6 +440,7 @@ impl Driver {
         call!(cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.stream))
     }
 
+    /// Queues a launch. What goes wrong while it runs may be told by a later call.
     pub fn launch(&mut self, launch: Launch) -> Result<()> {
         self.bind()?;
         let Launch { kernel, grid, block, shared, arguments } = launch;
@@ -459,6 +464,7 @@ impl Driver {
         Ok(())
     }
 
+    /// The descriptor by which a kernel fetches boxes of `matrix`, on devices with TMA.
     pub fn tensor_map(&self, matrix: Matrix) -> Result<TensorMap> {
         self.bind()?;
         let Matrix { base, rows, columns, pitch, tile } = matrix;
@@ -533,6 +539,7 @@ impl Driver {
         }
     }
 
+    /// Queues all that [`Driver::end_capture`] numbered so.
     pub fn replay(&mut self, graph: usize) -> Result<()> {
         self.bind()?;
         call!(cuGraphLaunch(self.graphs[graph], self.stream))

@@ -44,6 +44,7 @@ impl Schedule {
 /// How an emulated GPU's kernels were compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
+    /// As they are.
     Plain,
     /// Reports two accesses of shared memory that nothing orders.
     Race,
@@ -58,8 +59,11 @@ pub struct Emulator {
     pub kernels: PathBuf,
     /// Its compute capability.
     pub capability: (u32, u32),
+    /// How many it says that it has.
     pub multiprocessors: usize,
+    /// In which order its threads take turns.
     pub schedule: Schedule,
+    /// What goes wrong on purpose; nothing by default.
     pub faults: Faults,
 }
 
@@ -221,6 +225,7 @@ pub struct PluggedIn {
 }
 
 impl PluggedIn {
+    /// By which a [`Driver`](super::driver::Driver) opens it, for as long as it is plugged in.
     pub fn gpu(&self) -> Gpu {
         Gpu::Emulated(self.number)
     }

@@ -12,7 +12,9 @@ include!(concat!(env!("OUT_DIR"), "/declarations.rs"));
 
 /// One file of `kernels/` as machine code for one target.
 pub struct Module {
+    /// Its name without `.cu`.
     pub file: &'static str,
+    /// What it was compiled for.
     pub target: Target,
     /// Size of the cubin.
     bytes: usize,
@@ -31,7 +33,9 @@ pub const CUDA_MAJOR: i32 = include!(concat!(env!("OUT_DIR"), "/cuda_major.rs"))
 /// What one kernel needs on a target, as `ptxas` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
+    /// The kernel's name, without mangling.
     pub kernel: String,
+    /// Of a thread.
     pub registers: usize,
     /// Bytes of registers that did not fit: stores and loads.
     pub spills: (usize, usize),

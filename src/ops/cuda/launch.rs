@@ -7,28 +7,31 @@ use std::marker::PhantomData;
 pub struct Address(pub u64);
 
 impl Address {
+    /// The place so many bytes further on.
     pub fn offset(self, bytes: usize) -> Address {
         Address(self.0 + bytes as u64)
     }
 }
 
 /// A place in device memory where values of a type lie, one after another. `T` is what a kernel sees there, and is never made.
-pub struct Pointer<T> {
+pub(crate) struct Pointer<T> {
     address: Address,
     values: PhantomData<fn() -> T>,
 }
 
 impl<T> Pointer<T> {
-    pub fn new(address: Address) -> Pointer<T> {
+    /// The place where `address` is.
+    pub(crate) fn new(address: Address) -> Pointer<T> {
         Pointer { address, values: PhantomData }
     }
 
     /// What lies `count` values behind.
-    pub fn offset(self, count: usize) -> Pointer<T> {
+    pub(crate) fn offset(self, count: usize) -> Pointer<T> {
         Pointer::new(self.address.offset(count * size_of::<T>()))
     }
 
-    pub fn address(self) -> Address {
+    /// Where the first value lies.
+    pub(crate) fn address(self) -> Address {
         self.address
     }
 }
@@ -41,7 +44,7 @@ impl<T> Clone for Pointer<T> {
 impl<T> Copy for Pointer<T> {}
 
 /// A kernel that takes parameters `P`, as its source declares it.
-pub struct Kernel<P> {
+pub(crate) struct Kernel<P> {
     name: &'static str,
     most_threads: usize,
     resident: usize,
@@ -58,49 +61,45 @@ impl<P> Clone for Kernel<P> {
 impl<P> Copy for Kernel<P> {}
 
 impl<P> Kernel<P> {
-    pub const fn new(name: &'static str, most_threads: usize, resident: usize) -> Self {
+    pub(crate) const fn new(name: &'static str, most_threads: usize, resident: usize) -> Self {
         Kernel { name, most_threads, resident, threads: most_threads, shared: 0, parameters: PhantomData }
     }
 
     /// In blocks of fewer threads than it can have.
-    pub fn threads(self, threads: usize) -> Self {
+    pub(crate) fn threads(self, threads: usize) -> Self {
         debug_assert!(threads <= self.most_threads, "{} takes {} threads, not {threads}", self.name, self.most_threads);
         Kernel { threads, ..self }
     }
 
     /// With this many bytes of dynamic shared memory.
-    pub fn shared(self, shared: usize) -> Self {
+    pub(crate) fn shared(self, shared: usize) -> Self {
         Kernel { shared, ..self }
     }
 
-    pub fn name(self) -> &'static str {
-        self.name
-    }
-
     /// Warps of a full block.
-    pub const fn warps(self) -> usize {
+    pub(crate) const fn warps(self) -> usize {
         self.most_threads / 32
     }
 
     /// Threads of a full block.
-    pub const fn most_threads(self) -> usize {
+    pub(crate) const fn most_threads(self) -> usize {
         self.most_threads
     }
 
     /// Blocks that its registers let a multiprocessor hold.
-    pub const fn resident(self) -> usize {
+    pub(crate) const fn resident(self) -> usize {
         self.resident
     }
 
     /// The launch of it on `grid` blocks with these arguments.
-    pub fn launch(self, grid: [usize; 3], arguments: &[Argument]) -> Launch<'_> {
+    pub(crate) fn launch(self, grid: [usize; 3], arguments: &[Argument]) -> Launch<'_> {
         let (block, shared) = (self.threads as u32, self.shared as u32);
         Launch { kernel: self.name, grid: grid.map(|blocks| blocks as u32), block, shared, arguments }
     }
 }
 
 /// The parameters of a kernel by name, each of its type.
-pub trait Parameters {
+pub(crate) trait Parameters {
     /// An array of arguments.
     type Arguments: AsRef<[Argument]>;
 
@@ -140,10 +139,15 @@ impl Target {
 /// One argument of a kernel.
 #[derive(Clone, Debug)]
 pub enum Argument {
+    /// A pointer; 0 for none.
     Address(Address),
+    /// A C `int`: sizes and flags.
     Int(i32),
+    /// 64 bits.
     Long(i64),
+    /// A C `float`.
     Float(f32),
+    /// A `__grid_constant__` descriptor, by value.
     Map(TensorMap),
 }
 
@@ -192,7 +196,7 @@ impl From<TensorMap> for Argument {
 
 impl Argument {
     /// A size that a kernel takes as `int64_t`.
-    pub fn long(value: usize) -> Argument {
+    pub(crate) fn long(value: usize) -> Argument {
         Argument::Long(value as i64)
     }
 
@@ -216,8 +220,11 @@ pub struct TensorMap(pub [u64; 16]);
 /// A bf16 matrix in device memory, and the box of it that one TMA copy brings into shared memory in the 128-byte swizzle.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
+    /// Element (0, 0); its address is a multiple of 16.
     pub base: Address,
+    /// Rows of the whole matrix.
     pub rows: usize,
+    /// Columns of the whole matrix.
     pub columns: usize,
     /// Elements from a row to the next; their bytes are a multiple of 16.
     pub pitch: usize,
@@ -228,10 +235,14 @@ pub struct Matrix {
 /// One launch of a kernel: what `cuLaunchKernel` takes.
 #[derive(Clone, Debug)]
 pub struct Launch<'a> {
+    /// The function's name in its module, without mangling.
     pub kernel: &'static str,
+    /// Blocks along x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a block, along x alone.
     pub block: u32,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// In the order of the kernel's parameters.
     pub arguments: &'a [Argument],
 }

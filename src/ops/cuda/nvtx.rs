@@ -86,7 +86,7 @@ unsafe extern "C" fn export_table(which: u32) -> *const c_void {
 }
 
 /// Loads the profiler's library, if there is one. Whether it wants to hear of ranges.
-pub fn start() -> bool {
+pub(crate) fn start() -> bool {
     static STARTED: OnceLock<bool> = OnceLock::new();
     *STARTED.get_or_init(|| {
         let Some(path) = std::env::var_os("NVTX_INJECTION64_PATH") else { return false };
@@ -104,7 +104,7 @@ pub fn start() -> bool {
 }
 
 /// Opens a range of this name on this thread.
-pub fn push(name: &str) {
+pub(crate) fn push(name: &str) {
     let function = FILLED_IN[CORE][RANGE_PUSH].load(Ordering::Acquire);
     if !function.is_null()
         && let Ok(name) = CString::new(name)
@@ -115,7 +115,7 @@ pub fn push(name: &str) {
 }
 
 /// Closes the range of this thread that was opened last.
-pub fn pop() {
+pub(crate) fn pop() {
     let function = FILLED_IN[CORE][RANGE_POP].load(Ordering::Acquire);
     if !function.is_null() {
         // SAFETY: the profiler put in `int nvtxRangePop()`.

@@ -26,7 +26,7 @@ use crate::stream::StreamKind;
 
 /// A line of the result table, and of every plot: a method with a memory size (and its weights, where there are several), over
 /// its seeds.
-pub struct Series {
+pub(crate) struct Series {
     /// `gcl`, or `gcl · 200` where the memory size matters.
     pub label: String,
     /// The memory size alone, where a method has several.

@@ -9,16 +9,16 @@ use std::fmt::Write;
 use plotters::style::{RGBColor, WHITE};
 
 /// A colour of a plot by its role.
-pub type Color = RGBColor;
+pub(crate) type Color = RGBColor;
 
 /// Texts in plots.
-pub const INK: Color = RGBColor(0x1c, 0x20, 0x24);
+pub(crate) const INK: Color = RGBColor(0x1c, 0x20, 0x24);
 /// Numbers and names at the axes.
-pub const MUTED: Color = RGBColor(0x5b, 0x64, 0x70);
-pub const AXIS: Color = RGBColor(0xae, 0xb6, 0xc0);
-pub const GRID: Color = RGBColor(0xe6, 0xe9, 0xed);
+pub(crate) const MUTED: Color = RGBColor(0x5b, 0x64, 0x70);
+pub(crate) const AXIS: Color = RGBColor(0xae, 0xb6, 0xc0);
+pub(crate) const GRID: Color = RGBColor(0xe6, 0xe9, 0xed);
 /// What the others did, behind what is shown.
-pub const CONTEXT: Color = RGBColor(0xd3, 0xd8, 0xde);
+pub(crate) const CONTEXT: Color = RGBColor(0xd3, 0xd8, 0xde);
 
 const ROLES: [(Color, Color); 5] = [
     (INK, RGBColor(0xe8, 0xea, 0xed)),
@@ -40,7 +40,7 @@ const LINES: [(Color, Color); 8] = [
 ];
 
 /// The colour of the `number`th method; they come again after eight.
-pub fn line(number: usize) -> Color {
+pub(crate) fn line(number: usize) -> Color {
     LINES[number % LINES.len()].0
 }
 
@@ -69,7 +69,7 @@ const SHADE_INKS: [(Color, Color); 4] = [
 ];
 
 /// The colour of a part in [0, 1], and that of a number on it: in each theme the one that is read best.
-pub fn shade(part: f64) -> (Color, Color) {
+pub(crate) fn shade(part: f64) -> (Color, Color) {
     let number = (part.clamp(0.0, 1.0) * (SHADES - 1) as f64).round() as usize;
     let (light, dark) = (blend(&LIGHT_SHADES, number), blend(&DARK_SHADES, number));
     let read = |inks: &&(Color, Color)| contrast(light, inks.0) + contrast(dark, inks.1);
@@ -104,7 +104,7 @@ fn pairs() -> impl Iterator<Item = (Color, Color)> {
 }
 
 /// Rules that put the dark colours in the place of the light ones.
-pub fn dark_rules() -> String {
+pub(crate) fn dark_rules() -> String {
     let mut rules = String::new();
     for (light, dark) in pairs() {
         let (light, dark) = (hex(light), hex(dark));

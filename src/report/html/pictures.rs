@@ -19,7 +19,7 @@ const SHOWN: usize = 6;
 const EDGE: u32 = 96;
 
 /// A few test images with every method's answer.
-pub struct Gallery {
+pub(crate) struct Gallery {
     /// Those that most of the methods that have answered took for what they are.
     pub right: Vec<Card>,
     pub wrong: Vec<Card>,
@@ -27,7 +27,7 @@ pub struct Gallery {
     pub note: Option<String>,
 }
 
-pub struct Card {
+pub(crate) struct Card {
     /// A data URI.
     pub picture: Option<String>,
     pub truth: String,
@@ -37,7 +37,7 @@ pub struct Card {
 }
 
 /// What an image was taken for, and by whom.
-pub struct Answer {
+pub(crate) struct Answer {
     pub predicted: String,
     pub by: Vec<String>,
     pub right: bool,
@@ -45,7 +45,7 @@ pub struct Answer {
 
 impl Gallery {
     /// From the first run of each series that has predictions; None where there is none.
-    pub fn of(series: &[Series]) -> Option<Gallery> {
+    pub(crate) fn of(series: &[Series]) -> Option<Gallery> {
         let runs: Vec<(&Series, &Run)> = series
             .iter()
             .filter_map(|series| Some((series, series.cell.runs.iter().find(|run| !run.predictions.is_empty())?)))

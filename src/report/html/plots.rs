@@ -15,8 +15,8 @@ use super::palette::{self, AXIS, CONTEXT, Color, GRID, INK, MUTED};
 /// Units of a drawing to a pixel of the page: its coordinates are whole numbers.
 const FINE: f64 = 4.0;
 /// Sizes in pixels of the page: of a plot among many, and of one with much to say.
-pub const SMALL: f64 = 340.0;
-pub const LARGE: f64 = 400.0;
+pub(crate) const SMALL: f64 = 340.0;
+pub(crate) const LARGE: f64 = 400.0;
 const TEXT: f64 = 11.5;
 /// From one name at the end of a line to the next.
 const LABEL_GAP: f64 = 14.0;
@@ -60,7 +60,7 @@ fn path(area: &Area, points: &[(f64, f64)], style: ShapeStyle) -> Drawn {
 
 /// Where an axis begins and ends, and what stands at it.
 #[derive(Clone, Debug)]
-pub struct Axis {
+pub(crate) struct Axis {
     pub title: String,
     range: (f64, f64),
     ticks: Vec<(f64, String)>,
@@ -84,17 +84,17 @@ impl Axis {
     }
 
     /// Fractions, shown in per cent, from 0.
-    pub fn percent(title: &str, values: &[f64]) -> Axis {
+    pub(crate) fn percent(title: &str, values: &[f64]) -> Axis {
         Axis::round(title, values, true, show_percent)
     }
 
     /// The same near the values alone, for plots that compare what lies close together.
-    pub fn percent_near(title: &str, values: &[f64]) -> Axis {
+    pub(crate) fn percent_near(title: &str, values: &[f64]) -> Axis {
         Axis::round(title, values, false, show_percent)
     }
 
     /// Counts from 0: 20k, 1.5M. It ends with the largest, not with a round number, so that no width is lost.
-    pub fn count(title: &str, values: &[f64]) -> Axis {
+    pub(crate) fn count(title: &str, values: &[f64]) -> Axis {
         let mut axis = Axis::round(title, values, true, |value, _| short_count(value));
         let most = values.iter().copied().filter(|value| value.is_finite()).fold(0.0, f64::max);
         if most > 0.0 {
@@ -105,7 +105,7 @@ impl Axis {
     }
 
     /// Any numbers.
-    pub fn number(title: &str, values: &[f64]) -> Axis {
+    pub(crate) fn number(title: &str, values: &[f64]) -> Axis {
         Axis::round(title, values, false, |value, step| {
             if value == 0.0 {
                 "0".to_string()
@@ -118,7 +118,7 @@ impl Axis {
     }
 
     /// Names at 0, 1, 2, ...
-    pub fn names(title: &str, names: &[String]) -> Axis {
+    pub(crate) fn names(title: &str, names: &[String]) -> Axis {
         let last = names.len() as f64 - 1.0;
         let ticks = names.iter().enumerate().map(|(place, name)| (place as f64, name.clone()));
         let margin = if names.len() < 2 { 0.5 } else { 0.04 * last };
@@ -156,7 +156,7 @@ fn show_percent(value: f64, step: f64) -> String {
 }
 
 /// `1500000` as `1.5M`.
-pub fn short_count(value: f64) -> String {
+pub(crate) fn short_count(value: f64) -> String {
     let (size, letter) = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")]
         .into_iter()
         .find(|(size, _)| value.abs() >= *size)
@@ -169,14 +169,14 @@ pub fn short_count(value: f64) -> String {
 
 /// A place on a line, and how far the seeds spread to either side of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Point {
+pub(crate) struct Point {
     pub x: f64,
     pub y: f64,
     pub spread: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub(crate) enum Look {
     /// Points joined by a line, a band for the seeds' spread.
     Marked,
     /// A thin line without marks.
@@ -189,7 +189,7 @@ pub enum Look {
 
 /// A line of a plot.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub(crate) struct Line {
     /// Stands at its right end; empty for none.
     pub label: String,
     pub color: Color,
@@ -198,7 +198,7 @@ pub struct Line {
 }
 
 /// Lines over an axis.
-pub struct Plot {
+pub(crate) struct Plot {
     pub about: String,
     /// [`SMALL`] or [`LARGE`].
     pub width: f64,
@@ -215,7 +215,7 @@ const BANDS: usize = 6;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
 
 impl Plot {
-    pub fn draw(&self) -> Markup {
+    pub(crate) fn draw(&self) -> Markup {
         let named = self.named();
         let longest = named.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
         let margin = if longest > 0 { 22.0 + LETTER * longest as f64 } else { 14.0 };
@@ -365,7 +365,7 @@ fn apart(wanted: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
 }
 
 /// One bar of [`bars`]: a part of the longest, and what stands behind it.
-pub struct Bar {
+pub(crate) struct Bar {
     pub label: String,
     pub color: Color,
     pub value: f64,
@@ -374,7 +374,7 @@ pub struct Bar {
 }
 
 /// Bars from the left, one under the other.
-pub fn bars(about: &str, bars: &[Bar]) -> Markup {
+pub(crate) fn bars(about: &str, bars: &[Bar]) -> Markup {
     const ROW: f64 = 23.0;
     let width_of = |text: &dyn Fn(&Bar) -> usize| LETTER * bars.iter().map(text).max().unwrap_or(0) as f64;
     let (left, right) =
@@ -403,7 +403,7 @@ pub fn bars(about: &str, bars: &[Bar]) -> Markup {
 }
 
 /// Fractions as shades from 0 to `most`, in per cent where there is room; the diagonal has a frame. `rows` are names.
-pub fn heat_map(about: &str, matrix: &[Vec<Option<f64>>], rows: &[String], most: f64) -> Markup {
+pub(crate) fn heat_map(about: &str, matrix: &[Vec<Option<f64>>], rows: &[String], most: f64) -> Markup {
     let columns = matrix.first().map(Vec::len).unwrap_or(0).max(1);
     let left = 8.0 + LETTER * rows.iter().map(|name| name.chars().count()).max().unwrap_or(0) as f64;
     let top = 18.0;
@@ -442,7 +442,7 @@ pub fn heat_map(about: &str, matrix: &[Vec<Option<f64>>], rows: &[String], most:
 }
 
 /// What the shades of [`heat_map`] stand for.
-pub fn heat_scale(most: f64) -> Markup {
+pub(crate) fn heat_scale(most: f64) -> Markup {
     const STEPS: usize = 24;
     let width = 240.0;
     let x = |part: f64| 14.0 + part * (width - 28.0);

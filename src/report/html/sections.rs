@@ -14,7 +14,7 @@ use crate::report::summary::{AVERAGE, BACKWARD, FORGETTING, IN_DOMAIN, METRICS, 
 /// Points of a training curve; more cannot be told apart.
 const CURVE_POINTS: u64 = 200;
 
-pub fn all(group: &Group) -> Vec<Section> {
+pub(crate) fn all(group: &Group) -> Vec<Section> {
     let sections = [
         Some(result(group)),
         against(group),

@@ -18,7 +18,7 @@ pub struct Comparison {
     /// A row for each figure that is of the runs' own experiment, and one for each method and memory size that has none.
     pub table: Table,
     /// Which figures are of another experiment, and in what; what papers say in words; and what to bear in mind.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Reference {

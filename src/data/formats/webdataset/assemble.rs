@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 const IN_NO_LIST: &str = "in no list";
 
 /// All that a data set is made of.
-pub struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     pub source: &'a Source,
     pub folder: &'a Path,
     pub files: Vec<ShardFile>,
@@ -88,7 +88,7 @@ struct Samples {
 }
 
 /// Makes the data set; `notes` are told before what is found here.
-pub fn assemble(parts: Parts, mut notes: Vec<String>) -> Result<Dataset> {
+pub(crate) fn assemble(parts: Parts, mut notes: Vec<String>) -> Result<Dataset> {
     let Parts { source, folder, files, lists, shards, times_of, .. } = &parts;
     let settings = &source.webdataset;
     let mut told = Told::default();

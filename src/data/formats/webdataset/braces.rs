@@ -9,7 +9,7 @@ const MOST_NAMES: usize = 1 << 20;
 const MOST_BRACES: usize = 32;
 
 /// `{08..10}.tar` as `08.tar`, `09.tar` and `10.tar`, `{a,b}.tar` as `a.tar` and `b.tar`; in their order, the first brace slowest.
-pub fn expand(spec: &str) -> Result<Vec<String>> {
+pub(crate) fn expand(spec: &str) -> Result<Vec<String>> {
     if spec.is_empty() {
         return Err(Error::input("a shard without a name"));
     }
@@ -20,7 +20,7 @@ pub fn expand(spec: &str) -> Result<Vec<String>> {
 }
 
 /// The same of a command: what is neither a range nor a list stays as it is, as a shell leaves it (`awk '{print}'`, `${NAME}`).
-pub fn expand_command(command: &str) -> Result<Vec<String>> {
+pub(crate) fn expand_command(command: &str) -> Result<Vec<String>> {
     let mut commands = vec![String::new()];
     let (mut rest, mut braces) = (command, 0);
     while let Some(open) = rest.find('{') {

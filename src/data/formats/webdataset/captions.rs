@@ -20,13 +20,13 @@ pub enum Captions {
 }
 
 /// The captions that a text holds where it is read line by line.
-pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty())
 }
 
 /// What was counted of the texts of a list of shards.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counted {
+pub(crate) struct Counted {
     texts: usize,
     /// Of them, those of several lines.
     several: usize,
@@ -36,7 +36,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    pub fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Counted {
+    pub(crate) fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Counted {
         let mut counted = Counted::default();
         for text in texts {
             let count = lines(text).count();
@@ -49,7 +49,7 @@ impl Counted {
     }
 
     /// Whether the texts are read line by line.
-    pub fn by_lines(&self, rule: Captions) -> bool {
+    pub(crate) fn by_lines(&self, rule: Captions) -> bool {
         match rule {
             Captions::Auto => 2 * self.several > self.texts && 10 * self.paragraphs < self.several,
             Captions::Lines => true,
@@ -58,7 +58,7 @@ impl Counted {
     }
 
     /// What was done with the texts of `list`; nothing to tell where each is one line.
-    pub fn note(&self, list: &str, rule: Captions) -> Option<String> {
+    pub(crate) fn note(&self, list: &str, rule: Captions) -> Option<String> {
         let Counted { texts, several, lines, .. } = self;
         let what = match self.by_lines(rule) {
             true => format!(

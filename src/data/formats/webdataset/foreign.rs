@@ -1,7 +1,7 @@
 //! What lies in the place of a shard and is none: compressed files, web pages, pointers.
 
 /// What the first bytes of a file say that it is, where that is no tar file, and what to do about it. `name` is the file's.
-pub fn recognise(start: &[u8], name: &str) -> Option<String> {
+pub(crate) fn recognise(start: &[u8], name: &str) -> Option<String> {
     let compressed = |with: &str, unpack: &str| {
         format!(
             "the shard is compressed with {with}; pictures are read where they stand, so unpack it to a plain .tar ({unpack} '{name}')"

@@ -23,7 +23,7 @@ static ESCAPE: LazyLock<Regex> = LazyLock::new(|| {
 
 /// The object that a text is.
 #[derive(Debug)]
-pub struct Object {
+pub(crate) struct Object {
     values: Map<String, Value>,
     /// Whether it holds what Python alone writes.
     pub is_odd: bool,
@@ -31,7 +31,7 @@ pub struct Object {
 
 impl Object {
     /// Fails with what is wrong and where in the text.
-    pub fn parse(text: &str) -> Result<Object, String> {
+    pub(crate) fn parse(text: &str) -> Result<Object, String> {
         if let Ok(values) = serde_json::from_str(text) {
             return Ok(Object { values, is_odd: false });
         }
@@ -40,7 +40,7 @@ impl Object {
     }
 
     /// The text or the number under a key; `None` where there is neither, or a blank text.
-    pub fn text(&self, key: &str) -> Option<String> {
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
         let text = match self.values.get(key)? {
             Value::String(text) => text.trim().to_string(),
             Value::Number(number) => number.to_string(),

@@ -25,7 +25,7 @@ const PIECE: u64 = 64 << 20;
 const MOST_SAID: usize = 4096;
 
 /// Copies of what commands print.
-pub struct Copies {
+pub(crate) struct Copies {
     folder: PathBuf,
     /// Bytes of all copies of a data set, at most.
     limit: u64,
@@ -36,7 +36,7 @@ pub struct Copies {
 
 impl Copies {
     /// Copies in a folder, that of the user's caches where none is named; all of them together may have so many GiB.
-    pub fn new(folder: &str, limit: u64) -> Copies {
+    pub(crate) fn new(folder: &str, limit: u64) -> Copies {
         let of_user = || index::cache_folder().unwrap_or_else(std::env::temp_dir).join("shards");
         Copies {
             folder: if folder.is_empty() { of_user() } else { PathBuf::from(folder) },
@@ -48,7 +48,7 @@ impl Copies {
     }
 
     /// Where the copies of some commands lie, each with its number; those that are not there are made, several at once.
-    pub fn of_all(&self, commands: &[(usize, String)]) -> Result<Vec<(usize, String)>> {
+    pub(crate) fn of_all(&self, commands: &[(usize, String)]) -> Result<Vec<(usize, String)>> {
         let path = |(number, command): &(usize, String)| {
             let path = self.of(command).map_err(|error| error.at(format!("the command '{command}'")))?;
             let path = path.into_os_string().into_string();
@@ -58,7 +58,7 @@ impl Copies {
     }
 
     /// What was done, for the user.
-    pub fn note(&self) -> Option<String> {
+    pub(crate) fn note(&self) -> Option<String> {
         let [made, found, bytes] = [&self.made, &self.found, &self.bytes].map(|count| count.load(Ordering::Relaxed));
         (made + found > 0).then(|| {
             format!(

@@ -32,13 +32,13 @@ const BLOCK: u64 = 512;
 pub(super) const MOST_PADDING: u64 = 1 << 20;
 
 /// Endings of pictures in the order in which one is chosen of several in a sample; the others follow.
-pub const PICTURES: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
+pub(crate) const PICTURES: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
 /// Endings of captions, likewise; the `json` comes last.
-pub const CAPTIONS: [&str; 3] = ["txt", "text", "caption"];
+pub(crate) const CAPTIONS: [&str; 3] = ["txt", "text", "caption"];
 
 /// A sample as its shard tells it. Of a sample with `damage` nothing else counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub key: Box<str>,
     /// Where the picture's file begins in the shard, and its bytes.
     pub image: Option<(u64, u64)>,
@@ -56,21 +56,21 @@ pub struct Entry {
 }
 
 /// Why something cannot be used: the reason by which it is counted, and what it is.
-pub type Damage = (String, String);
+pub(crate) type Damage = (String, String);
 
 /// How often something was met, and the first of it by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Met {
+pub(crate) struct Met {
     pub count: u64,
     pub first: String,
 }
 
 impl Met {
-    pub fn add(&mut self, first: impl FnOnce() -> String) {
+    pub(crate) fn add(&mut self, first: impl FnOnce() -> String) {
         self.merge(&Met { count: 1, first: if self.count == 0 { first() } else { String::new() } });
     }
 
-    pub fn merge(&mut self, other: &Met) {
+    pub(crate) fn merge(&mut self, other: &Met) {
         if self.count == 0 {
             self.first = other.first.clone();
         }
@@ -80,7 +80,7 @@ impl Met {
 
 /// What was passed over or read in another way than it stands there, in a shard or in all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Told {
+pub(crate) struct Told {
     /// Members that are no part of a sample, by their ending.
     pub others: BTreeMap<String, Met>,
     /// Members that point to others and are read as those.
@@ -96,7 +96,7 @@ impl Told {
     /// Kinds of endings that are told apart; the rest counts together. Shards may have as many as members.
     const MOST_ENDINGS: usize = 8;
 
-    pub fn merge(&mut self, other: &Told) {
+    pub(crate) fn merge(&mut self, other: &Told) {
         for (ending, met) in &other.others {
             self.other(ending).merge(met);
         }
@@ -118,7 +118,7 @@ impl Told {
 
 /// What a shard holds, in the order of each sample's first member.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Shard {
+pub(crate) struct Shard {
     pub entries: Vec<Entry>,
     /// Damage that belongs to no sample in particular.
     pub damage: Vec<Damage>,
@@ -154,7 +154,7 @@ impl Part {
 impl Shard {
     /// Whether all pictures that may be loaded lie within a shard of this stamp and are not too large: an index that was kept may
     /// have been written by another program.
-    pub fn fits(&self, stamp: &Stamp) -> bool {
+    pub(crate) fn fits(&self, stamp: &Stamp) -> bool {
         let within = |(begin, len): (u64, u64)| {
             len <= MOST_IMAGE && begin.checked_add(len).is_some_and(|end| end <= stamp.bytes())
         };
@@ -162,7 +162,7 @@ impl Shard {
     }
 
     /// Reads the headers of a shard, and its texts. `domain` is the key of the `json` that tells a sample's domain.
-    pub fn read(folder: &Path, source: &ShardFile, domain: &str, times: &Times) -> Result<Shard> {
+    pub(crate) fn read(folder: &Path, source: &ShardFile, domain: &str, times: &Times) -> Result<Shard> {
         let path = folder.join(&source.path);
         let wrong = |cause: std::io::Error| Error::reading(&path, cause);
         let mut file = File::open(&path).map_err(wrong)?;

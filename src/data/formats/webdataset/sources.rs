@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// A shard: what it is called in sample ids and messages, and where it lies.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ShardFile {
+pub(crate) struct ShardFile {
     /// Its path relative to the data set's folder, or the command that prints it, with `pipe:` in front.
     pub name: String,
     /// Relative to the folder.
@@ -24,7 +24,12 @@ const BESIDE: [&str; 22] = [
 
 /// The shards that some specifications mean, in order. What a pattern passes over is told in `notes`; what a command prints is copied
 /// by `copies`.
-pub fn shards(folder: &Path, specs: &[String], copies: &Copies, notes: &mut Vec<String>) -> Result<Vec<ShardFile>> {
+pub(crate) fn shards(
+    folder: &Path,
+    specs: &[String],
+    copies: &Copies,
+    notes: &mut Vec<String>,
+) -> Result<Vec<ShardFile>> {
     let mut found = Vec::new();
     let mut commands = Vec::new();
     for spec in specs.iter().flat_map(|spec| parts(spec)) {
@@ -137,7 +142,7 @@ fn is_pattern(path: &str) -> bool {
 
 /// What a path or a pattern relative to the folder means; of a pattern the files that there are, sorted by name. Fails where there
 /// are none.
-pub fn matching(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn matching(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     if !is_pattern(pattern) {
         return Ok(vec![folder.join(pattern)]);
     }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, unknown};
 
 /// What tells the time of a shard's samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeOf {
+pub(crate) enum TimeOf {
     /// There are no times.
     Nothing,
     /// The shard's path: all are of this year.
@@ -24,7 +24,7 @@ pub enum TimeOf {
 
 /// Years by all means that the settings name.
 #[derive(Debug)]
-pub struct Times {
+pub(crate) struct Times {
     patterns: Vec<Pattern>,
     /// For shards that no pattern is for; a year stands for the one in the path.
     other: Option<TimeOf>,
@@ -35,7 +35,7 @@ pub struct Times {
 
 impl Times {
     /// Fails when the settings contradict one another, when a pattern is none, or when a list of UIDs cannot be read.
-    pub fn open(folder: &Path, settings: &WebDatasetSettings) -> Result<Times> {
+    pub(crate) fn open(folder: &Path, settings: &WebDatasetSettings) -> Result<Times> {
         let WebDatasetSettings { time, time_from, time_pattern, time_uids, .. } = settings;
         let patterns = parsed(time_pattern).map_err(|error| error.at("data.webdataset.time_pattern"))?;
         let missing = |key: &str, what: &str| {
@@ -81,12 +81,12 @@ impl Times {
     }
 
     /// The key of the `json` with the time.
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         &self.key
     }
 
     /// What tells the times of a shard. Fails when its path must and does not.
-    pub fn of_shard(&self, name: &str) -> Result<TimeOf> {
+    pub(crate) fn of_shard(&self, name: &str) -> Result<TimeOf> {
         if let Some(year) = self.patterns.iter().find_map(|pattern| pattern.year_of(name)) {
             return Ok(TimeOf::Year(year));
         }
@@ -109,19 +109,19 @@ impl Times {
     }
 
     /// The year of a UID, the earliest where it is in several lists, and in how many of them it is.
-    pub fn of_uid(&self, uid: u128) -> (Option<i32>, u32) {
+    pub(crate) fn of_uid(&self, uid: u128) -> (Option<i32>, u32) {
         let mut found = self.lists.iter().filter(|(_, _, list)| list.holds(uid)).map(|(year, ..)| *year);
         let first = found.next();
         (first, u32::from(first.is_some()) + found.count() as u32)
     }
 
     /// How many lists of UIDs there are.
-    pub fn lists(&self) -> usize {
+    pub(crate) fn lists(&self) -> usize {
         self.lists.len()
     }
 
     /// The lists as they are now: an index that was made with others is another.
-    pub fn stamps(&self, folder: &Path) -> Result<Vec<Stamp>> {
+    pub(crate) fn stamps(&self, folder: &Path) -> Result<Vec<Stamp>> {
         self.lists.iter().map(|(_, name, _)| Stamp::of(folder, name)).collect()
     }
 }

@@ -27,14 +27,14 @@ static PAIR: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^\[\('[^']*','<u8'\),\('[^']*','<u8'\),?\]$").expect("the pattern is fine"));
 
 /// The UID that a text of 32 hexadecimal digits is.
-pub fn parse(text: &str) -> Option<u128> {
+pub(crate) fn parse(text: &str) -> Option<u128> {
     let is_one = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_one.then(|| u128::from_str_radix(text, 16).ok())?
 }
 
 /// The UIDs of a file, ascending.
 #[derive(Debug)]
-pub struct UidList {
+pub(crate) struct UidList {
     map: Mmap,
     /// Bytes of the header.
     begin: usize,
@@ -44,7 +44,7 @@ pub struct UidList {
 
 impl UidList {
     /// Fails when the file cannot be read, is none of numpy's, holds other numbers, ends before they do, or is not sorted.
-    pub fn open(path: &Path) -> Result<UidList> {
+    pub(crate) fn open(path: &Path) -> Result<UidList> {
         let wrong = |cause: std::io::Error| Error::reading(path, cause);
         let file = File::open(path).map_err(wrong)?;
         // An empty file cannot be mapped everywhere, and is no list.
@@ -74,7 +74,7 @@ impl UidList {
         u128::from(half(at)) << 64 | u128::from(half(at + 8))
     }
 
-    pub fn holds(&self, uid: u128) -> bool {
+    pub(crate) fn holds(&self, uid: u128) -> bool {
         let (mut low, mut high) = (0, self.len);
         while low < high {
             let middle = low + (high - low) / 2;

@@ -13,7 +13,7 @@ const MASKS: u32 = 3;
 /// Before the header that tells the picture.
 const FILE_HEADER: usize = 14;
 
-pub fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
     let header = Header::of(bytes)?;
     check_size(header.width, header.height)?;
     let (width, bits) = (header.width as usize, header.bits as usize);

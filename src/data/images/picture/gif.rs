@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use super::{Fault, MOST_PIXELS, check_size, from_palette, picture};
 
-pub fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
     let coloured;
     let bytes = match bytes.get(..13) {
         None => return Err(Fault::CutShort),

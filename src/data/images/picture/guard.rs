@@ -10,7 +10,7 @@ thread_local! {
 }
 
 /// What `decode` makes of bytes from outside; an error where it panics, of which nothing is printed.
-pub fn guarded<T, E: From<String>>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+pub(crate) fn guarded<T, E: From<String>>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = panic::take_hook();

@@ -21,7 +21,7 @@ const MOST_SCANS: u64 = 100;
 
 /// What the components of a JPEG are.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Colours {
+pub(crate) enum Colours {
     /// What its markers and the numbers of its components say, and RGB is made of it.
     AsMarked,
     /// Luminance and two colour differences; RGB is made of them.
@@ -32,7 +32,7 @@ pub enum Colours {
 
 /// The picture in a JPEG file of one, three or four components: grey, RGB of YCbCr or RGB, and RGB of inks, which are taken as
 /// inverted.
-pub fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
     let (width, height, samples, values) = samples(bytes, Colours::AsMarked)?;
     let pixels = match samples {
         1 => from_grey(&values),
@@ -43,13 +43,13 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
 }
 
 /// Width and height of a JPEG, how many values a pixel has, and the values.
-pub fn samples(bytes: &[u8], colours: Colours) -> Result<(u32, u32, usize, Vec<u8>), Fault> {
+pub(crate) fn samples(bytes: &[u8], colours: Colours) -> Result<(u32, u32, usize, Vec<u8>), Fault> {
     let decoded = catch_unwind(AssertUnwindSafe(|| Decompressor::new(bytes).samples(colours)));
     decoded.unwrap_or_else(|stopped| Err(fault(stopped)))
 }
 
 /// Tables for pictures whose JPEG streams leave them out, as TIFF files keep them, with the stream: one stream that has them.
-pub fn with_tables(tables: &[u8], stream: &[u8]) -> Vec<u8> {
+pub(crate) fn with_tables(tables: &[u8], stream: &[u8]) -> Vec<u8> {
     const MARK: usize = 2;
     match (tables.len().checked_sub(MARK), stream.get(MARK..)) {
         (Some(end), Some(rest)) if end > MARK => [&tables[..end], rest].concat(),

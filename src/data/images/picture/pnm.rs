@@ -6,7 +6,7 @@ use image::RgbImage;
 use super::{Fault, check_size, from_grey, picture};
 
 /// The picture in a file that begins with `P1` to `P6`.
-pub fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
     let kind = bytes[1] - b'0';
     let mut words = Words { rest: &bytes[2..] };
     let (width, height) = (words.header()?, words.header()?);

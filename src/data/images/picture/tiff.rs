@@ -13,7 +13,7 @@ use weezl::BitOrder;
 use super::jpeg::{self, Colours};
 use super::{Fault, check_size, from_inks};
 
-pub fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
     let tags = Tags::read(bytes)?;
     let layout = Layout::of(&tags)?;
     let mut image = RgbImage::new(layout.width, layout.height);
