@@ -19,9 +19,14 @@ mod declarations;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The machine code that is embedded: Ampere's runs on Ada too, Hopper's has wgmma and TMA.
-const TARGETS: [&str; 2] = ["sm_80", "sm_90a"];
-const OPTIONS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
+/// What is embedded: machine code, of which Ampere's runs on Ada too and Hopper's has wgmma and TMA; and PTX, which the driver
+/// of any other GPU from Ampere on makes machine code of.
+const TARGETS: [&str; 3] = ["sm_80", "sm_90a", "compute_80"];
+const OPTIONS: [&str; 2] = ["--std=c++17", "-lineinfo"];
+
+fn is_ptx(target: &str) -> bool {
+    target.starts_with("compute_")
+}
 
 fn main() -> Result<(), Error> {
     for path in ["kernels", "build.rs", "build"] {
@@ -35,13 +40,13 @@ fn main() -> Result<(), Error> {
     let target = out.ancestors().nth(4).ok_or("OUT_DIR lies in target/")?.to_path_buf();
     println!("cargo:rerun-if-changed={}", target.join("nvrtc").display());
 
-    let mut cuda_major = 0;
+    let mut version = (0, 0);
     let sources = read_sources()?;
     write_declarations(&out, &sources)?;
     let compiled = match find_nvrtc(&target) {
         Some(path) => {
             let nvrtc = Nvrtc::load(&path)?;
-            cuda_major = nvrtc.version.0;
+            version = nvrtc.version;
             compile_all(&nvrtc, &sources, &target.join("kernels"))?
         }
         None => {
@@ -53,18 +58,18 @@ fn main() -> Result<(), Error> {
         }
     };
     write_table(&out, &compiled)?;
-    fs::write(out.join("cuda_major.rs"), cuda_major.to_string())?;
+    fs::write(out.join("cuda_version.rs"), format!("{version:?}"))?;
     if env::var_os("CARGO_FEATURE_EMULATOR").is_some() {
         build_emulator(&target)?;
     }
     Ok(())
 }
 
-/// One .cu file as machine code for one target.
+/// One .cu file for one target, and what the compiler said.
 struct Compiled {
     file: String,
     target: &'static str,
-    cubin: Vec<u8>,
+    code: Vec<u8>,
     log: String,
 }
 
@@ -146,7 +151,7 @@ impl Nvrtc {
         }
     }
 
-    /// Compiles one file, with the headers beside it, for one target. Returns the cubin and the log.
+    /// Compiles one file, with the headers beside it, for one target. Returns the code and the log.
     fn compile(
         &self,
         name: &str,
@@ -170,6 +175,9 @@ impl Nvrtc {
         let (names, texts) = (pointers(&names), pointers(&texts));
         let mut options = vec![format!("--gpu-architecture={target}")];
         options.extend(OPTIONS.map(String::from));
+        if !is_ptx(target) {
+            options.push("--ptxas-options=-v".to_string());
+        }
         let options = strings(options)?;
         let options = pointers(&options);
         let mut program: Program = std::ptr::null_mut();
@@ -187,7 +195,7 @@ impl Nvrtc {
         if status != 0 {
             return Err(format!("{}, {target}:\n{log}", name.to_string_lossy()).into());
         }
-        Ok((self.get(program, "CUBIN")?, log))
+        Ok((self.get(program, if is_ptx(target) { "PTX" } else { "CUBIN" })?, log))
     }
 }
 
@@ -240,8 +248,8 @@ fn compile_all(nvrtc: &Nvrtc, sources: &BTreeMap<String, String>, cache: &Path) 
         .into_iter()
         .map(|(index, result)| {
             let (name, _, target) = jobs[index];
-            let (cubin, log) = result?;
-            Ok(Compiled { file: name.trim_end_matches(".cu").to_string(), target, cubin, log })
+            let (code, log) = result?;
+            Ok(Compiled { file: name.trim_end_matches(".cu").to_string(), target, code, log })
         })
         .collect()
 }
@@ -257,29 +265,33 @@ fn compile_or_recall(
     let mut hasher = DefaultHasher::new();
     (name, source, headers, target, OPTIONS, nvrtc.version).hash(&mut hasher);
     let path = |extension: &str| cache.join(format!("{:016x}.{extension}", hasher.finish()));
-    if let (Ok(cubin), Ok(log)) = (fs::read(path("cubin")), fs::read_to_string(path("log"))) {
-        return Ok((cubin, log));
+    if let (Ok(code), Ok(log)) = (fs::read(path("code")), fs::read_to_string(path("log"))) {
+        return Ok((code, log));
     }
-    let (cubin, log) = nvrtc.compile(name, source, headers, target)?;
-    // The log last: it says that the cubin is whole.
-    fs::write(path("cubin"), &cubin)?;
+    let (code, log) = nvrtc.compile(name, source, headers, target)?;
+    // The log last: it says that the code is whole.
+    fs::write(path("code"), &code)?;
     fs::write(path("log"), &log)?;
-    Ok((cubin, log))
+    Ok((code, log))
 }
 
-/// Writes the compressed cubins and `kernels.rs`, the table that `src/ops/cuda/kernels.rs` includes.
+/// Writes the compressed code and `kernels.rs`, the table that `src/ops/cuda/kernels.rs` includes.
 fn write_table(out: &Path, compiled: &[Compiled]) -> Result<(), Error> {
     let mut table = String::from("&[\n");
-    for Compiled { file, target, cubin, log } in compiled {
+    for Compiled { file, target, code, log } in compiled {
         let path = out.join(format!("{file}.{target}.z"));
         let mut encoder = flate2::write::ZlibEncoder::new(fs::File::create(&path)?, flate2::Compression::best());
-        encoder.write_all(cubin)?;
+        encoder.write_all(code)?;
         encoder.finish()?;
-        let variant = if *target == "sm_80" { "Sm80" } else { "Sm90a" };
+        let variant = match *target {
+            "sm_80" => "Sm80",
+            "sm_90a" => "Sm90a",
+            _ => "Compute80",
+        };
         writeln!(
             table,
             "Module {{ file: {file:?}, target: Target::{variant}, bytes: {}, compressed: include_bytes!({:?}), log: {log:?} }},",
-            cubin.len(),
+            code.len(),
             path
         )?;
     }

@@ -260,7 +260,7 @@ DEVICE void multiply_image(unsigned char* shared, const Pack8* image, const Oper
     load_registers(sum, c);
     ptx::wgmma_fence();
     multiply_all<N, A_MN_MAJOR, B_MN_MAJOR>(sum, shared, operands);
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(sum);
     store_registers(d, sum);
 }
 
@@ -327,15 +327,15 @@ KERNEL(128, 1, conformance_wgmma_wait, const Pack8* image, const Operands* at, c
     ptx::wgmma_fence();
     multiply_all<64, 0, 0>(first, shared, operands);
     multiply_all<64, 0, 0>(second, shared, operands);
-    ptx::wgmma_wait<1>();
+    ptx::wgmma_wait<1>(first);
     store_registers(d, first);
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(second);
     store_registers(d + 32 * 128, second);
 #pragma unroll
     for (int i = 0; i < 32; i++) first[i] *= 2.f;
     ptx::wgmma_fence();
     multiply_all<64, 0, 0>(first, shared, operands);
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(first);
     store_registers(d + 2 * 32 * 128, first);
 }
 
@@ -353,7 +353,7 @@ KERNEL(128, 1, conformance_fence_proxy_async, const Pack8* image, const Operands
         for (int i = 0; i < 32; i++) sum[i] = 0.f;
         ptx::wgmma_fence();
         multiply_all<64, 0, 0>(sum, shared, operands);
-        ptx::wgmma_wait<0>();
+        ptx::wgmma_wait<0>(sum);
         store_registers(d + round * 32 * 128, sum);
         __syncthreads();
     }

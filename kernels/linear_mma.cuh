@@ -5,14 +5,15 @@
 // multiples of 16 bytes, and tiles travel by cp.async; otherwise element by element through registers.
 //
 // Grid: a block for each unit of work (Units). Block: 256 threads, warps 2 x 4 over a tile of 128 x 128, 64 x 32 each.
-// Shared memory: a ring of 4 stages of both tiles, 32 of the depth each: 64 KiB; then the staged tile in its place. One
+// Shared memory: a ring of 3 stages of both tiles, 32 of the depth each: 48 KiB; then the staged tile in its place. So two blocks fit
+// the 100 KiB of a multiprocessor of compute capability 8.6, 8.9 and 12.0. One
 // __syncthreads a block of the depth: it publishes that block's tiles, and frees those of the one before.
 #pragma once
 #include "linear_epilogue.cuh"
 
 constexpr int MMA_TILE = 128;
 constexpr int MMA_TILE_K = 32;
-constexpr int MMA_STAGES = 4;
+constexpr int MMA_STAGES = 3;
 constexpr int MMA_THREADS = 256;
 
 struct MmaShared {
@@ -24,7 +25,7 @@ struct MmaShared {
         bf16 staging[MMA_TILE * MMA_TILE];
     };
 };
-constexpr int MMA_SHARED = 64 * 1024;
+constexpr int MMA_SHARED = 48 * 1024;
 static_assert(sizeof(MmaShared) == MMA_SHARED, "what the launch asks for");
 
 // Where 16-byte chunk `chunk` of row `row` of a tile lies, so that eight rows of one chunk, which ldmatrix reads at a

@@ -76,7 +76,8 @@ DEVICE void load_wgmma_tile(bf16* tile, const TensorMap* map, int first, int dep
 template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N>
 DEVICE void multiply_block(float (&acc)[TILE_N / 2], const bf16* a, const bf16* b) {
     constexpr uint32_t BOX = 64 * 128, GROUP = 8 * 128;  // bytes of 64 rows and of 8 rows of 128
-    uint64_t a_tile = ptx::wgmma_descriptor(a, BOX, GROUP), b_tile = ptx::wgmma_descriptor(b, BOX, GROUP);
+    uint64_t a_tile = ptx::wgmma_descriptor(a, A_M_MAJOR ? BOX : 16, GROUP);
+    uint64_t b_tile = ptx::wgmma_descriptor(b, B_N_MAJOR ? BOX : 16, GROUP);
 #pragma unroll
     for (int k = 0; k < WGMMA_TILE_K / 16; k++) {
         uint64_t a_step = a_tile + k * (A_M_MAJOR ? 128 : 2), b_step = b_tile + k * (B_N_MAJOR ? 128 : 2);
@@ -133,12 +134,12 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
             multiply_block<A_M_MAJOR, B_N_MAJOR, TILE_N>(acc, shared->a[ring.stage] + half * 64 * WGMMA_TILE_K,
                                                          shared->b[ring.stage]);
             ptx::wgmma_commit();
-            ptx::wgmma_wait<1>();
+            ptx::wgmma_wait<1>(acc);
             if (block > unit.first && lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
             previous = ring.stage;
             ring.advance();
         } while (++block < unit.last);
-        ptx::wgmma_wait<0>();
+        ptx::wgmma_wait<0>(acc);
         if (lane_id() == 0) ptx::mbarrier_arrive(&shared->empty[previous]);
 
         if constexpr (WEIGHT) {

@@ -49,7 +49,7 @@ struct __align__(2) bf16 {
 };
 
 // A TMA descriptor (CUtensorMap): 128 opaque bytes that the driver encodes. Pass it `const __grid_constant__`.
-struct __align__(64) TensorMap {
+struct __align__(128) TensorMap {
     uint64_t opaque[16];
 };
 
@@ -129,7 +129,8 @@ DEVICE void bar_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r
 DEVICE void bar_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 // ---- Hopper
-#if __CUDA_ARCH__ >= 900
+// The macro of its own features: later architectures have other instructions in their place.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define HOPPER 1
 
 // mbarrier: a phase completes when the arrivals expected and all bytes announced have come; its parity then flips.
@@ -198,10 +199,13 @@ DEVICE uint64_t wgmma_descriptor(const void* tile, uint32_t leading, uint32_t st
 // Before the first wgmma, and after registers of an accumulator were touched.
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until at most `pending` of the warp's groups are under way.
-template <int pending>
-DEVICE void wgmma_wait() {
+// Until at most `pending` of the warp's groups are under way. Nothing of the accumulator `d` is read or moved before: the
+// instructions that write it name it, but they are done later than they stand.
+template <int pending, int N>
+DEVICE void wgmma_wait(float (&d)[N]) {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 // d[64xN] += a[64x16] b[16xN] for one warpgroup, bf16 from shared memory, f32 accumulators. Warp w of the warpgroup holds

@@ -75,7 +75,7 @@ pub fn check(gpu: Gpu, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<
     let mut skipped = 0;
     match driver.target() {
         Target::Sm90a => tests.extend(hopper()),
-        Target::Sm80 => skipped = hopper().len(),
+        Target::Sm80 | Target::Compute80 => skipped = hopper().len(),
     }
     for (kernel, test) in tests {
         let start = Instant::now();

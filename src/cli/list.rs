@@ -6,7 +6,8 @@ use crate::experiment::PRESETS;
 use crate::method::entries;
 use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
-use crate::ops::cuda::kernels::{MODULES, Report, dynamic_shared};
+use crate::ops::cuda::kernels::{CUDA_VERSION, MODULES, Report, dynamic_shared};
+use crate::ops::cuda::launch::Target;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -45,19 +46,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 );
             }
         }
-        What::Kernels => kernels(),
+        What::Kernels => kernels()?,
     }
     Ok(())
 }
 
 /// Each kernel on each target, as the compiler reports it: registers a thread, bytes that did not fit into them, shared memory.
-fn kernels() {
+fn kernels() -> Result<()> {
     if MODULES.is_empty() {
-        return say!("no CUDA kernels are in this program: no NVRTC was found when it was built");
+        say!("no CUDA kernels are in this program: no NVRTC was found when it was built");
+        return Ok(());
     }
     // Every line of standard output begins with a name.
     say!(
-        "{:<34} {:<7} {:>9} {:>7} {:>14} {:>15}",
+        "{:<34} {:<10} {:>9} {:>7} {:>14} {:>15}",
         "kernel",
         "target",
         "registers",
@@ -69,9 +71,21 @@ fn kernels() {
         for Report { kernel, registers, spills, shared, .. } in module.reports() {
             let (target, spilled) = (module.target.name(), spills.0 + spills.1);
             let dynamic = dynamic_shared(&kernel, module.target).map_or("-".to_string(), |bytes| bytes.to_string());
-            put!("{kernel:<34} {target:<7} {registers:>9} {spilled:>7} {shared:>14} {dynamic:>15}");
+            put!("{kernel:<34} {target:<10} {registers:>9} {spilled:>7} {shared:>14} {dynamic:>15}");
+        }
+        if module.target == Target::Compute80 {
+            for kernel in module.kernels()? {
+                let dynamic = dynamic_shared(&kernel, module.target).map_or("-".to_string(), |bytes| bytes.to_string());
+                put!("{kernel:<34} {:<10} {:>9} {:>7} {:>14} {dynamic:>15}", module.target.name(), "-", "-", "-");
+            }
         }
     }
+    let (major, minor) = CUDA_VERSION;
+    say!("sm_80 runs on GPUs of compute capability 8.0, 8.6 and 8.9, sm_90a on 9.0: with any driver of CUDA {major}");
+    say!(
+        "compute_80 on all others from 8.0 on: their driver, of CUDA {major}.{minor} or later, compiles it at first use"
+    );
+    Ok(())
 }
 
 fn lines<'a>(entries: impl Iterator<Item = (&'a str, String)>) {

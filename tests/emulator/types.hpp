@@ -60,6 +60,6 @@ struct alignas(2) bf16 {
 };
 
 // What emulator_tensor_map writes, and tma.cpp reads.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     uint64_t opaque[16];
 };

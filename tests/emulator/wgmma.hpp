@@ -51,8 +51,8 @@ uint64_t wgmma_descriptor(const void* tile, uint32_t leading, uint32_t stride,
                           emulator::Site site = emulator::Site::here());
 void wgmma_fence(emulator::Site site = emulator::Site::here());
 void wgmma_commit(emulator::Site site = emulator::Site::here());
-template <int pending>
-void wgmma_wait(emulator::Site site = emulator::Site::here()) {
+template <int pending, int N>
+void wgmma_wait(float (&)[N], emulator::Site site = emulator::Site::here()) {
     emulator::wgmma_wait(pending, site);
 }
 template <int A_MN_MAJOR, int B_MN_MAJOR>

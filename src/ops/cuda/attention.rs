@@ -47,7 +47,7 @@ pub(super) fn most_shared(kernel: &str, target: Target) -> usize {
     match target {
         _ if kernel.starts_with("attention_forward") => FORWARD_SHARED,
         Target::Sm80 => 163 << 10,
-        Target::Sm90a => 227 << 10,
+        Target::Sm90a | Target::Compute80 => 227 << 10,
     }
 }
 

@@ -132,8 +132,12 @@ fn check(status: CUresult, doing: impl FnOnce() -> String) -> Result<()> {
         CUresult::CUDA_ERROR_NO_DEVICE => "no NVIDIA GPU is visible on this machine",
         CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
         | CUresult::CUDA_ERROR_INVALID_IMAGE
+        | CUresult::CUDA_ERROR_INVALID_PTX
         | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
             "the kernels in this program are newer than the driver, or not for this GPU"
+        }
+        CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => {
+            "the driver's compiler of PTX (libnvidia-ptxjitcompiler.so.1) is missing: install the whole driver, also in a container"
         }
         CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
         | CUresult::CUDA_ERROR_LAUNCH_FAILED
@@ -175,12 +179,13 @@ impl Driver {
             return self.load(super::emulated::IMAGE);
         }
         for module in MODULES.iter().filter(|module| module.target == target) {
-            self.load(module.cubin()?).map_err(|error| error.at(format!("the kernels of {}", module.file)))?;
+            self.load(module.code()?).map_err(|error| error.at(format!("the kernels of {}", module.file)))?;
         }
         Ok(())
     }
 
-    /// Loads the kernels of an image, a whole cubin.
+    /// Loads the kernels of an image: a whole cubin, or PTX with a zero byte at its end, which the driver translates and keeps
+    /// for the next time.
     pub fn load(&mut self, image: &[u8]) -> Result<()> {
         let mut module = null_mut();
         call!(cuModuleLoadData(&mut module, image.as_ptr().cast()))?;
@@ -279,11 +284,12 @@ impl Driver {
         let (mut version, mut count) = (0, 0);
         call!(cuDriverGetVersion(&mut version))?;
         let (major, minor) = (version / 1000, version % 1000 / 10);
-        if major < kernels::CUDA_MAJOR {
+        let compiled = kernels::CUDA_VERSION;
+        if major < compiled.0 {
             return Err(Error::input(format!(
                 "the driver supports CUDA {major}.{minor}, and the kernels in this program need CUDA {}: update the \
                  driver, or build with PERENNIAL_NVRTC naming a libnvrtc of CUDA {major}",
-                kernels::CUDA_MAJOR
+                compiled.0
             )));
         }
         call!(cuDeviceGetCount(&mut count))?;
@@ -301,15 +307,20 @@ impl Driver {
             Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
-        let target = match capability {
-            (8, 0 | 6 | 9) => Target::Sm80,
-            (9, 0) => Target::Sm90a,
-            (major, minor) => {
-                return Err(Error::input(format!(
-                    "{name} has compute capability {major}.{minor}; the kernels in this program are for 8.0, 8.6, 8.9 and 9.0"
-                )));
-            }
+        let Some(target) = Target::of(capability) else {
+            return Err(Error::input(format!(
+                "{name} has compute capability {}.{}; the kernels in this program are for 8.0 (Ampere) and later",
+                capability.0, capability.1
+            )));
         };
+        if target == Target::Compute80 && (major, minor) < compiled {
+            return Err(Error::input(format!(
+                "{name} runs this program's kernels as PTX of CUDA {}.{}, which its driver must translate, and the driver \
+                 supports CUDA {major}.{minor}: update it, or build with PERENNIAL_NVRTC naming a libnvrtc of CUDA \
+                 {major}.{minor} or earlier",
+                compiled.0, compiled.1
+            )));
+        }
         let mut context = null_mut();
         call!(cuDevicePrimaryCtxRetain(&mut context, device))?;
         call!(cuCtxSetCurrent(context))?;

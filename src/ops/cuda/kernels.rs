@@ -10,15 +10,15 @@ use crate::error::{Error, Result};
 // A module for each file: `build/declarations.rs` says of what.
 include!(concat!(env!("OUT_DIR"), "/declarations.rs"));
 
-/// One file of `kernels/` as machine code for one target.
+/// One file of `kernels/` as code for one target.
 pub struct Module {
     /// Its name without `.cu`.
     pub file: &'static str,
     /// What it was compiled for.
     pub target: Target,
-    /// Size of the cubin.
+    /// Size of the code.
     bytes: usize,
-    /// The cubin, deflated.
+    /// The code, deflated.
     compressed: &'static [u8],
     /// The compiler's report.
     log: &'static str,
@@ -27,8 +27,8 @@ pub struct Module {
 /// All that the build embedded; empty where it found no compiler.
 pub const MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// CUDA's major version that the kernels were compiled with; a driver must know it.
-pub const CUDA_MAJOR: i32 = include!(concat!(env!("OUT_DIR"), "/cuda_major.rs"));
+/// CUDA's version that the kernels were compiled with. A driver must know its major version for machine code, and itself for PTX.
+pub const CUDA_VERSION: (i32, i32) = include!(concat!(env!("OUT_DIR"), "/cuda_version.rs"));
 
 /// What one kernel needs on a target, as `ptxas` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,22 +46,32 @@ pub struct Report {
 }
 
 impl Module {
-    /// The machine code. Fails when what is embedded is not whole.
-    pub fn cubin(&self) -> Result<&'static [u8]> {
+    /// A cubin, or PTX with a zero byte at its end. Fails when what is embedded is not whole.
+    pub fn code(&self) -> Result<&'static [u8]> {
         // It is inflated once, and lives as long as the program.
         static INFLATED: Mutex<BTreeMap<(&str, &str), &[u8]>> = Mutex::new(BTreeMap::new());
         let mut inflated = INFLATED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let key = (self.file, self.target.name());
-        if let Some(cubin) = inflated.get(&key) {
-            return Ok(cubin);
+        if let Some(code) = inflated.get(&key) {
+            return Ok(code);
         }
-        let cubin = inflate(self.compressed, self.bytes).map_err(|error| error.at(format!("kernels {}", self.file)))?;
-        let cubin: &[u8] = cubin.leak();
-        inflated.insert(key, cubin);
-        Ok(cubin)
+        let code = inflate(self.compressed, self.bytes).map_err(|error| error.at(format!("kernels {}", self.file)))?;
+        let code: &[u8] = code.leak();
+        inflated.insert(key, code);
+        Ok(code)
     }
 
-    /// What the compiler says of each kernel.
+    /// The names of its kernels.
+    pub fn kernels(&self) -> Result<Vec<String>> {
+        if self.target != Target::Compute80 {
+            return Ok(self.reports().into_iter().map(|report| report.kernel).collect());
+        }
+        let text = String::from_utf8_lossy(self.code()?);
+        let entries = text.split(".entry ").skip(1);
+        Ok(entries.filter_map(|entry| entry.split(['(', '\n']).next()).map(|name| name.trim().to_string()).collect())
+    }
+
+    /// What the compiler says of each kernel; nothing of PTX, which the GPU's driver compiles.
     pub fn reports(&self) -> Vec<Report> {
         parse(self.log)
     }
@@ -89,13 +99,14 @@ pub fn dynamic_shared(kernel: &str, target: Target) -> Option<usize> {
 fn inflate(compressed: &[u8], bytes: usize) -> Result<Vec<u8>> {
     let damaged =
         |what: String| Error::run(format!("this program's CUDA kernels are damaged ({what}); install it again"));
-    let mut cubin = Vec::with_capacity(bytes);
+    let mut code = Vec::with_capacity(bytes);
     let mut decoder = flate2::read::ZlibDecoder::new(compressed);
-    decoder.read_to_end(&mut cubin).map_err(|cause| damaged(cause.to_string()))?;
-    if cubin.len() != bytes || !cubin.starts_with(b"\x7fELF") {
-        return Err(damaged(format!("{} bytes of {bytes}", cubin.len())));
+    decoder.read_to_end(&mut code).map_err(|cause| damaged(cause.to_string()))?;
+    let is_code = code.starts_with(b"\x7fELF") || (code.starts_with(b"//") && code.ends_with(b"\0"));
+    if code.len() != bytes || !is_code {
+        return Err(damaged(format!("{} bytes of {bytes}", code.len())));
     }
-    Ok(cubin)
+    Ok(code)
 }
 
 /// The number before `unit` in a line of the compiler's log.

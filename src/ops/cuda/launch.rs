@@ -117,21 +117,35 @@ pub enum Gpu {
     Emulated(usize),
 }
 
-/// Which of the embedded cubins a device runs.
+/// Which of the embedded kernels a device runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// Ampere and Ada: cp.async, ldmatrix, mma.sync.
     Sm80,
     /// Hopper: TMA and wgmma besides.
     Sm90a,
+    /// What the GPU's driver makes of PTX for any GPU from Ampere on.
+    Compute80,
 }
 
 impl Target {
+    /// What GPUs of a compute capability run; None for those that are too old. Code for 8.0 runs on later ones of the same
+    /// generation, but on none that are part of a processor (8.7).
+    pub fn of(capability: (usize, usize)) -> Option<Target> {
+        match capability {
+            (..8, _) => None,
+            (8, 0 | 6 | 9) => Some(Target::Sm80),
+            (9, 0) => Some(Target::Sm90a),
+            _ => Some(Target::Compute80),
+        }
+    }
+
     /// The compiler's name of it.
     pub fn name(self) -> &'static str {
         match self {
             Target::Sm80 => "sm_80",
             Target::Sm90a => "sm_90a",
+            Target::Compute80 => "compute_80",
         }
     }
 }
@@ -214,7 +228,7 @@ impl Argument {
 
 /// A TMA descriptor: opaque, made by [`Driver::tensor_map`](super::driver::Driver::tensor_map), passed by value.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub struct TensorMap(pub [u64; 16]);
 
 /// A bf16 matrix in device memory, and the box of it that one TMA copy brings into shared memory in the 128-byte swizzle.

@@ -13,6 +13,8 @@
 
 using namespace driver;
 
+EXPORT CUresult cuDriverGetVersion(int* version);
+
 namespace {
 
 std::mutex devices_mutex;
@@ -83,6 +85,26 @@ CUresult pageable_in_capture(Device& device, const char* call, Stream& stream) {
                          call);
 }
 
+// PTX is for GPUs from its target on, if the driver knows its version of the language.
+CUresult translate(Device& device, const char* call, const char* image, Cubin& to) {
+    Ptx ptx;
+    if (!read_ptx(image, ptx)) return device.refuse(CUDA_ERROR_INVALID_PTX, "%s: no PTX", call);
+    // The newest version that CUDA 12.0 and later know: 8.0 to 8.5, a pause, 8.5 to 8.8; from 13.0 on 9.0.
+    int version = 0;
+    if (CUresult status = cuDriverGetVersion(&version)) return status;
+    int major = version / 1000, minor = version % 1000 / 10;
+    int known = major >= 13 ? 90 + minor : minor >= 6 ? 79 + minor : 80 + minor;
+    if (ptx.version > known)
+        return device.refuse(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "%s: PTX %d.%d, and this driver knows %d.%d", call,
+                             ptx.version / 10, ptx.version % 10, known / 10, known % 10);
+    const Configuration& gpu = device.configuration;
+    to = ptx.kernels;
+    if (10 * to.major + to.minor > 10 * gpu.major + gpu.minor)
+        return device.refuse(CUDA_ERROR_NO_BINARY_FOR_GPU, "%s: PTX for %d.%d, on %d.%d", call, to.major, to.minor,
+                             gpu.major, gpu.minor);
+    return CUDA_SUCCESS;
+}
+
 #define FIND(T, object, all, handle)                \
     T* object = device.find(device.all, handle);    \
     if (!object) return no_handle(device, name, #T)
@@ -97,6 +119,8 @@ const char* words(int error) {
         case CUDA_ERROR_INVALID_IMAGE: return "device kernel image is invalid";
         case CUDA_ERROR_INVALID_CONTEXT: return "invalid device context";
         case CUDA_ERROR_NO_BINARY_FOR_GPU: return "no kernel image is available for execution on the device";
+        case CUDA_ERROR_INVALID_PTX: return "a PTX JIT compilation failed";
+        case CUDA_ERROR_UNSUPPORTED_PTX_VERSION: return "the provided PTX was compiled with an unsupported toolchain.";
         case CUDA_ERROR_ECC_UNCORRECTABLE: return "uncorrectable ECC error encountered";
         case CUDA_ERROR_INVALID_HANDLE: return "invalid resource handle";
         case CUDA_ERROR_ILLEGAL_STATE: return "the operation cannot be performed in the present state";
@@ -485,14 +509,16 @@ EXPORT CUresult cuEventElapsedTime(float* milliseconds, void* from_handle, void*
 
 // ---- Modules and launches
 
-// An image is a cubin, or the word "emulated": then it is all that the GPU's library of kernels holds.
+// An image is a cubin, PTX, or the word "emulated": then it is all that the GPU's library of kernels holds.
 EXPORT CUresult cuModuleLoadData(void** handle, const void* image) {
     const char* name = "cuModuleLoadData";
     return call(name, [&](Device& device) {
         if (CUresult status = device.unsafe(name)) return status;
         std::unique_ptr<Module> module(new Module);
         module->own = !strncmp(static_cast<const char*>(image), "emulated", 8);
-        if (!module->own) {
+        if (!module->own && is_ptx(image)) {
+            if (CUresult status = translate(device, name, static_cast<const char*>(image), module->cubin)) return status;
+        } else if (!module->own) {
             const Cubin& cubin = module->cubin;
             const Configuration& gpu = device.configuration;
             if (!read(image, module->cubin)) return device.refuse(CUDA_ERROR_INVALID_IMAGE, "%s: no cubin", name);

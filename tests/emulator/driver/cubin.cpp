@@ -1,6 +1,8 @@
 #include "cubin.hpp"
 
 #include <elf.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 namespace driver {
@@ -39,6 +41,31 @@ bool read(const void* image, Cubin& to) {
     }
     for (auto& kernel : to.kernels) kernel.second = shared_bytes.count(kernel.first) ? shared_bytes[kernel.first] : 0;
     return true;
+}
+
+bool is_ptx(const void* image) { return !memcmp(image, "//", 2) || !memcmp(image, ".version", 8); }
+
+bool read_ptx(const char* image, Ptx& to) {
+    int major = 0, minor = 0, architecture = 0;
+    const char* version = strstr(image, ".version ");
+    const char* target = strstr(image, ".target sm_");
+    if (!version || sscanf(version, ".version %d.%d", &major, &minor) != 2) return false;
+    if (!target || sscanf(target, ".target sm_%d", &architecture) != 1) return false;
+    to.version = 10 * major + minor;
+    to.kernels.major = architecture / 10;
+    to.kernels.minor = architecture % 10;
+    for (const char* entry = strstr(image, ".entry "); entry;) {
+        const char* name = entry + strlen(".entry ");
+        const char* next = strstr(name, ".entry ");
+        size_t& shared = to.kernels.kernels[std::string(name, strcspn(name, "( \n"))];
+        // Static objects, whose size stands in brackets: .shared .align 4 .b8 name[128];
+        for (const char* at = strstr(name, ".shared .align "); at && (!next || at < next); at = strstr(at + 1, ".shared .align ")) {
+            const char *size = strchr(at, '['), *end = strchr(at, ';');
+            if (size && end && size < end) shared += strtoul(size + 1, nullptr, 10);
+        }
+        entry = next;
+    }
+    return !to.kernels.kernels.empty();
 }
 
 }  // namespace driver

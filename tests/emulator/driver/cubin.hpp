@@ -1,4 +1,4 @@
-// What a cubin says: for which GPU it is, and the kernels in it. Its machine code is for silicon.
+// What a cubin or PTX says: for which GPU it is, and the kernels in it. Its code is for silicon.
 #pragma once
 #include <stddef.h>
 
@@ -14,5 +14,15 @@ struct Cubin {
 
 // False if `image` is not a whole cubin.
 bool read(const void* image, Cubin& to);
+
+// PTX, which a driver translates for any later GPU: `version` of the language, times ten.
+struct Ptx {
+    int version = 0;
+    Cubin kernels;
+};
+
+// Whether `image` begins as PTX does, and not as a cubin; and false where it has no version, target or kernel.
+bool is_ptx(const void* image);
+bool read_ptx(const char* image, Ptx& to);
 
 }  // namespace driver
