@@ -42,7 +42,7 @@ pub struct Config {
     pub optimizer: OptimizerSettings,
     /// `[memory]`: replay, for methods that have it.
     pub memory: MemoryConfig,
-    /// `[joint]`: what the method `joint` spends.
+    /// `[joint]`: which of its two forms the method `joint` has.
     pub joint: JointSettings,
     /// `[patching]`: the method `patching`.
     pub patching: PatchingSettings,

@@ -204,7 +204,7 @@ pub enum Keeps {
 /// What images are trained against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learns {
-    /// Captions or class prompts, as `data.train_text` says.
+    /// Captions or class prompts, as `data.text` says.
     Texts,
     /// Classes in the order of the stream: the columns of a head.
     Classes,
