@@ -46,22 +46,22 @@ impl Error {
     }
 
     /// Another process is at work in the same place.
-    pub fn locked(message: impl Into<String>) -> Error {
+    pub(crate) fn locked(message: impl Into<String>) -> Error {
         Error { fault: Fault::Locked, message: message.into(), reason: None }
     }
 
     /// A signal stopped the run.
-    pub fn stopped(status: i32, message: impl Into<String>) -> Error {
+    pub(crate) fn stopped(status: i32, message: impl Into<String>) -> Error {
         Error { fault: Fault::Stopped(status), message: message.into(), reason: None }
     }
 
     /// A file of the user's that cannot be read: an error of input.
-    pub fn reading(path: &Path, cause: impl fmt::Display) -> Error {
+    pub(crate) fn reading(path: &Path, cause: impl fmt::Display) -> Error {
         Error::input(format!("cannot read {}: {cause}", path.display()))
     }
 
     /// A file that cannot be written: an error of the run.
-    pub fn writing(path: &Path, cause: impl fmt::Display) -> Error {
+    pub(crate) fn writing(path: &Path, cause: impl fmt::Display) -> Error {
         Error::run(format!("cannot write {}: {cause}", path.display()))
     }
 
@@ -71,7 +71,7 @@ impl Error {
     }
 
     /// The same error of a kind by which errors are counted: `truncated`, `missing file`.
-    pub fn because(self, reason: &'static str) -> Error {
+    pub(crate) fn because(self, reason: &'static str) -> Error {
         Error { reason: Some(reason), ..self }
     }
 
@@ -102,7 +102,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// The candidate nearest to `word`, for "did you mean"; none when nothing is near.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
@@ -112,7 +112,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// An error of input for a name that is not known: it lists what is, the nearest first.
-pub fn unknown<'a>(what: &str, word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Error {
+pub(crate) fn unknown<'a>(what: &str, word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Error {
     let list = known.clone().into_iter().collect::<Vec<_>>().join(", ");
     let hint = nearest(word, known).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
     Error::input(format!("unknown {what} '{word}'{hint} (known: {list})"))

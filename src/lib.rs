@@ -8,7 +8,7 @@
 //!
 //! Imports between modules point down this list only: the command line (`src/cli/`), the facade at the root, [`check`], [`report`],
 //! [`experiment`], [`method`], [`train`], [`eval`], [`stream`] and [`memory`], [`data`], [`model`], [`ops`]; and below them
-//! [`error`], `files`, `interrupt`, `pickle`, [`place`], [`rng`], [`seal`]. What is `pub` is for other crates, the tests in `tests/` among
+//! [`error`], `files`, `interrupt`, `pickle`, `place`, [`rng`], [`seal`]. What is `pub` is for other crates, the tests in `tests/` among
 //! them, and has its line here; the rest is `pub(crate)`.
 
 #![deny(missing_docs, unnameable_types, unreachable_pub)]
@@ -27,7 +27,7 @@ pub mod method;
 pub mod model;
 pub mod ops;
 mod pickle;
-pub mod place;
+mod place;
 pub mod report;
 pub mod rng;
 pub mod seal;

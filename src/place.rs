@@ -39,8 +39,6 @@ impl Place {
 }
 
 /// Evaluates an expression with `$device` the type of the device that a [`Place`] names, and `$at` which of them.
-#[doc(hidden)]
-#[macro_export]
 macro_rules! on_device {
     ($place:expr, $device:ident, $at:ident => $work:expr) => {
         match $place {
@@ -57,3 +55,4 @@ macro_rules! on_device {
         }
     };
 }
+pub(crate) use on_device;

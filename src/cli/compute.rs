@@ -1,8 +1,8 @@
 //! Where a command computes.
 
 use crate::error::{Error, Result};
-pub(super) use crate::on_device;
 pub(crate) use crate::place::Place;
+pub(super) use crate::place::on_device;
 
 #[derive(clap::Args)]
 pub(crate) struct Compute {

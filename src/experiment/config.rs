@@ -42,7 +42,7 @@ pub struct Config {
     pub optimizer: OptimizerSettings,
     /// `[memory]`: replay, for methods that have it.
     pub memory: MemoryConfig,
-    /// `[joint]`: what the method `joint` spends.
+    /// `[joint]`: which of its two forms the method `joint` has.
     pub joint: JointSettings,
     /// `[patching]`: the method `patching`.
     pub patching: PatchingSettings,
@@ -90,7 +90,7 @@ pub struct DataConfig {
 
 impl DataConfig {
     /// What [`crate::data::open`] wants to know.
-    pub fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         Source {
             name: self.name.clone(),
             folder: (!self.folder.is_empty()).then(|| PathBuf::from(&self.folder)),
@@ -191,7 +191,7 @@ impl ModelConfig {
     pub const NEEDED: &str = "needed";
 
     /// The activation that the user gives.
-    pub fn given_activation(&self) -> Result<Option<Activation>> {
+    pub(crate) fn given_activation(&self) -> Result<Option<Activation>> {
         match self.activation.as_str() {
             "" => Ok(None),
             "gelu" => Ok(Some(Activation::Gelu)),
@@ -418,7 +418,7 @@ impl Config {
     }
 
     /// The method at these settings.
-    pub fn method(&self) -> Result<Box<dyn Method>> {
+    pub(crate) fn method(&self) -> Result<Box<dyn Method>> {
         if self.method.is_empty() {
             return Err(Error::input("no method is named: give --method, or method = \"...\" in the preset"));
         }

@@ -12,9 +12,8 @@ use crate::eval::pretrained::{Pretrained, find_spec};
 use crate::model::checkpoint::{self, Positions, Weights};
 use crate::model::clip::Capacity;
 use crate::model::spec::ModelSpec;
-use crate::on_device;
 use crate::ops::linear::Activation;
-use crate::place::Place;
+use crate::place::{Place, on_device};
 
 /// How a checkpoint is opened: where it computes, and what its file does not say of itself.
 #[derive(Clone, Debug)]

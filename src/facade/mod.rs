@@ -13,9 +13,8 @@ pub use test_set::TestSet;
 
 use crate::error::Result;
 use crate::experiment::{self, Access, Config, Evaluation, Iteration, Observer, Setup};
-use crate::on_device;
 use crate::ops::Plan;
-use crate::place::Place;
+use crate::place::{Place, on_device};
 
 /// Trains and tests one method through a stream of steps on the CPU, without a word. `out` is the run's directory; the same call goes on
 /// where a run in it was stopped, and of a finished run it returns what there is.

@@ -155,7 +155,7 @@ impl Row {
     };
 
     /// Whether it has a replay memory of constant size.
-    pub fn uses_memory(&self) -> bool {
+    pub(crate) fn uses_memory(&self) -> bool {
         matches!(self.sees, Sees::StepAndMemory(_))
     }
 
@@ -165,7 +165,7 @@ impl Row {
     }
 
     /// Whether it means nothing without at least one kept sample of every class.
-    pub fn needs_memory(&self) -> bool {
+    pub(crate) fn needs_memory(&self) -> bool {
         self.uses_memory() && self.classifies != Classifies::ByText
     }
 }
@@ -204,7 +204,7 @@ pub enum Keeps {
 /// What images are trained against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learns {
-    /// Captions or class prompts, as `data.train_text` says.
+    /// Captions or class prompts, as `data.text` says.
     Texts,
     /// Classes in the order of the stream: the columns of a head.
     Classes,

@@ -197,7 +197,7 @@ impl Settings {
     }
 
     /// Every setting with its key in a run's settings and its value.
-    pub fn iter(&self) -> impl Iterator<Item = (String, &'static Setting, Value)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (String, &'static Setting, Value)> {
         self.tables.iter().flat_map(|table| {
             let within =
                 if table.name.is_empty() { "objective".to_string() } else { format!("objective.{}", table.name) };

@@ -28,22 +28,22 @@ pub fn pace(learning_rate: f64, settings: &AdamWSettings, step: u64) -> [f64; 3]
 /// The flat arenas that a step reads and writes, all of one length.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWArenas {
-    /// p, f32.
+    /// p `[n]`
     pub master: Stats,
     /// The storage-precision copy, written beside `master` (the same memory where storage is f32).
     pub weights: Tensor,
-    /// g before it is clipped.
+    /// g `[n]` before it is clipped.
     pub gradients: Stats,
-    /// m
+    /// m `[n]`
     pub first_moment: Stats,
-    /// v
+    /// v `[n]`
     pub second_moment: Stats,
 }
 
 /// norm\[0\] = the 2-norm of all gradients, in two passes: the same bits every time.
 #[derive(Clone, Copy, Debug)]
 pub struct GradientNorm {
-    /// All that is trained, gaps of 0 included.
+    /// Of all that is trained `[n]`; gaps between them are 0.
     pub gradients: Stats,
     /// `[1]`
     pub norm: Stats,
@@ -96,7 +96,7 @@ impl Op for AdamW<'_> {
 /// Limits every value to [low, high] (the logit scale after a step), in `master` and in its storage copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Clamp {
-    /// f32, of any length.
+    /// `[n]`, read and written.
     pub master: Stats,
     /// The storage-precision copy of `master`, of its length.
     pub weights: Tensor,

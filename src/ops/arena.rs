@@ -8,9 +8,9 @@ use super::{Cost, Op, Stats};
 pub struct Interpolate {
     /// In [0, 1].
     pub alpha: f64,
-    /// Read alone, of x's length.
+    /// `[n]`
     pub y: Stats,
-    /// Written over.
+    /// `[n]`, read and written.
     pub x: Stats,
 }
 
@@ -30,9 +30,9 @@ impl Op for Interpolate {
 /// squares += gradients^2, element by element.
 #[derive(Clone, Copy, Debug)]
 pub struct AccumulateSquares {
-    /// Of one batch.
+    /// Of one batch `[n]`.
     pub gradients: Stats,
-    /// Of their length; the sums so far.
+    /// The sums so far `[n]`.
     pub squares: Stats,
 }
 
@@ -57,9 +57,9 @@ pub struct AccumulateFisher {
     pub scale: f64,
     /// The most that is added to an element; infinite for no limit.
     pub limit: f64,
-    /// As [`AccumulateSquares`] leaves them.
+    /// As [`AccumulateSquares`] leaves them `[n]`.
     pub squares: Stats,
-    /// Of their length.
+    /// `[n]`, read and written.
     pub fisher: Stats,
 }
 
@@ -82,13 +82,13 @@ impl Op for AccumulateFisher {
 pub struct QuadraticPenalty {
     /// Not below 0.
     pub strength: f64,
-    /// F, not below 0; all four spans have one length.
+    /// F `[n]`, not below 0.
     pub fisher: Stats,
-    /// theta*
+    /// theta* `[n]`
     pub anchor: Stats,
-    /// theta
+    /// theta `[n]`
     pub master: Stats,
-    /// Added to.
+    /// `[n]`, added to.
     pub gradients: Stats,
     /// `[1]`
     pub loss: Stats,

@@ -246,12 +246,12 @@ impl Plan {
     }
 
     /// Bytes on their way to the device at once, on devices that stage them.
-    pub fn staging(&self) -> usize {
+    pub(crate) fn staging(&self) -> usize {
         self.staging_bytes + self.elements[Pool::Byte as usize]
     }
 
     /// The elements between spans of each pool, which no op may touch.
-    pub fn gaps(&self) -> &[Vec<Range<usize>>; 4] {
+    pub(crate) fn gaps(&self) -> &[Vec<Range<usize>>; 4] {
         &self.gaps
     }
 

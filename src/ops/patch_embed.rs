@@ -15,7 +15,7 @@ pub struct PatchShape {
 
 impl PatchShape {
     /// Patches along one side.
-    pub fn side(&self) -> usize {
+    pub(crate) fn side(&self) -> usize {
         self.image_size / self.patch_size
     }
 

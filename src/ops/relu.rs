@@ -5,9 +5,9 @@ use super::{Cost, Op, Tensor};
 /// y = max(x, 0), element by element; NaN stays NaN. x, y of one length.
 #[derive(Clone, Copy, Debug)]
 pub struct Relu {
-    /// Read alone.
+    /// `[n]`, n of any size.
     pub x: Tensor,
-    /// Written.
+    /// `[n]`, written; the backward pass reads it.
     pub y: Tensor,
 }
 
@@ -27,11 +27,11 @@ impl Op for Relu {
 /// dx = dy where y > 0, else 0; y is the forward pass's output. All of one length.
 #[derive(Clone, Copy, Debug)]
 pub struct ReluBackward {
-    /// The gradient by y.
+    /// The gradient by y `[n]`.
     pub dy: Tensor,
-    /// What the forward pass wrote.
+    /// As the forward pass wrote it `[n]`.
     pub y: Tensor,
-    /// Written.
+    /// `[n]`, written.
     pub dx: Tensor,
 }
 

@@ -29,7 +29,7 @@ pub struct TrainerSpec {
 
 impl TrainerSpec {
     /// The model's parameters and the method's own, with gradients for what its stages train.
-    pub fn parameters(&self, recipe: &dyn Recipe) -> ParameterList {
+    pub(crate) fn parameters(&self, recipe: &dyn Recipe) -> ParameterList {
         let mut list = ParameterList::with_extras(&self.model, &recipe.extras(self));
         let trainable = recipe.trainable(&list);
         list.train_only(trainable);
