@@ -26,7 +26,7 @@ chromium:
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v chrome || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
 	    apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-liberation; \
-	else echo "tests/report.rs needs Chromium; on Debian: apt-get install chromium fonts-liberation"; exit 1; fi
+	else echo "tests/program/report.rs needs Chromium; on Debian: apt-get install chromium fonts-liberation"; exit 1; fi
 
 # The assembler of libjpeg-turbo's vector code. Without it the C code alone is built: more slowly, and
 # of pictures that are damaged inside, other pixels than Pillow's.

@@ -1,8 +1,5 @@
 //! A method from outside: its file, which is this module, and one line that registers it. It is run as the program's own are.
 
-#[path = "common/program.rs"]
-mod program;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,7 +7,6 @@ use perennial::experiment::{Access, Config, Evaluation, Iteration, Observer, Set
 use perennial::method::{find, register};
 use perennial::ops::Plan;
 use perennial::ops::cpu::Cpu;
-use program::{TINY_RUN, files};
 
 /// L2-SP (arXiv 1802.01483): the clip loss and a pull back to where the step began, strength / 2 ||w - w*||^2.
 mod l2_sp {
@@ -137,12 +133,12 @@ impl Observer for Silent {
 
 /// The parameters that a run of the tiny preset ends with, by name, as bits.
 fn ended(method: &str, settings: &[&str], out: &Path) -> BTreeMap<String, Vec<u32>> {
-    let mut config = Config::find(TINY_RUN).unwrap().for_method(method).unwrap();
+    let mut config = Config::find("tests/fixtures/tiny-run.toml").unwrap().for_method(method).unwrap();
     settings.iter().for_each(|setting| config.set(setting).unwrap());
     config.memory.size = 0;
     let evaluation = run::<Cpu<f32>>(&(), &config, out, Access::default(), &mut Silent).unwrap();
     let last = out.join(format!("checkpoints/step-{:03}.safetensors", evaluation.steps.len()));
-    let bytes = files(out).remove(last.strip_prefix(out).unwrap()).unwrap();
+    let bytes = std::fs::read(last).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let bits = |data: &[u8]| data.chunks_exact(4).map(|four| u32::from_le_bytes(four.try_into().unwrap())).collect();
     tensors.iter().map(|(name, tensor)| (name.to_string(), bits(tensor.data()))).collect()

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use safetensors::{Dtype, SafeTensors};
 
 pub struct Fixture {
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 impl Fixture {
@@ -15,26 +15,10 @@ impl Fixture {
         Fixture { bytes: std::fs::read(&path).unwrap_or_else(|cause| panic!("{}: {cause}", path.display())) }
     }
 
-    fn tensors(&self) -> SafeTensors<'_> {
+    pub fn tensors(&self) -> SafeTensors<'_> {
         SafeTensors::deserialize(&self.bytes).unwrap()
     }
 
-    #[allow(dead_code)]
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors().tensor(name).is_ok()
-    }
-
-    /// What follows `prefix` in the names that begin with it, in alphabetical order.
-    #[allow(dead_code)]
-    pub fn names(&self, prefix: &str) -> Vec<String> {
-        let tensors = self.tensors();
-        let mut names: Vec<String> =
-            tensors.names().into_iter().filter_map(|name| name.strip_prefix(prefix)).map(String::from).collect();
-        names.sort_unstable();
-        names
-    }
-
-    #[allow(dead_code)]
     pub fn shape(&self, name: &str) -> Vec<usize> {
         self.tensors().tensor(name).unwrap().shape().to_vec()
     }
@@ -56,15 +40,5 @@ impl Fixture {
         let tensor = tensors.tensor(name).unwrap();
         assert_eq!(tensor.dtype(), Dtype::I32);
         tensor.data().chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()).try_into().unwrap()).collect()
-    }
-
-    #[allow(dead_code)]
-    pub fn u8(&self, name: &str) -> Vec<u8> {
-        self.tensors().tensor(name).unwrap().data().to_vec()
-    }
-
-    #[allow(dead_code)]
-    pub fn metadata(&self, key: &str) -> String {
-        SafeTensors::read_metadata(&self.bytes).unwrap().1.metadata().as_ref().unwrap()[key].clone()
     }
 }

@@ -8,8 +8,10 @@ use perennial::ops::attention::{Attention, AttentionShape};
 use perennial::ops::cuda::emulated::{Emulator, Faults, Flavour, Schedule};
 use perennial::ops::{Memory, Plan, Run};
 
-use crate::program::{TINY_RUN, assert_same_result};
+use crate::runs::assert_same_result;
 use crate::{Device, emulator};
+
+const TINY_RUN: &str = "tests/fixtures/tiny-run.toml";
 
 struct Quiet;
 

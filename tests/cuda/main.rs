@@ -9,8 +9,8 @@ mod ops;
 mod step;
 mod trace;
 
-#[path = "../common/program.rs"]
-mod program;
+#[path = "../common/runs.rs"]
+mod runs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

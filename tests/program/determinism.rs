@@ -1,9 +1,8 @@
 //! The same seed gives the same bits, whatever the number of threads.
 
-#[path = "common/program.rs"]
-mod program;
-
-use program::{TINY_RUN, assert_same_result, files, succeed};
+use crate::runs::{assert_same_result, files};
+use crate::setups::TINY_RUN;
+use crate::support::succeed;
 
 #[test]
 fn neither_loader_threads_nor_compute_threads_change_a_bit() {

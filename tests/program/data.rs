@@ -1,30 +1,17 @@
 //! Data sets of users through the program: what is read, what is left out, and what is refused.
 
-#[path = "common/program.rs"]
-mod program;
-
 use std::fs;
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
 use perennial::experiment::{Config, Setup};
-use perennial::model::checkpoint::{TensorFile, save};
-use perennial::model::parameters::ParameterList;
-use perennial::model::spec::ModelSpec;
-use program::{perennial, succeed};
+use perennial::model::checkpoint::TensorFile;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const MICRO: &str = "tests/fixtures/micro.json";
-
-/// A checkpoint of the micro model with random weights.
-fn checkpoint(folder: &Path) -> String {
-    let spec = ModelSpec::find(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro.json")).unwrap();
-    let path = folder.join("micro.safetensors");
-    let list = ParameterList::of(&spec);
-    save(&path, &spec, &list, &list.initial_values(3), &[]).unwrap();
-    path.to_str().unwrap().to_string()
-}
+use crate::setups::TINY_RUN;
+use crate::support::micro::{MICRO, checkpoint};
+use crate::support::{Outcome, perennial, succeed};
 
 /// A picture that its number tells from others.
 fn picture(number: u32) -> RgbImage {
@@ -55,7 +42,7 @@ fn animals() -> TempDir {
 }
 
 /// `run` on the pictures of [`animals`].
-fn run(root: &TempDir, settings: &[&str]) -> program::Outcome {
+fn run(root: &TempDir, settings: &[&str]) -> Outcome {
     let (data, out) = (root.path().join("animals"), root.path().join("run"));
     let preset = root.path().join("animals.toml");
     let text = format!(
@@ -141,7 +128,7 @@ fn rows(path: &Path) -> Vec<Vec<f32>> {
 #[test]
 fn retrieval_counts_any_of_a_pictures_captions() {
     let root = tempfile::tempdir().unwrap();
-    let (folder, model) = (root.path(), checkpoint(root.path()));
+    let (folder, model) = (root.path(), checkpoint(root.path(), |_, _| {}));
     // Nine pictures with three captions each; one caption is the same for two of them.
     let caption = |image: usize, turn: usize| match (image, turn) {
         (8, 2) => "caption 0 of thing 3".to_string(),
@@ -208,10 +195,10 @@ fn retrieval_counts_any_of_a_pictures_captions() {
 #[test]
 fn an_output_that_cannot_be_written_is_refused_first() {
     let root = tempfile::tempdir().unwrap();
-    let (model, blocked) = (checkpoint(root.path()), root.path().join("file"));
+    let (model, blocked) = (checkpoint(root.path(), |_, _| {}), root.path().join("file"));
     fs::write(&blocked, "").unwrap();
     let out = blocked.join("run");
-    let outcome = perennial(&["run", program::TINY_RUN, "--out", out.to_str().unwrap()]);
+    let outcome = perennial(&["run", TINY_RUN, "--out", out.to_str().unwrap()]);
     assert_eq!(outcome.status, Some(2), "{}", outcome.stderr);
     assert!(outcome.stderr.starts_with("error: cannot make "), "{}", outcome.stderr);
     let texts = ["embed", "--model", &model, "--texts", "README.md", "--out", root.path().to_str().unwrap()];
@@ -265,7 +252,7 @@ fn untidy() -> TempDir {
 #[test]
 fn what_is_merged_or_passed_over_is_told_by_eval_doctor_and_the_manifest() {
     let root = untidy();
-    let (folder, model) = (root.path().to_str().unwrap(), checkpoint(root.path()));
+    let (folder, model) = (root.path().to_str().unwrap(), checkpoint(root.path(), |_, _| {}));
     let expected = [
         "csv: 4 labels are another with white space around it, as 'crane' and ' crane' (",
         "csv: 2 rows stand there twice, word for word; each counts; the first is 'train-7.png' at ",
@@ -302,7 +289,7 @@ fn what_is_merged_or_passed_over_is_told_by_eval_doctor_and_the_manifest() {
 #[test]
 fn a_picture_that_is_missing_is_named_with_its_table_and_line() {
     let root = untidy();
-    let (folder, model) = (root.path().to_str().unwrap(), checkpoint(root.path()));
+    let (folder, model) = (root.path().to_str().unwrap(), checkpoint(root.path(), |_, _| {}));
     fs::remove_file(root.path().join("test-2.png")).unwrap();
     let eval = ["eval", "--model", &model, "--data", "csv", "--folder", folder, "--set", "data.csv.test=['test.csv']"];
     let outcome =

@@ -1,24 +1,22 @@
 //! The program as people meet it: its commands, and what it says when their input is wrong.
 
-#[path = "common/micro.rs"]
-mod micro;
-#[path = "common/program.rs"]
-mod program;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use micro::{MICRO, bare_checkpoint, checkpoint, micro};
 use perennial::Clip;
 use perennial::data::Sample;
 use perennial::experiment::RunDirectory;
 use perennial::method::{METHODS, Row};
 use perennial::model::checkpoint::TensorFile;
 use perennial::model::spec::ModelSpec;
-use program::{TINY_RUN, TINY_TIC, command, files, outcome, perennial, refused, run_refused, succeed, written};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::runs::files;
+use crate::setups::{TINY_RUN, TINY_TIC};
+use crate::support::micro::{MICRO, bare_checkpoint, checkpoint, micro};
+use crate::support::{command, outcome, perennial, refused, run_refused, succeed, written};
 
 /// Settings that make the tests' preset as small as it gets: one vendor, one step.
 const SMALL: [&str; 6] =

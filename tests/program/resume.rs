@@ -1,8 +1,5 @@
 //! A run that is killed, at any moment, and started again ends as if nothing had happened.
 
-#[path = "common/program.rs"]
-mod program;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -11,10 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use perennial::method::METHODS;
 use perennial::rng::{below, rng, unit};
-use program::{TINY_RUN, TINY_TIC, assert_same_result, command, files, succeed};
 use serde_json::Value;
 
-/// A run beside another takes longer, and random moments are those of a run by itself.
+use crate::runs::{assert_same_result, files};
+use crate::setups::{TINY_RUN, TINY_TIC};
+use crate::support::{command, succeed};
+
+/// Tests that kill take turns: beside another a run takes longer, and random moments are those of a run by itself. Where other tests are
+/// at work beside it, the moments are less even, and no less right.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// How often a run is killed at a random moment.

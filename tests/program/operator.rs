@@ -1,8 +1,5 @@
 //! What servers do to a run: signals, damaged and missing files, limits, and eyes from outside.
 
-#[path = "common/program.rs"]
-mod program;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +9,12 @@ use std::time::{Duration, Instant};
 use perennial::experiment::RunDirectory;
 use perennial::method::METHODS;
 use perennial::rng::{Rng, below, rng, unit};
-use program::{TINY_RUN, assert_same_result, command, files, outcome, perennial, succeed};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::runs::{assert_same_result, files};
+use crate::setups::TINY_RUN;
+use crate::support::{Outcome, command, outcome, perennial, succeed};
 
 /// Signals by number, as every system has them.
 const SIGNALS: [(i32, &str); 4] = [(1, "SIGHUP"), (2, "SIGINT"), (10, "SIGUSR1"), (15, "SIGTERM")];
@@ -29,7 +29,7 @@ fn start(arguments: &[&str]) -> Child {
     command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn end(child: Child) -> program::Outcome {
+fn end(child: Child) -> Outcome {
     outcome(child.wait_with_output().unwrap())
 }
 
@@ -430,7 +430,7 @@ fn a_collector_of_metrics_finds_numbers() {
 
 #[test]
 fn limits_of_memory_and_of_files_are_errors_in_words() {
-    let limited = |limit: &str, words: &[&str]| -> program::Outcome {
+    let limited = |limit: &str, words: &[&str]| -> Outcome {
         let program = env!("CARGO_BIN_EXE_perennial");
         let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
         let script = format!("ulimit {limit}; exec '{program}' {}", quoted.join(" "));

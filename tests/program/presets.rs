@@ -1,23 +1,17 @@
 //! Every preset, end to end, on a small synthetic data set in the exact layout that it names: loader, stream, training, evaluation
 //! and report of the real thing with a tiny model. And what `doctor` and `eval` say of such data.
 
-#[path = "common/program.rs"]
-mod program;
-#[path = "common/synthetic.rs"]
-mod synthetic;
-
 use std::fs;
 use std::path::Path;
 
 use approx::assert_abs_diff_eq;
 use perennial::experiment::{Evaluation, EvaluationTask, PRESETS, RunDirectory};
-use perennial::model::checkpoint::save;
-use perennial::model::parameters::ParameterList;
 use perennial::model::spec::ModelSpec;
-use program::{Outcome, files, perennial, succeed};
 use tempfile::TempDir;
 
-const MICRO: &str = "tests/fixtures/micro.json";
+use crate::runs::files;
+use crate::support::micro::{MICRO, checkpoint};
+use crate::support::{Outcome, perennial, succeed, synthetic, written};
 
 /// Makes a preset's data in a folder.
 type Make = fn(&Path);
@@ -182,7 +176,7 @@ fn figures_stand_beside_a_runs_own_with_the_difference() {
     };
     let figures = [("average", 75.17, "cifar100"), ("last", 66.72, "cifar100"), ("forgetting", 1.5, "cifar100-dytox")];
     let figures: String = figures.iter().map(|(metric, value, order)| figure(metric, *value, order)).collect();
-    let mine = program::written(&folder, "mine.toml", figures);
+    let mine = written(&folder, "mine.toml", figures);
     let csv = folder.path().join("table.csv");
     let text = succeed(&["report", out.to_str().unwrap(), "--against", &mine, "--csv", csv.to_str().unwrap()]);
     assert!(text.contains("forgetting 1.50 of tests/fixtures/micro.json, random values, nowhere: class order cifar100-dytox, here cifar100"), "{text}");
@@ -203,22 +197,13 @@ fn figures_stand_beside_a_runs_own_with_the_difference() {
     assert!(outcome.stderr.contains("did you mean 'reference'?"), "{}", outcome.stderr);
 }
 
-/// A checkpoint of the micro model with random weights.
-fn checkpoint(path: &Path) {
-    let spec = ModelSpec::find(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/micro.json")).unwrap();
-    let list = ParameterList::of(&spec);
-    save(path, &spec, &list, &list.initial_values(3), &[]).unwrap();
-}
-
 #[test]
 fn eval_takes_a_presets_data_templates_and_task() {
     let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("micro.safetensors");
-    checkpoint(&model);
+    let model = checkpoint(folder.path(), |_, _| {});
     let evaluate = |preset: &str, make: Make, more: &[&str]| {
         let data = data(make);
-        let fixed =
-            ["eval", "--model", model.to_str().unwrap(), "--data", preset, "--folder", data.path().to_str().unwrap()];
+        let fixed = ["eval", "--model", &model, "--data", preset, "--folder", data.path().to_str().unwrap()];
         succeed(&[&fixed[..], more].concat())
     };
     let text = evaluate("cifar10", synthetic::cifar10, &[]);
@@ -395,10 +380,9 @@ fn a_pool_by_lists_of_uids_needs_no_resharding() {
 
     // Retrieval and classification of their own sets by `eval`; a set without classes is not classified.
     let place = folder.path().to_str().unwrap();
-    let model = folder.path().join("micro.safetensors");
-    checkpoint(&model);
+    let model = checkpoint(folder.path(), |_, _| {});
     let eval = |more: &[&str]| {
-        let fixed = ["eval", "--model", model.to_str().unwrap(), "--data", "tic-datacomp-medium", "--folder", place];
+        let fixed = ["eval", "--model", &model, "--data", "tic-datacomp-medium", "--folder", place];
         let pool = ["--set", "data.webdataset.train=[]", "--templates", "photo"];
         perennial(&[&fixed[..], &pool, more].concat())
     };

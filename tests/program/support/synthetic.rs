@@ -35,7 +35,7 @@ pub fn cifar100(folder: &Path) {
     let folder = folder.join("cifar-100-binary");
     write(&folder, "train.bin", records(100, 2, &[0]));
     write(&folder, "test.bin", records(100, 1, &[0]));
-    let names = include_str!("../../presets/class_names/cifar100.txt").replace(' ', "_");
+    let names = include_str!("../../../presets/class_names/cifar100.txt").replace(' ', "_");
     write(&folder, "fine_label_names.txt", names);
 }
 
@@ -47,12 +47,12 @@ pub fn cifar10(folder: &Path) {
         write(&folder, &format!("data_batch_{}.bin", number + 1), part);
     }
     write(&folder, "test_batch.bin", records(10, 1, &[]));
-    write(&folder, "batches.meta.txt", include_str!("../../presets/class_names/cifar10.txt"));
+    write(&folder, "batches.meta.txt", include_str!("../../../presets/class_names/cifar10.txt"));
 }
 
 /// A training and a validation picture of each of ImageNet's classes.
 pub fn imagenet(folder: &Path) {
-    for (number, class) in include_str!("../../presets/class_orders/imagenet.txt").lines().enumerate() {
+    for (number, class) in include_str!("../../../presets/class_orders/imagenet.txt").lines().enumerate() {
         write(folder, &format!("train/{class}/{class}_1.JPEG"), picture(number));
         write(folder, &format!("val/{class}/ILSVRC2012_val_{number:08}.JPEG"), picture(number + 1));
     }

@@ -1,5 +1,4 @@
 //! Checkpoints of a model of a few thousand parameters, as tests want them.
-#![allow(dead_code)]
 
 use std::path::Path;
 

@@ -1,20 +1,17 @@
 //! Weights as people bring and take them: what `embed`, `eval` and `export` make of checkpoints, right and wrong.
 
-#[path = "common/micro.rs"]
-mod micro;
-#[path = "common/program.rs"]
-mod program;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use approx::assert_abs_diff_eq;
 use image::RgbImage;
-use micro::{MICRO, bare_checkpoint, checkpoint, micro};
 use perennial::model::checkpoint::TensorFile;
 use perennial::model::spec::ModelSpec;
-use program::{files, perennial, refused, run_refused, succeed, written};
 use tempfile::TempDir;
+
+use crate::runs::files;
+use crate::support::micro::{MICRO, bare_checkpoint, checkpoint, micro};
+use crate::support::{perennial, refused, run_refused, succeed, written};
 
 /// The embeddings in a file, [N, 16].
 fn embeddings(path: &Path) -> Vec<f32> {

@@ -1,5 +1,4 @@
 //! A page as a browser lays it out.
-#![allow(dead_code)]
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,15 +1,13 @@
 //! A tiny CLIP against open_clip and PyTorch: features, loss, every gradient, and three AdamW steps.
 
-#[path = "common/fixtures.rs"]
-mod fixtures;
-
 use approx::assert_relative_eq;
-use fixtures::Fixture;
 use perennial::method;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::cpu::Cpu;
 use perennial::train::{BatchTexts, OptimizerSettings, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
+
+use crate::fixtures::Fixture;
 
 /// What f32 is held to, relative to a tensor's norm: the bound. PyTorch's own f32 run differs from these numbers,
 /// which were computed in f64, by up to 3.3e-6 in a gradient.

@@ -1,13 +1,9 @@
 //! Loss and gradients of whole methods, teachers, heads and predictors included, against PyTorch's automatic differentiation
 //! (tests/fixtures/make_methods.py).
 
-#[path = "common/fixtures.rs"]
-mod fixtures;
-
 use std::sync::Arc;
 
 use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
-use fixtures::Fixture;
 use perennial::error::Result;
 use perennial::method::{self, Closing, Method, Settings};
 use perennial::model::clip::Capacity;
@@ -16,7 +12,9 @@ use perennial::model::spec::ModelSpec;
 use perennial::ops::cpu::Cpu;
 use perennial::train::{OptimizerSettings, Stage, StageView, TextBank, TrainBatch, Trainer, TrainerSpec};
 
-/// Relative to a tensor's norm, as in tests/parity.rs: these numbers were computed in f64.
+use crate::fixtures::Fixture;
+
+/// Relative to a tensor's norm, as in parity.rs: these numbers were computed in f64.
 const TOLERANCE: f64 = 1e-4;
 
 /// As in make_methods.py.

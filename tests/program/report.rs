@@ -1,18 +1,15 @@
 //! The report's page as people see it: in a browser, wide and narrow, light and dark.
 
-#[path = "common/browser.rs"]
-mod browser;
-#[path = "common/program.rs"]
-mod program;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use browser::{Theme, lay_out};
 use perennial::data;
-use program::{TINY_RUN, TINY_TIC, perennial, succeed};
 use serde_json::{Value, json};
+
+use crate::setups::{TINY_RUN, TINY_TIC};
+use crate::support::browser::{Theme, lay_out};
+use crate::support::{perennial, succeed};
 
 /// gcl and gdro, each with two memory sizes and two seeds, as `compare` leaves them.
 fn compare(folder: &Path) -> Vec<String> {
@@ -195,7 +192,7 @@ fn events_of_a_run_stand_in_one_file_however_often_it_is_started() {
     let run = folder.path().join("run");
     for _ in 0..2 {
         succeed(&["run", TINY_RUN, "--method", "zero-shot", "--tensorboard", "--out", run.to_str().unwrap()]);
-        let files = program::files(&run.join("tensorboard"));
+        let files = crate::runs::files(&run.join("tensorboard"));
         assert_eq!(files.len(), 1, "{:?}", files.keys());
         let bytes = files.values().next().unwrap();
         let count = |tag: &[u8]| bytes.windows(tag.len()).filter(|bytes| *bytes == tag).count();

@@ -1,20 +1,18 @@
 //! What the program writes: to streams that are full or closed, to devices and links, over its own inputs, and as documents for other
 //! programs.
 
-#[path = "common/micro.rs"]
-mod micro;
-#[path = "common/program.rs"]
-mod program;
-
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use approx::assert_abs_diff_eq;
-use micro::{MICRO, bare_checkpoint};
-use program::{Outcome, TINY_RUN, assert_same_result, command, outcome, perennial, refused, succeed, written};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::runs::assert_same_result;
+use crate::setups::TINY_RUN;
+use crate::support::micro::{MICRO, bare_checkpoint};
+use crate::support::{Outcome, command, outcome, perennial, refused, succeed, written};
 
 /// What makes a run of the tests' preset short: three tasks, and a few iterations of each.
 const SHORT: [&str; 2] = ["--set", "train.epochs=0.5"];
