@@ -68,6 +68,11 @@ fn hopper() -> [(&'static str, Test); 17] {
     ]
 }
 
+/// Whether this one, by its name without [`PREFIX`], needs Hopper's instructions.
+pub(super) fn is_hoppers(name: &str) -> bool {
+    hopper().iter().any(|(kernel, _)| kernel.strip_prefix(PREFIX) == Some(name))
+}
+
 /// Runs every kernel that the device at `place` has the instructions for. Returns how many it has not.
 pub fn check(gpu: Gpu, seed: u64, observer: &mut dyn FnMut(&Outcome)) -> Result<usize> {
     let mut driver = Driver::open(gpu)?;

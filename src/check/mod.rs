@@ -22,6 +22,7 @@ pub(crate) mod patch_embed;
 pub mod pool;
 pub mod position_embed;
 pub(crate) mod relu;
+pub mod self_test;
 pub mod similarity;
 pub mod step;
 pub mod supcon;

@@ -5,6 +5,7 @@ use super::output::put;
 use crate::check::{self, Checker, Outcome, Size, conformance};
 use crate::error::{Error, Result, unknown};
 use crate::ops::Backend;
+use crate::ops::cuda::family::Family;
 use crate::ops::cuda::launch::Gpu;
 
 #[derive(clap::Args)]
@@ -18,6 +19,9 @@ pub(crate) struct Arguments {
     /// The smallest shapes alone: for compute-sanitizer
     #[arg(long)]
     smallest: bool,
+    /// What multiplies matrices on a GPU of compute capability 9.0: mma or wgmma [default: wgmma]
+    #[arg(long, value_name = "FAMILY")]
+    kernels: Option<String>,
     /// The seed of the operands [default: another each time]
     #[arg(long)]
     seed: Option<u64>,
@@ -25,6 +29,9 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = Place::parse(&arguments.device)?;
+    if let Some(name) = &arguments.kernels {
+        Family::parse(name)?.choose();
+    }
     let size = match place {
         Place::Cpu => return Err(Error::input("the CPU is what others are checked against: give --device cuda[:N]")),
         _ if arguments.smallest => Size::Smallest,

@@ -1,6 +1,11 @@
 //! Where a command computes.
 
+use super::output::say;
+use crate::check::self_test::self_test;
 use crate::error::{Error, Result};
+use crate::ops::cuda::family::Family;
+#[cfg(feature = "emulator")]
+use crate::ops::cuda::launch::Gpu;
 pub(crate) use crate::place::Place;
 pub(super) use crate::place::on_device;
 
@@ -12,6 +17,42 @@ pub(crate) struct Compute {
     /// Threads that compute [default: all cores]; results do not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    #[command(flatten)]
+    kernels: Kernels,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Kernels {
+    /// What multiplies matrices on a GPU of compute capability 9.0, mma or wgmma [default: wgmma, if it passes a self-test]
+    #[arg(long, value_name = "FAMILY")]
+    kernels: Option<String>,
+}
+
+impl Kernels {
+    /// Has the process use what was asked for, and tests the GPU if nothing was.
+    pub(crate) fn settle(&self, place: &Place) -> Result<()> {
+        if let Some(name) = &self.kernels {
+            Family::parse(name)?.choose();
+        }
+        let gpu = match place {
+            Place::Cpu if self.kernels.is_some() => {
+                return Err(Error::input("--kernels is for GPUs: give --device cuda[:N] with it, or leave it out"));
+            }
+            Place::Cpu => return Ok(()),
+            Place::Cuda(gpu) => *gpu,
+        };
+        #[cfg(feature = "emulator")]
+        if matches!(gpu, Gpu::Emulated(_)) && std::env::var_os("PERENNIAL_SELF_TEST").is_none() {
+            return Ok(());
+        }
+        if let Some(wrong) = self_test(gpu)? {
+            say!(
+                "warning: this GPU's wgmma is not right: {wrong}. The slower kernels of mma are used instead; \
+                 `perennial check` tries all kernels"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// More than any machine of today has: a larger number of threads is a mistake.
@@ -21,6 +62,7 @@ impl Compute {
     /// Starts the threads, and finds the device.
     pub(crate) fn prepare(&self) -> Result<Place> {
         let place = Place::parse(&self.device)?;
+        self.kernels.settle(&place)?;
         let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
         let threads = match self.threads {
             None => cores,

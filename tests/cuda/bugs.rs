@@ -10,7 +10,7 @@ use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
 use crate::{AMPERE, HOPPER, build, failures, root};
 
 /// One change to one file.
-struct Bug {
+pub(crate) struct Bug {
     /// The op whose checks must find it, and the .cu file that is compiled for that.
     op: &'static str,
     file: &'static str,
@@ -22,7 +22,7 @@ struct Bug {
     capability: (u32, u32),
 }
 
-const fn bug(op: &'static str, file: &'static str, find: &'static str, replace: &'static str) -> Bug {
+pub(crate) const fn bug(op: &'static str, file: &'static str, find: &'static str, replace: &'static str) -> Bug {
     Bug { op, file, find, place: 0, replace, capability: HOPPER }
 }
 
@@ -219,7 +219,7 @@ fn describe(bug: &Bug) -> String {
 }
 
 /// Copies the kernels into `folder` with the bug in them.
-fn plant(bug: &Bug, folder: &std::path::Path) {
+pub(crate) fn plant(bug: &Bug, folder: &std::path::Path) {
     fs::create_dir_all(folder).unwrap();
     for entry in fs::read_dir(root().join("kernels")).unwrap() {
         let path = entry.unwrap().path();

@@ -6,6 +6,7 @@ mod faults;
 mod host;
 mod launches;
 mod ops;
+mod self_test;
 mod step;
 mod trace;
 

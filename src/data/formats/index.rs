@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{fingerprint, id_of};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{cache_folder, write_atomically};
 
 /// Goes up when the form of any index changes: an old file is then made anew.
 const VERSION: u32 = 2;
@@ -136,13 +136,6 @@ fn places(folder: &Path, kind: &str) -> Vec<PathBuf> {
         places.push(cache.join(format!("{id:016x}.{kind}.perennial-index")));
     }
     places
-}
-
-/// The program's folder among the user's caches.
-pub(crate) fn cache_folder() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
-    Some(cache.join("perennial"))
 }
 
 #[cfg(test)]

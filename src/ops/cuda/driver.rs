@@ -12,7 +12,7 @@ use super::kernels::{self, MODULES};
 use super::launch::{Address, Argument, Gpu, Launch, Matrix, Target, TensorMap};
 use super::nvtx;
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 /// Calls a function of the driver and names it in its error.
 macro_rules! call {
@@ -253,9 +253,17 @@ fn event(timed: bool) -> Result<sys::CUevent> {
     Ok(event)
 }
 
-impl Driver {
-    /// The device that `gpu` names, with all kernels for it. Fails where it, its driver or kernels for it cannot be had.
-    pub fn open(gpu: Gpu) -> Result<Driver> {
+/// What is known of a GPU before it is opened.
+pub(crate) struct Identity {
+    device: sys::CUdevice,
+    /// Its own name and its driver's version.
+    pub(crate) name: String,
+    pub(crate) target: Target,
+}
+
+impl Identity {
+    /// Fails where the GPU, its driver or kernels for it cannot be had.
+    pub(crate) fn of(gpu: Gpu) -> Result<Identity> {
         let number = match gpu {
             Gpu::Real(number) => {
                 #[cfg(feature = "emulator")]
@@ -302,7 +310,6 @@ impl Driver {
         call!(cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int, device))?;
         // SAFETY: the driver ends the name with a zero byte.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
-        use sys::CUdevice_attribute as Attribute;
         let capability = (
             Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -321,6 +328,14 @@ impl Driver {
                 compiled.0, compiled.1
             )));
         }
+        Ok(Identity { device, name: format!("{name}, CUDA driver {major}.{minor}"), target })
+    }
+}
+
+impl Driver {
+    /// The device that `gpu` names, with all kernels for it. Fails where it, its driver or kernels for it cannot be had.
+    pub fn open(gpu: Gpu) -> Result<Driver> {
+        let Identity { device, name, target } = Identity::of(gpu)?;
         let mut context = null_mut();
         call!(cuDevicePrimaryCtxRetain(&mut context, device))?;
         call!(cuCtxSetCurrent(context))?;
@@ -329,7 +344,7 @@ impl Driver {
         call!(cuStreamCreate(&mut stream, flags))?;
         call!(cuStreamCreate(&mut copies, flags))?;
         let mut driver = Driver {
-            name: format!("{name}, CUDA driver {major}.{minor}"),
+            name,
             target,
             multiprocessors: Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_memory: Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,

@@ -61,6 +61,11 @@ impl Module {
         Ok(code)
     }
 
+    /// The code as it is embedded.
+    pub(crate) fn compressed(&self) -> &'static [u8] {
+        self.compressed
+    }
+
     /// The names of its kernels.
     pub fn kernels(&self) -> Result<Vec<String>> {
         if self.target != Target::Compute80 {

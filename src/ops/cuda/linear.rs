@@ -1,8 +1,9 @@
 use super::Cuda;
+use super::family::Family;
 use super::kernels::linear::{
     self as kernel, EpilogueKind, MMA_SHARED, MMA_TILE, MMA_TILE_K, WGMMA_SHARED, WGMMA_TILE_K, WGMMA_TILE_M,
 };
-use super::launch::{Matrix, Pointer, Target, TensorMap};
+use super::launch::{Matrix, Pointer, TensorMap};
 use half::bf16;
 
 use crate::ops::linear::{
@@ -94,9 +95,9 @@ impl Costs {
 }
 
 impl Cuda {
-    /// Whether wgmma and TMA take the operands: Hopper, and rows of a multiple of 16 bytes.
+    /// Whether wgmma and TMA take the operands: rows of a multiple of 16 bytes.
     fn takes_wgmma(&self, shape: LinearShape) -> bool {
-        self.target() == Target::Sm90a && takes_vectors(shape)
+        self.family == Family::Wgmma && takes_vectors(shape)
     }
 
     /// A's or B's map where its rows hold the depth, `tile` of them a box.
@@ -172,6 +173,21 @@ impl Cuda {
             self.reduce_splits(partials, parts, columns, out);
         }
     }
+}
+
+/// Shapes whose products, forward and backward, go through every kernel of wgmma on a GPU of so many multiprocessors.
+pub(crate) fn shapes_for_every_kernel(multiprocessors: usize) -> Vec<LinearShape> {
+    // One wave of wide tiles where narrow ones take two.
+    let many = TILE_ROWS * (multiprocessors / 2 + 1);
+    let shape = |rows, inputs, outputs, layout| LinearShape { rows, inputs, outputs, layout };
+    let (out_in, in_out) = (WeightLayout::OutIn, WeightLayout::InOut);
+    vec![
+        shape(TILE_ROWS + 8, 200, 120, out_in),
+        shape(TILE_ROWS + 8, 200, 120, in_out),
+        shape(many, 256, 256, out_in),
+        shape(many, 256, 256, in_out),
+        shape(WGMMA_TILE_K, 256, many, out_in),
+    ]
 }
 
 /// Whether rows of inputs and of outputs are multiples of 16 bytes.
@@ -277,6 +293,35 @@ impl Run<LinearBackwardWeight> for Cuda {
         };
         if let Some(dbias) = dbias.filter(|_| !summed) {
             self.column_sums(dy, depth, shape.outputs, dbias);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_for_every_kernel_are_that() {
+        for multiprocessors in [4, 66, 114, 132, 160] {
+            let cut = |rows, columns, depth| {
+                Costs::wgmma(multiprocessors).cut(Product { rows, columns, depth }, 1).tile_columns
+            };
+            let shapes = shapes_for_every_kernel(multiprocessors);
+            let of = |layout: WeightLayout| shapes.iter().filter(move |shape| shape.layout == layout);
+            for width in [128, 256] {
+                // Forward passes of one layout and backward passes of the other share kernels.
+                for layout in [WeightLayout::OutIn, WeightLayout::InOut] {
+                    let forward = of(layout).any(|shape| cut(shape.rows, shape.outputs, shape.inputs) == width);
+                    assert!(forward, "{layout:?} in tiles of {width} on {multiprocessors} multiprocessors");
+                }
+                let weights = of(WeightLayout::OutIn).any(|shape| {
+                    let most_splits = Cuda::WORKSPACE_BYTES / (4 * (shape.outputs * shape.inputs + shape.outputs));
+                    let product = Product { rows: shape.outputs, columns: shape.inputs, depth: shape.rows };
+                    Costs::wgmma(multiprocessors).cut(product, most_splits).tile_columns == width
+                });
+                assert!(weights, "weights in tiles of {width} on {multiprocessors} multiprocessors");
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulated;
+pub mod family;
 pub mod kernels;
 pub mod launch;
 mod nvtx;
@@ -20,7 +21,7 @@ mod distillation;
 mod group_dro;
 mod l2_normalize;
 mod layer_norm;
-mod linear;
+pub(crate) mod linear;
 mod patch_embed;
 mod pool;
 mod position_embed;
@@ -39,12 +40,15 @@ use super::measure::Measure;
 use super::memory::{Byte, Index, Kind, Memory, Plan, Pool, Span, Stats, Storage, Tensor, Wide};
 use crate::error::{Error, Result};
 use driver::Driver;
+use family::Family;
 use kernels::memory;
 use launch::{Address, Gpu, Kernel, Matrix, Parameters, Pointer, Target, TensorMap};
 
 /// A GPU with all of a run's memory.
 pub struct Cuda {
     driver: Driver,
+    /// What multiplies matrices.
+    family: Family,
     /// Where the planned storage, wide, index and byte memory begin.
     pools: [Address; 4],
     /// [`Memory::WORKSPACE_BYTES`] for the partial results of one op at a time.
@@ -88,6 +92,11 @@ impl Element for Byte {
 }
 
 impl Cuda {
+    /// Multiplies matrices by this family from here on, whatever was chosen: to hold the two against each other.
+    pub(crate) fn use_family(&mut self, family: Family) {
+        self.family = family;
+    }
+
     /// Launches `kernel` on a grid of blocks.
     fn launch<P: Parameters>(&mut self, kernel: Kernel<P>, grid: [usize; 3], parameters: P) {
         if grid.contains(&0) {
@@ -152,7 +161,7 @@ impl Cuda {
         self.driver.target()
     }
 
-    fn multiprocessors(&self) -> usize {
+    pub(crate) fn multiprocessors(&self) -> usize {
         self.driver.multiprocessors()
     }
 
@@ -199,6 +208,7 @@ impl Memory for Cuda {
 
     fn with_plan(place: &Gpu, plan: &Plan) -> Result<Self> {
         let mut driver = Driver::open(*place)?;
+        let family = Family::of(*place, driver.target(), &driver.name())?;
         let free = driver.free_memory()?;
         if plan.bytes() > free {
             return Err(Error::run(format!(
@@ -228,6 +238,7 @@ impl Memory for Cuda {
         }
         Ok(Cuda {
             driver,
+            family,
             pools,
             workspace: arena,
             tables: HashMap::new(),

@@ -10,11 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::super::index;
 use super::foreign;
 use crate::data::id_of;
 use crate::error::{Error, Fault, Result};
-use crate::files::write_atomically_with;
+use crate::files::{cache_folder, write_atomically_with};
 
 const GIB: u64 = 1 << 30;
 /// Bytes that stay free where copies are written.
@@ -37,7 +36,7 @@ pub(crate) struct Copies {
 impl Copies {
     /// Copies in a folder, that of the user's caches where none is named; all of them together may have so many GiB.
     pub(crate) fn new(folder: &str, limit: u64) -> Copies {
-        let of_user = || index::cache_folder().unwrap_or_else(std::env::temp_dir).join("shards");
+        let of_user = || cache_folder().unwrap_or_else(std::env::temp_dir).join("shards");
         Copies {
             folder: if folder.is_empty() { of_user() } else { PathBuf::from(folder) },
             limit: limit.saturating_mul(GIB),
