@@ -461,6 +461,9 @@ impl Declarations {
             let variants: Vec<String> = names.iter().map(|name| camel(name)).collect();
             writeln!(code, "    #[derive(Clone, Copy, Debug, PartialEq, Eq)]")?;
             writeln!(code, "    pub(crate) enum {name} {{ {} }}", variants.join(", "))?;
+            writeln!(code, "    impl {name} {{")?;
+            let all: Vec<String> = variants.iter().map(|variant| format!("{name}::{variant}")).collect();
+            writeln!(code, "        pub(crate) const ALL: &[{name}] = &[{}];\n    }}", all.join(", "))?;
             writeln!(code, "    impl From<{name}> for Argument {{")?;
             writeln!(code, "        fn from(value: {name}) -> Argument {{ Argument::Int(value as i32) }}\n    }}")?;
         }

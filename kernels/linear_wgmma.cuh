@@ -34,6 +34,9 @@ constexpr int EPILOGUE_THREADS = 96;
 // Dynamic shared memory of every launch: one block of these 227 KiB runs on a multiprocessor at a time.
 constexpr int WGMMA_SHARED = 212 * 1024;
 
+// What is waited for, by name.
+enum class Barrier : int { OTHER, FULL, EMPTY, STAGED, DRAINED };
+
 template <int TILE_N, bool WEIGHT>
 struct WgmmaShared {
     // Weight gradients stage nothing, so that their ring has a stage more.
@@ -98,7 +101,7 @@ DEVICE void wgmma_produce(WgmmaShared<TILE_N, WEIGHT>* shared, const TensorMap* 
 #pragma unroll 1
         for (int block = unit.first; block < unit.last; block++) {
             // The phase before the first counts as completed: the first round passes at once.
-            ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1);
+            ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1, int(Barrier::EMPTY));
             uint64_t* full = &shared->full[ring.stage];
             ptx::mbarrier_arrive_expect_tx(full, (WGMMA_TILE_M + TILE_N) * WGMMA_TILE_K * sizeof(bf16));
             int at = block * WGMMA_TILE_K;
@@ -117,7 +120,7 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
     int row = half * 64 + warp_id() % 4 * 16 + lane_id() / 4;  // of the tile, and row + 8: what a lane holds,
     int pair = 2 * (lane_id() % 4);                            // in columns pair and pair + 1 of each eight
     uint32_t parity = 0;                                       // of the tiles
-    if (!WEIGHT) ptx::mbarrier_wait(&shared->drained, 0);      // for the first bias
+    if (!WEIGHT) ptx::mbarrier_wait(&shared->drained, 0, int(Barrier::DRAINED));  // for the first bias
     for (int index = blockIdx.x; index < units.count; index += gridDim.x, parity ^= 1) {
         Unit unit = units[index];
         float acc[TILE_N / 2];
@@ -129,7 +132,7 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
         int previous = 0, block = unit.first;
 #pragma unroll 1
         do {  // a unit has a block: without a path around the loop the accumulators stay where they are
-            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
+            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity, int(Barrier::FULL));
             ptx::wgmma_fence();
             multiply_block<A_M_MAJOR, B_N_MAJOR, TILE_N>(acc, shared->a[ring.stage] + half * 64 * WGMMA_TILE_K,
                                                          shared->b[ring.stage]);
@@ -151,7 +154,7 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
                 store_pair<true>(to, unit.row + row + 8, column, rows, columns, acc[4 * j + 2], acc[4 * j + 3]);
             }
         } else {
-            ptx::mbarrier_wait(&shared->drained, parity);
+            ptx::mbarrier_wait(&shared->drained, parity, int(Barrier::DRAINED));
             // Chunks that are eight apart share an address but for a constant.
 #pragma unroll
             for (int chunk = 0; chunk < 8; chunk++) {
@@ -185,7 +188,7 @@ DEVICE void wgmma_finish(WgmmaShared<TILE_N, false>* shared, const Epilogue& epi
     ptx::mbarrier_arrive(&shared->drained);
     for (uint32_t parity = 0; index < units.count; index += step, parity ^= 1) {
         Unit unit = units[index];
-        auto ready = [&] { ptx::mbarrier_wait(&shared->staged, parity); };
+        auto ready = [&] { ptx::mbarrier_wait(&shared->staged, parity, int(Barrier::STAGED)); };
         epilogue_store<TILE_N, EPILOGUE_THREADS, true>(shared->staging, epilogue, unit.row, unit.column, rows, columns,
                                                        thread, ready);
         load_bias(index + 2 * step, parity);
@@ -204,7 +207,7 @@ DEVICE void wgmma_sum(WgmmaShared<TILE_N, true>* shared, int rows, const Units& 
         bool summed = sums && unit.column == 0;
         float sum[8] = {};
         for (int block = unit.first; block < unit.last; block++) {
-            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);
+            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity, int(Barrier::FULL));
             if (summed) {
                 const bf16* box = shared->a[ring.stage] + chunk / 8 * 64 * WGMMA_TILE_K;
 #pragma unroll

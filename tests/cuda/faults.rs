@@ -9,7 +9,7 @@ use perennial::ops::cuda::emulated::{Emulator, Faults, Flavour, Schedule};
 use perennial::ops::{Memory, Plan, Run};
 
 use crate::runs::assert_same_result;
-use crate::{Device, emulator};
+use crate::{AMPERE, Device, HOPPER, emulator};
 
 const TINY_RUN: &str = "tests/fixtures/tiny-run.toml";
 
@@ -27,6 +27,23 @@ fn run(emulator: &Emulator, out: &Path) -> Result<Evaluation, Error> {
     config.set("train.epochs=1").unwrap();
     let plugged_in = emulator.plug_in()?;
     experiment::run::<Device>(&plugged_in.gpu(), &config, out, Access::default(), &mut Quiet)
+}
+
+#[test]
+fn a_barrier_that_never_comes_is_named() {
+    let mut plan = Plan::new::<Device>();
+    let x = plan.stats(1000);
+    for (capability, named) in [(HOPPER, true), (AMPERE, false)] {
+        let faults = Faults { lost_barrier_at_launch: Some(0), ..Faults::default() };
+        let emulator = Emulator { faults, capability, schedule: Schedule::LATE, ..emulator(Flavour::Plain) };
+        let plugged_in = emulator.plug_in().unwrap();
+        let mut device = Device::with_plan(&plugged_in.gpu(), &plan).unwrap();
+        device.fill(x, 1.0);
+        device.read_vec(x);
+        let error = device.health().unwrap_err().to_string();
+        assert!(error.contains("a kernel made a mistake"), "{error}");
+        assert_eq!(error.contains("waited ten seconds in vain for its barrier 'full'"), named, "{error}");
+    }
 }
 
 #[test]

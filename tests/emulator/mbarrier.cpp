@@ -87,7 +87,7 @@ void mbarrier_arrive_expect_tx(uint64_t* address, uint32_t bytes, Site site) {
     arrive(address, bytes, "mbarrier_arrive_expect_tx", site);
 }
 
-void mbarrier_wait(uint64_t* address, uint32_t parity, Site site) {
+void mbarrier_wait(uint64_t* address, uint32_t parity, int, Site site) {
     if (parity > 1) block->fail(site, "mbarrier_wait: parity %u", parity);
     race::mbarrier_used(block->mbarriers->at(address, "mbarrier_wait", site), site);
     // A thread that is woken looks again, as the hardware's loop does: the phase may have moved on twice.

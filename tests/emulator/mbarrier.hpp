@@ -39,6 +39,7 @@ void mbarrier_init(uint64_t* barrier, uint32_t arrivals, emulator::Site site = e
 void fence_mbarrier_init();
 void mbarrier_arrive(uint64_t* barrier, emulator::Site site = emulator::Site::here());
 void mbarrier_arrive_expect_tx(uint64_t* barrier, uint32_t bytes, emulator::Site site = emulator::Site::here());
-void mbarrier_wait(uint64_t* barrier, uint32_t parity, emulator::Site site = emulator::Site::here());
+// A barrier that never comes is found at once, whatever its `name`.
+void mbarrier_wait(uint64_t* barrier, uint32_t parity, int name = 0, emulator::Site site = emulator::Site::here());
 void fence_proxy_async();
 }  // namespace ptx

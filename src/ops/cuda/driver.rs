@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::ptr::{null_mut, with_exposed_provenance_mut};
 use std::slice;
 
+use super::kernels::linear::Barrier;
 use super::kernels::{self, MODULES};
 use super::launch::{Address, Argument, Gpu, Launch, Matrix, Target, TensorMap};
 use super::nvtx;
@@ -42,6 +43,8 @@ pub struct Driver {
     /// What is launched and copied while the stream is captured.
     captured: Option<Vec<Captured>>,
     marks: Vec<sys::CUevent>,
+    /// Page-locked: where a kernel writes which barrier it waited for in vain, counted from 1. On GPUs whose kernels have such.
+    lost_barrier: *mut u32,
     /// Whether every launch is waited for: `PERENNIAL_SYNC=1`.
     waits: bool,
     /// Whether a profiler wants to hear of ranges, and whether one is open.
@@ -191,6 +194,48 @@ impl Driver {
         call!(cuModuleLoadData(&mut module, image.as_ptr().cast()))?;
         self.modules.push(module);
         Ok(())
+    }
+
+    /// Tells all kernels where to say which barrier never came.
+    fn listen_for_barriers(&mut self) -> Result<()> {
+        for module in &self.modules {
+            let (mut variable, mut bytes) = (0, 0);
+            // SAFETY: the module is live and the name ends with a zero byte.
+            match unsafe { sys::cuModuleGetGlobal_v2(&mut variable, &mut bytes, *module, c"lost_barrier".as_ptr()) } {
+                CUresult::CUDA_ERROR_NOT_FOUND => continue,
+                status => check(status, || "looking for lost_barrier".to_string())?,
+            }
+            if self.lost_barrier.is_null() {
+                let mut host = null_mut();
+                call!(cuMemAllocHost_v2(&mut host, 2 * size_of::<u64>()))?;
+                self.lost_barrier = host.cast();
+                // SAFETY: there is room for both: what the kernels write, and, behind it, its address for the copies below.
+                unsafe {
+                    host.cast::<u64>().write(0);
+                    host.cast::<u64>().add(1).write(host as u64);
+                }
+            }
+            // SAFETY: the second half of the memory.
+            let address = unsafe { self.lost_barrier.cast::<u64>().add(1) };
+            call!(cuMemcpyHtoDAsync_v2(variable, address.cast(), bytes, self.stream))?;
+        }
+        self.synchronize()
+    }
+
+    /// The error with the barrier that a kernel waited for in vain, if that is what happened.
+    fn with_lost_barrier(&self, error: Error) -> Error {
+        if self.lost_barrier.is_null() {
+            return error;
+        }
+        // SAFETY: the memory is live, and kernels write it as a whole.
+        let number = unsafe { self.lost_barrier.read_volatile() } as usize;
+        match number.checked_sub(1).and_then(|number| Barrier::ALL.get(number)) {
+            Some(barrier) => {
+                let name = format!("{barrier:?}").to_lowercase();
+                error.at(format!("a kernel waited ten seconds in vain for its barrier '{name}'"))
+            }
+            None => error,
+        }
     }
 
     /// Makes this GPU the one that this thread's calls are for.
@@ -358,11 +403,13 @@ impl Driver {
             graphs: Vec::new(),
             captured: None,
             marks: Vec::new(),
+            lost_barrier: null_mut(),
             waits: std::env::var("PERENNIAL_SYNC").is_ok_and(|value| value == "1"),
             nvtx: nvtx::start(),
             in_range: Cell::new(false),
         };
         driver.load_kernels()?;
+        driver.listen_for_barriers()?;
         Ok(driver)
     }
 
@@ -576,7 +623,7 @@ impl Driver {
         self.bind()?;
         // SAFETY: the stream is live.
         let status = unsafe { sys::cuStreamSynchronize(self.stream) };
-        check(status, || "waiting for the GPU".to_string())
+        check(status, || "waiting for the GPU".to_string()).map_err(|error| self.with_lost_barrier(error))
     }
 
     /// Marks this place in the queue; a number for [`Driver::seconds_between`].
@@ -629,6 +676,9 @@ impl Drop for Driver {
                     sys::cuEventDestroy_v2(event);
                 }
                 sys::cuMemFreeHost(ring.host.cast());
+            }
+            if !self.lost_barrier.is_null() {
+                sys::cuMemFreeHost(self.lost_barrier.cast());
             }
             for mark in &self.marks {
                 sys::cuEventDestroy_v2(*mark);

@@ -74,6 +74,8 @@ pub struct Faults {
     pub memory: Option<usize>,
     /// The GPU is lost at this launch, counted from 0.
     pub lost_at_launch: Option<usize>,
+    /// The kernel of this launch waits for a barrier that never comes.
+    pub lost_barrier_at_launch: Option<usize>,
     /// No graph can be made executable.
     pub no_graphs: bool,
     /// Calls of these functions do nothing, as if the host had forgotten them.
@@ -208,10 +210,11 @@ impl Emulator {
              completion={completion},seed={seed},threads={threads}",
             self.kernels.display()
         );
-        let Faults { memory, lost_at_launch, no_graphs, forgotten } = &self.faults;
+        let Faults { memory, lost_at_launch, lost_barrier_at_launch, no_graphs, forgotten } = &self.faults;
         let mut say = |what: std::fmt::Arguments| description.write_fmt(what).expect("a string takes any text");
         memory.iter().for_each(|bytes| say(format_args!(",memory={bytes}")));
         lost_at_launch.iter().for_each(|launch| say(format_args!(",lost={launch}")));
+        lost_barrier_at_launch.iter().for_each(|launch| say(format_args!(",barrier={launch}")));
         no_graphs.then(|| say(format_args!(",instantiation=fails")));
         forgotten.iter().for_each(|function| say(format_args!(",forget={function}")));
         Ok(PluggedIn { number: add(&description)? })

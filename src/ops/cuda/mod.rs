@@ -248,8 +248,13 @@ impl Memory for Cuda {
         })
     }
 
+    /// The GPU, its driver, and which kernels it runs.
     fn name(&self) -> String {
-        self.driver.name()
+        let family = match (self.target(), self.family) {
+            (Target::Sm90a, Family::Mma) => " without wgmma",
+            _ => "",
+        };
+        format!("{}, kernels {}{family}", self.driver.name(), self.target().name())
     }
 
     fn write<K: Kind>(&mut self, to: Span<K>, from: &[K::Host]) {

@@ -532,10 +532,28 @@ EXPORT CUresult cuModuleLoadData(void** handle, const void* image) {
     });
 }
 
+// The one variable that kernels have. It belongs to the module, and goes with it.
+EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr* address, size_t* bytes, void* handle, const char* variable) {
+    const char* name = "cuModuleGetGlobal";
+    return call(name, [&](Device& device) {
+        FIND(Module, module, modules, handle);
+        if (strcmp(variable, "lost_barrier") || !(module->own || module->cubin.has_variables))
+            return device.refuse(CUDA_ERROR_NOT_FOUND, "%s: no variable %s in this module", name, variable);
+        if (!module->lost_barrier) {
+            module->lost_barrier = device.memory.allocate(sizeof(uint64_t), device.kernels->forbid);
+            device.memory.fill(module->lost_barrier, 0, sizeof(uint64_t));
+        }
+        *address = module->lost_barrier;
+        *bytes = sizeof(uint64_t);
+        return CUDA_SUCCESS;
+    });
+}
+
 EXPORT CUresult cuModuleUnload(void* handle) {
     const char* name = "cuModuleUnload";
     return call(name, [&](Device& device) {
         FIND(Module, module, modules, handle);
+        if (module->lost_barrier) device.memory.free(module->lost_barrier, device.kernels->forbid);
         for (auto& entry : module->functions) device.functions.erase(entry.second.get());
         device.modules.erase(handle);
         return CUDA_SUCCESS;

@@ -60,6 +60,7 @@ bool set(const std::string& key, const std::string& value, Configuration& to) {
         return !value.empty() && !*end;
     }
     if (key == "lost") return number(value, 0, &to.lost_at_launch);
+    if (key == "barrier") return number(value, 0, &to.lost_barrier_at_launch);
     if (key == "instantiation") return to.instantiation_fails = true, value == "fails";
     if (key == "forget") {
         for (const char* name : FORGETTABLE)

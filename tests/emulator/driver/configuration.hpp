@@ -16,6 +16,7 @@ struct Configuration {
     // order=, completion=, seed=, threads=: docs/emulator.md. `completion` also says when the work of streams is done.
     EmulatorSchedule schedule{0, 0, 0, 1};
     long lost_at_launch = -1;          // lost=N: the GPU is lost at this launch, counted from 0
+    long lost_barrier_at_launch = -1;  // barrier=N: the kernel of this launch waits in vain
     bool instantiation_fails = false;  // instantiation=fails: no graph can be made executable
     std::set<std::string> forgotten;   // forget=FUNCTION: calls of it do nothing, as if the host had forgotten them
 

@@ -36,6 +36,7 @@ bool read(const void* image, Cubin& to) {
     for (size_t i = 0; i < header.e_shnum; i++) {
         Elf64_Shdr at = section(i);
         std::string name = names + at.sh_name;
+        if (name == ".nv.global") to.has_variables = true;
         if (!name.compare(0, text.size(), text)) to.kernels[name.substr(text.size())] = 0;
         if (!name.compare(0, shared.size(), shared)) shared_bytes[name.substr(shared.size())] = at.sh_size;
     }

@@ -10,6 +10,7 @@ namespace driver {
 struct Cubin {
     int major = 0, minor = 0;                // the GPU that it was compiled for
     std::map<std::string, size_t> kernels;  // by name, with the bytes of static shared memory
+    bool has_variables = false;             // of the whole module, in global memory
 };
 
 // False if `image` is not a whole cubin.

@@ -350,6 +350,7 @@ void Device::launch(Command& command) {
              command.kernel.c_str());
         return;
     }
+    if (configuration.lost_barrier_at_launch == launches - 1) return lose_barrier(command);
     int count = 0;
     const EmulatorParameter* parameters = kernels->parameters(command.kernel.c_str(), &count);
     for (int i = 0; i < count; i++) {
@@ -365,6 +366,23 @@ void Device::launch(Command& command) {
     if (kernels->launch(command.kernel.c_str(), command.grid, command.block, command.shared,
                         command.arguments->pointers.data(), &configuration.schedule, message, sizeof message))
         fail(status_of(message), "%s", message);
+}
+
+void Device::lose_barrier(const Command& command) {
+    constexpr uint32_t FULL = 1;
+    for (auto& entry : modules) {
+        uint64_t variable = entry.second->lost_barrier;
+        if (!variable) continue;
+        uint32_t* to;
+        memcpy(&to, reinterpret_cast<const void*>(variable), sizeof to);
+        if (!to) continue;
+        if (!pinned.contains(to, sizeof *to)) {
+            fail(CUDA_ERROR_ILLEGAL_ADDRESS, "%s: lost_barrier is no page-locked memory", command.kernel.c_str());
+            return;
+        }
+        *to = FULL + 1;
+    }
+    fail(CUDA_ERROR_LAUNCH_FAILED, "%s: trap", command.kernel.c_str());
 }
 
 }  // namespace driver

@@ -60,6 +60,7 @@ struct Module {
     bool own = false;  // all that is in the GPU's library of kernels
     Cubin cubin;
     std::map<std::string, std::unique_ptr<Function>> functions;
+    uint64_t lost_barrier = 0;  // the address of the variable of this name; 0 before anyone has asked
 };
 
 // The values of a launch's arguments, copied when it is asked for.
@@ -176,6 +177,8 @@ private:
     uint64_t random();
     void perform(Command& command);
     void launch(Command& command);
+    // What kernels do whose barrier never comes: they say so where the host told them to, and end.
+    void lose_barrier(const Command& command);
     // Notes what a command touches; false if something touches it that is not ordered with it.
     bool note(Stream& stream, const Command& command);
     bool note(Stream& stream, const char* call, Access access);
