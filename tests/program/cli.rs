@@ -587,6 +587,58 @@ fn a_trace_of_a_step_has_every_op_with_its_time_inside_the_step() {
     refused(&["bench", "step", "--trace", "/nowhere/trace.json"], &["cannot write /nowhere/trace.json"]);
 }
 
+#[test]
+fn single_ops_are_timed_and_held_against_earlier_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (first, second, fast, foreign) = (path("first"), path("second"), path("fast"), path("foreign"));
+    let bench = ["bench", "kernels", "--model", "emoji-tiny", "--batch", "4"];
+    let with = |more: &[&'static str], files: &[&str]| -> Vec<String> {
+        [&bench[..], more, files].concat().into_iter().map(String::from).collect()
+    };
+    let read = |path: &str| -> Value { serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap() };
+    let linear = ["--only", "linear", "--shape", "24,16,8", "--iterations", "3", "--json"];
+    let arguments = with(&linear, &[&first]);
+    let text = succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(!text.contains("ceilings"), "with --iterations nothing else is run: {text}");
+    let report = read(&first);
+    let rows = report["ops"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["op"].as_str().unwrap()).collect();
+    assert_eq!(names, ["linear", "linear backward data", "linear backward weight"]);
+    assert!(rows.iter().all(|row| row["seconds"].as_f64().unwrap() > 0.0 && row["percent_of_floor"].is_null()));
+
+    // Anything is faster than a hundred seconds, and slower than none.
+    for (name, seconds) in [(&second, 100.0), (&fast, 1e-12)] {
+        let mut report = report.clone();
+        for row in report["ops"].as_array_mut().unwrap() {
+            row["seconds"] = seconds.into();
+        }
+        fs::write(name, report.to_string()).unwrap();
+    }
+    let compare = |file: &str| {
+        let arguments = with(&["--only", "linear", "--shape", "24,16,8", "--iterations", "1", "--compare"], &[file]);
+        perennial(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let outcome = compare(&second);
+    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    let outcome = compare(&fast);
+    assert_eq!(outcome.status, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("slower than before: linear "), "{}", outcome.stderr);
+
+    fs::write(&foreign, "{\"ops\": 3}").unwrap();
+    for (arguments, parts) in [
+        (vec!["bench", "kernels", "--only", "liner"], &["liner", "linear"][..]),
+        (vec!["bench", "step", "--only", "linear"], &["--only", "perennial bench kernels"]),
+        (vec!["bench", "kernels", "--shape", "1,2,3"], &["--only linear"]),
+        (vec!["bench", "kernels", "--only", "linear", "--shape", "1,2"], &["ROWS,INPUTS,OUTPUTS"]),
+        (vec!["bench", "kernels", "--only", "memory"], &["memory", "op of this model"]),
+        (vec!["bench", "kernels", "--compare", "/nowhere/base.json"], &["/nowhere/base.json"]),
+        (vec!["bench", "kernels", "--compare", &foreign], &["it is no report of"]),
+    ] {
+        refused(&arguments, parts);
+    }
+}
+
 /// The numbers on the line of `text` that starts with `name`.
 fn numbers(text: &str, name: &str) -> Vec<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}:\n{text}"));

@@ -1,28 +1,162 @@
 //! Each op at a model's shapes: time, operations and bytes a second, and the share of what the device could do.
 
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::super::output::put;
 use super::median;
+use crate::check::linear::{Follows, LinearCase};
 use crate::check::{self, Case, Operands, Purpose, Visitor};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unknown};
+use crate::files::read_text;
 use crate::model::spec::ModelSpec;
 use crate::ops::linear::{Epilogue, Linear, LinearShape};
 use crate::ops::{AnyOp, Backend, Cost, Plan};
 
-pub(crate) fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize) -> Result<Value> {
-    let ceilings = Ceilings::measure::<D>(place)?;
-    let mut table = Table::<D> { place, spec, batch, ceilings, rows: Vec::new() };
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// kernels: this op alone, as `perennial check --only` calls it
+    #[arg(long, value_name = "OP")]
+    only: Option<String>,
+    /// kernels: the op linear at this shape, in place of the model's
+    #[arg(long, value_name = "ROWS,INPUTS,OUTPUTS", value_delimiter = ',', num_args = 1)]
+    shape: Vec<usize>,
+    /// kernels: run each op so often and no more, without ceilings: for a profiler
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    iterations: Option<u32>,
+    /// kernels: hold the times against those of this file, which --json wrote; exit status 1 if an op is slower
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// kernels: how much slower than in --compare an op may be
+    #[arg(long, value_name = "PER CENT", default_value_t = 10.0)]
+    slower: f64,
+}
+
+impl Arguments {
+    /// Fails where an option has no meaning: for what is not `kernels`, or in itself.
+    pub(crate) fn check(&self, is_kernels: bool) -> Result<()> {
+        let given = [
+            ("--only", self.only.is_some()),
+            ("--shape", !self.shape.is_empty()),
+            ("--iterations", self.iterations.is_some()),
+            ("--compare", self.compare.is_some()),
+        ];
+        if let Some((option, _)) = given.iter().find(|(_, given)| *given && !is_kernels) {
+            return Err(Error::input(format!("{option} is of single ops: `perennial bench kernels {option} ..`")));
+        }
+        if !self.shape.is_empty() {
+            if self.only.as_deref() != Some(LinearCase::OP) {
+                return Err(Error::input("--shape is of products alone: give --only linear with it"));
+            }
+            if self.shape.len() != 3 || self.shape.contains(&0) {
+                return Err(Error::input("--shape is ROWS,INPUTS,OUTPUTS, three numbers from 1 on"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of ops that a step of the model has, or one with other losses.
+struct Names<'a> {
+    spec: &'a ModelSpec,
+    names: Vec<&'static str>,
+}
+
+impl Visitor for Names<'_> {
+    type Error = Infallible;
+
+    fn visit<C: Case>(&mut self) -> std::result::Result<(), Infallible> {
+        if !self.names.contains(&C::OP) && !C::of_model(self.spec, 1).is_empty() {
+            self.names.push(C::OP);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn bench<D: Backend>(
+    place: &D::Place,
+    spec: &ModelSpec,
+    batch: usize,
+    arguments: &Arguments,
+) -> Result<Value> {
+    let mut ops = Names { spec, names: Vec::new() };
+    let Ok(()) = check::visit(&mut ops);
+    if let Some(only) = arguments.only.as_deref().filter(|only| !ops.names.contains(only)) {
+        return Err(unknown("op of this model", only, ops.names));
+    }
+    let base = arguments.compare.as_deref().map(Base::read).transpose()?;
+    let ceilings = match arguments.iterations {
+        None => Some(Ceilings::measure::<D>(place)?),
+        Some(_) => None,
+    };
+    let mut table = Table::<D> { place, spec, batch, arguments, ceilings, rows: Vec::new() };
     put!("{:<24} {:<26} {:>10} {:>10} {:>8} {:>8}", "op", "shape", "us", "GFLOP/s", "GB/s", "% floor");
     check::visit(&mut table)?;
-    let Ceilings { device, operations, bytes } = table.ceilings;
-    Ok(json!({
-        "device": device,
-        "ceilings": { "gflops": operations / 1e9, "gb_per_second": bytes / 1e9 },
+    let ceilings = table.ceilings.as_ref();
+    let report = json!({
+        "device": ceilings.map(|ceilings| &ceilings.device),
+        "ceilings": ceilings.map(|Ceilings { operations, bytes, .. }| {
+            json!({ "gflops": operations / 1e9, "gb_per_second": bytes / 1e9 })
+        }),
         "ops": table.rows,
-    }))
+    });
+    if let Some(base) = base {
+        base.compare(&report, arguments.slower)?;
+    }
+    Ok(report)
+}
+
+/// An earlier report.
+struct Base {
+    device: Option<String>,
+    /// Op, shape and seconds.
+    rows: Vec<(String, String, f64)>,
+}
+
+impl Base {
+    fn read(path: &Path) -> Result<Base> {
+        let foreign =
+            || Error::input("it is no report of `perennial bench kernels --json`").at(path.display().to_string());
+        let report: Value = serde_json::from_str(&read_text(path)?).map_err(|_| foreign())?;
+        let row =
+            |row: &Value| Some((row["op"].as_str()?.into(), row["shape"].as_str()?.into(), row["seconds"].as_f64()?));
+        let rows = report["ops"].as_array().and_then(|rows| rows.iter().map(row).collect::<Option<Vec<_>>>());
+        Ok(Base { device: report["device"].as_str().map(String::from), rows: rows.ok_or_else(foreign)? })
+    }
+
+    /// Says of each op of the new report how much slower or faster it is. Fails where one is slower by more than `slower` per cent,
+    /// or none is in both.
+    fn compare(&self, report: &Value, slower: f64) -> Result<()> {
+        let device = report["device"].as_str();
+        if let (Some(then), Some(now)) = (self.device.as_deref(), device)
+            && then != now
+        {
+            put!("note: the times to compare with are of {then}");
+        }
+        let (mut compared, mut worse) = (0, Vec::new());
+        put!("{:<24} {:<26} {:>10} {:>10} {:>8}", "op", "shape", "us then", "us now", "ratio");
+        for row in report["ops"].as_array().into_iter().flatten() {
+            let (op, shape) = (row["op"].as_str().unwrap_or_default(), row["shape"].as_str().unwrap_or_default());
+            let seconds = row["seconds"].as_f64().unwrap_or(f64::NAN);
+            let Some((_, _, then)) = self.rows.iter().find(|(known, at, _)| known == op && at == shape) else {
+                continue;
+            };
+            let ratio = seconds / then;
+            put!("{op:<24} {shape:<26} {:>10.1} {:>10.1} {ratio:>8.2}", then * 1e6, seconds * 1e6);
+            compared += 1;
+            if ratio > 1.0 + slower / 100.0 {
+                worse.push(format!("{op} {shape} by {:.0} %", 100.0 * (ratio - 1.0)));
+            }
+        }
+        match (compared, worse.as_slice()) {
+            (0, _) => Err(Error::input("--compare: no op at these shapes is in the file")),
+            (_, []) => Ok(()),
+            _ => Err(Error::run(format!("slower than before: {}", worse.join("; ")))),
+        }
+    }
 }
 
 /// What a device can do at best.
@@ -75,7 +209,9 @@ struct Table<'a, D: Backend> {
     place: &'a D::Place,
     spec: &'a ModelSpec,
     batch: usize,
-    ceilings: Ceilings,
+    arguments: &'a Arguments,
+    /// None where nothing is held against them.
+    ceilings: Option<Ceilings>,
     rows: Vec<Value>,
 }
 
@@ -83,6 +219,13 @@ impl<D: Backend> Visitor for Table<'_, D> {
     type Error = Error;
 
     fn visit<C: Case>(&mut self) -> Result<()> {
+        if self.arguments.only.as_deref().is_some_and(|only| only != C::OP) {
+            return Ok(());
+        }
+        if let [rows, inputs, outputs] = self.arguments.shape[..] {
+            let (shape, follows) = (LinearShape::new(rows, inputs, outputs), Follows::Nothing);
+            return self.case(&LinearCase { shape, bias: true, follows, before: None });
+        }
         C::of_model(self.spec, self.batch).iter().try_for_each(|case| self.case(case))
     }
 }
@@ -104,7 +247,14 @@ impl<D: Backend> Table<'_, D> {
         copies.iter().flatten().for_each(|op| op.run(&mut device));
         for (i, op) in copies[0].iter().enumerate() {
             if copies[0][..i].iter().all(|before| before.name() != op.name()) {
-                let seconds = time(&mut device, |device, turn| copies[turn % copies.len()][i].run(device))?;
+                let run = |device: &mut D, turn: usize| copies[turn % copies.len()][i].run(device);
+                let seconds = match self.arguments.iterations {
+                    None => time(&mut device, run)?,
+                    Some(count) => {
+                        let count = count as usize;
+                        device.time(|device| (0..count).for_each(|turn| run(device, turn)))? / count as f64
+                    }
+                };
                 self.add(op.as_ref(), seconds);
             }
         }
@@ -114,9 +264,10 @@ impl<D: Backend> Table<'_, D> {
     fn add(&mut self, op: &dyn AnyOp<D>, seconds: f64) {
         let (name, shape, cost) = (op.name(), op.shape(), op.cost(D::STORAGE_BYTES));
         let rate = |count: usize| count as f64 / seconds / 1e9;
-        let (gflops, gbs, share) =
-            (rate(cost.operations), rate(cost.bytes), 100.0 * self.ceilings.floor(cost) / seconds);
-        put!("{name:<24} {shape:<26} {:>10.1} {gflops:>10.1} {gbs:>8.1} {share:>8.1}", seconds * 1e6);
+        let (gflops, gbs) = (rate(cost.operations), rate(cost.bytes));
+        let share = self.ceilings.as_ref().map(|ceilings| 100.0 * ceilings.floor(cost) / seconds);
+        let of_floor = share.map_or("-".to_string(), |share| format!("{share:.1}"));
+        put!("{name:<24} {shape:<26} {:>10.1} {gflops:>10.1} {gbs:>8.1} {of_floor:>8}", seconds * 1e6);
         self.rows.push(json!({
             "op": name, "shape": shape, "seconds": seconds, "gflops": gflops, "gb_per_second": gbs,
             "percent_of_floor": share,

@@ -37,6 +37,8 @@ pub(crate) struct Arguments {
     trace: Option<PathBuf>,
     #[command(flatten)]
     loader: loader::Arguments,
+    #[command(flatten)]
+    kernels: kernels::Arguments,
     /// Write what was measured to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -57,6 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         check_writable(file)?;
     }
+    arguments.kernels.check(matches!(arguments.what, What::Kernels))?;
     let mut report = match arguments.what {
         What::Loader => loader::bench(&arguments.loader, batch)?,
         What::Step | What::Kernels => of_model(arguments, batch)?,
@@ -70,7 +73,7 @@ fn of_model(arguments: &Arguments, batch: usize) -> Result<Value> {
     let place = arguments.compute.prepare()?;
     let spec = ModelSpec::find(&arguments.model)?;
     let mut report = match arguments.what {
-        What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch))?,
+        What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch, &arguments.kernels))?,
         _ => on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, arguments.steps as usize))?,
     };
     if let Some(file) = &arguments.trace {
