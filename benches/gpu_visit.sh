@@ -185,6 +185,7 @@ import torch
 print(torch.__version__, torch.version.cuda, torch.cuda.is_available() or \"no CUDA\")
 raise SystemExit(not torch.cuda.is_available())"' "$python"
 part check 100 check "$binary" check --device cuda
+part "check mma" 30 check "$binary" check --device cuda --kernels mma --only linear
 pair step ViT-B-16 256 45 150 --compile
 pair kernels ViT-B-16 256 60 50
 pair step ViT-B-32 1024 45 130 --compile

@@ -91,8 +91,9 @@ pub trait Visitor {
     fn visit<C: Case>(&mut self) -> Result<(), Self::Error>;
 }
 
-/// Shows `visitor` every kind of case there is.
+/// Shows `visitor` every kind of case there is: products first, of which most is made, then by name.
 pub fn visit<V: Visitor>(visitor: &mut V) -> Result<(), V::Error> {
+    visitor.visit::<linear::LinearCase>()?;
     visitor.visit::<adamw::AdamWCase>()?;
     visitor.visit::<adamw::ClampCase>()?;
     visitor.visit::<arena::ArenaCase>()?;
@@ -103,7 +104,6 @@ pub fn visit<V: Visitor>(visitor: &mut V) -> Result<(), V::Error> {
     visitor.visit::<group_dro::GroupDroCase>()?;
     visitor.visit::<l2_normalize::L2NormalizeCase>()?;
     visitor.visit::<layer_norm::LayerNormCase>()?;
-    visitor.visit::<linear::LinearCase>()?;
     visitor.visit::<memory::MemoryCase>()?;
     visitor.visit::<patch_embed::PatchEmbedCase>()?;
     visitor.visit::<pool::PoolCase>()?;

@@ -2,11 +2,14 @@
 
 use super::compute::{Place, on_device};
 use super::output::put;
-use crate::check::{self, Checker, Outcome, Size, conformance};
+use crate::check::linear::LinearCase;
+use crate::check::{self, Case, Checker, Outcome, Size, conformance};
 use crate::error::{Error, Result, unknown};
 use crate::ops::Backend;
+use crate::ops::cuda::Cuda;
+use crate::ops::cuda::driver::Identity;
 use crate::ops::cuda::family::Family;
-use crate::ops::cuda::launch::Gpu;
+use crate::ops::cuda::launch::{Gpu, Target};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -30,7 +33,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = Place::parse(&arguments.device)?;
     if let Some(name) = &arguments.kernels {
-        Family::parse(name)?.choose();
+        Family::choose(Some(Family::parse(name)?));
     }
     let size = match place {
         Place::Cpu => return Err(Error::input("the CPU is what others are checked against: give --device cuda[:N]")),
@@ -74,6 +77,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 conformance::OP
             );
         }
+    }
+    // What everything else is made of, by the instructions that every GPU has, before the same by Hopper's own.
+    if let Place::Cuda(gpu) = &place
+        && only.as_ref().is_none_or(|only| only == LinearCase::OP)
+        && Family::chosen()?.is_none()
+        && Identity::of(*gpu)?.target == Target::Sm90a
+    {
+        Family::choose(Some(Family::Mma));
+        let mut by_mma = |outcome: &Outcome| observer(&Outcome { op: "linear by mma", ..outcome.clone() });
+        let only = Some(LinearCase::OP.to_string());
+        let mut checker = Checker::<Cuda> { place: *gpu, size, seed, only, observer: &mut by_mma };
+        check::ops(&mut checker);
+        Family::choose(None);
     }
     on_device!(&place, D, at => check_ops::<D>(at, size, seed, only, &mut observer));
     if failed > 0 {

@@ -32,7 +32,7 @@ impl Kernels {
     /// Has the process use what was asked for, and tests the GPU if nothing was.
     pub(crate) fn settle(&self, place: &Place) -> Result<()> {
         if let Some(name) = &self.kernels {
-            Family::parse(name)?.choose();
+            Family::choose(Some(Family::parse(name)?));
         }
         let gpu = match place {
             Place::Cpu if self.kernels.is_some() => {

@@ -1,10 +1,10 @@
 //! Classifiers' losses: a block a row, then one block for the mean.
 
+use half::bf16;
+
 use super::Cuda;
 use super::kernels::cross_entropy as kernel;
 use super::launch::{Kernel, Parameters, Pointer};
-use half::bf16;
-
 use crate::error::Error;
 use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy};
 use crate::ops::{Memory, Run, Stats, Tensor, Write};

@@ -8,12 +8,13 @@ use std::ops::Range;
 use std::ptr::{null_mut, with_exposed_provenance_mut};
 use std::slice;
 
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
+
 use super::kernels::linear::Barrier;
 use super::kernels::{self, MODULES};
 use super::launch::{Address, Argument, Gpu, Launch, Matrix, Target, TensorMap};
 use super::nvtx;
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 /// Calls a function of the driver and names it in its error.
 macro_rules! call {

@@ -1,11 +1,13 @@
+//! Matrix products: by wgmma where the GPU and the operands allow it, else by mma.
+
+use half::bf16;
+
 use super::Cuda;
 use super::family::Family;
 use super::kernels::linear::{
     self as kernel, EpilogueKind, MMA_SHARED, MMA_TILE, MMA_TILE_K, WGMMA_SHARED, WGMMA_TILE_K, WGMMA_TILE_M,
 };
 use super::launch::{Matrix, Pointer, TensorMap};
-use half::bf16;
-
 use crate::ops::linear::{
     Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape, WeightLayout,
 };
