@@ -147,46 +147,41 @@ DEVICE void mbarrier_arrive_expect_tx(uint64_t* barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                  : "memory");
 }
-// Whether the phase of this parity has completed: 0 for the first, and so on in turn. May sleep for a while before it says no.
-DEVICE bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
-    uint32_t done;
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, done;\n"
-        "}"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-    return done;
-}
-
-// Nanoseconds of a clock of the whole GPU.
-DEVICE uint64_t globaltimer() {
-    uint64_t time;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(time));
-    return time;
-}
-
 // Where a kernel writes which barrier never came, for the launch code to say: memory of the host's, whose address it puts here.
 extern "C" {
 __device__ uint32_t* lost_barrier;
 }
 
-// Waits until the phase has completed. One that has not after ten seconds never will: then the number `name` + 1 goes to the
-// host, and the kernel ends with an error.
+// Waits until the phase of this parity has completed: 0 for the first, and so on in turn. One that has not after ten seconds
+// never will: then the number `name` + 1 goes to the host, and the kernel ends with an error.
 DEVICE void mbarrier_wait(uint64_t* barrier, uint32_t parity, int name = 0) {
-    if (mbarrier_try_wait(barrier, parity)) return;
-    uint64_t start = globaltimer();
-    while (!mbarrier_try_wait(barrier, parity)) {
-        if (globaltimer() - start < 10000000000ull) continue;
-        if (lost_barrier) {
-            *lost_barrier = uint32_t(name) + 1;
-            asm volatile("fence.acq_rel.sys;" ::: "memory");
-        }
-        asm volatile("trap;");
+    uint32_t completed;
+    asm volatile(
+        "{\n"
+        ".reg .pred done, early;\n"
+        ".reg .u64 start, time;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "@done bra completed;\n"
+        "mov.u64 start, %%globaltimer;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "@done bra completed;\n"
+        "mov.u64 time, %%globaltimer;\n"
+        "sub.u64 time, time, start;\n"
+        "setp.lt.u64 early, time, 10000000000;\n"
+        "@early bra again;\n"
+        "completed:\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}"
+        : "=r"(completed)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+    if (completed) return;
+    if (lost_barrier) {
+        *lost_barrier = uint32_t(name) + 1;
+        asm volatile("fence.acq_rel.sys;" ::: "memory");
     }
+    asm volatile("trap;");
 }
 
 // Shared memory written by ordinary stores, before the copy engine or wgmma reads it (followed by a barrier).

@@ -76,18 +76,28 @@ const BUGS: &[Bug] = &[
     bug(
         "linear",
         "linear_wgmma.cuh",
-        "            ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1);\n",
+        "            ptx::mbarrier_wait(&shared->empty[ring.stage], ring.parity ^ 1, int(Barrier::EMPTY));\n",
         "",
     ),
     bug(
         "linear",
         "linear_wgmma.cuh",
-        "            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity);\n            ptx::wgmma_fence();",
+        "            ptx::mbarrier_wait(&shared->full[ring.stage], ring.parity, int(Barrier::FULL));\n            ptx::wgmma_fence();",
         "            ptx::wgmma_fence();",
     ),
-    bug("linear", "linear_wgmma.cuh", "ptx::wgmma_wait<1>();", "ptx::wgmma_wait<2>();"),
-    bug("linear", "linear_wgmma.cuh", "            ptx::mbarrier_wait(&shared->drained, parity);\n", ""),
-    bug("linear", "linear_wgmma.cuh", "[&] { ptx::mbarrier_wait(&shared->staged, parity); }", "[&] {}"),
+    bug("linear", "linear_wgmma.cuh", "ptx::wgmma_wait<1>(acc);", "ptx::wgmma_wait<2>(acc);"),
+    bug(
+        "linear",
+        "linear_wgmma.cuh",
+        "            ptx::mbarrier_wait(&shared->drained, parity, int(Barrier::DRAINED));\n",
+        "",
+    ),
+    bug(
+        "linear",
+        "linear_wgmma.cuh",
+        "[&] { ptx::mbarrier_wait(&shared->staged, parity, int(Barrier::STAGED)); }",
+        "[&] {}",
+    ),
     bug("linear", "linear_wgmma.cuh", "WEIGHT ? 11 : 8", "8"),
     bug(
         "linear",

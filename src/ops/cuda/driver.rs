@@ -201,6 +201,7 @@ impl Driver {
     fn listen_for_barriers(&mut self) -> Result<()> {
         for module in &self.modules {
             let (mut variable, mut bytes) = (0, 0);
+            // Most modules have no such variable.
             // SAFETY: the module is live and the name ends with a zero byte.
             match unsafe { sys::cuModuleGetGlobal_v2(&mut variable, &mut bytes, *module, c"lost_barrier".as_ptr()) } {
                 CUresult::CUDA_ERROR_NOT_FOUND => continue,
@@ -223,8 +224,8 @@ impl Driver {
         self.synchronize()
     }
 
-    /// The error with the barrier that a kernel waited for in vain, if that is what happened.
-    fn with_lost_barrier(&self, error: Error) -> Error {
+    /// An error of any call, with the barrier that a kernel waited for in vain, if that is what happened.
+    pub fn with_lost_barrier(&self, error: Error) -> Error {
         if self.lost_barrier.is_null() {
             return error;
         }
@@ -624,7 +625,7 @@ impl Driver {
         self.bind()?;
         // SAFETY: the stream is live.
         let status = unsafe { sys::cuStreamSynchronize(self.stream) };
-        check(status, || "waiting for the GPU".to_string()).map_err(|error| self.with_lost_barrier(error))
+        check(status, || "waiting for the GPU".to_string())
     }
 
     /// Marks this place in the queue; a number for [`Driver::seconds_between`].

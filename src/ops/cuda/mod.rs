@@ -139,7 +139,7 @@ impl Cuda {
 
     /// Notes a failure: a shape that no kernel supports, or what the driver says.
     fn fail(&self, error: Error) {
-        self.failure.borrow_mut().get_or_insert(error);
+        self.failure.borrow_mut().get_or_insert_with(|| self.driver.with_lost_barrier(error));
     }
 
     /// Where a span lies on the device.

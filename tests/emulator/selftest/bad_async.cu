@@ -183,7 +183,7 @@ SELFTEST(128, bad_wgmma_no_proxy_fence) {
     ptx::wgmma_fence();
     ptx::wgmma_m64n64k16<0, 0>(d, at, at);
     ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(d);
     expect(failures, d[0] == 16.f);
 }
 
@@ -195,7 +195,7 @@ SELFTEST(128, bad_wgmma_no_fence) {
     uint64_t at = ptx::wgmma_descriptor(tile, 0, 1024);
     ptx::wgmma_m64n64k16<0, 0>(d, at, at);
     ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(d);
     expect(failures, d[0] == 16.f);
 }
 
@@ -209,7 +209,7 @@ SELFTEST(128, bad_wgmma_read_early) {
     ptx::wgmma_m64n64k16<0, 0>(d, at, at);
     ptx::wgmma_commit();
     expect(failures, d[0] == 16.f);
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(d);
 }
 
 SELFTEST(128, bad_wgmma_not_committed) {
@@ -220,7 +220,7 @@ SELFTEST(128, bad_wgmma_not_committed) {
     uint64_t at = ptx::wgmma_descriptor(tile, 0, 1024);
     ptx::wgmma_fence();
     ptx::wgmma_m64n64k16<0, 0>(d, at, at);
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(d);
     expect(failures, d[0] == 16.f);
 }
 
@@ -234,7 +234,7 @@ SELFTEST(128, bad_wgmma_written_in_flight) {
     ptx::wgmma_m64n64k16<0, 0>(d, at, at);
     ptx::wgmma_commit();
     d[3] = 0.f;
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(d);
     expect(failures, d[0] == 16.f);
 }
 
@@ -248,7 +248,7 @@ SELFTEST(128, bad_wgmma_touched) {
     for (int step = 0; step < 2; step++) {
         ptx::wgmma_m64n64k16<0, 0>(d, at, at);
         ptx::wgmma_commit();
-        ptx::wgmma_wait<0>();
+        ptx::wgmma_wait<0>(d);
         d[1] = 0.f;
     }
     expect(failures, d[0] == 32.f);
@@ -263,7 +263,7 @@ SELFTEST(128, bad_wgmma_outside) {
     ptx::wgmma_fence();
     ptx::wgmma_m64n64k16<0, 0>(d, at, at);
     ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(d);
     expect(failures, d[0] == 16.f);
 }
 
@@ -277,7 +277,7 @@ SELFTEST(128, bad_wgmma_three_warps) {
     ptx::wgmma_fence();
     ptx::wgmma_m64n64k16<0, 0>(d, at, at);
     ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(d);
     expect(failures, d[0] == 16.f);
 }
 
@@ -292,6 +292,6 @@ SELFTEST(128, bad_wgmma_overwritten) {
     ptx::wgmma_m64n64k16<0, 0>(d, at, at);
     ptx::wgmma_commit();
     for (int i = threadIdx.x; i < 4096; i += 128) tile[i] = 2.f;
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<0>(d);
     expect(failures, d[0] == 16.f);
 }

@@ -36,8 +36,8 @@ DEVICE void test(int* failures, bf16* shared) {
         if (k == 1) ptx::wgmma_commit();
     }
     ptx::wgmma_commit();
-    ptx::wgmma_wait<1>();
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<1>(d);
+    ptx::wgmma_wait<0>(d);
     for (int i = 0; i < N / 2; i++) {
         int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + (i % 4 < 2 ? 0 : 8);
         int column = i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
@@ -110,7 +110,7 @@ SELFTEST(384, selftest_pipeline) {
             ptx::wgmma_fence();
             for (int k = 0; k < 4; k++) ptx::wgmma_m64n64k16<0, 0>(d, at + 2 * k, at + 2 * k);
             ptx::wgmma_commit();
-            ptx::wgmma_wait<0>();
+            ptx::wgmma_wait<0>(d);
             if (lane_id() == 0) ptx::mbarrier_arrive(&empty[stage]);
         }
         for (int i = 0; i < 32; i++) {
