@@ -213,7 +213,7 @@ impl Doctor<'_> {
                 let mut there = vec![false; dataset.classes.len()];
                 let samples = dataset.samples.iter();
                 let mine = samples.filter(|sample| sample.domain as usize == domain && sample.split == split);
-                mine.for_each(|sample| there[sample.class as usize] = true);
+                mine.for_each(|sample| there[sample.class.index()] = true);
                 let empty: Vec<&str> = (there.iter().zip(&dataset.classes))
                     .filter(|(there, _)| !**there)
                     .map(|(_, class)| class.as_str())

@@ -23,6 +23,7 @@ use crate::method::Start;
 use crate::model::checkpoint::{self, TensorFile};
 use crate::model::parameters::ParameterList;
 use crate::ops::{Backend, Plan};
+use crate::stream::ClassId;
 use crate::train::{Order, Schedule, Stage, StageView, StepReport, TrainBatch, Trainer};
 
 /// What a stage has trained is saved at its end where more than this has passed since the last state: less is trained again sooner than
@@ -437,13 +438,13 @@ impl Run {
                 TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot, epoch, epochs, ..Default::default() };
             trainer.load(batch, learning_rate);
         } else {
-            let labels: Vec<u32> = batch.samples.iter().map(|sample| setup.column(*sample)).collect();
+            let classes: Vec<ClassId> = batch.samples.iter().map(|sample| setup.class_id(*sample)).collect();
             let step = &setup.stream.steps[self.position.step];
             let own: Vec<bool> = batch.samples.iter().map(|sample| step.train.binary_search(sample).is_ok()).collect();
             let batch = TrainBatch {
                 pixels: &batch.pixels,
                 slot,
-                labels: &labels,
+                classes: &classes,
                 own: &own,
                 epoch,
                 epochs,
@@ -652,7 +653,7 @@ fn initial(setup: &Setup, list: &ParameterList) -> Vec<f32> {
 /// How many samples of each class a pool holds, in the order of the stream.
 fn counts(pool: &[u32], setup: &Setup) -> Vec<usize> {
     let mut counts = vec![0; setup.dataset.classes.len()];
-    pool.iter().for_each(|sample| counts[setup.column(*sample) as usize] += 1);
+    pool.iter().for_each(|sample| counts[setup.class_id(*sample).index()] += 1);
     counts
 }
 
@@ -660,8 +661,8 @@ fn counts(pool: &[u32], setup: &Setup) -> Vec<usize> {
 fn shares(counts: &[usize], setup: &Setup) -> Vec<f32> {
     let pool: usize = counts.iter().sum();
     let mut shares = vec![0.0; counts.len()];
-    for (class, count) in setup.stream.class_order.iter().zip(counts) {
-        shares[*class as usize] = *count as f32 / pool as f32;
+    for (label, count) in setup.stream.class_order.iter().zip(counts) {
+        shares[label.index()] = *count as f32 / pool as f32;
     }
     shares
 }

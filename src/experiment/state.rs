@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::directory::{FORMAT, RunDirectory};
+use crate::data::Label;
 use crate::error::{Error, Result};
 use crate::memory::{Memory, MemoryState};
 use crate::model::checkpoint::TensorFile;
@@ -45,7 +46,7 @@ pub(crate) fn save(
     trainer.device.health()?;
     let MemoryState { classes, counts, indices } = memory.state();
     let mut whole = |name: &str, values: Vec<u32>| file.insert_u32(name, &[values.len()], values);
-    whole("memory.classes", classes);
+    whole("memory.classes", Label::numbers(&classes));
     whole("memory.counts", counts);
     whole("memory.indices", indices);
     whole("broken", broken);
@@ -119,7 +120,7 @@ pub(crate) fn restore(
     }
     let whole = |name: &str| file.u32(name, file.shape(name)?).map(<[u32]>::to_vec);
     let memory = MemoryState {
-        classes: whole("memory.classes")?,
+        classes: whole("memory.classes")?.into_iter().map(Label).collect(),
         counts: whole("memory.counts")?,
         indices: whole("memory.indices")?,
     };

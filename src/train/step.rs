@@ -14,6 +14,7 @@ use crate::model::transformer::Purpose;
 use crate::ops::adamw::Clamp;
 use crate::ops::arena::Interpolate;
 use crate::ops::{Backend, Device, Plan, RecordKey, Stats};
+use crate::stream::ClassId;
 
 /// A model in training on a device.
 pub struct Trainer {
@@ -50,7 +51,7 @@ pub struct TrainBatch<'a> {
     /// Place of each sample in the data set `[samples]`.
     pub slot: &'a [u32],
     /// Class of each sample in the order of the stream `[samples]`.
-    pub labels: &'a [u32],
+    pub classes: &'a [ClassId],
     /// Whether each sample is of the step itself, not of the memory `[samples]`.
     pub own: &'a [bool],
     /// The stage's epoch, from 0.

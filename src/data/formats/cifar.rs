@@ -21,7 +21,7 @@ use image::{Rgb, RgbImage};
 
 use super::Source;
 use crate::data::text::class_names;
-use crate::data::{Dataset, Images, Sample, Split, fingerprint, id_of};
+use crate::data::{Dataset, Images, Label, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result};
 use crate::files::text_of;
 use crate::pickle::{Node, Pickle};
@@ -115,7 +115,7 @@ fn open(source: &Source, layout: &Layout) -> Result<Dataset> {
         let labels = parse_labels(&folder.join(name), &bytes, layout, keys.len())?;
         for (record, class) in labels.enumerate() {
             let id = id_of(&[name, &record.to_string()]);
-            samples.push(Sample { id, caption: String::new(), class, domain: 0, time: 0, split });
+            samples.push(Sample { id, caption: String::new(), class: Label(class), domain: 0, time: 0, split });
             places.push((files.len() as u32, (record * layout.record() + layout.before + 1) as u32));
         }
         files.push((name, bytes));
@@ -301,7 +301,8 @@ mod tests {
         for folder in [root.path().to_path_buf(), root.path().join("cifar-100-binary")] {
             let dataset = open_100(&Source::new("cifar100", Some(&folder))).unwrap();
             assert_eq!(dataset.classes, ["apple", "aquarium fish"]);
-            let found: Vec<(u32, Split)> = dataset.samples.iter().map(|sample| (sample.class, sample.split)).collect();
+            let found: Vec<(u32, Split)> =
+                dataset.samples.iter().map(|sample| (sample.class.0, sample.split)).collect();
             assert_eq!(found, [(1, Split::Train), (0, Split::Train), (1, Split::Test)]);
             for (sample, blue) in [7, 8, 9].into_iter().enumerate() {
                 let picture = dataset.image(sample).unwrap();
@@ -324,7 +325,7 @@ mod tests {
         assert!(message.contains("data_batch_5.bin"), "{message}");
         fs::write(root.path().join("data_batch_5.bin"), record(&[1], 3)).unwrap();
         let dataset = open_10(&source).unwrap();
-        assert_eq!(dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>(), [0, 0, 0, 0, 1, 1]);
+        assert_eq!(dataset.samples.iter().map(|sample| sample.class.0).collect::<Vec<_>>(), [0, 0, 0, 0, 1, 1]);
         assert_eq!(dataset.image(4).unwrap().get_pixel(0, 0), &Rgb([0, 0, 3]));
     }
 
@@ -377,7 +378,7 @@ mod tests {
         fs::write(folder.path().join("test"), &train).unwrap();
         let dataset = open_100(&Source::new("cifar100", Some(folder.path()))).unwrap();
         assert_eq!(dataset.classes, ["apple", "bear"]);
-        assert_eq!(dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(dataset.samples.iter().map(|sample| sample.class.0).collect::<Vec<_>>(), [1, 1]);
         assert_eq!(dataset.image(0).unwrap().get_pixel(3, 5), &Rgb([3, 5, 9]));
     }
 

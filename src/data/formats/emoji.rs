@@ -17,7 +17,7 @@ use image::{GenericImageView, ImageDecoder, ImageReader, RgbImage};
 use rayon::prelude::*;
 
 use crate::data::images::picture;
-use crate::data::{Dataset, Images, Sample, Split, fingerprint};
+use crate::data::{Dataset, Images, Label, Sample, Split, fingerprint};
 use crate::error::{Error, Result};
 use crate::files::decode_text;
 
@@ -254,7 +254,7 @@ impl Index {
             index.samples.push(Sample {
                 id: sample_id,
                 caption: format!("{}, {class_name}", row.text(name, "name")?),
-                class: 0,
+                class: Label(0),
                 domain: domain_index,
                 time: row.number(year, "year", "a year")?,
                 split,
@@ -270,7 +270,7 @@ impl Index {
         index.classes.sort();
         index.classes.dedup();
         for (sample, class) in index.samples.iter_mut().zip(&classes) {
-            sample.class = index.classes.binary_search(class).expect("every class is in the list") as u32;
+            sample.class = Label(index.classes.binary_search(class).expect("every class is in the list") as u32);
         }
         Ok(index)
     }
@@ -376,7 +376,7 @@ mod tests {
         let expected = |id, caption: &str, class, domain, time, split| Sample {
             id,
             caption: caption.to_string(),
-            class,
+            class: Label(class),
             domain,
             time,
             split,
@@ -500,7 +500,7 @@ mod tests {
         fn damaged_index_never_panics(bytes in damaged(SMALL.as_bytes().to_vec())) {
             if let Ok(index) = Index::parse("index.tsv", &bytes) {
                 prop_assert_eq!(index.samples.len(), index.tiles.len());
-                prop_assert!(index.samples.iter().all(|sample| (sample.class as usize) < index.classes.len()));
+                prop_assert!(index.samples.iter().all(|sample| sample.class.index() < index.classes.len()));
             }
         }
 

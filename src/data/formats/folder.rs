@@ -22,7 +22,7 @@ use super::index::{self, Stamp};
 use crate::data::broken::{self, Broken};
 use crate::data::images::picture::{self, is_picture_name};
 use crate::data::text::class_names;
-use crate::data::{Dataset, Sample, Split, fingerprint, id_of};
+use crate::data::{Dataset, Label, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result, nearest};
 
 const TRAIN: &str = "train";
@@ -122,7 +122,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
             let number = number_of[class.name.as_str()];
             for (path, _) in class.files {
                 let id = id_of(&[&path]);
-                samples.push(Sample { id, caption: String::new(), class: number, domain: 0, time: 0, split });
+                samples.push(Sample { id, caption: String::new(), class: Label(number), domain: 0, time: 0, split });
                 paths.push(path);
             }
         }
@@ -513,7 +513,7 @@ mod tests {
         assert_eq!(dataset.classes, ["a", "b b"]);
         assert_eq!(dataset.class_keys, ["a", "b_b"]);
         let found: Vec<(u32, bool)> =
-            dataset.samples.iter().map(|sample| (sample.class, sample.split == Split::Train)).collect();
+            dataset.samples.iter().map(|sample| (sample.class.0, sample.split == Split::Train)).collect();
         let (train, test) = (true, false);
         assert_eq!(found, [(0, train), (0, train), (0, train), (1, train), (1, train), (0, test), (1, test)]);
         let ids: Vec<u64> =
@@ -738,7 +738,7 @@ mod tests {
         for sample in 0..11 {
             let name = named.images.name(sample);
             let class = name.split('/').next().unwrap();
-            assert_eq!(named.classes[named.samples[sample].class as usize], format!("thing {class}"));
+            assert_eq!(named.classes[named.samples[sample].class.index()], format!("thing {class}"));
         }
         assert_eq!(of("").class_keys[..4], ["0", "1", "10", "2"]);
     }

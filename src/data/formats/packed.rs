@@ -34,7 +34,7 @@ use super::Source;
 use crate::data::broken::{TRUNCATED, UNREADABLE};
 use crate::data::images::{picture, transform};
 use crate::data::text::class_names;
-use crate::data::{Dataset, Images, Sample, Split};
+use crate::data::{Dataset, Images, Label, Sample, Split};
 use crate::error::{Error, Result};
 use crate::files::{folder_of, write_new_with};
 
@@ -239,7 +239,7 @@ impl<'a> Packing<'a> {
             Some(Row {
                 id: sample.id,
                 caption: sample.caption.clone(),
-                class: sample.class,
+                class: sample.class.0,
                 domain: sample.domain,
                 time: sample.time,
                 train: sample.split == Split::Train,
@@ -343,7 +343,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
         samples.push(Sample {
             id: row.id,
             caption: row.caption,
-            class: row.class,
+            class: Label(row.class),
             domain: row.domain,
             time: row.time,
             split: if row.train { Split::Train } else { Split::Test },
@@ -501,7 +501,7 @@ mod tests {
         let sample = |index: usize| Sample {
             id: 100 + index as u64,
             caption: format!("number \"{index}\"\n"),
-            class: index as u32 % 2,
+            class: Label(index as u32 % 2),
             domain: 0,
             time: 2000 + index as i32,
             split: if index < 4 { Split::Train } else { Split::Test },
