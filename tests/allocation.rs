@@ -106,7 +106,7 @@ fn training_allocates_nothing_after_warm_up() {
         let pixels: Vec<u8> = (0..BATCH * 32 * 32 * 3).map(|i| (i * 7919 % 251) as u8).collect();
         let batch = TrainBatch { pixels: &pixels, texts: Some(&texts), slot: &slot, ..Default::default() };
         for _ in 0..3 {
-            trainer.step(batch, 1e-3).unwrap();
+            trainer.iterate(batch, 1e-3).unwrap();
         }
         let mut least = [usize::MAX; 2];
         for _ in 0..5 {

@@ -25,7 +25,7 @@ use crate::ops::Backend;
 use crate::ops::cpu::Cpu;
 use crate::rng::{Rng, below, rng, unit};
 use crate::stream::ClassId;
-use crate::train::{OptimizerSettings, Stage, StageView, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
+use crate::train::{IterationReport, OptimizerSettings, Stage, StageView, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// The name of these checks, beside the ops'.
 pub(crate) const OP: &str = "step";
@@ -70,7 +70,7 @@ struct Experiment {
 
 /// What a device made of it.
 struct Trained {
-    reports: Vec<StepReport>,
+    reports: Vec<IterationReport>,
     /// Of the last step.
     gradients: Vec<f32>,
     parameters: Vec<f32>,
@@ -207,7 +207,7 @@ impl Experiment {
                     own: &self.own,
                     ..Default::default()
                 };
-                reports.push(trainer.step(batch, LEARNING_RATE)?);
+                reports.push(trainer.iterate(batch, LEARNING_RATE)?);
             }
             let gradients = trainer.device.read_vec(trainer.clip.weights.gradients);
             let parameters = trainer.parameters();

@@ -415,9 +415,9 @@ fn pace<B: Backend>(place: &B::Place, setup: &Setup) -> Result<Timed> {
             ..Default::default()
         };
         // The first warms up.
-        trainer.step(batch_of, 0.0)?;
+        trainer.iterate(batch_of, 0.0)?;
         let start = Instant::now();
-        trainer.step(batch_of, 0.0)?;
+        trainer.iterate(batch_of, 0.0)?;
         let seconds = start.elapsed().as_secs_f64().max(1e-9);
         if seconds >= LONG_ENOUGH || batch == samples.len() {
             let text_macs = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum::<u64>() as f64;

@@ -13,7 +13,7 @@ use super::predictions::pick;
 use super::record::{Evaluation, Spent};
 use super::setup::Setup;
 use super::state::{self, Position, Restored};
-use super::status::{Phase, Pulse, Status};
+use super::status::{Pulse, RunPhase, Status};
 use crate::data::images::transform;
 use crate::data::loader::{Augment, Batch, BatchRequest, Loader};
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ use crate::model::checkpoint::{self, TensorFile};
 use crate::model::parameters::ParameterList;
 use crate::ops::{Backend, Plan};
 use crate::stream::ClassId;
-use crate::train::{Order, Schedule, Stage, StageView, StepReport, TrainBatch, Trainer};
+use crate::train::{IterationReport, Order, Schedule, Stage, StageView, TrainBatch, Trainer};
 
 /// What a stage has trained is saved at its end where more than this has passed since the last state: less is trained again sooner than
 /// large states are written after every stage. Before tests it is saved in any case.
@@ -56,7 +56,7 @@ pub struct Iteration {
     /// Samples of its batch.
     pub samples: usize,
     /// Loss and gradient norm.
-    pub report: StepReport,
+    pub report: IterationReport,
 }
 
 /// Runs `config` in the directory `out`, or goes on where the same run stopped there.
@@ -233,7 +233,7 @@ impl Run {
                 match stage {
                     Stage::Closing => {
                         interrupt::leave(self.left("closes its training"));
-                        self.beat(observer, |status| status.phase = Phase::Closing);
+                        self.beat(observer, |status| status.phase = RunPhase::Closing);
                         self.close()?;
                         self.position.stage += 1;
                         self.position.iteration = 0;
@@ -245,7 +245,7 @@ impl Run {
             self.position.step += 1;
             self.position.stage = 0;
         }
-        if let Some(status) = self.pulse.beat(true, |status| status.phase = Phase::Finished) {
+        if let Some(status) = self.pulse.beat(true, |status| status.phase = RunPhase::Finished) {
             observer.beat(status);
         }
         self.directory.close()?;
@@ -257,7 +257,7 @@ impl Run {
         self.save_state()?;
         interrupt::leave(self.left("is in its tests"));
         self.log_class_figures()?;
-        self.beat(observer, |status| (status.phase, status.tested) = (Phase::Testing, 0));
+        self.beat(observer, |status| (status.phase, status.tested) = (RunPhase::Testing, 0));
         let Run { trainer, setup, memory, pulse, .. } = self;
         let found = evaluate(trainer, setup, memory, step, &mut |tested| {
             if let Some(status) = pulse.beat(false, |status| status.tested = tested) {
@@ -310,7 +310,7 @@ impl Run {
         let hold = Hold::new()?;
         self.begin(stage, order.pool());
         let mut loader = self.open_loader(stage, self.position.iteration, order.clone())?;
-        self.beat(observer, |status| (status.phase, status.iterations) = (Phase::Training, iterations));
+        self.beat(observer, |status| (status.phase, status.iterations) = (RunPhase::Training, iterations));
         let mut line = SinceLine { since: Instant::now(), samples: 0 };
         let mut launched = None;
         for iteration in self.position.iteration..iterations {

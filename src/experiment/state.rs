@@ -51,7 +51,7 @@ pub(crate) fn save(
     whole("memory.indices", indices);
     whole("broken", broken);
     let Position { step, stage, iteration, samples, macs } = position;
-    let position = vec![step as u64, iteration as u64, samples, macs, optimizer.steps, stage as u64];
+    let position = vec![step as u64, iteration as u64, samples, macs, optimizer.updates, stage as u64];
     file.insert_u64("position", &[6], position);
     file.insert_metadata("format", FORMAT.to_string());
     file.insert_metadata("perennial", env!("CARGO_PKG_VERSION"));
@@ -103,7 +103,7 @@ pub(crate) fn restore(
     let moments = OptimizerState {
         first_moment: floats("first_moment", trainable.len())?,
         second_moment: floats("second_moment", trainable.len())?,
-        steps: position[4],
+        updates: position[4],
     };
     optimizer.restore(&mut **device, &moments);
     for (name, span) in kept {

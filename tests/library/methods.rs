@@ -251,7 +251,7 @@ impl Setup {
             let pixels = &self.pixels[..IMAGES * 12 * 12 * 3];
             let slot = &[0, 1, 2, 3, 4, 5];
             let batch = TrainBatch { pixels, slot, classes: &self.classes, own: &self.own, ..Default::default() };
-            self.trainer.step(batch, 1e-2).unwrap();
+            self.trainer.iterate(batch, 1e-2).unwrap();
         }
     }
 }
@@ -558,7 +558,7 @@ fn fisher_information_is_of_the_loss_without_its_penalty() {
     let before = total(&setup);
     let losses = [first_step(), second_step()].map(|view| {
         setup.trainer.enter(&StageView { seen: SEEN, ..view });
-        setup.trainer.step(batch(slots[1]), 0.0).unwrap().loss
+        setup.trainer.iterate(batch(slots[1]), 0.0).unwrap().loss
     });
     assert!(losses[1] > losses[0] && before.iter().any(|f| *f > 0.0), "from the second step on there is a penalty");
     measure(&mut setup);

@@ -6,7 +6,7 @@ use perennial::method;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::cpu::Cpu;
-use perennial::train::{BatchTexts, OptimizerSettings, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
+use perennial::train::{BatchTexts, IterationReport, OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 use crate::fixtures::Fixture;
 
@@ -92,7 +92,7 @@ impl Setup {
         self.trainer.device.read_vec(self.trainer.clip.weights.gradients)
     }
 
-    fn step(&mut self, batch: usize) -> StepReport {
+    fn step(&mut self, batch: usize) -> IterationReport {
         let (bank, numbers) = self.bank(batch);
         let texts = bank.batch(&numbers);
         let batch = TrainBatch {
@@ -101,7 +101,7 @@ impl Setup {
             slot: &[0, 1, 2, 3, 4, 5],
             ..Default::default()
         };
-        self.trainer.step(batch, 1e-3).unwrap()
+        self.trainer.iterate(batch, 1e-3).unwrap()
     }
 }
 

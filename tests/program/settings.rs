@@ -12,7 +12,7 @@ use perennial::model::checkpoint::{self, TensorFile};
 use perennial::model::clip::{Capacity, Clip};
 use perennial::model::transformer::Purpose;
 use perennial::ops::cpu::Cpu;
-use perennial::ops::{Memory as _, Plan};
+use perennial::ops::{DeviceMemory as _, Plan};
 use perennial::train::{Order, Schedule, Stage, TrainBatch};
 use serde_json::Value;
 
@@ -230,7 +230,7 @@ fn trained(setup: &Setup, step: usize, start: &[f32]) -> Vec<f32> {
         let texts = setup.texts.batch(&texts);
         let batch =
             TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot: &batch.samples, ..Default::default() };
-        trainer.step(batch, schedule.at(iteration)).unwrap();
+        trainer.iterate(batch, schedule.at(iteration)).unwrap();
     }
     trainer.parameters()
 }

@@ -65,15 +65,15 @@ struct Class {
 
 /// What a folder holds: classes in the order of their names, and what is to be told of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Index {
+struct FolderIndex {
     train: Vec<Class>,
     test: Vec<Class>,
     notes: Vec<String>,
 }
 
-impl Index {
+impl FolderIndex {
     /// Whether it could be a listing: of its root at least, with classes in order, and a picture in each.
-    fn fits(stamps: &[Stamp], index: &Index) -> bool {
+    fn fits(stamps: &[Stamp], index: &FolderIndex) -> bool {
         let in_order = |classes: &[Class]| {
             let sorted = classes.windows(2).all(|pair| pair[0].name < pair[1].name);
             sorted && classes.iter().all(|class| !class.files.is_empty())
@@ -90,7 +90,8 @@ impl Index {
 pub fn open(source: &Source) -> Result<Dataset> {
     let (root, given) = (source.folder()?, &source.splits);
     let question = format!("{}\n{}", given.train, given.test);
-    let Index { train, test, mut notes } = index::kept(root, "folder", &question, Index::fits, || list(root, given))?;
+    let FolderIndex { train, test, mut notes } =
+        index::kept(root, "folder", &question, FolderIndex::fits, || list(root, given))?;
     let mut keys: Vec<String> = train.iter().chain(&test).map(|class| class.name.clone()).collect();
     keys.sort();
     keys.dedup();
@@ -140,10 +141,10 @@ fn files_hash<'a>(classes: impl Iterator<Item = &'a Class>) -> String {
 }
 
 /// Lists everything below `root`.
-fn list(root: &Path, given: &SplitSettings) -> Result<(Vec<Stamp>, Index)> {
+fn list(root: &Path, given: &SplitSettings) -> Result<(Vec<Stamp>, FolderIndex)> {
     let mut top = Listing::of(root, "")?;
     let mut stamps = vec![top.stamp.clone()];
-    let mut index = Index::default();
+    let mut index = FolderIndex::default();
     let (train, test) = splits(root, &top, given)?;
     let mut passed = std::mem::take(&mut top.passed);
     if train.is_none() && test.is_none() {

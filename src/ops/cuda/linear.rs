@@ -8,7 +8,7 @@ use half::bf16;
 use crate::ops::linear::{
     Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape, WeightLayout,
 };
-use crate::ops::{Memory, Run};
+use crate::ops::{DeviceMemory, Run};
 
 /// Rows of an output tile, in every kernel.
 const TILE_ROWS: usize = WGMMA_TILE_M;
