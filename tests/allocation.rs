@@ -3,6 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use perennial::data::Label;
 use perennial::method;
 use perennial::model::clip::Capacity;
 use perennial::model::parameters::ParameterList;
@@ -68,7 +69,7 @@ const BATCH: usize = 32;
 
 /// All that a step works on is planned before it. Measured here, for the micro model and 32 samples, what is left is:
 ///
-/// - ours: the token ids and the ends of the texts on their way to the device, the classes of gdro's samples, and the
+/// - ours: the token ids and the ends of the texts on their way to the device, the classes of texts and of gdro's samples, and the
 ///   norm on its way back: some 650 bytes;
 /// - now and then a block of rayon's queue (1.5 KiB), or a thread that meets an op for the first time and grows its
 ///   workspace, or makes gemm's 2 MiB for packing once in its life: so the least of five steps counts;
@@ -98,14 +99,14 @@ fn training_allocates_nothing_after_warm_up() {
         trainer.enter(&StageView { stage, step: 0, before: 0, seen, counts: &counts, shares: &shares, seed: 0 });
         let mut bank = TextBank::default();
         for class in 0..BATCH as u32 {
-            bank.add(vec![49406, 320 + class, 49407], class);
+            bank.add(vec![49406, 320 + class, 49407], Label(class));
         }
         let slot: Vec<u32> = (0..BATCH as u32).collect();
         let texts = bank.batch(&slot);
         let pixels: Vec<u8> = (0..BATCH * 32 * 32 * 3).map(|i| (i * 7919 % 251) as u8).collect();
         let batch = TrainBatch { pixels: &pixels, texts: Some(&texts), slot: &slot, ..Default::default() };
         for _ in 0..3 {
-            trainer.step(batch, 1e-3).unwrap();
+            trainer.iterate(batch, 1e-3).unwrap();
         }
         let mut least = [usize::MAX; 2];
         for _ in 0..5 {

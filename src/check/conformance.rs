@@ -474,16 +474,16 @@ const K: usize = 64;
 
 /// Where an operand of wgmma lies: `Layout` of conformance.cu, in bytes.
 #[derive(Clone, Copy)]
-struct Layout {
+struct OperandLayout {
     mn_major: bool,
     start: usize,
     leading: usize,
     stride: usize,
 }
 
-impl Layout {
+impl OperandLayout {
     /// One that the ISA allows, from `start` on. `extent`: how many of M or N.
-    fn draw(bench: &mut Bench, mn_major: bool, extent: usize, start: usize) -> Layout {
+    fn draw(bench: &mut Bench, mn_major: bool, extent: usize, start: usize) -> OperandLayout {
         let (leading, stride) = match (mn_major, bench.below(2)) {
             // Swizzled and K-major: "not used, assumed to be 1".
             (false, loose) => (16 * bench.below(2), 1024 << loose),
@@ -492,7 +492,7 @@ impl Layout {
             // 8 of K with all of M or N, then the next 8.
             (true, _) => (1024, extent / 64 * 1024),
         };
-        Layout { mn_major, start, leading, stride }
+        OperandLayout { mn_major, start, leading, stride }
     }
 
     /// "Canonical Layouts" with T = 8, 128-byte swizzling: ((8,m),(T,2k)):((8T,SBO),(1,T)) for K-major operands,
@@ -520,19 +520,19 @@ impl Layout {
 
 /// A [64, K] and B [K, n], an image of shared memory that holds both, and their product.
 struct Product {
-    layouts: [Layout; 2],
+    layouts: [OperandLayout; 2],
     bytes: usize,
 }
 
 impl Product {
     fn draw(bench: &mut Bench, n: usize, a_mn_major: bool, b_mn_major: bool) -> Product {
         let gaps = [0, 1].map(|_| 1024 * bench.below(2));
-        let a = Layout::draw(bench, a_mn_major, 64, gaps[0]);
-        let b = Layout::draw(bench, b_mn_major, n, Product::end(&a, 64) + gaps[1]);
+        let a = OperandLayout::draw(bench, a_mn_major, 64, gaps[0]);
+        let b = OperandLayout::draw(bench, b_mn_major, n, Product::end(&a, 64) + gaps[1]);
         Product { layouts: [a, b], bytes: Product::end(&b, n) }
     }
 
-    fn end(layout: &Layout, extent: usize) -> usize {
+    fn end(layout: &OperandLayout, extent: usize) -> usize {
         let places = (0..extent).flat_map(|mn| (0..K).map(move |k| layout.place(mn, k)));
         places.max().unwrap_or_default().next_multiple_of(1024)
     }

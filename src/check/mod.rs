@@ -12,12 +12,12 @@ pub mod attention;
 pub mod conformance;
 pub mod contrastive;
 pub mod cross_entropy;
+pub(crate) mod device_memory;
 pub mod distillation;
 pub(crate) mod group_dro;
 pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
-pub(crate) mod memory;
 pub(crate) mod patch_embed;
 pub mod pool;
 pub mod position_embed;
@@ -35,8 +35,8 @@ use half::bf16;
 
 use crate::model::spec::ModelSpec;
 use crate::ops::cpu::Cpu;
-use crate::ops::memory::Kind;
-use crate::ops::{AnyOp, Backend, Bytes, Ids, Memory, Plan, Span, Stats, Tensor, Write};
+use crate::ops::device_memory::Kind;
+use crate::ops::{AnyOp, Backend, Bytes, DeviceMemory, Ids, Plan, Span, Stats, Tensor, Write};
 use crate::rng::{Rng, normal, rng};
 
 /// How large the cases are.
@@ -104,7 +104,7 @@ pub fn visit<V: Visitor>(visitor: &mut V) -> Result<(), V::Error> {
     visitor.visit::<group_dro::GroupDroCase>()?;
     visitor.visit::<l2_normalize::L2NormalizeCase>()?;
     visitor.visit::<layer_norm::LayerNormCase>()?;
-    visitor.visit::<memory::MemoryCase>()?;
+    visitor.visit::<device_memory::DeviceMemoryCase>()?;
     visitor.visit::<patch_embed::PatchEmbedCase>()?;
     visitor.visit::<pool::PoolCase>()?;
     visitor.visit::<position_embed::PositionEmbedCase>()?;
@@ -209,7 +209,7 @@ pub struct Operands {
 
 impl Operands {
     /// For a device of type `D`; what is drawn depends on `seed` and `case` alone.
-    pub fn new<D: Memory>(purpose: Purpose, seed: u64, case: &str) -> Operands {
+    pub fn new<D: DeviceMemory>(purpose: Purpose, seed: u64, case: &str) -> Operands {
         Operands { plan: Plan::new::<D>(), purpose, generator: rng(seed, case, &[]), list: Vec::new() }
     }
 
@@ -366,7 +366,7 @@ impl Operands {
     }
 
     /// Sends every operand's first values.
-    pub fn send<D: Memory>(&self, device: &mut D) {
+    pub fn send<D: DeviceMemory>(&self, device: &mut D) {
         for Operand { place, initial, .. } in &self.list {
             match (*place, initial) {
                 (Place::Tensor(span), Values::Floats(values)) => repeat(device, span, values),
@@ -379,7 +379,7 @@ impl Operands {
     }
 
     /// What an op on `device` wrote.
-    fn outputs<D: Memory>(&self, device: &D) -> Vec<Output> {
+    fn outputs<D: DeviceMemory>(&self, device: &D) -> Vec<Output> {
         let judged = self.list.iter().filter_map(|operand| operand.tolerance.map(|tolerance| (operand, tolerance)));
         judged
             .map(|(Operand { name, place, .. }, tolerance)| {
@@ -412,7 +412,7 @@ impl Operand {
 }
 
 /// Fills `span` with `values`, again and again: sent once, copied on the device.
-fn repeat<D: Memory, K: Kind<Host = f32>>(device: &mut D, span: Span<K>, values: &[f32]) {
+fn repeat<D: DeviceMemory, K: Kind<Host = f32>>(device: &mut D, span: Span<K>, values: &[f32]) {
     let len = values.len();
     if len == 0 {
         return;

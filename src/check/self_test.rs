@@ -13,7 +13,7 @@ use crate::ops::cuda::kernels::MODULES;
 use crate::ops::cuda::launch::{Gpu, Target};
 use crate::ops::cuda::linear::shapes_for_every_kernel;
 use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape};
-use crate::ops::{Memory, Plan, Run};
+use crate::ops::{DeviceMemory, Plan, Run};
 use crate::rng::{below, rng};
 
 /// The file in the program's folder among the user's caches: a line for each GPU that was found right.

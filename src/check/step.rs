@@ -15,6 +15,7 @@
 use std::time::Instant;
 
 use super::{Checker, Outcome, Size};
+use crate::data::Label;
 use crate::method::trial::Trial;
 use crate::method::{Entry, Method, Settings, entries};
 use crate::model::clip::Capacity;
@@ -23,7 +24,8 @@ use crate::model::trainable::Trainable;
 use crate::ops::Backend;
 use crate::ops::cpu::Cpu;
 use crate::rng::{Rng, below, rng, unit};
-use crate::train::{OptimizerSettings, Stage, StageView, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
+use crate::stream::ClassId;
+use crate::train::{IterationReport, OptimizerSettings, Stage, StageView, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 /// The name of these checks, beside the ops'.
 pub(crate) const OP: &str = "step";
@@ -58,7 +60,7 @@ struct Experiment {
     bank: TextBank,
     batches: Vec<Batch>,
     /// The classes of samples, which of them are the step's own, and how many classes are old and seen.
-    labels: Vec<u32>,
+    classes: Vec<ClassId>,
     own: Vec<bool>,
     before: usize,
     seen: usize,
@@ -68,7 +70,7 @@ struct Experiment {
 
 /// What a device made of it.
 struct Trained {
-    reports: Vec<StepReport>,
+    reports: Vec<IterationReport>,
     /// Of the last step.
     gradients: Vec<f32>,
     parameters: Vec<f32>,
@@ -107,7 +109,7 @@ impl Experiment {
         let mut bank = TextBank::default();
         for class in 0..classes as u32 {
             let length = 4 + class as usize % (model.text_cfg.context_length - 4);
-            bank.add((0..length).map(|_| draw(&mut generator, model.text_cfg.vocab_size)).collect(), class);
+            bank.add((0..length).map(|_| draw(&mut generator, model.text_cfg.vocab_size)).collect(), Label(class));
         }
         let pixels = views * samples * model.vision_cfg.image_size.pow(2) * 3;
         let batches = (0..STEPS)
@@ -148,7 +150,7 @@ impl Experiment {
         let before = classes.div_ceil(3);
         let first = if trial.stage == Stage::Probe && !row.uses_memory() { before } else { 0 };
         Experiment {
-            labels: (0..samples).map(|sample| (first + sample % (classes - first)) as u32).collect(),
+            classes: (0..samples).map(|sample| ClassId((first + sample % (classes - first)) as u32)).collect(),
             own: (0..samples).map(|sample| sample % 3 != 0).collect(),
             before,
             seen: classes,
@@ -201,11 +203,11 @@ impl Experiment {
                     pixels: &batch.pixels,
                     texts: Some(&texts),
                     slot: &batch.slot,
-                    labels: &self.labels,
+                    classes: &self.classes,
                     own: &self.own,
                     ..Default::default()
                 };
-                reports.push(trainer.step(batch, LEARNING_RATE)?);
+                reports.push(trainer.iterate(batch, LEARNING_RATE)?);
             }
             let gradients = trainer.device.read_vec(trainer.clip.weights.gradients);
             let parameters = trainer.parameters();

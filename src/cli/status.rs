@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::output::{document, put};
 use crate::error::Result;
-use crate::experiment::{Phase, Seen};
+use crate::experiment::{RunPhase, Seen};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn line(seen: &Seen) -> String {
     let run = seen.run.display();
-    let finished = seen.status.as_ref().is_some_and(|status| status.phase == Phase::Finished);
+    let finished = seen.status.as_ref().is_some_and(|status| status.phase == RunPhase::Finished);
     let alive = match seen.alive {
         Some(true) => "at work",
         _ if finished => "finished",
@@ -41,10 +41,10 @@ fn line(seen: &Seen) -> String {
     let mut parts =
         vec![format!("{run}: {alive}"), format!("step {} of {} ({})", status.step, status.steps, status.step_name)];
     match status.phase {
-        Phase::Training => parts.push(format!("iteration {} of {}", status.iteration, status.iterations)),
-        Phase::Closing => parts.push("closing its training".to_string()),
-        Phase::Testing => parts.push(format!("tests {} of {}", status.tested, status.tests)),
-        Phase::Finished => {}
+        RunPhase::Training => parts.push(format!("iteration {} of {}", status.iteration, status.iterations)),
+        RunPhase::Closing => parts.push("closing its training".to_string()),
+        RunPhase::Testing => parts.push(format!("tests {} of {}", status.tested, status.tests)),
+        RunPhase::Finished => {}
     }
     let number = |what: &str, value: Option<f64>| value.map(|value| format!("{what}{value:.4}"));
     parts.extend(number("loss ", status.loss));

@@ -488,7 +488,14 @@ mod tests {
     }
 
     fn dataset(fake: Fake) -> Arc<Dataset> {
-        let sample = |id| Sample { id, caption: String::new(), class: 0, domain: 0, time: 0, split: Split::Train };
+        let sample = |id| Sample {
+            id,
+            caption: String::new(),
+            class: crate::data::Label(0),
+            domain: 0,
+            time: 0,
+            split: Split::Train,
+        };
         let samples = (0..200).map(|index| sample(1000 + index)).collect();
         let name = || vec!["one".to_string()];
         Arc::new(Dataset::new("fake", name(), name(), samples, String::new(), Box::new(fake)))

@@ -37,6 +37,34 @@ pub enum Split {
     Test,
 }
 
+/// A class by its number in the data set's own order: the index into [`Dataset::classes`]. A stream brings the classes in another order,
+/// whose numbers are [`crate::stream::ClassId`]s; [`crate::stream::Stream::class_id`] and [`crate::stream::Stream::label`] translate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(pub u32);
+
+impl Label {
+    /// Of the first `count` classes, in order.
+    pub fn first(count: usize) -> impl Iterator<Item = Label> {
+        (0..count as u32).map(Label)
+    }
+
+    /// Its place in what has an entry for every class of the data set.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// What files and a device's memory hold of them.
+    pub fn numbers(of: &[Label]) -> Vec<u32> {
+        of.iter().map(|one| one.0).collect()
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// One image and what is known of it. The picture itself comes from [`Dataset::image`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -44,8 +72,8 @@ pub struct Sample {
     pub id: u64,
     /// Empty where the data set has no captions.
     pub caption: String,
-    /// Index into [`Dataset::classes`].
-    pub class: u32,
+    /// What it shows, of [`Dataset::classes`].
+    pub class: Label,
     /// Index into [`Dataset::domains`].
     pub domain: u32,
     /// The year in which it appeared; 0 where the data set does not say.
@@ -113,7 +141,7 @@ impl Dataset {
         images: Box<dyn Images>,
     ) -> Dataset {
         for sample in &samples {
-            assert!((sample.class as usize) < classes.len(), "sample {}: no class {}", sample.id, sample.class);
+            assert!(sample.class.index() < classes.len(), "sample {}: no class {}", sample.id, sample.class);
             assert!((sample.domain as usize) < domains.len(), "sample {}: no domain {}", sample.id, sample.domain);
         }
         Dataset {

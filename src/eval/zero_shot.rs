@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::embed::embed_texts;
 use super::metrics::{part_within, rank};
+use crate::data::Label;
 use crate::model::clip::Clip;
 use crate::ops::Device;
 use crate::ops::cpu::vector::{dot, vectorized};
@@ -106,21 +107,21 @@ pub struct Classification {
 impl Classification {
     /// Of unit rows `images [I, D]` among unit rows `classes [K, D]`; `labels [I]` are the right ones. None without images. A row of
     /// similarities is held for 16 images of each thread. Panics when the sizes do not fit: a bug of the caller.
-    pub(crate) fn of(images: &[f32], classes: &[f32], width: usize, labels: &[u32]) -> Option<Classification> {
+    pub(crate) fn of(images: &[f32], classes: &[f32], width: usize, labels: &[Label]) -> Option<Classification> {
         assert_eq!(images.len(), labels.len() * width, "images are [labels, width]");
-        let ranks = map_similarities(images, classes, width, |image, scores| rank(scores, &[labels[image]]));
+        let ranks = map_similarities(images, classes, width, |image, scores| rank(scores, &[labels[image].0]));
         let ranks: Vec<usize> = ranks.into_iter().flatten().collect();
         Classification::of_ranks(&ranks, labels, classes.len() / width)
     }
 
-    fn of_ranks(ranks: &[usize], labels: &[u32], classes: usize) -> Option<Classification> {
+    fn of_ranks(ranks: &[usize], labels: &[Label], classes: usize) -> Option<Classification> {
         if ranks.is_empty() {
             return None;
         }
         let within = |first| part_within(ranks, first);
         let mut of_class = vec![(0u32, 0u32); classes];
         for (rank, label) in ranks.iter().zip(labels) {
-            let (right, all) = &mut of_class[*label as usize];
+            let (right, all) = &mut of_class[label.index()];
             *right += u32::from(*rank == 0);
             *all += 1;
         }
@@ -138,12 +139,12 @@ mod tests {
     #[test]
     fn classes_count_alike_whatever_their_images() {
         // Class 0: right, right, wrong, and fifth; class 2: right; class 1 has no image.
-        let found = Classification::of_ranks(&[0, 0, 7, 4, 0], &[0, 0, 0, 0, 2], 3).unwrap();
+        let found = Classification::of_ranks(&[0, 0, 7, 4, 0], &[0, 0, 0, 0, 2].map(Label), 3).unwrap();
         assert_eq!(found, Classification { top_1: 0.6, top_5: 0.8, mean_per_class_recall: 0.75 });
         assert_eq!(Classification::of_ranks(&[], &[], 3), None);
         // Two images: the first is its class's own direction, the second ties between both.
         let half = std::f32::consts::FRAC_1_SQRT_2;
-        let found = Classification::of(&[1.0, 0.0, half, half], &[1.0, 0.0, 0.0, 1.0], 2, &[0, 1]).unwrap();
+        let found = Classification::of(&[1.0, 0.0, half, half], &[1.0, 0.0, 0.0, 1.0], 2, &[0, 1].map(Label)).unwrap();
         assert_eq!(found, Classification { top_1: 0.5, top_5: 1.0, mean_per_class_recall: 0.5 });
     }
 

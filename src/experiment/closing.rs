@@ -10,9 +10,11 @@ use serde_json::json;
 
 use super::evaluation::{Embedded, accuracies};
 use super::run::Run;
+use crate::data::Label;
 use crate::error::Result;
 use crate::method::herding::herd;
 use crate::method::{Closing, Keeps, Sees};
+use crate::stream::ClassId;
 use crate::train::{Stage, TrainBatch, Trainer};
 
 impl Run {
@@ -28,13 +30,13 @@ impl Run {
     fn remember(&mut self) -> Result<()> {
         let Sees::StepAndMemory(keeps) = self.setup.row().sees else { return Ok(()) };
         let class = |sample: u32| self.setup.dataset.samples[sample as usize].class;
-        let new: Vec<(u32, u32)> =
+        let new: Vec<(u32, Label)> =
             self.setup.stream.steps[self.position.step].train.iter().map(|sample| (*sample, class(*sample))).collect();
         let released = match keeps {
             Keeps::Random => self.memory.update(&new),
             Keeps::Herded => {
                 // Of the memory, what is ranked anew: other classes' samples keep their order.
-                let returning: BTreeSet<u32> = new.iter().map(|(_, class)| *class).collect();
+                let returning: BTreeSet<Label> = new.iter().map(|(_, class)| *class).collect();
                 let kept = returning.iter().flat_map(|class| self.memory.of_class(*class));
                 let mut samples: Vec<u32> = kept.copied().chain(new.iter().map(|(sample, _)| *sample)).collect();
                 samples.sort_unstable();
@@ -70,11 +72,11 @@ impl Closing for Run {
         let mut batches = 0;
         for batch in loader {
             let batch = batch?;
-            let labels: Vec<u32> = batch.samples.iter().map(|sample| self.setup.column(*sample)).collect();
+            let classes: Vec<ClassId> = batch.samples.iter().map(|sample| self.setup.class_id(*sample)).collect();
             self.trainer.gather(TrainBatch {
                 pixels: &batch.pixels,
                 slot: &batch.samples,
-                labels: &labels,
+                classes: &classes,
                 ..Default::default()
             });
             self.trainer.device.health()?;

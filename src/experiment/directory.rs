@@ -13,6 +13,7 @@ use super::log::Log;
 use super::record::{Evaluation, Prediction};
 use super::setup::Setup;
 use super::state::Position;
+use crate::data::Label;
 use crate::error::{Error, Result};
 use crate::files::{remove_stale, sync_folder, write_atomically};
 use crate::seal::{self, Seal};
@@ -119,8 +120,8 @@ impl RunDirectory {
     pub(crate) fn write_manifest(&self, setup: &Setup, device: &str, parameters: usize) -> Result<()> {
         let hashes: serde_json::Map<String, Value> =
             setup.hashes.iter().map(|(name, hash)| (name.to_string(), json!(hash))).collect();
-        let classes = |classes: &[u32]| {
-            classes.iter().map(|class| &setup.dataset.class_keys[*class as usize]).collect::<Vec<_>>()
+        let classes = |classes: &[Label]| {
+            classes.iter().map(|label| &setup.dataset.class_keys[label.index()]).collect::<Vec<_>>()
         };
         let steps: Vec<Value> = (setup.stream.steps.iter())
             .map(|step| json!({ "name": step.name, "classes": classes(&step.classes) }))

@@ -213,7 +213,7 @@ impl Doctor<'_> {
                 let mut there = vec![false; dataset.classes.len()];
                 let samples = dataset.samples.iter();
                 let mine = samples.filter(|sample| sample.domain as usize == domain && sample.split == split);
-                mine.for_each(|sample| there[sample.class as usize] = true);
+                mine.for_each(|sample| there[sample.class.index()] = true);
                 let empty: Vec<&str> = (there.iter().zip(&dataset.classes))
                     .filter(|(there, _)| !**there)
                     .map(|(_, class)| class.as_str())
@@ -415,9 +415,9 @@ fn pace<B: Backend>(place: &B::Place, setup: &Setup) -> Result<Timed> {
             ..Default::default()
         };
         // The first warms up.
-        trainer.step(batch_of, 0.0)?;
+        trainer.iterate(batch_of, 0.0)?;
         let start = Instant::now();
-        trainer.step(batch_of, 0.0)?;
+        trainer.iterate(batch_of, 0.0)?;
         let seconds = start.elapsed().as_secs_f64().max(1e-9);
         if seconds >= LONG_ENOUGH || batch == samples.len() {
             let text_macs = texts.tokens.iter().map(|text| setup.model.text_macs(text.len())).sum::<u64>() as f64;

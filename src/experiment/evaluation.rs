@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::config::EvaluationTask;
 use super::setup::Setup;
+use crate::data::Label;
 use crate::data::loader::{BatchRequest, Loader, LoaderOptions};
 use crate::error::Result;
 use crate::eval::embed::{embed_images, embed_texts};
@@ -28,7 +29,7 @@ pub(crate) struct Findings {
     pub answers: Vec<Vec<Answer>>,
 }
 
-/// A test image and what it is taken for: classes, or numbers of captions in retrieval.
+/// A test image and what it is taken for: the number of a [`Label`], or of a caption in retrieval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub sample: u32,
@@ -73,7 +74,7 @@ pub(crate) fn evaluate(
         let of_task = |task: usize| {
             let candidates = match by_text {
                 // A set of tests of its own has nothing to do with the classes that others happen to have.
-                true if !settings.classification_domains.is_empty() => (0..dataset.classes.len() as u32).collect(),
+                true if !settings.classification_domains.is_empty() => Label::first(dataset.classes.len()).collect(),
                 true => candidates(stream, step, task),
                 // A head has rows for the classes seen so far; a task whose classes are still to come is not for it.
                 false if stream.kind == StreamKind::ClassIncremental && task > step => return Vec::new(),
@@ -104,7 +105,7 @@ pub(crate) fn evaluate(
         found.row = found.answers.iter().map(|answers| accuracy(answers)).collect();
     }
     // A set beside the stream has nothing to do with the stream's classes, but a head knows no others.
-    let all = if by_text { (0..dataset.classes.len() as u32).collect() } else { stream.classes_seen(step) };
+    let all = if by_text { Label::first(dataset.classes.len()).collect() } else { stream.classes_seen(step) };
     for (name, samples) in &setup.static_sets {
         found.static_sets.insert(format!("{name} accuracy"), accuracy(&scores.answers(samples, &all, class)));
         if retrieves {
@@ -149,11 +150,11 @@ fn zero_shot(trainer: &mut Trainer, setup: &Setup, images: &Embedded) -> Scores 
 fn nearest_mean(trainer: &mut Trainer, setup: &Setup, memory: &Memory, images: &Embedded) -> Result<Scores> {
     let kept = Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &memory.indices(), &mut |_| ())?;
     let columns = setup.dataset.classes.len();
-    let mean = |class: usize| {
-        let rows = memory.of_class(class as u32).iter().filter(|sample| kept.rows.contains_key(sample));
+    let mean = |class: Label| {
+        let rows = memory.of_class(class).iter().filter(|sample| kept.rows.contains_key(sample));
         mean_direction(rows.map(|sample| kept.row(*sample)), kept.width)
     };
-    let means: Vec<f32> = (0..columns).flat_map(mean).collect();
+    let means: Vec<f32> = Label::first(columns).flat_map(mean).collect();
     Ok(Scores { rows: images.rows.clone(), columns, values: similarities(&images.embeddings, &means, images.width) })
 }
 
@@ -176,8 +177,8 @@ fn by_head(trainer: &mut Trainer, setup: &Setup, samples: &[u32], progress: &mut
                 // A head's columns are in the order of the stream.
                 let first = values.len();
                 values.resize(first + columns, f32::NEG_INFINITY);
-                for (class, score) in setup.stream.class_order.iter().zip(scores) {
-                    values[first + *class as usize] = *score;
+                for (label, score) in setup.stream.class_order.iter().zip(scores) {
+                    values[first + label.index()] = *score;
                 }
             }
         }
@@ -192,7 +193,7 @@ fn by_head(trainer: &mut Trainer, setup: &Setup, samples: &[u32], progress: &mut
 /// Which task or domain an image is from is not told. So they are, for every task already seen, all classes seen so far, never
 /// the task's own; for a task still to come, all classes of the stream. Domain- and time-incremental streams share their
 /// classes, so there they are all of them throughout.
-fn candidates(stream: &Stream, step: usize, task: usize) -> Vec<u32> {
+fn candidates(stream: &Stream, step: usize, task: usize) -> Vec<Label> {
     if stream.kind == StreamKind::ClassIncremental && task <= step {
         stream.classes_seen(step)
     } else {
@@ -216,12 +217,13 @@ struct Scores {
 }
 
 impl Scores {
-    /// What `samples` are taken for among `candidates`: columns, as `truth` is one.
-    fn answers(&self, samples: &[u32], candidates: &[u32], truth: impl Fn(u32) -> u32) -> Vec<Answer> {
+    /// What `samples` are taken for among `candidates`. The columns are the data set's classes.
+    fn answers(&self, samples: &[u32], candidates: &[Label], truth: impl Fn(u32) -> Label) -> Vec<Answer> {
+        let candidates = Label::numbers(candidates);
         let answer = |sample: &u32| {
             let row = self.rows.get(sample)?;
-            let (truth, scores) = (truth(*sample), &self.values[row * self.columns..][..self.columns]);
-            Some(Answer { sample: *sample, truth, chosen: choose(scores, candidates, truth) })
+            let (truth, scores) = (truth(*sample).0, &self.values[row * self.columns..][..self.columns]);
+            Some(Answer { sample: *sample, truth, chosen: choose(scores, &candidates, truth) })
         };
         samples.iter().filter_map(answer).collect()
     }
@@ -355,7 +357,7 @@ mod tests {
     /// One training and one test sample of each class: the test sample of class c is sample 2c + 1. Classes 0 and 1 are of
     /// domain 0, the others of domain 1.
     fn items() -> Vec<Item> {
-        let item = |class: u32, train| Item { class, domain: class / 2, time: 2000, train };
+        let item = |class: u32, train| Item { class: Label(class), domain: class / 2, time: 2000, train };
         (0..4).flat_map(|class| [item(class, true), item(class, false)]).collect()
     }
 
@@ -365,7 +367,7 @@ mod tests {
         let scores = Scores { rows, columns: 4, values: scores.concat() };
         let of_task = |task: usize| {
             let answers =
-                scores.answers(&stream.steps[task].test, &candidates(stream, step, task), |sample| sample / 2);
+                scores.answers(&stream.steps[task].test, &candidates(stream, step, task), |sample| Label(sample / 2));
             accuracy(&answers).unwrap()
         };
         (0..stream.steps.len()).map(of_task).collect()
@@ -378,7 +380,7 @@ mod tests {
 
     #[test]
     fn which_task_an_image_is_from_is_not_told() {
-        let stream = class_incremental(&items(), 2, None, &ClassOrder::Given(vec![0, 1, 2, 3])).unwrap();
+        let stream = class_incremental(&items(), 2, None, &ClassOrder::Given(Label::first(4).collect())).unwrap();
         assert_eq!(stream.steps[0].test, [1, 3]);
         // Of the first task alone nothing else is known yet; the second is held against all that will come.
         assert_eq!(row(&stream, 0, CONFUSED), [1.0, 0.5]);
@@ -389,7 +391,7 @@ mod tests {
     #[test]
     fn which_domain_an_image_is_from_is_not_told() {
         let stream = domain_incremental(&items(), &[0, 1], &[]).unwrap();
-        assert_eq!(stream.steps[0].classes, [0, 1]);
+        assert_eq!(stream.steps[0].classes, [0, 1].map(Label));
         for step in 0..2 {
             assert_eq!(row(&stream, step, CONFUSED), [0.5, 0.5]);
         }
@@ -399,9 +401,9 @@ mod tests {
     fn broken_test_images_are_left_out() {
         let rows = HashMap::from([(7, 0)]);
         let scores = Scores { rows, columns: 2, values: vec![0.9, 0.1] };
-        let answers = scores.answers(&[6, 7], &[0, 1], |_| 0);
+        let answers = scores.answers(&[6, 7], &[0, 1].map(Label), |_| Label(0));
         assert_eq!(answers, [Answer { sample: 7, truth: 0, chosen: 0 }]);
-        assert_eq!(accuracy(&scores.answers(&[6], &[0, 1], |_| 0)), None);
+        assert_eq!(accuracy(&scores.answers(&[6], &[0, 1].map(Label), |_| Label(0))), None);
     }
 
     #[test]

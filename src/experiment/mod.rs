@@ -26,4 +26,4 @@ pub use record::{Evaluation, Prediction, Spent, StepRecord};
 pub use run::{Iteration, Observer, run};
 pub use setup::Setup;
 pub(crate) use status::Seen;
-pub use status::{Phase, Status};
+pub use status::{RunPhase, Status};

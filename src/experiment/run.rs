@@ -13,7 +13,7 @@ use super::predictions::pick;
 use super::record::{Evaluation, Spent};
 use super::setup::Setup;
 use super::state::{self, Position, Restored};
-use super::status::{Phase, Pulse, Status};
+use super::status::{Pulse, RunPhase, Status};
 use crate::data::images::transform;
 use crate::data::loader::{Augment, Batch, BatchRequest, Loader};
 use crate::error::{Error, Result};
@@ -23,7 +23,8 @@ use crate::method::Start;
 use crate::model::checkpoint::{self, TensorFile};
 use crate::model::parameters::ParameterList;
 use crate::ops::{Backend, Plan};
-use crate::train::{Order, Schedule, Stage, StageView, StepReport, TrainBatch, Trainer};
+use crate::stream::ClassId;
+use crate::train::{IterationReport, Order, Schedule, Stage, StageView, TrainBatch, Trainer};
 
 /// What a stage has trained is saved at its end where more than this has passed since the last state: less is trained again sooner than
 /// large states are written after every stage. Before tests it is saved in any case.
@@ -55,7 +56,7 @@ pub struct Iteration {
     /// Samples of its batch.
     pub samples: usize,
     /// Loss and gradient norm.
-    pub report: StepReport,
+    pub report: IterationReport,
 }
 
 /// Runs `config` in the directory `out`, or goes on where the same run stopped there.
@@ -232,7 +233,7 @@ impl Run {
                 match stage {
                     Stage::Closing => {
                         interrupt::leave(self.left("closes its training"));
-                        self.beat(observer, |status| status.phase = Phase::Closing);
+                        self.beat(observer, |status| status.phase = RunPhase::Closing);
                         self.close()?;
                         self.position.stage += 1;
                         self.position.iteration = 0;
@@ -244,7 +245,7 @@ impl Run {
             self.position.step += 1;
             self.position.stage = 0;
         }
-        if let Some(status) = self.pulse.beat(true, |status| status.phase = Phase::Finished) {
+        if let Some(status) = self.pulse.beat(true, |status| status.phase = RunPhase::Finished) {
             observer.beat(status);
         }
         self.directory.close()?;
@@ -256,7 +257,7 @@ impl Run {
         self.save_state()?;
         interrupt::leave(self.left("is in its tests"));
         self.log_class_figures()?;
-        self.beat(observer, |status| (status.phase, status.tested) = (Phase::Testing, 0));
+        self.beat(observer, |status| (status.phase, status.tested) = (RunPhase::Testing, 0));
         let Run { trainer, setup, memory, pulse, .. } = self;
         let found = evaluate(trainer, setup, memory, step, &mut |tested| {
             if let Some(status) = pulse.beat(false, |status| status.tested = tested) {
@@ -309,7 +310,7 @@ impl Run {
         let hold = Hold::new()?;
         self.begin(stage, order.pool());
         let mut loader = self.open_loader(stage, self.position.iteration, order.clone())?;
-        self.beat(observer, |status| (status.phase, status.iterations) = (Phase::Training, iterations));
+        self.beat(observer, |status| (status.phase, status.iterations) = (RunPhase::Training, iterations));
         let mut line = SinceLine { since: Instant::now(), samples: 0 };
         let mut launched = None;
         for iteration in self.position.iteration..iterations {
@@ -437,13 +438,13 @@ impl Run {
                 TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot, epoch, epochs, ..Default::default() };
             trainer.load(batch, learning_rate);
         } else {
-            let labels: Vec<u32> = batch.samples.iter().map(|sample| setup.column(*sample)).collect();
+            let classes: Vec<ClassId> = batch.samples.iter().map(|sample| setup.class_id(*sample)).collect();
             let step = &setup.stream.steps[self.position.step];
             let own: Vec<bool> = batch.samples.iter().map(|sample| step.train.binary_search(sample).is_ok()).collect();
             let batch = TrainBatch {
                 pixels: &batch.pixels,
                 slot,
-                labels: &labels,
+                classes: &classes,
                 own: &own,
                 epoch,
                 epochs,
@@ -652,7 +653,7 @@ fn initial(setup: &Setup, list: &ParameterList) -> Vec<f32> {
 /// How many samples of each class a pool holds, in the order of the stream.
 fn counts(pool: &[u32], setup: &Setup) -> Vec<usize> {
     let mut counts = vec![0; setup.dataset.classes.len()];
-    pool.iter().for_each(|sample| counts[setup.column(*sample) as usize] += 1);
+    pool.iter().for_each(|sample| counts[setup.class_id(*sample).index()] += 1);
     counts
 }
 
@@ -660,8 +661,8 @@ fn counts(pool: &[u32], setup: &Setup) -> Vec<usize> {
 fn shares(counts: &[usize], setup: &Setup) -> Vec<f32> {
     let pool: usize = counts.iter().sum();
     let mut shares = vec![0.0; counts.len()];
-    for (class, count) in setup.stream.class_order.iter().zip(counts) {
-        shares[*class as usize] = *count as f32 / pool as f32;
+    for (label, count) in setup.stream.class_order.iter().zip(counts) {
+        shares[label.index()] = *count as f32 / pool as f32;
     }
     shares
 }

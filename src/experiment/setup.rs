@@ -11,7 +11,7 @@ use super::config::{Config, EvaluationConfig, EvaluationTask, ModelConfig, Train
 use crate::data::broken::SHOWN;
 use crate::data::text::prompts::{Templates, fill};
 use crate::data::text::tokenizer::Tokenizer;
-use crate::data::{self, Dataset, Split};
+use crate::data::{self, Dataset, Label, Split};
 use crate::error::{Error, Result, unknown};
 use crate::eval::pretrained::{check_tokenizer, known_activation};
 use crate::memory::{Memory, ReplayRule, replay_counts, subsample};
@@ -22,7 +22,7 @@ use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
 use crate::ops::linear::Activation;
 use crate::ops::{Backend, Plan};
-use crate::stream::{self, ClassOrder, Item, Step, Stream, StreamKind};
+use crate::stream::{self, ClassId, ClassOrder, Item, Step, Stream, StreamKind};
 use crate::train::{Stage, TextBank, Trainer, TrainerSpec};
 
 /// All that a run works with, opened and checked before work begins.
@@ -39,8 +39,6 @@ pub struct Setup {
     pub model: ModelSpec,
     /// The parameters that the first step starts from: the arena of the model's own, without a method's.
     pub(crate) initial: Vec<f32>,
-    /// Each class's place in the order of the stream.
-    column_of_class: Vec<u32>,
     /// Warnings: the run can go on.
     pub notes: Vec<String>,
     /// Every training prompt.
@@ -123,7 +121,7 @@ impl Setup {
         // A caption that classes share is a prompt of each of them: a batch tells a sample's class by its prompt.
         let mut add_captions = || -> Vec<u32> {
             let mut known = HashMap::new();
-            let mut add = |caption: u32, class: u32| {
+            let mut add = |caption: u32, class: Label| {
                 *known.entry((caption, class)).or_insert_with(|| texts.add(captions[caption as usize].clone(), class))
             };
             let samples = dataset.samples.iter().zip(&caption_of_sample);
@@ -132,10 +130,10 @@ impl Setup {
         let with_captions = (config.data.text != TrainText::Class).then(&mut add_captions);
         let mut add_prompts = || -> Vec<u32> {
             let first = texts.len() as u32;
-            for (class, name) in dataset.classes.iter().enumerate() {
-                texts.add(tokenizer.encode(&fill(&config.data.prompt, name), context), class as u32);
+            for (class, name) in (0..).map(Label).zip(&dataset.classes) {
+                texts.add(tokenizer.encode(&fill(&config.data.prompt, name), context), class);
             }
-            dataset.samples.iter().map(|sample| first + sample.class).collect()
+            dataset.samples.iter().map(|sample| first + sample.class.0).collect()
         };
         let with_prompts = (config.data.text != TrainText::Caption).then(&mut add_prompts);
         let texts_of_sample = with_captions.into_iter().chain(with_prompts).collect();
@@ -145,14 +143,9 @@ impl Setup {
             dataset.classes.iter().flat_map(prompts).map(|prompt| tokenizer.encode(&prompt, context)).collect();
         hashes.push(("data", dataset.fingerprint.clone()));
         hashes.push(("templates", templates.hash()));
-        hashes.push(("class_order", hash_of(&stream.class_order)));
-        let mut column_of_class = vec![u32::MAX; dataset.classes.len()];
-        for (column, class) in stream.class_order.iter().enumerate() {
-            column_of_class[*class as usize] = column as u32;
-        }
+        hashes.push(("class_order", hash_of(&Label::numbers(&stream.class_order))));
         Ok(Setup {
             config: config.clone(),
-            column_of_class,
             method,
             stream,
             model,
@@ -273,9 +266,10 @@ impl Setup {
         (step.checked_sub(1).map_or(0, seen), seen(step))
     }
 
-    /// A sample's class in the order of the stream: the column of a head.
-    pub(crate) fn column(&self, sample: u32) -> u32 {
-        self.column_of_class[self.dataset.samples[sample as usize].class as usize]
+    /// The class of one of the stream's samples.
+    pub(crate) fn class_id(&self, sample: u32) -> ClassId {
+        let label = self.dataset.samples[sample as usize].class;
+        self.stream.class_id(label).expect("a stream has the classes of its samples")
     }
 
     /// What a trainer for this run is planned for.
@@ -433,7 +427,7 @@ fn part_of(dataset: &Dataset, samples: &[u32], part: f64, seed: u64, place: &[u6
 fn check_trained(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<()> {
     let mut splits = vec![(false, false); dataset.classes.len()];
     for item in items {
-        let (any, trained) = &mut splits[item.class as usize];
+        let (any, trained) = &mut splits[item.class.index()];
         (*any, *trained) = (true, *trained || item.train);
     }
     let untrained = splits.iter().zip(&dataset.classes).filter(|((any, trained), _)| *any && !trained);
@@ -460,10 +454,11 @@ fn class_order(config: &Config, dataset: &Dataset, items: &[Item]) -> Result<Cla
         return Ok(ClassOrder::Seed(config.stream.class_order_seed));
     }
     let mut present = vec![false; dataset.classes.len()];
-    items.iter().for_each(|item| present[item.class as usize] = true);
+    items.iter().for_each(|item| present[item.class.index()] = true);
     if let Some(seed) = stream::seed_of(file) {
         let seed = seed.map_err(|error| error.at("stream.class_order"))?;
-        let classes: Vec<u32> = (0..).zip(&present).filter(|(_, present)| **present).map(|(class, _)| class).collect();
+        let classes: Vec<Label> =
+            (0..).map(Label).zip(&present).filter(|(_, present)| **present).map(|(class, _)| class).collect();
         let order = stream::permutation(seed, classes.len()).into_iter();
         return Ok(ClassOrder::Given(order.map(|place| classes[place as usize]).collect()));
     }

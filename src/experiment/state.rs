@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::directory::{FORMAT, RunDirectory};
+use crate::data::Label;
 use crate::error::{Error, Result};
 use crate::memory::{Memory, MemoryState};
 use crate::model::checkpoint::TensorFile;
@@ -45,12 +46,12 @@ pub(crate) fn save(
     trainer.device.health()?;
     let MemoryState { classes, counts, indices } = memory.state();
     let mut whole = |name: &str, values: Vec<u32>| file.insert_u32(name, &[values.len()], values);
-    whole("memory.classes", classes);
+    whole("memory.classes", Label::numbers(&classes));
     whole("memory.counts", counts);
     whole("memory.indices", indices);
     whole("broken", broken);
     let Position { step, stage, iteration, samples, macs } = position;
-    let position = vec![step as u64, iteration as u64, samples, macs, optimizer.steps, stage as u64];
+    let position = vec![step as u64, iteration as u64, samples, macs, optimizer.updates, stage as u64];
     file.insert_u64("position", &[6], position);
     file.insert_metadata("format", FORMAT.to_string());
     file.insert_metadata("perennial", env!("CARGO_PKG_VERSION"));
@@ -102,7 +103,7 @@ pub(crate) fn restore(
     let moments = OptimizerState {
         first_moment: floats("first_moment", trainable.len())?,
         second_moment: floats("second_moment", trainable.len())?,
-        steps: position[4],
+        updates: position[4],
     };
     optimizer.restore(&mut **device, &moments);
     for (name, span) in kept {
@@ -119,7 +120,7 @@ pub(crate) fn restore(
     }
     let whole = |name: &str| file.u32(name, file.shape(name)?).map(<[u32]>::to_vec);
     let memory = MemoryState {
-        classes: whole("memory.classes")?,
+        classes: whole("memory.classes")?.into_iter().map(Label).collect(),
         counts: whole("memory.counts")?,
         indices: whole("memory.indices")?,
     };

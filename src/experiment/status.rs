@@ -18,7 +18,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// What a run is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum RunPhase {
     /// At a stage's iterations.
     Training,
     /// What a step ends with beside its tests: Fisher information, a patch, the memory.
@@ -39,7 +39,7 @@ pub struct Status {
     /// The run's.
     pub seed: u64,
     /// What it is at.
-    pub phase: Phase,
+    pub phase: RunPhase,
     /// The step that it is in.
     pub step: usize,
     /// Steps of the stream.
@@ -95,7 +95,7 @@ impl Status {
             ("samples_per_second", "gauge", "samples trained on in a second", self.samples_per_second),
             ("seconds_left", "gauge", "seconds until all steps are trained", self.seconds_left),
             ("accuracy", "gauge", "over all tests so far, after the last finished step", self.accuracy),
-            ("finished", "gauge", "1 once the run is at its end", whole(usize::from(self.phase == Phase::Finished))),
+            ("finished", "gauge", "1 once the run is at its end", whole(usize::from(self.phase == RunPhase::Finished))),
             (
                 "saved_timestamp_seconds",
                 "gauge",
@@ -130,7 +130,7 @@ impl Pulse {
             method: setup.row().name.to_string(),
             memory: setup.config.memory.size,
             seed: setup.config.seed,
-            phase: Phase::Training,
+            phase: RunPhase::Training,
             step: 1,
             steps: setup.stream.steps.len(),
             step_name: String::new(),
@@ -209,7 +209,7 @@ fn finished(run: &Path) -> Result<Option<Status>> {
     let steps = evaluation.steps.len();
     let tests = evaluation.steps.iter().map(|step| step.test).sum();
     Ok(Some(Status {
-        phase: Phase::Finished,
+        phase: RunPhase::Finished,
         step: steps,
         steps,
         step_name: evaluation.steps.last().map(|step| step.name.clone()).unwrap_or_default(),

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Clip, Rows};
-use crate::data::Dataset;
 use crate::data::loader::{BatchRequest, Loader, LoaderOptions};
 use crate::data::text::prompts::Templates;
+use crate::data::{Dataset, Label};
 use crate::error::{Error, Result};
 use crate::eval::retrieval::{Retrieval, retrieve};
 use crate::eval::zero_shot::Classification;
@@ -32,7 +32,7 @@ impl TestSet {
     ) -> Result<(usize, Classification)> {
         let classes = clip.embed_classes(&self.dataset.classes, templates)?;
         let (pictures, images) = self.embed(clip, progress)?;
-        let labels: Vec<u32> = pictures.iter().map(|sample| self.dataset.samples[*sample as usize].class).collect();
+        let labels: Vec<Label> = pictures.iter().map(|sample| self.dataset.samples[*sample as usize].class).collect();
         let found = Classification::of(&images.values, &classes.values, images.width, &labels);
         Ok((pictures.len(), found.expect("there is a picture")))
     }

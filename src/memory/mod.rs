@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use crate::data::Label;
 use crate::error::{Error, Result};
 use crate::rng::{rng, shuffle};
 
@@ -19,14 +20,14 @@ pub struct Memory {
     capacity: usize,
     seed: u64,
     /// For every class seen, also one of which nothing is kept: indices, smallest priority first.
-    kept: BTreeMap<u32, Vec<u32>>,
+    kept: BTreeMap<Label, Vec<u32>>,
 }
 
 /// What a memory holds as plain lists, for the state of a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MemoryState {
     /// The classes seen, ascending.
-    pub classes: Vec<u32>,
+    pub classes: Vec<Label>,
     /// How many samples of each class are kept.
     pub counts: Vec<u32>,
     /// The samples, class by class.
@@ -45,7 +46,7 @@ impl Memory {
     }
 
     /// What is kept of a class, smallest priority first.
-    pub(crate) fn of_class(&self, class: u32) -> &[u32] {
+    pub(crate) fn of_class(&self, class: Label) -> &[u32] {
         self.kept.get(&class).map_or(&[], Vec::as_slice)
     }
 
@@ -59,7 +60,7 @@ impl Memory {
     /// Takes in the samples (index, class) of a finished step. Returns, ascending, the samples that are not
     /// kept: those that left and those that were not taken. Their state is given up. Samples that are
     /// already kept may be among `new`.
-    pub fn update(&mut self, new: &[(u32, u32)]) -> Vec<u32> {
+    pub fn update(&mut self, new: &[(u32, Label)]) -> Vec<u32> {
         let seed = self.seed;
         self.update_by(new, |mut samples, _| {
             samples.sort_by_cached_key(|index| (priority(seed, *index), *index));
@@ -69,12 +70,12 @@ impl Memory {
 
     /// The same with another choice: `rank` brings the samples of a class, those kept and those new, ascending, into the order in
     /// which they are to be kept; of this many first ones it matters.
-    pub(crate) fn update_by(&mut self, new: &[(u32, u32)], rank: impl Fn(Vec<u32>, usize) -> Vec<u32>) -> Vec<u32> {
+    pub(crate) fn update_by(&mut self, new: &[(u32, Label)], rank: impl Fn(Vec<u32>, usize) -> Vec<u32>) -> Vec<u32> {
         for (_, class) in new {
             self.kept.entry(*class).or_default();
         }
         let share = self.share();
-        let mut candidates: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let mut candidates: BTreeMap<Label, Vec<u32>> = BTreeMap::new();
         for (index, class) in new {
             candidates.entry(*class).or_default().push(*index);
         }
@@ -180,22 +181,22 @@ mod tests {
     use super::*;
 
     /// Samples `range` in turn of `classes` classes from `first` on.
-    fn samples(range: std::ops::Range<u32>, first: u32, classes: u32) -> Vec<(u32, u32)> {
-        range.map(|index| (index, first + index % classes)).collect()
+    fn samples(range: std::ops::Range<u32>, first: u32, classes: u32) -> Vec<(u32, Label)> {
+        range.map(|index| (index, Label(first + index % classes))).collect()
     }
 
     #[test]
     fn every_class_keeps_its_share_and_the_rest_is_released() {
         let mut memory = Memory::new(10, 1);
         let released = memory.update(&samples(0..40, 0, 2));
-        assert_eq!((memory.of_class(0).len(), memory.of_class(1).len()), (5, 5));
+        assert_eq!((memory.of_class(Label(0)).len(), memory.of_class(Label(1)).len()), (5, 5));
         assert_eq!(released.len(), 30);
         let before = memory.clone();
         let released = memory.update(&samples(40..60, 2, 1));
-        assert_eq!([0, 1, 2].map(|class| memory.of_class(class).len()), [3, 3, 3]);
+        assert_eq!([0, 1, 2].map(|class| memory.of_class(Label(class)).len()), [3, 3, 3]);
         assert_eq!(released.len(), 2 + 2 + 17);
         for class in [0, 1] {
-            assert_eq!(memory.of_class(class), &before.of_class(class)[..3]);
+            assert_eq!(memory.of_class(Label(class)), &before.of_class(Label(class))[..3]);
         }
         let indices = memory.indices();
         assert!(indices.is_sorted() && indices.iter().all(|index| released.binary_search(index).is_err()));
@@ -225,15 +226,16 @@ mod tests {
     #[test]
     fn a_class_with_few_samples_keeps_them_all() {
         let mut memory = Memory::new(100, 0);
-        assert_eq!(memory.update(&[(5, 0), (6, 0), (7, 1)]), [0u32; 0]);
+        assert_eq!(memory.update(&[(5, Label(0)), (6, Label(0)), (7, Label(1))]), [0u32; 0]);
         assert_eq!(memory.indices(), [5, 6, 7]);
     }
 
     #[test]
     fn a_sample_that_comes_again_is_kept_once() {
         let mut memory = Memory::new(4, 0);
-        memory.update(&[(1, 0), (2, 0), (2, 0)]);
-        assert_eq!(memory.update(&[(2, 0), (1, 0)]), [0u32; 0]);
+        let class = Label(0);
+        memory.update(&[(1, class), (2, class), (2, class)]);
+        assert_eq!(memory.update(&[(2, class), (1, class)]), [0u32; 0]);
         assert_eq!(memory.indices(), [1, 2]);
     }
 
@@ -256,9 +258,9 @@ mod tests {
             samples
         };
         memory.update_by(&samples(0..20, 0, 2), largest_first);
-        assert_eq!((memory.of_class(0), memory.of_class(1)), (&[18, 16, 14][..], &[19, 17, 15][..]));
+        assert_eq!((memory.of_class(Label(0)), memory.of_class(Label(1))), (&[18, 16, 14][..], &[19, 17, 15][..]));
         let released = memory.update_by(&samples(20..24, 2, 1), largest_first);
-        assert_eq!((memory.of_class(0), memory.of_class(2)), (&[18, 16][..], &[23, 22][..]));
+        assert_eq!((memory.of_class(Label(0)), memory.of_class(Label(2))), (&[18, 16][..], &[23, 22][..]));
         assert_eq!(released, [14, 15, 20, 21]);
     }
 
@@ -307,7 +309,11 @@ mod tests {
     #[test]
     fn a_damaged_state_is_refused() {
         let wrong = |classes: &[u32], counts: &[u32], indices: &[u32]| {
-            let state = MemoryState { classes: classes.to_vec(), counts: counts.to_vec(), indices: indices.to_vec() };
+            let state = MemoryState {
+                classes: classes.iter().copied().map(Label).collect(),
+                counts: counts.to_vec(),
+                indices: indices.to_vec(),
+            };
             Memory::restore(4, 0, &state).unwrap_err().to_string()
         };
         assert!(wrong(&[0], &[], &[]).contains("not as many counts as classes"));

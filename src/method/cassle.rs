@@ -127,8 +127,8 @@ impl ViewLoss for Predicted {
     }
 
     fn load(&self, device: &mut dyn Device, batch: &TrainBatch) {
-        self.contrast.load(device, batch.labels);
-        let views = 2 * batch.labels.len();
+        self.contrast.load(device, batch.classes);
+        let views = 2 * batch.classes.len();
         device.fill(self.predictor.weight.first(views), (0.5 * self.settings.weight / views as f64) as f32);
     }
 

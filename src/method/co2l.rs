@@ -103,7 +103,7 @@ struct Relations {
 
 impl ViewLoss for Relations {
     fn load(&self, device: &mut dyn Device, batch: &TrainBatch) {
-        self.contrast.load(device, batch.labels);
+        self.contrast.load(device, batch.classes);
         let own: Vec<u32> = batch.own.iter().map(|own| u32::from(*own)).collect();
         device.write(self.anchor, &twice(&own));
     }

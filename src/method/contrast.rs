@@ -1,5 +1,6 @@
 //! The contrast of images with their texts: what clip, gcl and gdro compute alike (docs/methods.md, section 1).
 
+use crate::data::Label;
 use crate::model::clip::Clip;
 use crate::ops::contrastive::{
     Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSaved, ContrastiveSettings, ContrastiveShape,
@@ -87,7 +88,7 @@ impl Contrast {
     pub(crate) fn load(&self, device: &mut dyn Device, batch: &TrainBatch, gamma: f64) {
         let texts = batch.texts.expect("the objective reads texts");
         device.write(self.text_of, &texts.text_of);
-        device.write(self.class_of_text, &texts.class_of_text);
+        device.write(self.class_of_text, &Label::numbers(&texts.class_of_text));
         if let Some(averages) = self.averages {
             device.write(averages.slot, batch.slot);
             device.write(averages.gamma, &[gamma as f32]);

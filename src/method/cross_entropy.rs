@@ -66,7 +66,7 @@ impl Objective for CrossEntropy {
     }
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {
-        self.head.load(device, batch.labels);
+        self.head.load(device, batch.classes);
     }
 
     fn forward_backward(&self, device: &mut dyn Device, Models { clip, .. }: Models, loaded: Loaded) {

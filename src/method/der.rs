@@ -13,6 +13,7 @@ use crate::model::parameters::{Extra, ParameterList};
 use crate::model::trainable::Trainable;
 use crate::model::vision::VisionTower;
 use crate::ops::{Device, Plan};
+use crate::stream::ClassId;
 use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec,
     key_of,
@@ -138,9 +139,9 @@ impl Objective for Expanded {
 
     /// The auxiliary head's column 0 is all old classes together.
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {
-        self.head.load(device, batch.labels);
-        let label = |label: &u32| (label + 1).saturating_sub(self.before as u32);
-        self.auxiliary.load(device, &batch.labels.iter().map(label).collect::<Vec<u32>>());
+        self.head.load(device, batch.classes);
+        let column = |class: &ClassId| (class.0 + 1).saturating_sub(self.before as u32);
+        self.auxiliary.load(device, &batch.classes.iter().map(column).collect::<Vec<u32>>());
     }
 
     fn forward_backward(&self, device: &mut dyn Device, Models { clip, frozen, .. }: Models, loaded: Loaded) {

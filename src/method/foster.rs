@@ -10,6 +10,7 @@ use crate::model::trainable::Trainable;
 use crate::model::vision::VisionTower;
 use crate::ops::cross_entropy::SoftTargets;
 use crate::ops::{Device, Plan, Stats, Write};
+use crate::stream::ClassId;
 use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec,
     key_of,
@@ -171,8 +172,8 @@ impl Objective for Boosting {
     }
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {
-        self.head.load(device, batch.labels);
-        self.auxiliary.load(device, batch.labels);
+        self.head.load(device, batch.classes);
+        self.auxiliary.load(device, &ClassId::numbers(batch.classes));
     }
 
     fn forward_backward(&self, device: &mut dyn Device, Models { clip, frozen, .. }: Models, loaded: Loaded) {

@@ -126,7 +126,7 @@ impl Objective for Weighed {
         self.gamma = self.averages.gamma_at(batch.epoch, batch.epochs);
         self.contrast.load(device, batch, self.gamma);
         let texts = batch.texts.expect("the objective reads texts");
-        let class: Vec<u32> = texts.text_of.iter().map(|text| texts.class_of_text[*text as usize]).collect();
+        let class: Vec<u32> = texts.text_of.iter().map(|text| texts.class_of_text[*text as usize].0).collect();
         device.write(self.class, &class);
     }
 

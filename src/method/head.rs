@@ -12,6 +12,7 @@ use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, Sof
 use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearShape};
 use crate::ops::{Device, Ids, Plan, Stats, Tensor, Write};
 use crate::rng::{rng, unit};
+use crate::stream::ClassId;
 use crate::train::{Planned, Scores, StageView, Trainer, TrainerSpec};
 
 /// Rows of a head start on 16 bytes in any storage when there are a multiple of this many.
@@ -91,9 +92,9 @@ impl Head {
         self.heads.own.outputs
     }
 
-    /// Sends the labels of a batch: each sample's class in the order of the stream.
-    pub(crate) fn load(&self, device: &mut dyn Device, labels: &[u32]) {
-        device.write(self.label, labels);
+    /// Sends the classes of a batch's samples.
+    pub(crate) fn load(&self, device: &mut dyn Device, classes: &[ClassId]) {
+        device.write(self.label, &ClassId::numbers(classes));
     }
 
     /// Keeps the features of the frozen models for the images that `vision` has seen.
@@ -229,9 +230,9 @@ impl Auxiliary {
         }
     }
 
-    /// Sends the labels of a batch.
-    pub(crate) fn load(&self, device: &mut dyn Device, labels: &[u32]) {
-        device.write(self.label, labels);
+    /// Sends the column that is right for each sample of a batch.
+    pub(crate) fn load(&self, device: &mut dyn Device, columns: &[u32]) {
+        device.write(self.label, columns);
     }
 
     /// Adds `weight` times its cross-entropy over the first `classes` columns to the loss of `head`, and leaves the sum of both heads'
@@ -316,8 +317,8 @@ impl Probe {
         self.absent.iter().map(row).collect()
     }
 
-    pub(crate) fn load(&self, device: &mut dyn Device, labels: &[u32]) {
-        self.head.load(device, labels);
+    pub(crate) fn load(&self, device: &mut dyn Device, classes: &[ClassId]) {
+        self.head.load(device, classes);
     }
 
     /// Loss and the head's own gradients: cross-entropy over the classes seen that have samples.

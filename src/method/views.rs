@@ -10,6 +10,7 @@ use crate::model::vision::VisionTower;
 use crate::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use crate::ops::supcon::SupCon;
 use crate::ops::{Device, Ids, Plan, Stats, Write};
+use crate::stream::ClassId;
 use crate::train::{Loaded, Models, Objective, Path, Planned, Scores, Stage, StageView, TrainBatch, key_of};
 
 /// Similarities of the embeddings of `n` views, and the contrast's gradient in them. Views come one after the other: all first, then all
@@ -36,8 +37,8 @@ impl ViewContrast {
     }
 
     /// Sends a batch's classes, for each image once.
-    pub(crate) fn load(&self, device: &mut dyn Device, classes: &[u32]) {
-        device.write(self.class, &twice(classes));
+    pub(crate) fn load(&self, device: &mut dyn Device, classes: &[ClassId]) {
+        device.write(self.class, &twice(&ClassId::numbers(classes)));
     }
 
     pub(crate) fn shape(&self, views: usize) -> SimilarityShape {
@@ -127,7 +128,7 @@ impl<L: ViewLoss> Objective for ViewsThenProbe<L> {
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {
         match self.stage {
-            Stage::Probe => self.probe.load(device, batch.labels),
+            Stage::Probe => self.probe.load(device, batch.classes),
             _ => self.loss.load(device, batch),
         }
     }

@@ -3,8 +3,8 @@
 //! A [`Backend`] is chosen where a program opens one; from there on everything speaks to a `dyn Device`, so that models, objectives and
 //! runs are written, and compiled, once.
 
+use super::device_memory::{Byte, Bytes, DeviceMemory, Ids, Integer, Kind, Region, Span, Stats, Storage, Tensor, Wide};
 use super::measure::Measure;
-use super::memory::{Byte, Bytes, Ids, Index, Kind, Memory, Pool, Span, Stats, Storage, Tensor, Wide};
 use super::trace::Trace;
 use super::{Backend, Ops};
 use crate::error::Result;
@@ -26,13 +26,13 @@ pub struct RecordKey {
 /// Any [`Backend`]: its ops, what it does with its memory, and what it tells of itself. What is typed by a span's kind is a method of
 /// `dyn Device`, over the `_erased` ones.
 pub trait Device: Ops {
-    /// [`Memory::name`].
+    /// [`DeviceMemory::name`].
     fn name(&self) -> String;
-    /// [`Memory::refresh`].
+    /// [`DeviceMemory::refresh`].
     fn refresh(&mut self, master: Stats, weights: Tensor);
-    /// [`Memory::health`].
+    /// [`DeviceMemory::health`].
     fn health(&self) -> Result<()>;
-    /// [`Memory::forget`].
+    /// [`DeviceMemory::forget`].
     fn forget(&mut self);
     /// [`Measure::phase`].
     fn phase(&mut self, name: &'static str);
@@ -47,50 +47,50 @@ pub trait Device: Ops {
     /// [`Measure::peak_operations`].
     fn peak_operations(&self) -> Option<f64>;
 
-    /// Writes elements of `pool` from element `start` on; `from` holds them as [`Kind::Host`] has them.
-    fn write_erased(&mut self, pool: Pool, start: usize, from: &[u8]);
-    /// Reads elements of `pool` from element `start` on, as many as `to` has room for.
-    fn read_erased(&self, pool: Pool, start: usize, to: &mut [u8]);
+    /// Writes elements of `region` from element `start` on; `from` holds them as [`Kind::Host`] has them.
+    fn write_erased(&mut self, region: Region, start: usize, from: &[u8]);
+    /// Reads elements of `region` from element `start` on, as many as `to` has room for.
+    fn read_erased(&self, region: Region, start: usize, to: &mut [u8]);
     /// Sets `len` elements to the one in `value`.
-    fn fill_erased(&mut self, pool: Pool, start: usize, len: usize, value: &[u8]);
-    /// Copies `len` elements of `pool` from element `from` on to element `to` on; the two do not overlap.
-    fn copy_erased(&mut self, pool: Pool, from: usize, to: usize, len: usize);
-    /// [`Memory::record`] of work on any device.
+    fn fill_erased(&mut self, region: Region, start: usize, len: usize, value: &[u8]);
+    /// Copies `len` elements of `region` from element `from` on to element `to` on; the two do not overlap.
+    fn copy_erased(&mut self, region: Region, from: usize, to: usize, len: usize);
+    /// [`DeviceMemory::record`] of work on any device.
     fn record_erased(&mut self, key: RecordKey, work: &mut dyn FnMut(&mut dyn Device));
 }
 
 impl dyn Device + '_ {
-    /// [`Memory::write`].
+    /// [`DeviceMemory::write`].
     pub fn write<K: Kind>(&mut self, to: Span<K>, from: &[K::Host]) {
         let to = to.first(from.len());
-        self.write_erased(K::POOL, to.range().start, bytemuck::cast_slice(from));
+        self.write_erased(K::REGION, to.range().start, bytemuck::cast_slice(from));
     }
 
-    /// [`Memory::read`].
+    /// [`DeviceMemory::read`].
     pub fn read<K: Kind>(&self, from: Span<K>, to: &mut [K::Host]) {
         assert_eq!(from.len(), to.len(), "a read needs as much room as the span holds");
-        self.read_erased(K::POOL, from.range().start, bytemuck::cast_slice_mut(to));
+        self.read_erased(K::REGION, from.range().start, bytemuck::cast_slice_mut(to));
     }
 
-    /// [`Memory::read_vec`].
+    /// [`DeviceMemory::read_vec`].
     pub fn read_vec<K: Kind>(&self, from: Span<K>) -> Vec<K::Host> {
         let mut to = vec![bytemuck::Zeroable::zeroed(); from.len()];
         self.read(from, &mut to);
         to
     }
 
-    /// [`Memory::fill`].
+    /// [`DeviceMemory::fill`].
     pub fn fill<K: Kind>(&mut self, to: Span<K>, value: K::Host) {
-        self.fill_erased(K::POOL, to.range().start, to.len(), bytemuck::bytes_of(&value));
+        self.fill_erased(K::REGION, to.range().start, to.len(), bytemuck::bytes_of(&value));
     }
 
-    /// [`Memory::copy`].
+    /// [`DeviceMemory::copy`].
     pub fn copy<K: Kind>(&mut self, from: Span<K>, to: Span<K>) {
         assert_eq!(from.len(), to.len(), "a copy goes to a span of the same length");
-        self.copy_erased(K::POOL, from.range().start, to.range().start, from.len());
+        self.copy_erased(K::REGION, from.range().start, to.range().start, from.len());
     }
 
-    /// [`Memory::record`].
+    /// [`DeviceMemory::record`].
     pub fn record(&mut self, key: RecordKey, mut work: impl FnMut(&mut dyn Device)) {
         self.record_erased(key, &mut work);
     }
@@ -98,19 +98,19 @@ impl dyn Device + '_ {
 
 impl<B: Backend> Device for B {
     fn name(&self) -> String {
-        Memory::name(self)
+        DeviceMemory::name(self)
     }
 
     fn refresh(&mut self, master: Stats, weights: Tensor) {
-        Memory::refresh(self, master, weights);
+        DeviceMemory::refresh(self, master, weights);
     }
 
     fn health(&self) -> Result<()> {
-        Memory::health(self)
+        DeviceMemory::health(self)
     }
 
     fn forget(&mut self) {
-        Memory::forget(self);
+        DeviceMemory::forget(self);
     }
 
     fn phase(&mut self, name: &'static str) {
@@ -137,51 +137,51 @@ impl<B: Backend> Device for B {
         Measure::peak_operations(self)
     }
 
-    fn write_erased(&mut self, pool: Pool, start: usize, from: &[u8]) {
+    fn write_erased(&mut self, region: Region, start: usize, from: &[u8]) {
         fn write<B: Backend, K: Kind>(backend: &mut B, start: usize, from: &[u8]) {
             let from: &[K::Host] = bytemuck::cast_slice(from);
-            Memory::write(backend, Span::<K>::new(start, from.len()), from);
+            DeviceMemory::write(backend, Span::<K>::new(start, from.len()), from);
         }
-        match pool {
-            Pool::Storage => write::<B, Storage>(self, start, from),
-            Pool::Wide => write::<B, Wide>(self, start, from),
-            Pool::Index => write::<B, Index>(self, start, from),
-            Pool::Byte => write::<B, Byte>(self, start, from),
+        match region {
+            Region::Storage => write::<B, Storage>(self, start, from),
+            Region::Wide => write::<B, Wide>(self, start, from),
+            Region::Integer => write::<B, Integer>(self, start, from),
+            Region::Byte => write::<B, Byte>(self, start, from),
         }
     }
 
-    fn read_erased(&self, pool: Pool, start: usize, to: &mut [u8]) {
+    fn read_erased(&self, region: Region, start: usize, to: &mut [u8]) {
         fn read<B: Backend, K: Kind>(backend: &B, start: usize, to: &mut [u8]) {
             let to: &mut [K::Host] = bytemuck::cast_slice_mut(to);
-            Memory::read(backend, Span::<K>::new(start, to.len()), to);
+            DeviceMemory::read(backend, Span::<K>::new(start, to.len()), to);
         }
-        match pool {
-            Pool::Storage => read::<B, Storage>(self, start, to),
-            Pool::Wide => read::<B, Wide>(self, start, to),
-            Pool::Index => read::<B, Index>(self, start, to),
-            Pool::Byte => read::<B, Byte>(self, start, to),
-        }
-    }
-
-    fn fill_erased(&mut self, pool: Pool, start: usize, len: usize, value: &[u8]) {
-        match pool {
-            Pool::Storage => Memory::fill(self, Tensor::new(start, len), bytemuck::pod_read_unaligned(value)),
-            Pool::Wide => Memory::fill(self, Stats::new(start, len), bytemuck::pod_read_unaligned(value)),
-            Pool::Index => Memory::fill(self, Ids::new(start, len), bytemuck::pod_read_unaligned(value)),
-            Pool::Byte => Memory::fill(self, Bytes::new(start, len), bytemuck::pod_read_unaligned(value)),
+        match region {
+            Region::Storage => read::<B, Storage>(self, start, to),
+            Region::Wide => read::<B, Wide>(self, start, to),
+            Region::Integer => read::<B, Integer>(self, start, to),
+            Region::Byte => read::<B, Byte>(self, start, to),
         }
     }
 
-    fn copy_erased(&mut self, pool: Pool, from: usize, to: usize, len: usize) {
-        match pool {
-            Pool::Storage => Memory::copy(self, Tensor::new(from, len), Tensor::new(to, len)),
-            Pool::Wide => Memory::copy(self, Stats::new(from, len), Stats::new(to, len)),
-            Pool::Index => Memory::copy(self, Ids::new(from, len), Ids::new(to, len)),
-            Pool::Byte => Memory::copy(self, Bytes::new(from, len), Bytes::new(to, len)),
+    fn fill_erased(&mut self, region: Region, start: usize, len: usize, value: &[u8]) {
+        match region {
+            Region::Storage => DeviceMemory::fill(self, Tensor::new(start, len), bytemuck::pod_read_unaligned(value)),
+            Region::Wide => DeviceMemory::fill(self, Stats::new(start, len), bytemuck::pod_read_unaligned(value)),
+            Region::Integer => DeviceMemory::fill(self, Ids::new(start, len), bytemuck::pod_read_unaligned(value)),
+            Region::Byte => DeviceMemory::fill(self, Bytes::new(start, len), bytemuck::pod_read_unaligned(value)),
+        }
+    }
+
+    fn copy_erased(&mut self, region: Region, from: usize, to: usize, len: usize) {
+        match region {
+            Region::Storage => DeviceMemory::copy(self, Tensor::new(from, len), Tensor::new(to, len)),
+            Region::Wide => DeviceMemory::copy(self, Stats::new(from, len), Stats::new(to, len)),
+            Region::Integer => DeviceMemory::copy(self, Ids::new(from, len), Ids::new(to, len)),
+            Region::Byte => DeviceMemory::copy(self, Bytes::new(from, len), Bytes::new(to, len)),
         }
     }
 
     fn record_erased(&mut self, key: RecordKey, work: &mut dyn FnMut(&mut dyn Device)) {
-        Memory::record(self, key, |backend| work(backend));
+        DeviceMemory::record(self, key, |backend| work(backend));
     }
 }

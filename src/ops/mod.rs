@@ -15,13 +15,13 @@ pub mod cpu;
 pub mod cross_entropy;
 pub mod cuda;
 pub mod device;
+pub mod device_memory;
 pub mod distillation;
 pub mod group_dro;
 pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
 pub mod measure;
-pub mod memory;
 pub mod patch_embed;
 pub mod pool;
 pub mod position_embed;
@@ -32,7 +32,7 @@ pub mod token_embed;
 pub mod trace;
 
 pub use device::{Device, RecordKey};
-pub use memory::{Bytes, Ids, Memory, Plan, Span, Stats, Tensor};
+pub use device_memory::{Bytes, DeviceMemory, Ids, Plan, Span, Stats, Tensor};
 
 /// An op: what is to be computed, at which shape and on which spans, as a value. [`Run::run`] computes it.
 pub trait Op: Copy {
@@ -42,7 +42,7 @@ pub trait Op: Copy {
     /// The shape in words, for tables and traces.
     fn shape(&self) -> String;
 
-    /// What it takes at the least on a device whose [`memory::Storage`] elements have `storage_bytes` bytes.
+    /// What it takes at the least on a device whose [`device_memory::Storage`] elements have `storage_bytes` bytes.
     fn cost(&self, storage_bytes: usize) -> Cost;
 }
 
@@ -142,9 +142,9 @@ contract! {
 }
 
 /// A kind of device that fulfils the whole contract: [`cpu::Cpu`], [`cuda::Cuda`].
-pub trait Backend: Ops + Memory + measure::Measure + 'static {}
+pub trait Backend: Ops + DeviceMemory + measure::Measure + 'static {}
 
-impl<B: Ops + Memory + measure::Measure + 'static> Backend for B {}
+impl<B: Ops + DeviceMemory + measure::Measure + 'static> Backend for B {}
 
 /// Whether a gradient replaces what its span holds, or is added to it (a residual branch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

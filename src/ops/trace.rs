@@ -1,7 +1,7 @@
 //! A device that notes what it is told to do, and when it does it.
 
+use super::device_memory::{DeviceMemory, Kind, Region, Span};
 use super::measure::Measure;
-use super::memory::{Kind, Memory, Pool, Span};
 use super::{Cost, Op, Plan, Run, Stats, Tensor};
 use crate::error::{Error, Result};
 
@@ -13,7 +13,7 @@ pub enum Activity {
     /// An op of the contract.
     Op,
     /// A fill, a copy, a transfer.
-    Memory,
+    Traffic,
 }
 
 /// One thing that a device did. Times are in seconds since the trace began.
@@ -64,8 +64,8 @@ pub struct Traced<D: Measure> {
     notes: Option<Notes<D::Mark>>,
 }
 
-impl<D: Memory + Measure> Traced<D> {
-    /// Does `work`, and notes it if a trace was begun. A device that has failed is not timed: [`Memory::health`] tells.
+impl<D: DeviceMemory + Measure> Traced<D> {
+    /// Does `work`, and notes it if a trace was begun. A device that has failed is not timed: [`DeviceMemory::health`] tells.
     fn note(
         &mut self,
         activity: Activity,
@@ -87,24 +87,24 @@ impl<D: Memory + Measure> Traced<D> {
 
     /// The same for `accesses` accesses of memory to each element of `span`.
     fn note_memory<K: Kind>(&mut self, name: &'static str, span: Span<K>, accesses: usize, work: impl FnOnce(&mut D)) {
-        let bytes = match K::POOL {
-            Pool::Storage => D::STORAGE_BYTES,
-            Pool::Wide | Pool::Index => 4,
-            Pool::Byte => 1,
+        let bytes = match K::REGION {
+            Region::Storage => D::STORAGE_BYTES,
+            Region::Wide | Region::Integer => 4,
+            Region::Byte => 1,
         };
         let cost = Cost { operations: 0, bytes: accesses * span.len() * bytes };
-        self.note(Activity::Memory, name, || span.len().to_string(), cost, work);
+        self.note(Activity::Traffic, name, || span.len().to_string(), cost, work);
     }
 }
 
-impl<O: Op, D: Memory + Measure + Run<O>> Run<O> for Traced<D> {
+impl<O: Op, D: DeviceMemory + Measure + Run<O>> Run<O> for Traced<D> {
     fn run(&mut self, op: O) {
         let cost = op.cost(D::STORAGE_BYTES);
         self.note(Activity::Op, O::NAME, || op.shape(), cost, |inner| inner.run(op));
     }
 }
 
-impl<D: Memory + Measure> Measure for Traced<D> {
+impl<D: DeviceMemory + Measure> Measure for Traced<D> {
     const CACHE_BYTES: usize = D::CACHE_BYTES;
     type Mark = D::Mark;
 
@@ -157,7 +157,7 @@ impl<D: Memory + Measure> Measure for Traced<D> {
     }
 }
 
-impl<D: Memory + Measure> Memory for Traced<D> {
+impl<D: DeviceMemory + Measure> DeviceMemory for Traced<D> {
     const STORAGE_BYTES: usize = D::STORAGE_BYTES;
     const WORKSPACE_BYTES: usize = D::WORKSPACE_BYTES;
     type Place = D::Place;

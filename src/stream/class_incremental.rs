@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Item, Stream, StreamKind, check_size, collect, repeated, some_of};
+use crate::data::Label;
 use crate::error::{Error, Result};
 use crate::rng::{rng, shuffle};
 
@@ -12,7 +13,7 @@ pub(crate) enum ClassOrder {
     /// A permutation drawn with this seed.
     Seed(u64),
     /// This one: every class of the data set once.
-    Given(Vec<u32>),
+    Given(Vec<Label>),
 }
 
 /// Splits the classes into `tasks` tasks, of `first_task` classes the first if it is given and of equal numbers the
@@ -31,11 +32,11 @@ pub(crate) fn class_incremental(
     for item in items {
         *present.entry(item.class).or_insert(false) |= item.train;
     }
-    let untrained: Vec<u32> = present.iter().filter(|(_, trained)| !**trained).map(|(class, _)| *class).collect();
+    let untrained: Vec<Label> = present.iter().filter(|(_, trained)| !**trained).map(|(class, _)| *class).collect();
     if !untrained.is_empty() {
         return Err(Error::input(format!("classes without training samples: {}", some_of(untrained.iter()))));
     }
-    let classes: Vec<u32> = present.into_keys().collect();
+    let classes: Vec<Label> = present.into_keys().collect();
     let class_order = match order {
         ClassOrder::Seed(seed) => {
             let mut shuffled = classes;
@@ -66,18 +67,18 @@ pub(crate) fn class_incremental(
     Ok(Stream::new(StreamKind::ClassIncremental, steps))
 }
 
-fn check_order(given: &[u32], classes: &[u32]) -> Result<()> {
+fn check_order(given: &[Label], classes: &[Label]) -> Result<()> {
     if let Some(class) = repeated(given) {
         return Err(Error::input(format!("the class order names class {class} twice")));
     }
-    let (given, classes): (BTreeSet<u32>, BTreeSet<u32>) =
+    let (given, classes): (BTreeSet<Label>, BTreeSet<Label>) =
         (given.iter().copied().collect(), classes.iter().copied().collect());
-    let unknown: Vec<&u32> = given.difference(&classes).collect();
+    let unknown: Vec<&Label> = given.difference(&classes).collect();
     if !unknown.is_empty() {
         let list = some_of(unknown.into_iter());
         return Err(Error::input(format!("the class order names classes that the data set does not have: {list}")));
     }
-    let missing: Vec<&u32> = classes.difference(&given).collect();
+    let missing: Vec<&Label> = classes.difference(&given).collect();
     if !missing.is_empty() {
         return Err(Error::input(format!("the class order lacks classes: {}", some_of(missing.into_iter()))));
     }
@@ -111,7 +112,7 @@ fn task_sizes(classes: usize, tasks: usize, first_task: Option<usize>) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{check_partition, items};
+    use super::super::tests::{check_partition, items, labels};
     use super::*;
 
     fn sizes(stream: &Stream) -> Vec<usize> {
@@ -140,7 +141,7 @@ mod tests {
         let order = |seed| class_incremental(&items, 4, None, &ClassOrder::Seed(seed)).unwrap().class_order;
         let mut sorted = order(1);
         sorted.sort();
-        assert_eq!(sorted, (0..20).collect::<Vec<u32>>());
+        assert_eq!(sorted, Label::first(20).collect::<Vec<Label>>());
         assert_eq!(order(1), order(1));
         assert_ne!(order(1), order(2));
     }
@@ -148,20 +149,20 @@ mod tests {
     #[test]
     fn a_given_order_is_kept() {
         let items = items(5);
-        let stream = class_incremental(&items, 2, None, &ClassOrder::Given(vec![3, 0, 4, 1, 2])).unwrap();
+        let stream = class_incremental(&items, 2, None, &ClassOrder::Given(labels([3, 0, 4, 1, 2]).to_vec())).unwrap();
         check_partition(&stream, &items);
-        assert_eq!(stream.class_order, [3, 0, 4, 1, 2]);
-        assert_eq!(stream.steps[0].classes, [3, 0, 4]);
+        assert_eq!(stream.class_order, labels([3, 0, 4, 1, 2]));
+        assert_eq!(stream.steps[0].classes, labels([3, 0, 4]));
         assert_eq!(stream.steps[0].name, "task 1");
         assert_eq!(stream.steps[0].train, [0, 3, 4, 10, 13, 14]);
         assert_eq!(stream.steps[0].test, [5, 8, 9]);
-        assert_eq!(stream.classes_seen(0), [3, 0, 4]);
+        assert_eq!(stream.classes_seen(0), labels([3, 0, 4]));
     }
 
     #[test]
     fn class_numbers_may_have_gaps() {
         let mut items = items(3);
-        items.iter_mut().for_each(|item| item.class = u32::MAX - 7 * item.class);
+        items.iter_mut().for_each(|item| item.class = Label(u32::MAX - 7 * item.class.0));
         let stream = class_incremental(&items, 3, None, &ClassOrder::Seed(0)).unwrap();
         check_partition(&stream, &items);
     }
@@ -189,7 +190,10 @@ mod tests {
     #[test]
     fn wrong_orders_are_refused() {
         let items = items(4);
-        let given = |order: &[u32]| wrong(&items, 2, None, &ClassOrder::Given(order.to_vec()));
+        let given = |order: &[u32]| {
+            let order = order.iter().copied().map(Label).collect();
+            wrong(&items, 2, None, &ClassOrder::Given(order))
+        };
         assert_eq!(given(&[0, 1, 1, 2]), "the class order names class 1 twice");
         assert_eq!(given(&[0, 1, 2, 9]), "the class order names classes that the data set does not have: 9");
         assert_eq!(given(&[0, 1]), "the class order lacks classes: 2, 3");
@@ -198,7 +202,7 @@ mod tests {
     #[test]
     fn a_class_that_cannot_be_trained_is_refused() {
         let mut items = items(8);
-        items.iter_mut().filter(|item| item.class >= 2).for_each(|item| item.train = false);
+        items.iter_mut().filter(|item| item.class >= Label(2)).for_each(|item| item.train = false);
         let message = wrong(&items, 2, None, &ClassOrder::Seed(0));
         assert_eq!(message, "classes without training samples: 2, 3, 4, 5, 6 and 1 more");
     }

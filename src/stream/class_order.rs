@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::data::Label;
 use crate::error::{Error, Result, nearest, unknown};
 use crate::files::read_text;
 
@@ -28,7 +29,7 @@ pub(crate) fn class_list(name: &str) -> Result<Cow<'static, str>> {
     read_text(path).map(Cow::Owned)
 }
 
-/// The classes that `text` names, a line each, as places in `names`; lines without a word are left out. A line may also be what
+/// The classes that `text` names, a line each, by their places in `names`; lines without a word are left out. A line may also be what
 /// the data set itself calls the class, one of `keys`, which are in the order of `names`. `present` says which classes the stream
 /// has: each of them must be named, once, and no other. Where no class is called by a number, lines that are all numbers are places in
 /// `names`, from 0. `file` is the text's name in errors, which also tell the line.
@@ -38,7 +39,7 @@ pub fn parse_class_order(
     names: &[String],
     keys: &[String],
     present: &[bool],
-) -> Result<Vec<u32>> {
+) -> Result<Vec<Label>> {
     // Of one word that is both, the data set's own counts: readable names need not differ.
     let known = names.iter().enumerate().chain(keys.iter().enumerate());
     let mut class_of: HashMap<&str, usize> = known.map(|(class, name)| (name.as_str(), class)).collect();
@@ -66,7 +67,7 @@ pub fn parse_class_order(
         if let Some(first) = line_of_class.insert(*class, line) {
             return wrong(format!("the class '{name}' stands already on line {first}"));
         }
-        order.push(*class as u32);
+        order.push(Label(*class as u32));
     }
     let missing: Vec<&str> = (names.iter().zip(present).enumerate())
         .filter(|(class, (_, present))| **present && !line_of_class.contains_key(class))
@@ -121,8 +122,8 @@ mod tests {
         let (names, keys) = (["crane", "crane", "palm tree"], ["n02", "n03", "palm_tree"]);
         let [names, keys] = [names, keys].map(|words| words.map(String::from));
         let order = |text: &str| parse_class_order("order.txt", text, &names, &keys, &[true; 3]);
-        assert_eq!(order("n03\npalm tree\nn02\n").unwrap(), [1, 2, 0]);
-        assert_eq!(order("palm_tree\nn02\nn03\n").unwrap(), [2, 0, 1]);
+        assert_eq!(order("n03\npalm tree\nn02\n").unwrap(), [1, 2, 0].map(Label));
+        assert_eq!(order("palm_tree\nn02\nn03\n").unwrap(), [2, 0, 1].map(Label));
         assert!(order("n02\nn04\n").unwrap_err().to_string().contains("did you mean 'n02'?"));
     }
 
@@ -132,7 +133,7 @@ mod tests {
         let order = |text: &str, names: &[String]| {
             parse_class_order("order.txt", text, names, &[], &[true; 3]).map_err(|error| error.to_string())
         };
-        assert_eq!(order("2\r\n0\r\n1\r\n", &names).unwrap(), [2, 0, 1]);
+        assert_eq!(order("2\r\n0\r\n1\r\n", &names).unwrap(), [2, 0, 1].map(Label));
         assert!(order("2\n0\n3\n", &names).unwrap_err().starts_with("order.txt, line 3: unknown class '3'"));
         assert!(
             order("2\n0\n2\n", &names)
@@ -143,7 +144,7 @@ mod tests {
         assert!(order("crane\n1\n2\n", &names).unwrap_err().starts_with("order.txt, line 2: unknown class '1'"));
         // Of classes that are called by numbers, those are their names.
         let called = ["1", "10", "2"].map(String::from);
-        assert_eq!(order("1\n2\n10\n", &called).unwrap(), [0, 2, 1]);
+        assert_eq!(order("1\n2\n10\n", &called).unwrap(), [0, 2, 1].map(Label));
     }
 
     #[test]
@@ -178,10 +179,10 @@ mod tests {
         fn every_permutation_is_read_as_it_was_written(count in 1usize..40, seed: u64, absent in 0usize..5, ends in 0usize..3) {
             let names = names(count + absent);
             let present: Vec<bool> = (0..names.len()).map(|class| class >= absent).collect();
-            let mut order: Vec<u32> = (absent as u32..names.len() as u32).collect();
+            let mut order: Vec<Label> = Label::first(names.len()).skip(absent).collect();
             shuffle(&mut order, &mut rng(seed, "test", &[]));
             let end = ["\n", "\r\n", " \n\n\t"][ends];
-            let text: String = order.iter().map(|class| names[*class as usize].clone() + end).collect();
+            let text: String = order.iter().map(|label| names[label.index()].clone() + end).collect();
             prop_assert_eq!(&parse_class_order("order.txt", &text, &names, &[], &present).unwrap(), &order);
             // The last line needs no end.
             prop_assert_eq!(&parse_class_order("order.txt", text.trim_end(), &names, &[], &present).unwrap(), &order);
@@ -218,7 +219,7 @@ mod tests {
                 Ok(order) => {
                     let mut sorted = order.clone();
                     sorted.sort_unstable();
-                    let all: Vec<u32> = (0..4).filter(|class| present[*class as usize]).collect();
+                    let all: Vec<Label> = Label::first(4).filter(|label| present[label.index()]).collect();
                     prop_assert_eq!(sorted, all);
                 }
                 Err(error) => {

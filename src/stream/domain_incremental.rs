@@ -32,7 +32,7 @@ pub(crate) fn domain_incremental(items: &[Item], order: &[u32], names: &[String]
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{check_partition, items};
+    use super::super::tests::{check_partition, items, labels};
     use super::*;
 
     #[test]
@@ -43,9 +43,9 @@ mod tests {
         check_partition(&stream, &items);
         let named: Vec<&str> = stream.steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!(named, ["quickdraw", "domain 2", "real"]);
-        assert_eq!(stream.steps[0].classes, [1, 4]);
+        assert_eq!(stream.steps[0].classes, labels([1, 4]));
         assert_eq!(stream.steps[0].train, [1, 4, 13, 16]);
-        assert_eq!(stream.class_order, [1, 4, 2, 5, 0, 3]);
+        assert_eq!(stream.class_order, labels([1, 4, 2, 5, 0, 3]));
         assert_eq!(domain_incremental(&items, &[2], &names).unwrap().steps.len(), 1);
     }
 

@@ -7,11 +7,12 @@ mod numpy;
 mod single;
 mod time_incremental;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::Label;
 use crate::error::{Error, Result};
 
 pub(crate) use class_incremental::{ClassOrder, class_incremental};
@@ -22,10 +23,27 @@ pub(crate) use numpy::{permutation, seed_of};
 pub(crate) use single::single;
 pub(crate) use time_incremental::time_incremental;
 
+/// A class by its number in the order in which the stream brings classes: its place in [`Stream::class_order`], the row of a head's
+/// weights and the column of its logits. [`Label`]s are in the data set's own order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub u32);
+
+impl ClassId {
+    /// Its place in what has an entry for every class of the stream.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// What files and a device's memory hold of them.
+    pub fn numbers(of: &[ClassId]) -> Vec<u32> {
+        of.iter().map(|one| one.0).collect()
+    }
+}
+
 /// What a stream knows about one sample; a sample's place in the slice is its index in the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
-    pub class: u32,
+    pub class: Label,
     pub domain: u32,
     /// In the unit of the periods: a year.
     pub time: i32,
@@ -57,7 +75,7 @@ pub struct Step {
     /// Indices in the data set, ascending.
     pub test: Vec<u32>,
     /// Class-incremental: the classes of this task, in the run's order. Otherwise: all classes present, ascending.
-    pub classes: Vec<u32>,
+    pub classes: Vec<Label>,
 }
 
 /// A data set as it arrives, step by step.
@@ -66,20 +84,33 @@ pub struct Stream {
     pub(crate) kind: StreamKind,
     /// In the order in which they arrive.
     pub steps: Vec<Step>,
-    /// Every class in the order of its first appearance.
-    pub class_order: Vec<u32>,
+    /// Every class in the order of its first appearance: the label of each [`ClassId`].
+    pub class_order: Vec<Label>,
+    /// The inverse of the order.
+    ids: HashMap<Label, ClassId>,
 }
 
 impl Stream {
     fn new(kind: StreamKind, steps: Vec<Step>) -> Stream {
-        let mut stream = Stream { kind, steps, class_order: Vec::new() };
+        let mut stream = Stream { kind, steps, class_order: Vec::new(), ids: HashMap::new() };
         stream.class_order = stream.classes_seen(stream.steps.len().saturating_sub(1));
+        stream.ids = stream.class_order.iter().copied().zip((0..).map(ClassId)).collect();
         stream
+    }
+
+    /// The number that the stream gives a class; none where it does not bring it.
+    pub fn class_id(&self, label: Label) -> Option<ClassId> {
+        self.ids.get(&label).copied()
+    }
+
+    /// The number that the data set gives a class of the stream.
+    pub fn label(&self, class: ClassId) -> Label {
+        self.class_order[class.index()]
     }
 
     /// The classes of the steps 0 to `step`: the beginning of `class_order`, so that a class keeps its place as
     /// others join.
-    pub fn classes_seen(&self, step: usize) -> Vec<u32> {
+    pub fn classes_seen(&self, step: usize) -> Vec<Label> {
         let mut known = HashSet::new();
         let classes = self.steps.iter().take(step + 1).flat_map(|step| &step.classes);
         classes.copied().filter(|class| known.insert(*class)).collect()
@@ -143,8 +174,16 @@ mod tests {
     /// `classes` classes with two training samples and one test sample each; domain = class % 3, time = 2014 +
     /// class % 5.
     pub(super) fn items(classes: u32) -> Vec<Item> {
-        let sample = |class, train| Item { class, domain: class % 3, time: 2014 + (class % 5) as i32, train };
+        let sample = |class, train| {
+            let (domain, time) = (class % 3, 2014 + (class % 5) as i32);
+            Item { class: Label(class), domain, time, train }
+        };
         [true, false, true].into_iter().flat_map(|train| (0..classes).map(move |class| sample(class, train))).collect()
+    }
+
+    /// The classes of these numbers.
+    pub(super) fn labels<const N: usize>(numbers: [u32; N]) -> [Label; N] {
+        numbers.map(Label)
     }
 
     /// Every sample lies in one step, on its side; indices ascend; `classes` is what the samples are of.
@@ -188,6 +227,11 @@ mod tests {
         for stream in streams {
             check_partition(&stream, &items);
             assert_eq!(stream.class_order.len(), 15);
+            for (place, label) in stream.class_order.iter().enumerate() {
+                let class = stream.class_id(*label).unwrap();
+                assert_eq!((class.index(), stream.label(class)), (place, *label));
+            }
+            assert_eq!(stream.class_id(Label(15)), None);
             for step in 0..stream.steps.len() {
                 let seen = stream.classes_seen(step);
                 assert_eq!(seen, stream.class_order[..seen.len()]);

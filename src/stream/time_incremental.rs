@@ -38,6 +38,7 @@ pub(crate) fn time_incremental(items: &[Item], periods: &[i32]) -> Result<Stream
 
 #[cfg(test)]
 mod tests {
+    use super::super::Step;
     use super::super::tests::{check_partition, items};
     use super::*;
 
@@ -48,7 +49,8 @@ mod tests {
         check_partition(&stream, &items);
         let names: Vec<&str> = stream.steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!(names, ["<=2014", "2015-2016", "2017", "2018-2024"]);
-        let classes: Vec<&[u32]> = stream.steps.iter().map(|step| &step.classes[..]).collect();
+        let numbers = |step: &Step| step.classes.iter().map(|label| label.0).collect::<Vec<u32>>();
+        let classes: Vec<Vec<u32>> = stream.steps.iter().map(numbers).collect();
         assert_eq!(classes, [&[0, 5][..], &[1, 2, 6, 7], &[3, 8], &[4, 9]]);
     }
 

@@ -3,9 +3,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
+use super::iteration::TrainBatch;
 use super::spec::TrainerSpec;
 use super::stage::StageView;
-use super::step::TrainBatch;
 use crate::model::clip::Clip;
 use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::{Extra, ParameterList};
@@ -34,7 +34,7 @@ pub struct Loaded {
     pub texts: LoadedTexts,
 }
 
-/// Which towers a step runs, and where the objective leaves its gradient.
+/// Which towers an iteration runs, and where the objective leaves its gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// Both towers; at both towers' embeddings.

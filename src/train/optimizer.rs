@@ -45,8 +45,8 @@ pub struct Optimizer {
     norm: Stats,
     /// What the coming update depends on beside the gradients [3].
     pace: Stats,
-    /// Steps launched since the moments were zeroed.
-    steps: u64,
+    /// Launched since the moments were zeroed.
+    updates: u64,
 }
 
 /// Moments on the host, as a checkpoint holds them.
@@ -54,7 +54,7 @@ pub struct Optimizer {
 pub(crate) struct OptimizerState {
     pub first_moment: Vec<f32>,
     pub second_moment: Vec<f32>,
-    pub steps: u64,
+    pub updates: u64,
 }
 
 impl Optimizer {
@@ -74,7 +74,7 @@ impl Optimizer {
             decays: list.decayed(),
             norm: plan.stats(1),
             pace: plan.stats(3),
-            steps: 0,
+            updates: 0,
         })
     }
 
@@ -82,7 +82,7 @@ impl Optimizer {
     pub fn reset(&mut self, device: &mut dyn Device) {
         device.fill(self.arenas.first_moment, 0.0);
         device.fill(self.arenas.second_moment, 0.0);
-        self.steps = 0;
+        self.updates = 0;
     }
 
     /// Trains `some` of what was planned for from now on, and leaves the rest as it is: what is not trained has no gradient, and must not
@@ -123,13 +123,13 @@ impl Optimizer {
 
     /// Sends what the coming update depends on beside the gradients.
     pub fn load(&self, device: &mut dyn Device, learning_rate: f64) {
-        let pace = pace(learning_rate, &self.adamw_settings(), self.steps + 1);
+        let pace = pace(learning_rate, &self.adamw_settings(), self.updates + 1);
         device.write(self.pace, &pace.map(|x| x as f32));
     }
 
-    /// Counts the step that is launched: the next one's batch may be sent before this one is done.
+    /// Counts the update that is launched: the next one's batch may be sent before this one is done.
     pub(crate) fn count(&mut self) {
-        self.steps += 1;
+        self.updates += 1;
     }
 
     /// Updates the parameters from their gradients. Where the gradients' norm is not finite nothing changes. Gradients between the
@@ -171,13 +171,13 @@ impl Optimizer {
         OptimizerState {
             first_moment: device.read_vec(self.arenas.first_moment),
             second_moment: device.read_vec(self.arenas.second_moment),
-            steps: self.steps,
+            updates: self.updates,
         }
     }
 
     pub(crate) fn restore(&mut self, device: &mut dyn Device, state: &OptimizerState) {
         device.write(self.arenas.first_moment, &state.first_moment);
         device.write(self.arenas.second_moment, &state.second_moment);
-        self.steps = state.steps;
+        self.updates = state.updates;
     }
 }

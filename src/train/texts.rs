@@ -1,15 +1,17 @@
 //! Distinct prompts: each is tokenised once in a run and encoded once in a batch.
 
+use crate::data::Label;
+
 /// All prompts of a run, tokenised, and which class each names.
 #[derive(Clone, Debug, Default)]
 pub struct TextBank {
     tokens: Vec<Vec<u32>>,
-    class: Vec<u32>,
+    class: Vec<Label>,
 }
 
 impl TextBank {
     /// Adds a prompt, from its start to its end token, and returns its number.
-    pub fn add(&mut self, tokens: Vec<u32>, class: u32) -> u32 {
+    pub fn add(&mut self, tokens: Vec<u32>, class: Label) -> u32 {
         self.tokens.push(tokens);
         self.class.push(class);
         self.tokens.len() as u32 - 1
@@ -43,24 +45,24 @@ pub struct BatchTexts<'a> {
     /// Token ids of each distinct prompt.
     pub tokens: Vec<&'a [u32]>,
     /// The class of each distinct prompt.
-    pub class_of_text: Vec<u32>,
+    pub class_of_text: Vec<Label>,
     /// Which of them each sample has.
     pub text_of: Vec<u32>,
 }
 
 #[cfg(test)]
 mod tests {
-    use super::TextBank;
+    use super::{Label, TextBank};
 
     #[test]
     fn a_batch_holds_each_prompt_once() {
         let mut bank = TextBank::default();
         for class in 0..5 {
-            bank.add(vec![98, class, 99], class);
+            bank.add(vec![98, class, 99], Label(class));
         }
         let batch = bank.batch(&[4, 1, 4, 4, 0]);
         assert_eq!(batch.text_of, [2, 1, 2, 2, 0]);
-        assert_eq!(batch.class_of_text, [0, 1, 4]);
+        assert_eq!(batch.class_of_text, [0, 1, 4].map(Label));
         assert_eq!(batch.tokens, [&[98, 0, 99], &[98, 1, 99], &[98, 4, 99]]);
     }
 }

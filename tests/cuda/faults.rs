@@ -6,7 +6,7 @@ use perennial::error::{Error, Fault};
 use perennial::experiment::{self, Access, Config, Evaluation, Iteration, Observer, Setup};
 use perennial::ops::attention::{Attention, AttentionShape};
 use perennial::ops::cuda::emulated::{Emulator, Faults, Flavour, Schedule};
-use perennial::ops::{Memory, Plan, Run};
+use perennial::ops::{DeviceMemory, Plan, Run};
 
 use crate::runs::assert_same_result;
 use crate::{AMPERE, Device, HOPPER, emulator};

@@ -12,7 +12,7 @@ use perennial::ops::cuda::driver::Driver;
 use perennial::ops::cuda::emulated::{Emulator, Faults, Flavour, IMAGE, PluggedIn, Schedule};
 use perennial::ops::cuda::kernels::MODULES;
 use perennial::ops::cuda::launch::{Argument, Gpu, Launch, Matrix};
-use perennial::ops::{Memory, Plan, RecordKey};
+use perennial::ops::{DeviceMemory, Plan, RecordKey};
 
 use crate::{AMPERE, Device, HOPPER, assert_none, emulator, failures, failures_of};
 

@@ -4,7 +4,7 @@ use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
 use perennial::ops::measure::Measure;
 use perennial::ops::relu::{Relu, ReluBackward};
 use perennial::ops::trace::{Trace, Traced};
-use perennial::ops::{Memory, Plan, RecordKey, Run};
+use perennial::ops::{DeviceMemory, Plan, RecordKey, Run};
 
 use crate::{AMPERE, Device, emulator};
 

@@ -64,7 +64,7 @@ fn fuzz_text(format: &str, text: &str, parse: impl Fn(&str) -> bool) {
 
 #[test]
 fn texts() {
-    fuzz_bytes("emoji index", EMOJI_INDEX, |bytes| emoji::Index::parse("index.tsv", bytes).is_ok());
+    fuzz_bytes("emoji index", EMOJI_INDEX, |bytes| emoji::EmojiIndex::parse("index.tsv", bytes).is_ok());
     fuzz_text("prompt templates", "a photo of a {}.\na {} indeed\n", |text| Templates::parse("t.txt", text).is_ok());
     fuzz_text("prompt templates in JSON", r#"["a photo of a {c}.", "{} indeed"]"#, |text| {
         Templates::parse("t.json", text).is_ok()

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
+use perennial::data::Label;
 use perennial::error::Result;
 use perennial::method::{self, Closing, Method, Settings};
 use perennial::model::clip::Capacity;
 use perennial::model::parameters::Parameter;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::cpu::Cpu;
+use perennial::stream::ClassId;
 use perennial::train::{OptimizerSettings, Stage, StageView, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 use crate::fixtures::Fixture;
@@ -27,7 +29,7 @@ struct Setup {
     expected: Fixture,
     method: Arc<dyn Method>,
     trainer: Trainer,
-    labels: Vec<u32>,
+    classes: Vec<ClassId>,
     own: Vec<bool>,
     pixels: Vec<u8>,
     texts: Vec<Vec<u32>>,
@@ -65,8 +67,9 @@ impl Setup {
         let trainer = Trainer::new::<Cpu<f32>>(&(), &spec, &*method, Capacity { images: 4, texts: 4 }).unwrap();
         let end = |row: &[u32]| row.iter().position(|id| *id == 99).unwrap();
         let texts = first.u32("ids").chunks(12).take(IMAGES).map(|row| row[..=end(row)].to_vec()).collect();
-        let (labels, own) = (expected.u32("labels"), expected.u32("own").iter().map(|own| *own == 1).collect());
-        Setup { method, trainer, labels, own, pixels: first.u8("pixels"), texts, expected }
+        let classes = expected.u32("labels").into_iter().map(ClassId).collect();
+        let own = expected.u32("own").iter().map(|own| *own == 1).collect();
+        Setup { method, trainer, classes, own, pixels: first.u8("pixels"), texts, expected }
     }
 
     /// The model takes the weights of a fixture of a whole model, and its head those under `prefix`, where there are any.
@@ -126,8 +129,8 @@ impl Setup {
         let texts = &self.texts;
         let numbers: Vec<u32> =
             texts.iter().map(|text| texts.iter().position(|other| other == text).unwrap() as u32).collect();
-        for (text, label) in texts.iter().zip(&self.labels) {
-            bank.add(text.clone(), *label);
+        for (text, class) in texts.iter().zip(&self.classes) {
+            bank.add(text.clone(), Label(class.0));
         }
         let texts = bank.batch(&numbers);
         let views = self.method.row().views;
@@ -135,7 +138,7 @@ impl Setup {
             pixels: &self.pixels[..views * IMAGES * 12 * 12 * 3],
             texts: Some(&texts),
             slot: &[0, 1, 2, 3, 4, 5],
-            labels: &self.labels,
+            classes: &self.classes,
             own: &self.own,
             ..Default::default()
         });
@@ -247,8 +250,8 @@ impl Setup {
         for _ in 0..steps {
             let pixels = &self.pixels[..IMAGES * 12 * 12 * 3];
             let slot = &[0, 1, 2, 3, 4, 5];
-            let batch = TrainBatch { pixels, slot, labels: &self.labels, own: &self.own, ..Default::default() };
-            self.trainer.step(batch, 1e-2).unwrap();
+            let batch = TrainBatch { pixels, slot, classes: &self.classes, own: &self.own, ..Default::default() };
+            self.trainer.iterate(batch, 1e-2).unwrap();
         }
     }
 }
@@ -391,14 +394,14 @@ fn a_linear_head_leaves_classes_without_samples_as_they_are() {
         let width = setup.trainer.clip.spec.embed_dim;
         setup.begin(&StageView { stage: Stage::Probe, counts: &counts, ..second_step() });
         let present: Vec<usize> = (0..SEEN).filter(|class| counts[*class] > 0).collect();
-        setup.labels = (0..IMAGES).map(|image| present[image % present.len()] as u32).collect();
+        setup.classes = (0..IMAGES).map(|image| ClassId(present[image % present.len()] as u32)).collect();
         let names = ["head.weight", "head.bias", "visual.proj"];
         let [weight, bias, tower] = names.map(|name| setup.parameter(name));
         let logits = logits_by_hand(&mut setup, &weight, &bias);
         let loss = logits
             .iter()
-            .zip(&setup.labels)
-            .map(|(row, label)| present.iter().map(|class| row[*class].exp()).sum::<f64>().ln() - row[*label as usize]);
+            .zip(&setup.classes)
+            .map(|(row, own)| present.iter().map(|class| row[*class].exp()).sum::<f64>().ln() - row[own.index()]);
         let expected = loss.sum::<f64>() / IMAGES as f64;
         setup.learn(1);
         let found = f64::from(setup.trainer.loss());
@@ -502,7 +505,7 @@ fn der_adds_up_the_logits_of_several_frozen_extractors() {
         let largest = scores.iter().fold(0.0f64, |largest, z| largest.max(z.abs()));
         assert!(found.iter().zip(&scores).all(|(a, b)| (f64::from(*a) - b).abs() <= 1e-5 * largest), "{frozen} frozen");
 
-        let labels: Vec<usize> = setup.labels.iter().map(|label| *label as usize).collect();
+        let labels: Vec<usize> = setup.classes.iter().map(|class| class.index()).collect();
         let auxiliary_labels: Vec<usize> = labels.iter().map(|label| (label + 1).saturating_sub(BEFORE)).collect();
         let mut auxiliary = product(&features[frozen], &block("auxiliary"), 1 + SEEN - BEFORE);
         for row in &mut auxiliary {
@@ -512,7 +515,7 @@ fn der_adds_up_the_logits_of_several_frozen_extractors() {
             (cross_entropy(&logits, &labels), cross_entropy(&auxiliary, &auxiliary_labels));
         let pixels = &setup.pixels[..IMAGES * 12 * 12 * 3];
         let slot = &[0, 1, 2, 3, 4, 5];
-        let batch = TrainBatch { pixels, slot, labels: &setup.labels, own: &setup.own, ..Default::default() };
+        let batch = TrainBatch { pixels, slot, classes: &setup.classes, own: &setup.own, ..Default::default() };
         setup.trainer.gradients(batch);
         let (found, expected) = (f64::from(setup.trainer.loss()), loss + 0.7 * auxiliary_loss);
         assert_relative_eq!(found, expected, max_relative = TOLERANCE);
@@ -532,13 +535,13 @@ fn fisher_information_is_of_the_loss_without_its_penalty() {
     let mut setup = in_the_first_step("ewc");
     setup.begin(&second_step());
     let slots: [&'static [u32]; 3] = [&[0, 1], &[2, 3, 4], &[5]];
-    let labels = setup.labels.clone();
+    let classes = setup.classes.clone();
     let pixels = setup.pixels.clone();
     let image = 12 * 12 * 3;
     let batch = |slot: &'static [u32]| TrainBatch {
         pixels: &pixels[slot[0] as usize * image..(slot[slot.len() - 1] as usize + 1) * image],
         slot,
-        labels: &labels[slot[0] as usize..=slot[slot.len() - 1] as usize],
+        classes: &classes[slot[0] as usize..=slot[slot.len() - 1] as usize],
         ..Default::default()
     };
     let total = |setup: &Setup| {
@@ -555,7 +558,7 @@ fn fisher_information_is_of_the_loss_without_its_penalty() {
     let before = total(&setup);
     let losses = [first_step(), second_step()].map(|view| {
         setup.trainer.enter(&StageView { seen: SEEN, ..view });
-        setup.trainer.step(batch(slots[1]), 0.0).unwrap().loss
+        setup.trainer.iterate(batch(slots[1]), 0.0).unwrap().loss
     });
     assert!(losses[1] > losses[0] && before.iter().any(|f| *f > 0.0), "from the second step on there is a penalty");
     measure(&mut setup);

@@ -1,11 +1,12 @@
 //! A tiny CLIP against open_clip and PyTorch: features, loss, every gradient, and three AdamW steps.
 
 use approx::assert_relative_eq;
+use perennial::data::Label;
 use perennial::method;
 use perennial::model::clip::Capacity;
 use perennial::model::spec::ModelSpec;
 use perennial::ops::cpu::Cpu;
-use perennial::train::{BatchTexts, OptimizerSettings, StepReport, TextBank, TrainBatch, Trainer, TrainerSpec};
+use perennial::train::{BatchTexts, IterationReport, OptimizerSettings, TextBank, TrainBatch, Trainer, TrainerSpec};
 
 use crate::fixtures::Fixture;
 
@@ -62,7 +63,7 @@ impl Setup {
     fn separate_texts(&self, batch: usize) -> BatchTexts<'_> {
         BatchTexts {
             tokens: self.texts[batch].iter().map(Vec::as_slice).collect(),
-            class_of_text: (0..6).collect(),
+            class_of_text: Label::first(6).collect(),
             text_of: (0..6).collect(),
         }
     }
@@ -73,7 +74,7 @@ impl Setup {
         let texts = &self.texts[batch];
         let number = texts.iter().map(|text| texts.iter().position(|other| other == text).unwrap() as u32).collect();
         for (class, text) in texts.iter().enumerate() {
-            bank.add(text.clone(), class as u32);
+            bank.add(text.clone(), Label(class as u32));
         }
         (bank, number)
     }
@@ -91,7 +92,7 @@ impl Setup {
         self.trainer.device.read_vec(self.trainer.clip.weights.gradients)
     }
 
-    fn step(&mut self, batch: usize) -> StepReport {
+    fn step(&mut self, batch: usize) -> IterationReport {
         let (bank, numbers) = self.bank(batch);
         let texts = bank.batch(&numbers);
         let batch = TrainBatch {
@@ -100,7 +101,7 @@ impl Setup {
             slot: &[0, 1, 2, 3, 4, 5],
             ..Default::default()
         };
-        self.trainer.step(batch, 1e-3).unwrap()
+        self.trainer.iterate(batch, 1e-3).unwrap()
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::RgbImage;
+use perennial::data::Label;
 use perennial::experiment::{Config, Setup};
 use perennial::memory::{Memory, ReplayRule, replay_counts};
 use perennial::method::{self, Method};
@@ -41,8 +42,8 @@ fn the_class_order_is_the_seeds_or_a_files_but_never_the_runs() {
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("order.txt");
-    let given: Vec<u32> = seeded.stream.class_order.iter().rev().copied().collect();
-    let names: Vec<&str> = given.iter().map(|class| seeded.dataset.classes[*class as usize].as_str()).collect();
+    let given: Vec<Label> = seeded.stream.class_order.iter().rev().copied().collect();
+    let names: Vec<&str> = given.iter().map(|class| seeded.dataset.classes[class.index()].as_str()).collect();
     fs::write(&path, names.join("\n")).unwrap();
     let setting = format!("stream.class_order={}", path.display());
     let from_file = setup(TINY_RUN, "gcl", &[&setting]);

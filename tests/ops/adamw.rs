@@ -1,5 +1,5 @@
 use perennial::ops::adamw::{AdamW, AdamWArenas, AdamWSettings, Clamp, GradientNorm, pace};
-use perennial::ops::{Memory, Plan, Run};
+use perennial::ops::{DeviceMemory, Plan, Run};
 
 use super::{Device, assert_close, device, get, put, random};
 

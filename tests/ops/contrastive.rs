@@ -5,7 +5,7 @@ use perennial::ops::contrastive::{
 };
 use perennial::ops::cpu::{Cpu, Real};
 use perennial::ops::l2_normalize::L2Normalize;
-use perennial::ops::{Memory, Plan, Run};
+use perennial::ops::{DeviceMemory, Plan, Run};
 
 use super::{assert_all_gradients, assert_close, assert_gradients, assert_holds, dot, generator, random};
 use crate::fixtures::Fixture;

@@ -1,6 +1,6 @@
 use perennial::check::cross_entropy::{self as check, CrossEntropyCase};
 use perennial::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy, SoftTargets};
-use perennial::ops::{Memory, Plan, Run, Write};
+use perennial::ops::{DeviceMemory, Plan, Run, Write};
 use proptest::prelude::*;
 
 use super::{Device, assert_all_gradients, assert_close, assert_holds, device, get, put, random};

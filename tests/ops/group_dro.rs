@@ -1,7 +1,7 @@
 use perennial::ops::contrastive::{ContrastiveSettings, Negatives, Surrogate};
 use perennial::ops::cpu::Cpu;
 use perennial::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
-use perennial::ops::{Memory, Plan, Run};
+use perennial::ops::{DeviceMemory, Plan, Run};
 
 use super::contrastive::{Batch, class_of_text, run};
 use super::{assert_close, get, put, random};

@@ -48,7 +48,7 @@ pub fn generator(name: &str) -> Rng {
 pub fn device(plan: &Plan) -> Device {
     let mut device = Device::allocate(plan);
     let [storage, wide, _, _] = plan.elements();
-    device.slice_mut(Span::<perennial::ops::memory::Wide>::new(0, storage + wide)).fill(f64::NAN);
+    device.slice_mut(Span::<perennial::ops::device_memory::Wide>::new(0, storage + wide)).fill(f64::NAN);
     device
 }
 

@@ -1,5 +1,5 @@
 use perennial::ops::patch_embed::{Normalization, PatchEmbed, PatchShape};
-use perennial::ops::{Memory, Plan, Run};
+use perennial::ops::{DeviceMemory, Plan, Run};
 
 use super::{Device, device, get};
 

@@ -1,6 +1,6 @@
 use perennial::check::pool::PoolCase;
 use perennial::ops::pool::{Pool, PoolShape};
-use perennial::ops::{Memory, Plan, Run};
+use perennial::ops::{DeviceMemory, Plan, Run};
 use proptest::prelude::*;
 
 use super::{Device, assert_all_gradients, assert_holds, device, get, put, random};

@@ -3,7 +3,7 @@ use perennial::ops::cpu::{Cpu, Real};
 use perennial::ops::distillation::{Distillation, DistillationSettings, Multiplicity};
 use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use perennial::ops::supcon::SupCon;
-use perennial::ops::{Memory, Plan, Run, Write};
+use perennial::ops::{DeviceMemory, Plan, Run, Write};
 use proptest::prelude::*;
 
 use super::{Device, assert_all_gradients, assert_close, assert_holds, device, dot, get, put, random};

@@ -1,7 +1,7 @@
 use perennial::check::supcon::SupConCase;
 use perennial::ops::similarity::{Similarity, SimilarityBackward, SimilarityBackwardColumns, SimilarityShape};
 use perennial::ops::supcon::SupCon;
-use perennial::ops::{Memory, Plan, Run, Write};
+use perennial::ops::{DeviceMemory, Plan, Run, Write};
 use proptest::prelude::*;
 
 use super::{Device, assert_all_gradients, assert_close, assert_holds, device, get, put, random};

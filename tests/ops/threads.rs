@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use perennial::check::{self, Case, Operands, Purpose, Size, Visitor};
 use perennial::ops::Span;
 use perennial::ops::cpu::Cpu;
-use perennial::ops::memory::Wide;
+use perennial::ops::device_memory::Wide;
 
 /// All memory after the ops of the case at `place` on so many threads.
 fn bits_after<C: Case>(place: usize, threads: usize) -> Vec<u32> {

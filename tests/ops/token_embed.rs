@@ -1,6 +1,6 @@
 use perennial::check::token_embed::TokenEmbedCase;
 use perennial::ops::token_embed::{TokenEmbed, TokenEmbedBackward, TokenShape};
-use perennial::ops::{Memory, Plan, Run};
+use perennial::ops::{DeviceMemory, Plan, Run};
 
 use super::{Device, assert_all_gradients, assert_holds, device, get, put, random};
 

@@ -260,7 +260,7 @@ fn a_wrong_class_order_is_told_with_its_file_and_line() {
     let dataset = perennial::data::open(&perennial::data::Source::new("emoji", None)).unwrap();
     let domain = |sample: &Sample| dataset.domains[sample.domain as usize].as_str();
     let samples = dataset.samples.iter().filter(|sample| ["fxemoji", "emojione-v1"].contains(&domain(sample)));
-    let present: BTreeSet<u32> = samples.map(|sample| sample.class).collect();
+    let present: BTreeSet<u32> = samples.map(|sample| sample.class.0).collect();
     let name = |class: usize| dataset.classes[class].as_str();
     let order = |name: &str, lines: &[&str], parts: &[&str]| {
         let path = written(&folder, name, lines.join("\n"));

@@ -31,7 +31,7 @@ fn predict(run: &str) {
         .take(2)
         .zip([None, Some("<script>document.body.remove()</script>")])
         .map(|((place, sample), wrong)| {
-            let truth = &dataset.classes[sample.class as usize];
+            let truth = &dataset.classes[sample.class.index()];
             json!({ "sample": place, "task": 0, "truth": truth, "predicted": wrong.unwrap_or(truth) })
         })
         .collect();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use approx::assert_abs_diff_eq;
+use perennial::data::Label;
 use perennial::data::loader::{Augment, BatchRequest, Loader, LoaderOptions};
 use perennial::experiment::{Evaluation, Prediction, RunDirectory, Setup};
 use perennial::memory::Memory;
@@ -11,7 +12,7 @@ use perennial::model::checkpoint::{self, TensorFile};
 use perennial::model::clip::{Capacity, Clip};
 use perennial::model::transformer::Purpose;
 use perennial::ops::cpu::Cpu;
-use perennial::ops::{Memory as _, Plan};
+use perennial::ops::{DeviceMemory as _, Plan};
 use perennial::train::{Order, Schedule, Stage, TrainBatch};
 use serde_json::Value;
 
@@ -190,10 +191,10 @@ fn predictions_of_a_classification_are_classes() {
     let setup = setup(TINY_RUN, "zero-shot", &[]);
     let predictions = RunDirectory::read_predictions(&out).unwrap();
     assert!(predictions.iter().any(|prediction| prediction.truth != prediction.predicted));
-    let class = |name: &String| setup.dataset.classes.iter().position(|class| class == name).unwrap() as u32;
+    let class = |name: &String| setup.dataset.classes.iter().position(|class| class == name).unwrap();
     for Prediction { sample, task, truth, predicted } in &predictions {
         assert!(setup.stream.steps[*task].test.contains(sample));
-        assert_eq!(setup.dataset.samples[*sample as usize].class, class(truth));
+        assert_eq!(setup.dataset.samples[*sample as usize].class.index(), class(truth));
         class(predicted);
     }
     let evaluation = RunDirectory::read_evaluation(&out).unwrap();
@@ -229,7 +230,7 @@ fn trained(setup: &Setup, step: usize, start: &[f32]) -> Vec<f32> {
         let texts = setup.texts.batch(&texts);
         let batch =
             TrainBatch { pixels: &batch.pixels, texts: Some(&texts), slot: &batch.samples, ..Default::default() };
-        trainer.step(batch, schedule.at(iteration)).unwrap();
+        trainer.iterate(batch, schedule.at(iteration)).unwrap();
     }
     trainer.parameters()
 }
@@ -300,10 +301,10 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// The smallest and the largest part of `truths` that is right by rounding, where each picks the best of its scores among
 /// `candidates`.
-fn right(scores: &[Vec<f64>], truths: &[u32], candidates: &[u32]) -> [f64; 2] {
+fn right(scores: &[Vec<f64>], truths: &[Label], candidates: &[Label]) -> [f64; 2] {
     let counts = scores.iter().zip(truths).map(|(scores, truth)| {
-        let others = candidates.iter().filter(|class| *class != truth).map(|class| scores[*class as usize]);
-        let (own, best) = (scores[*truth as usize], others.fold(f64::NEG_INFINITY, f64::max));
+        let others = candidates.iter().filter(|class| *class != truth).map(|class| scores[class.index()]);
+        let (own, best) = (scores[truth.index()], others.fold(f64::NEG_INFINITY, f64::max));
         let close = 1e-4 * own.abs().max(1.0);
         [own > best + close, own > best - close].map(|right| f64::from(u8::from(right)))
     });
@@ -327,7 +328,7 @@ fn assert_chosen_among_all_seen(
             continue;
         }
         let (tests, found) = (&stream.steps[task].test, found.unwrap());
-        let truths: Vec<u32> = tests.iter().map(|test| setup.dataset.samples[*test as usize].class).collect();
+        let truths: Vec<Label> = tests.iter().map(|test| setup.dataset.samples[*test as usize].class).collect();
         let scores = scores(tests);
         let [least, most] = right(&scores, &truths, &stream.classes_seen(step));
         assert!((least..=most).contains(&found), "step {step}, task {task}: {found} is not in {least}..{most}");
@@ -356,8 +357,8 @@ fn heads_choose_among_all_classes_seen() {
             assert_chosen_among_all_seen(&setup, step, row, |tests| {
                 let score = |features: &Vec<f64>| {
                     let mut scores = vec![f64::NAN; setup.dataset.classes.len()];
-                    for (column, class) in setup.stream.class_order.iter().enumerate() {
-                        scores[*class as usize] = dot(features, &weight[column * width..][..width]) + bias[column];
+                    for (column, label) in setup.stream.class_order.iter().enumerate() {
+                        scores[label.index()] = dot(features, &weight[column * width..][..width]) + bias[column];
                     }
                     scores
                 };

@@ -163,7 +163,7 @@ fn profile(trainer: &mut Trainer, batches: &[TrainBatch]) -> Result<Vec<(&'stati
     let mut all: Vec<(&'static str, Vec<f64>)> = Vec::new();
     for batch in batches.iter().chain(batches) {
         trainer.device.begin_profile();
-        trainer.step(*batch, 1e-4)?;
+        trainer.iterate(*batch, 1e-4)?;
         for (place, (phase, seconds)) in trainer.device.end_profile()?.into_iter().enumerate() {
             if all.len() == place {
                 all.push((phase, Vec::new()));

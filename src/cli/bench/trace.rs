@@ -27,10 +27,10 @@ pub(crate) fn trace<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize
     let texts = data.texts();
     let batches = data.batches(&texts);
     for batch in &batches[..WARM_UP] {
-        trainer.step(*batch, 1e-4)?;
+        trainer.iterate(*batch, 1e-4)?;
     }
     trainer.device.begin_trace()?;
-    trainer.step(batches[WARM_UP], 1e-4)?;
+    trainer.iterate(batches[WARM_UP], 1e-4)?;
     let trace = trainer.device.end_trace()?;
     let name = format!("{}, batch {batch}", trainer.device.name());
     write_atomically(file, format!("{}\n", chrome(&trace, &name, &ceilings)).as_bytes())?;
@@ -56,7 +56,7 @@ fn chrome(trace: &Trace, name: &str, ceilings: &Ceilings) -> Value {
         let category = match activity {
             Activity::Phase => return complete(name, "phase", *start, *seconds, json!({})),
             Activity::Op => "op",
-            Activity::Memory => "memory",
+            Activity::Traffic => "memory",
         };
         let arguments = json!({
             "shape": shape, "operations": cost.operations, "bytes": cost.bytes,

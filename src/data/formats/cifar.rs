@@ -21,7 +21,7 @@ use image::{Rgb, RgbImage};
 
 use super::Source;
 use crate::data::text::class_names;
-use crate::data::{Dataset, Images, Sample, Split, fingerprint, id_of};
+use crate::data::{Dataset, Images, Label, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result};
 use crate::files::text_of;
 use crate::pickle::{Node, Pickle};
@@ -29,7 +29,7 @@ use crate::pickle::{Node, Pickle};
 const EDGE: usize = 32;
 const PLANE: usize = EDGE * EDGE;
 
-struct Layout {
+struct Variant {
     folder: &'static str,
     train: &'static [&'static str],
     test: &'static str,
@@ -43,7 +43,7 @@ struct Layout {
     label_keys: &'static [&'static str],
 }
 
-impl Layout {
+impl Variant {
     fn record(&self) -> usize {
         self.before + 1 + 3 * PLANE
     }
@@ -53,7 +53,7 @@ impl Layout {
 pub(crate) fn open_10(source: &Source) -> Result<Dataset> {
     open(
         source,
-        &Layout {
+        &Variant {
             folder: "cifar-10-batches-bin",
             train: &[
                 "data_batch_1.bin",
@@ -76,7 +76,7 @@ pub(crate) fn open_10(source: &Source) -> Result<Dataset> {
 pub(crate) fn open_100(source: &Source) -> Result<Dataset> {
     open(
         source,
-        &Layout {
+        &Variant {
             folder: "cifar-100-binary",
             train: &["train.bin"],
             test: "test.bin",
@@ -91,32 +91,32 @@ pub(crate) fn open_100(source: &Source) -> Result<Dataset> {
 
 /// Reads all files into memory: 184 MB. Fails when one is missing, when it is not a whole number of records, or when a label is out
 /// of range; the error names the file and the record.
-fn open(source: &Source, layout: &Layout) -> Result<Dataset> {
-    let (folder, python) = find_folder(source.folder()?, layout)?;
+fn open(source: &Source, variant: &Variant) -> Result<Dataset> {
+    let (folder, python) = find_folder(source.folder()?, variant)?;
     let read = |name: &str| {
         if python {
-            return python_file(&folder, name, layout).map_err(|error| {
-                let binary = format!("the binary version ({}) is read too", layout.folder);
+            return python_file(&folder, name, variant).map_err(|error| {
+                let binary = format!("the binary version ({}) is read too", variant.folder);
                 Error::input(format!("{error}; {binary}"))
             });
         }
         let path = folder.join(name);
         fs::read(&path).map_err(|cause| Error::reading(&path, cause))
     };
-    let names = read(layout.names)?;
-    let keys = parse_names(&folder.join(layout.names), &names)?;
+    let names = read(variant.names)?;
+    let keys = parse_names(&folder.join(variant.names), &names)?;
     let classes = class_names::readable(&source.class_names, &keys)?;
 
-    let mut files = vec![(layout.names, names), ("", classes.join("\n").into_bytes())];
+    let mut files = vec![(variant.names, names), ("", classes.join("\n").into_bytes())];
     let (mut samples, mut places) = (Vec::new(), Vec::new());
-    let with_split = layout.train.iter().map(|name| (*name, Split::Train)).chain([(layout.test, Split::Test)]);
+    let with_split = variant.train.iter().map(|name| (*name, Split::Train)).chain([(variant.test, Split::Test)]);
     for (name, split) in with_split {
         let bytes = read(name)?;
-        let labels = parse_labels(&folder.join(name), &bytes, layout, keys.len())?;
+        let labels = parse_labels(&folder.join(name), &bytes, variant, keys.len())?;
         for (record, class) in labels.enumerate() {
             let id = id_of(&[name, &record.to_string()]);
-            samples.push(Sample { id, caption: String::new(), class, domain: 0, time: 0, split });
-            places.push((files.len() as u32, (record * layout.record() + layout.before + 1) as u32));
+            samples.push(Sample { id, caption: String::new(), class: Label(class), domain: 0, time: 0, split });
+            places.push((files.len() as u32, (record * variant.record() + variant.before + 1) as u32));
         }
         files.push((name, bytes));
     }
@@ -127,9 +127,9 @@ fn open(source: &Source, layout: &Layout) -> Result<Dataset> {
 }
 
 /// The folder of the files, `folder` itself or the one in it that the archive unpacks to, and whether it is Python's version.
-fn find_folder(folder: &Path, layout: &Layout) -> Result<(PathBuf, bool)> {
-    let [python, python_names] = layout.python;
-    for (inner, names, is_python) in [(layout.folder, layout.names, false), (python, python_names, true)] {
+fn find_folder(folder: &Path, variant: &Variant) -> Result<(PathBuf, bool)> {
+    let [python, python_names] = variant.python;
+    for (inner, names, is_python) in [(variant.folder, variant.names, false), (python, python_names, true)] {
         let inner = folder.join(inner);
         if inner.is_dir() {
             return Ok((inner, is_python));
@@ -138,7 +138,7 @@ fn find_folder(folder: &Path, layout: &Layout) -> Result<(PathBuf, bool)> {
             return Ok((folder.to_path_buf(), is_python));
         }
     }
-    let wanted = format!("unpack {} or {python}, the binary version or Python's, in it", layout.folder);
+    let wanted = format!("unpack {} or {python}, the binary version or Python's, in it", variant.folder);
     let entries = fs::read_dir(folder).map_err(|cause| Error::reading(folder, cause))?;
     let mut names: Vec<String> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -160,8 +160,8 @@ fn find_folder(folder: &Path, layout: &Layout) -> Result<(PathBuf, bool)> {
 }
 
 /// What the binary file `name` would hold, from the file of Python's version that stands for it.
-fn python_file(folder: &Path, name: &str, layout: &Layout) -> Result<Vec<u8>> {
-    let own = if name == layout.names { layout.python[1] } else { name.trim_end_matches(".bin") };
+fn python_file(folder: &Path, name: &str, variant: &Variant) -> Result<Vec<u8>> {
+    let own = if name == variant.names { variant.python[1] } else { name.trim_end_matches(".bin") };
     let path = folder.join(own);
     let bytes = fs::read(&path).map_err(|cause| Error::reading(&path, cause))?;
     let wrong = |what: String| Error::input(format!("{}: {what}", path.display()));
@@ -170,15 +170,15 @@ fn python_file(folder: &Path, name: &str, layout: &Layout) -> Result<Vec<u8>> {
         let missing = || wrong(format!("no list '{key}': this is no {own} of CIFAR for Python"));
         pickle.get(pickle.root(), key).and_then(|list| pickle.items(list)).ok_or_else(missing)
     };
-    if name == layout.names {
+    if name == variant.names {
         let mut names = String::new();
-        for name in list(layout.names_key)? {
+        for name in list(variant.names_key)? {
             names.push_str(pickle.text(*name).ok_or_else(|| wrong("a name of a class that is no text".into()))?);
             names.push('\n');
         }
         return Ok(names.into_bytes());
     }
-    let labels = layout.label_keys.iter().map(|key| list(key)).collect::<Result<Vec<_>>>()?;
+    let labels = variant.label_keys.iter().map(|key| list(key)).collect::<Result<Vec<_>>>()?;
     let pixels = pickle.get(pickle.root(), "data").map(|data| pickle.node(data));
     let Some(Node::Array(array)) = pixels else { return Err(wrong("no array 'data'".into())) };
     let count = labels[0].len();
@@ -191,10 +191,10 @@ fn python_file(folder: &Path, name: &str, layout: &Layout) -> Result<Vec<u8>> {
             3 * PLANE
         )));
     }
-    if let Some((other, key)) = labels.iter().zip(layout.label_keys).find(|(other, _)| other.len() != count) {
+    if let Some((other, key)) = labels.iter().zip(variant.label_keys).find(|(other, _)| other.len() != count) {
         return Err(wrong(format!("'{key}' has {} labels, expected {count}", other.len())));
     }
-    let mut records = Vec::with_capacity(count * layout.record());
+    let mut records = Vec::with_capacity(count * variant.record());
     for record in 0..count {
         for labels in &labels {
             let label = pickle.int(labels[record]).and_then(|label| u8::try_from(label).ok());
@@ -225,16 +225,16 @@ fn parse_names(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
 fn parse_labels<'a>(
     path: &Path,
     bytes: &'a [u8],
-    layout: &Layout,
+    variant: &Variant,
     classes: usize,
 ) -> Result<impl Iterator<Item = u32> + use<'a>> {
-    let (record, before) = (layout.record(), layout.before);
+    let (record, before) = (variant.record(), variant.before);
     if bytes.is_empty() || !bytes.len().is_multiple_of(record) || bytes.len() > u32::MAX as usize {
         return Err(Error::input(format!(
             "{}: found {} bytes, expected a whole number of records of {record} bytes: the file is cut short, or no {} file",
             path.display(),
             bytes.len(),
-            layout.folder
+            variant.folder
         )));
     }
     let labels = move || bytes.chunks_exact(record).map(move |record| record[before]);
@@ -243,7 +243,7 @@ fn parse_labels<'a>(
             "{}, record {number} (from 0): the label {label} is out of range, expected 0 to {} as {} has {classes} names",
             path.display(),
             classes - 1,
-            layout.names
+            variant.names
         )));
     }
     Ok(labels().map(u32::from))
@@ -301,7 +301,8 @@ mod tests {
         for folder in [root.path().to_path_buf(), root.path().join("cifar-100-binary")] {
             let dataset = open_100(&Source::new("cifar100", Some(&folder))).unwrap();
             assert_eq!(dataset.classes, ["apple", "aquarium fish"]);
-            let found: Vec<(u32, Split)> = dataset.samples.iter().map(|sample| (sample.class, sample.split)).collect();
+            let found: Vec<(u32, Split)> =
+                dataset.samples.iter().map(|sample| (sample.class.0, sample.split)).collect();
             assert_eq!(found, [(1, Split::Train), (0, Split::Train), (1, Split::Test)]);
             for (sample, blue) in [7, 8, 9].into_iter().enumerate() {
                 let picture = dataset.image(sample).unwrap();
@@ -324,7 +325,7 @@ mod tests {
         assert!(message.contains("data_batch_5.bin"), "{message}");
         fs::write(root.path().join("data_batch_5.bin"), record(&[1], 3)).unwrap();
         let dataset = open_10(&source).unwrap();
-        assert_eq!(dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>(), [0, 0, 0, 0, 1, 1]);
+        assert_eq!(dataset.samples.iter().map(|sample| sample.class.0).collect::<Vec<_>>(), [0, 0, 0, 0, 1, 1]);
         assert_eq!(dataset.image(4).unwrap().get_pixel(0, 0), &Rgb([0, 0, 3]));
     }
 
@@ -377,7 +378,7 @@ mod tests {
         fs::write(folder.path().join("test"), &train).unwrap();
         let dataset = open_100(&Source::new("cifar100", Some(folder.path()))).unwrap();
         assert_eq!(dataset.classes, ["apple", "bear"]);
-        assert_eq!(dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(dataset.samples.iter().map(|sample| sample.class.0).collect::<Vec<_>>(), [1, 1]);
         assert_eq!(dataset.image(0).unwrap().get_pixel(3, 5), &Rgb([3, 5, 9]));
     }
 

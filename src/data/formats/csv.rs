@@ -16,7 +16,7 @@ use super::{Source, time};
 use crate::data::broken::{self, Broken};
 use crate::data::images::picture::is_picture_name;
 use crate::data::text::class_names;
-use crate::data::{Dataset, Sample, Split, fingerprint, id_of};
+use crate::data::{Dataset, Label, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result, nearest};
 use crate::files::text_of;
 
@@ -274,7 +274,7 @@ impl Tables {
                 // The same wherever the table's other rows stand.
                 id: id_of(&[path, &count.to_string()]),
                 caption: text(&caption).to_string(),
-                class: self.labels.number_of(cell(&label), place),
+                class: Label(self.labels.number_of(cell(&label), place)),
                 domain: self.domains.number_of(cell(&domain), place),
                 time: year,
                 split,
@@ -317,7 +317,7 @@ impl Tables {
             for row in rows {
                 let of = |row: usize| {
                     let sample = &self.samples[row];
-                    (sample.caption.as_str(), sample.class, sample.domain, sample.time, sample.split == Split::Train)
+                    (sample.caption.as_str(), sample.class.0, sample.domain, sample.time, sample.split == Split::Train)
                 };
                 let (first, this) = (of(rows[0]), of(*row));
                 if let Some(same) = known.insert(this, *row) {
@@ -354,7 +354,7 @@ impl Tables {
         }
         let labels = &self.labels.texts;
         let place = |label: usize| {
-            let sample = self.samples.iter().position(|sample| sample.class == label as u32);
+            let sample = self.samples.iter().position(|sample| sample.class.index() == label);
             self.at(self.places[sample.expect("every label is a sample's")])
         };
         let by_number = |label: &String| label.bytes().all(|byte| byte.is_ascii_digit()).then(|| label.parse().ok())?;
@@ -381,14 +381,14 @@ impl Tables {
                     "{count} labels are another's number, as {first}: labels are numbers here, and merged"
                 ));
             }
-            self.samples.iter_mut().for_each(|sample| sample.class = numbers[sample.class as usize]);
+            self.samples.iter_mut().for_each(|sample| sample.class = Label(numbers[sample.class.index()]));
             return Ok(classes);
         }
         let mut keys = labels.clone();
         keys.sort();
         let place = |label: &String| keys.binary_search(label).expect("every label is among them") as u32;
         let places: Vec<u32> = labels.iter().map(place).collect();
-        self.samples.iter_mut().for_each(|sample| sample.class = places[sample.class as usize]);
+        self.samples.iter_mut().for_each(|sample| sample.class = Label(places[sample.class.index()]));
         let names = class_names::readable(&source.class_names, &keys)?;
         Ok((keys, names))
     }
@@ -554,7 +554,7 @@ a.jpg,the same cat,cat,home,1425168000
             (2, ["home", "street"].map(String::from).as_slice())
         );
         let found: Vec<(&str, &str, u32, i32)> = (dataset.samples.iter())
-            .map(|s| (s.caption.as_str(), dataset.classes[s.class as usize].as_str(), s.domain, s.time))
+            .map(|s| (s.caption.as_str(), dataset.classes[s.class.index()].as_str(), s.domain, s.time))
             .collect();
         let expected = [("a cat, asleep", "cat", 0, 2014), ("a dog", "dog", 1, 2015), ("the same cat", "cat", 0, 2015)];
         assert_eq!(found, expected);
@@ -595,7 +595,7 @@ a.jpg,the same cat,cat,home,1425168000
         let csv =
             CsvSettings { label: "label".to_string(), train: vec!["t.csv".to_string()], ..CsvSettings::default() };
         let dataset = opened(&[("t.csv", table)], csv.clone(), "cifar10").unwrap();
-        assert_eq!(dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>(), [9, 0]);
+        assert_eq!(dataset.samples.iter().map(|sample| sample.class.0).collect::<Vec<_>>(), [9, 0]);
         assert_eq!((dataset.classes[9].as_str(), dataset.classes.len()), ("truck", 10));
         let message = opened(&[("t.csv", &table.replace('9', "10"))], csv, "cifar10").unwrap_err().to_string();
         assert_eq!(message, "t.csv, line 2: the label 10 is out of range, expected 0 to 9, as cifar10 has 10 names");
@@ -803,7 +803,7 @@ a.jpg,the same cat,cat,home,1425168000
         let numbers =
             CsvSettings { label: "label".to_string(), train: vec!["t.csv".to_string()], ..CsvSettings::default() };
         let dataset = opened(&[("t.csv", "filepath,label\na.jpg,1\nb.jpg,0\nc.jpg,01\n")], numbers, "").unwrap();
-        assert_eq!(dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>(), [1, 0, 1]);
+        assert_eq!(dataset.samples.iter().map(|sample| sample.class.0).collect::<Vec<_>>(), [1, 0, 1]);
         assert_eq!(
             dataset.notes,
             ["1 labels are another's number, as '1' and '01': labels are numbers here, and merged"]

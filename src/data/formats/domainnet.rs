@@ -11,7 +11,7 @@ use super::Source;
 use super::files::{ListedFiles, PictureFiles, Place};
 use crate::data::broken;
 use crate::data::text::class_names;
-use crate::data::{Dataset, Sample, Split, fingerprint, id_of};
+use crate::data::{Dataset, Label, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result};
 use crate::files::text_of;
 
@@ -67,7 +67,7 @@ pub(crate) fn open(source: &Source) -> Result<Dataset> {
     }
     let Lists { files: names_of_lists, names, mut samples, paths, places, .. } = lists;
     let place_of: HashMap<u32, u32> = names.keys().zip(0..).map(|(label, place)| (*label, place)).collect();
-    samples.iter_mut().for_each(|sample| sample.class = place_of[&sample.class]);
+    samples.iter_mut().for_each(|sample| sample.class = Label(place_of[&sample.class.0]));
     let keys: Vec<String> = names.into_values().map(|(name, _)| name).collect();
     let classes = class_names::readable(&source.class_names, &keys)?;
     files.push((String::new(), classes.join("\n").into_bytes()));
@@ -134,7 +134,7 @@ impl Lists {
                 return Err(wrong(format!("'{path}' stands already at {}", at(first))));
             }
             let id = id_of(&[path]);
-            self.samples.push(Sample { id, caption: String::new(), class: label, domain, time: 0, split });
+            self.samples.push(Sample { id, caption: String::new(), class: Label(label), domain, time: 0, split });
             self.paths.push(path.into());
             self.places.push(place);
         }
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(dataset.domains, ["clipart", "sketch"]);
         assert_eq!(dataset.classes, ["aircraft carrier", "dog"]);
         let found: Vec<(u32, u32, Split)> =
-            dataset.samples.iter().map(|sample| (sample.domain, sample.class, sample.split)).collect();
+            dataset.samples.iter().map(|sample| (sample.domain, sample.class.0, sample.split)).collect();
         let (train, test) = (Split::Train, Split::Test);
         assert_eq!(found, [(0, 1, train), (0, 1, test), (1, 1, train), (1, 0, train), (1, 1, test)]);
         let message = dataset.image(3).unwrap_err().to_string();

@@ -17,7 +17,7 @@ use image::{GenericImageView, ImageDecoder, ImageReader, RgbImage};
 use rayon::prelude::*;
 
 use crate::data::images::picture;
-use crate::data::{Dataset, Images, Sample, Split, fingerprint};
+use crate::data::{Dataset, Images, Label, Sample, Split, fingerprint};
 use crate::error::{Error, Result};
 use crate::files::decode_text;
 
@@ -69,7 +69,7 @@ fn build(place: &str, read: Read) -> Result<Dataset> {
     let file = |name: &str| Path::new(place).join(name);
     let missing = |name: &str| Error::reading(&file(name), "there is no such file");
     let bytes = read(INDEX)?.ok_or_else(|| missing(INDEX))?;
-    let index = Index::parse(&file(INDEX).display().to_string(), &bytes)?;
+    let index = EmojiIndex::parse(&file(INDEX).display().to_string(), &bytes)?;
 
     let mut files = vec![(INDEX.to_string(), bytes)];
     for domain in &index.domains {
@@ -84,7 +84,7 @@ fn build(place: &str, read: Read) -> Result<Dataset> {
     let fingerprint = fingerprint(files.iter().map(|(name, bytes)| (name.as_str(), &**bytes)));
     index.check_tiles(&atlases)?;
 
-    let Index { classes, domains, samples, tiles, .. } = index;
+    let EmojiIndex { classes, domains, samples, tiles, .. } = index;
     let images = Tiles { atlases, tiles };
     Ok(Dataset::new("emoji", classes, domains, samples, fingerprint, Box::new(images)))
 }
@@ -133,7 +133,7 @@ impl Images for Tiles {
 
 /// What `index.tsv` says.
 #[derive(Debug)]
-pub struct Index {
+pub struct EmojiIndex {
     /// Readable names, sorted.
     pub(crate) classes: Vec<String>,
     /// In the order in which the file names them first.
@@ -190,14 +190,14 @@ fn quote(cell: &str) -> String {
     format!("'{shown}{}'", if characters.next().is_some() { "..." } else { "" })
 }
 
-impl Index {
+impl EmojiIndex {
     /// Reads the bytes of an `index.tsv`; `file` is its name in errors.
     ///
     /// Fails when the bytes are no UTF-8, no row follows the header, a column is missing or named twice, a line has
     /// another number of columns than the header, a number is none, a name, class or domain is empty or cannot be part
     /// of a file name, a split is neither `train` nor `test`, an id is given twice, or two samples of a domain share a
     /// tile.
-    pub fn parse(file: &str, bytes: &[u8]) -> Result<Index> {
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<EmojiIndex> {
         // A byte order mark, of an editor's, is no part of the first column's name; UTF-16 has one always.
         let text = decode_text(bytes.to_vec()).map_err(|what| match std::str::from_utf8(bytes) {
             Err(cause) if !bytes.starts_with(&[0xff, 0xfe]) => not_utf8(file, bytes, cause.valid_up_to()),
@@ -209,7 +209,7 @@ impl Index {
             ["id", "domain", "tile", "name", "class", "year", "split"].map(|name| find_column(file, &header, name));
         let (id, domain, tile, name, class, year, split) = (id?, domain?, tile?, name?, class?, year?, split?);
 
-        let mut index = Index {
+        let mut index = EmojiIndex {
             classes: Vec::new(),
             domains: Vec::new(),
             samples: Vec::new(),
@@ -254,7 +254,7 @@ impl Index {
             index.samples.push(Sample {
                 id: sample_id,
                 caption: format!("{}, {class_name}", row.text(name, "name")?),
-                class: 0,
+                class: Label(0),
                 domain: domain_index,
                 time: row.number(year, "year", "a year")?,
                 split,
@@ -270,7 +270,7 @@ impl Index {
         index.classes.sort();
         index.classes.dedup();
         for (sample, class) in index.samples.iter_mut().zip(&classes) {
-            sample.class = index.classes.binary_search(class).expect("every class is in the list") as u32;
+            sample.class = Label(index.classes.binary_search(class).expect("every class is in the list") as u32);
         }
         Ok(index)
     }
@@ -343,7 +343,7 @@ mod tests {
 ";
 
     fn parse_error(text: &str) -> String {
-        Index::parse("index.tsv", text.as_bytes()).unwrap_err().to_string()
+        EmojiIndex::parse("index.tsv", text.as_bytes()).unwrap_err().to_string()
     }
 
     /// An atlas of one row; the pixel at (x, y) is (x mod 251, y, tile).
@@ -369,14 +369,14 @@ mod tests {
 
     #[test]
     fn index_is_read() {
-        let index = Index::parse("index.tsv", SMALL.as_bytes()).unwrap();
+        let index = EmojiIndex::parse("index.tsv", SMALL.as_bytes()).unwrap();
         assert_eq!(index.classes, ["arts and crafts", "face smiling"]);
         assert_eq!(index.domains, ["sun", "moon"]);
         assert_eq!(index.tiles, [(0, 0), (1, 0), (0, 47)]);
         let expected = |id, caption: &str, class, domain, time, split| Sample {
             id,
             caption: caption.to_string(),
-            class,
+            class: Label(class),
             domain,
             time,
             split,
@@ -387,7 +387,7 @@ mod tests {
             expected(8, "são tomé, face smiling", 1, 0, -1, Split::Test),
         ];
         assert_eq!(index.samples, samples);
-        assert_eq!(Index::parse("", SMALL.replace('\n', "\r\n").as_bytes()).unwrap().samples, samples);
+        assert_eq!(EmojiIndex::parse("", SMALL.replace('\n', "\r\n").as_bytes()).unwrap().samples, samples);
     }
 
     #[test]
@@ -418,7 +418,7 @@ mod tests {
             assert!(message.starts_with("index.tsv") && message.contains(expected), "{message}\nlacks {expected}");
         }
         let bytes: Vec<u8> = SMALL.bytes().map(|byte| if byte == b'p' { 0xff } else { byte }).collect();
-        let message = Index::parse("index.tsv", &bytes).unwrap_err().to_string();
+        let message = EmojiIndex::parse("index.tsv", &bytes).unwrap_err().to_string();
         assert_eq!(message, "index.tsv, line 1, column 4: found the byte 0xff, expected UTF-8");
     }
 
@@ -498,15 +498,15 @@ mod tests {
     proptest! {
         #[test]
         fn damaged_index_never_panics(bytes in damaged(SMALL.as_bytes().to_vec())) {
-            if let Ok(index) = Index::parse("index.tsv", &bytes) {
+            if let Ok(index) = EmojiIndex::parse("index.tsv", &bytes) {
                 prop_assert_eq!(index.samples.len(), index.tiles.len());
-                prop_assert!(index.samples.iter().all(|sample| (sample.class as usize) < index.classes.len()));
+                prop_assert!(index.samples.iter().all(|sample| sample.class.index() < index.classes.len()));
             }
         }
 
         #[test]
         fn random_index_never_panics(lines in "(id\tdomain\ttile\tname\tclass\tyear\tsplit\n)?([0-9a-z\t\r\n&.-]{0,80})") {
-            let _ = Index::parse("index.tsv", lines.as_bytes());
+            let _ = EmojiIndex::parse("index.tsv", lines.as_bytes());
         }
     }
 

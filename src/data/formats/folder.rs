@@ -22,7 +22,7 @@ use super::index::{self, Stamp};
 use crate::data::broken::{self, Broken};
 use crate::data::images::picture::{self, is_picture_name};
 use crate::data::text::class_names;
-use crate::data::{Dataset, Sample, Split, fingerprint, id_of};
+use crate::data::{Dataset, Label, Sample, Split, fingerprint, id_of};
 use crate::error::{Error, Result, nearest};
 
 const TRAIN: &str = "train";
@@ -65,15 +65,15 @@ struct Class {
 
 /// What a folder holds: classes in the order of their names, and what is to be told of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Index {
+struct FolderIndex {
     train: Vec<Class>,
     test: Vec<Class>,
     notes: Vec<String>,
 }
 
-impl Index {
+impl FolderIndex {
     /// Whether it could be a listing: of its root at least, with classes in order, and a picture in each.
-    fn fits(stamps: &[Stamp], index: &Index) -> bool {
+    fn fits(stamps: &[Stamp], index: &FolderIndex) -> bool {
         let in_order = |classes: &[Class]| {
             let sorted = classes.windows(2).all(|pair| pair[0].name < pair[1].name);
             sorted && classes.iter().all(|class| !class.files.is_empty())
@@ -90,7 +90,8 @@ impl Index {
 pub fn open(source: &Source) -> Result<Dataset> {
     let (root, given) = (source.folder()?, &source.splits);
     let question = format!("{}\n{}", given.train, given.test);
-    let Index { train, test, mut notes } = index::kept(root, "folder", &question, Index::fits, || list(root, given))?;
+    let FolderIndex { train, test, mut notes } =
+        index::kept(root, "folder", &question, FolderIndex::fits, || list(root, given))?;
     let mut keys: Vec<String> = train.iter().chain(&test).map(|class| class.name.clone()).collect();
     keys.sort();
     keys.dedup();
@@ -122,7 +123,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
             let number = number_of[class.name.as_str()];
             for (path, _) in class.files {
                 let id = id_of(&[&path]);
-                samples.push(Sample { id, caption: String::new(), class: number, domain: 0, time: 0, split });
+                samples.push(Sample { id, caption: String::new(), class: Label(number), domain: 0, time: 0, split });
                 paths.push(path);
             }
         }
@@ -140,10 +141,10 @@ fn files_hash<'a>(classes: impl Iterator<Item = &'a Class>) -> String {
 }
 
 /// Lists everything below `root`.
-fn list(root: &Path, given: &SplitSettings) -> Result<(Vec<Stamp>, Index)> {
+fn list(root: &Path, given: &SplitSettings) -> Result<(Vec<Stamp>, FolderIndex)> {
     let mut top = Listing::of(root, "")?;
     let mut stamps = vec![top.stamp.clone()];
-    let mut index = Index::default();
+    let mut index = FolderIndex::default();
     let (train, test) = splits(root, &top, given)?;
     let mut passed = std::mem::take(&mut top.passed);
     if train.is_none() && test.is_none() {
@@ -513,7 +514,7 @@ mod tests {
         assert_eq!(dataset.classes, ["a", "b b"]);
         assert_eq!(dataset.class_keys, ["a", "b_b"]);
         let found: Vec<(u32, bool)> =
-            dataset.samples.iter().map(|sample| (sample.class, sample.split == Split::Train)).collect();
+            dataset.samples.iter().map(|sample| (sample.class.0, sample.split == Split::Train)).collect();
         let (train, test) = (true, false);
         assert_eq!(found, [(0, train), (0, train), (0, train), (1, train), (1, train), (0, test), (1, test)]);
         let ids: Vec<u64> =
@@ -738,7 +739,7 @@ mod tests {
         for sample in 0..11 {
             let name = named.images.name(sample);
             let class = name.split('/').next().unwrap();
-            assert_eq!(named.classes[named.samples[sample].class as usize], format!("thing {class}"));
+            assert_eq!(named.classes[named.samples[sample].class.index()], format!("thing {class}"));
         }
         assert_eq!(of("").class_keys[..4], ["0", "1", "10", "2"]);
     }

@@ -136,7 +136,7 @@ fn check_ids(dataset: &Dataset) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Sample, Split};
+    use super::super::{Label, Sample, Split};
     use super::*;
 
     #[test]
@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn samples_of_one_id_are_both_named() {
-        let sample = |id| Sample { id, caption: String::new(), class: 0, domain: 0, time: 0, split: Split::Train };
+        let sample =
+            |id| Sample { id, caption: String::new(), class: Label(0), domain: 0, time: 0, split: Split::Train };
         let dataset = |ids: [u64; 4]| {
             let paths = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"].map(Box::from).to_vec();
             let images = files::PictureFiles { folder: PathBuf::new(), paths };

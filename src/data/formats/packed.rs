@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 16 | `perennial packed` |
 //! | pictures | one after the other, [edge, edge, 3], height, width, RGB; `edge` is the split's |
-//! | index | JSON: `Index` |
+//! | index | JSON: `PackedIndex` |
 //! | 8, 32, 16 | the index's bytes as u64 (little-endian), its SHA-256, `end of the pack.` |
 //!
 //! **Test pictures** are stored as evaluation shows them to a model: shorter edge to `size`, middle cut out. A model of this image
@@ -34,7 +34,7 @@ use super::Source;
 use crate::data::broken::{TRUNCATED, UNREADABLE};
 use crate::data::images::{picture, transform};
 use crate::data::text::class_names;
-use crate::data::{Dataset, Images, Sample, Split};
+use crate::data::{Dataset, Images, Label, Sample, Split};
 use crate::error::{Error, Result};
 use crate::files::{folder_of, write_new_with};
 
@@ -78,7 +78,7 @@ impl Edges {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Index {
+struct PackedIndex {
     version: u32,
     classes: Vec<String>,
     class_keys: Vec<String>,
@@ -239,14 +239,14 @@ impl<'a> Packing<'a> {
             Some(Row {
                 id: sample.id,
                 caption: sample.caption.clone(),
-                class: sample.class,
+                class: sample.class.0,
                 domain: sample.domain,
                 time: sample.time,
                 train: sample.split == Split::Train,
                 picture: place[*picture as usize]?,
             })
         };
-        let index = Index {
+        let index = PackedIndex {
             version: VERSION,
             classes: self.dataset.classes.clone(),
             class_keys: self.dataset.class_keys.clone(),
@@ -333,7 +333,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
     };
     let file = File::open(path).map_err(|cause| Error::reading(path, cause))?;
     let (index, hash) = read_index(&file).map_err(|what| Error::reading(path, what))?;
-    let Index { classes, class_keys, domains, edges, pictures, samples: rows, .. } = index;
+    let PackedIndex { classes, class_keys, domains, edges, pictures, samples: rows, .. } = index;
     let mut first_of_picture = Vec::new();
     let mut first: HashMap<u32, u32> = HashMap::new();
     let (mut samples, mut picture_of) = (Vec::new(), Vec::new());
@@ -343,7 +343,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
         samples.push(Sample {
             id: row.id,
             caption: row.caption,
-            class: row.class,
+            class: Label(row.class),
             domain: row.domain,
             time: row.time,
             split: if row.train { Split::Train } else { Split::Test },
@@ -368,7 +368,7 @@ pub fn open(source: &Source) -> Result<Dataset> {
 }
 
 /// The index of a packed file, and its SHA-256 in hexadecimal; an error says only what is wrong.
-fn read_index(file: &File) -> Result<(Index, String), String> {
+fn read_index(file: &File) -> Result<(PackedIndex, String), String> {
     let short = || "the packed file is cut short; pack it again".to_string();
     let altered = |what: &str| format!("the packed file was altered ({what}); pack it again");
     let foreign = || "this is no packed file; 'perennial pack' writes one".to_string();
@@ -403,7 +403,8 @@ fn read_index(file: &File) -> Result<(Index, String), String> {
     if hash[..] != tail[8..40] {
         return Err(altered("its index"));
     }
-    let index: Index = serde_json::from_slice(&bytes).map_err(|cause| format!("its index is not ours: {cause}"))?;
+    let index: PackedIndex =
+        serde_json::from_slice(&bytes).map_err(|cause| format!("its index is not ours: {cause}"))?;
     if index.version != VERSION {
         return Err(format!("version {} of packed files; this program reads {VERSION}: pack it again", index.version));
     }
@@ -501,7 +502,7 @@ mod tests {
         let sample = |index: usize| Sample {
             id: 100 + index as u64,
             caption: format!("number \"{index}\"\n"),
-            class: index as u32 % 2,
+            class: Label(index as u32 % 2),
             domain: 0,
             time: 2000 + index as i32,
             split: if index < 4 { Split::Train } else { Split::Test },

@@ -322,7 +322,7 @@ pub(crate) fn notes(class_names: &str, dataset: &Dataset) -> Result<Vec<String>>
         }
     }
     let mut has_sample = vec![false; classes.len()];
-    dataset.samples.iter().for_each(|sample| has_sample[sample.class as usize] = true);
+    dataset.samples.iter().for_each(|sample| has_sample[sample.class.index()] = true);
     let without = keys.iter().zip(&has_sample).filter(|(_, has)| !**has).map(|(key, _)| format!("'{key}'"));
     let without: Vec<String> = without.collect();
     if !without.is_empty() && without.len() < classes.len() {

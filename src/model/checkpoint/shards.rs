@@ -14,7 +14,7 @@ const LONGEST: usize = 64 << 20;
 const MOST_FILES: usize = 1000;
 
 #[derive(Deserialize)]
-struct Index {
+struct ShardIndex {
     /// The file of each tensor.
     weight_map: BTreeMap<String, String>,
 }
@@ -27,7 +27,7 @@ pub(crate) fn open(path: &Path, bytes: &[u8]) -> Result<Container> {
         return Err(wrong(format!("a JSON text of {} bytes, and no weights", bytes.len())));
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let index: Index = serde_json::from_slice(bytes).map_err(|cause| {
+    let index: ShardIndex = serde_json::from_slice(bytes).map_err(|cause| {
         wrong(format!("a JSON text, and no weights, nor the index of a model in several files (weight_map): {cause}"))
     })?;
     let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::vector::{sum, sum2, vectorized};
 use super::{Cpu, Real};
 use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
-use crate::ops::{Memory, Run, Stats};
+use crate::ops::{DeviceMemory, Run, Stats};
 
 /// Elements of one piece of work: its arrays stay within a second-level cache.
 const PIECE: usize = 1 << 14;

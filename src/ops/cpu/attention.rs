@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::matmul::{Matrix, matmul};
+use super::matmul::{MatrixView, matmul};
 use super::vector::{dot, maximum, sum, vectorized};
 use super::{Cpu, Real};
 use crate::ops::Run;
@@ -29,7 +29,7 @@ impl<T: Real> Run<Attention> for Cpu<T> {
                         #[inline(always)]
                         || softmax_rows(weights, tokens, causal, log_sum_exp),
                     );
-                    let weights = Matrix::rows(&*weights, tokens);
+                    let weights = MatrixView::rows(&*weights, tokens);
                     matmul([tokens, head_dim, tokens], T::ONE, weights, v, &mut out[head * head_dim..], width, false);
                 }
             });
@@ -61,7 +61,7 @@ impl<T: Real> Run<AttentionBackward> for Cpu<T> {
                 for head in 0..heads {
                     let [q, k, v] = qkv_of_head(qkv, width, head, head_dim);
                     let column = head * head_dim;
-                    let dout_matrix = Matrix::rows(&dout[column..], width);
+                    let dout_matrix = MatrixView::rows(&dout[column..], width);
                     matmul([tokens, tokens, head_dim], scale, q, k.transposed(), weights, tokens, false);
                     matmul([tokens, tokens, head_dim], T::ONE, dout_matrix, v.transposed(), dscores, tokens, false);
                     let log_sum_exp = &log_sum_exp[(sample * heads + head) * tokens..][..tokens];
@@ -83,8 +83,8 @@ impl<T: Real> Run<AttentionBackward> for Cpu<T> {
                             }
                         },
                     );
-                    let weights = Matrix::rows(&*weights, tokens);
-                    let dscores = Matrix::rows(&*dscores, tokens);
+                    let weights = MatrixView::rows(&*weights, tokens);
+                    let dscores = MatrixView::rows(&*dscores, tokens);
                     let (dq, dk, dv) = (column, width + column, 2 * width + column);
                     let to = [tokens, head_dim, tokens];
                     matmul(to, scale, dscores, k, &mut dqkv[dq..], 3 * width, false);
@@ -97,8 +97,8 @@ impl<T: Real> Run<AttentionBackward> for Cpu<T> {
 }
 
 /// Q, K and V `[tokens, head_dim]` of one head inside a sample's packed qkv.
-fn qkv_of_head<T: Real>(qkv: &[T], width: usize, head: usize, head_dim: usize) -> [Matrix<'_, T>; 3] {
-    [0, 1, 2].map(|part| Matrix::rows(&qkv[part * width + head * head_dim..], 3 * width))
+fn qkv_of_head<T: Real>(qkv: &[T], width: usize, head: usize, head_dim: usize) -> [MatrixView<'_, T>; 3] {
+    [0, 1, 2].map(|part| MatrixView::rows(&qkv[part * width + head * head_dim..], 3 * width))
 }
 
 /// Scores to weights, row by row, and the log-sum-exp of each row.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::matmul::{Matrix, matmul};
+use super::matmul::{MatrixView, matmul};
 use super::vector::{add, dot, maximum, sum, sum2, vectorized};
 use super::{Cpu, Real, Side};
 use crate::ops::contrastive::{
@@ -348,8 +348,8 @@ fn first_pass<T: Real>(
                 Direction::Text => batch.text_of(start + i),
             });
         }
-        let opponents = Matrix::rows(opponents, width).transposed();
-        matmul([count, others, width], T::ONE, Matrix::rows(anchors, width), opponents, similarity, others, false);
+        let opponents = MatrixView::rows(opponents, width).transposed();
+        matmul([count, others, width], T::ONE, MatrixView::rows(anchors, width), opponents, similarity, others, false);
         for (i, similarity) in similarity.chunks_exact_mut(others).enumerate() {
             let sample = start + i;
             vectorized(
@@ -406,8 +406,8 @@ fn second_pass<T: Real>(
     let surrogate = batch.settings.surrogate;
     let count = dimage.len() / width;
     let images = start..start + count;
-    let image = Matrix::rows(&batch.image[start * width..][..count * width], width);
-    let text = Matrix::rows(batch.text, width);
+    let image = MatrixView::rows(&batch.image[start * width..][..count * width], width);
+    let text = MatrixView::rows(batch.text, width);
     side.with_scratch(2 * texts * count, |scratch| {
         // Both [texts, images of the block], so that every inner loop runs along images.
         let (similarity, gradient) = scratch.split_at_mut(texts * count);
@@ -445,7 +445,7 @@ fn second_pass<T: Real>(
             let rows = anchors.slope[0][sample] + anchors.slope[1][sample];
             gradient[batch.text_of[sample] as usize * count + j] -= anchors.weight[sample] * anchors.scale * rows;
         }
-        let gradient = Matrix::rows(&*gradient, count);
+        let gradient = MatrixView::rows(&*gradient, count);
         matmul([count, width, texts], T::ONE, gradient.transposed(), text, dimage, width, false);
         matmul([texts, width, count], T::ONE, gradient, image, dtext, width, true);
     });

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::matmul::{Factor, Matrix, matmul};
+use super::matmul::{Factor, MatrixView, matmul};
 use super::vector::{add, vectorized};
 use super::{Cpu, Floats, Real};
 use crate::ops::Run;
@@ -20,10 +20,10 @@ pub(super) fn piece(rows: usize, limit: usize) -> usize {
 pub(super) const PIECE: usize = 112;
 
 /// The weight as the [inputs, outputs] factor of x W^T.
-fn weight_matrix<T>(shape: LinearShape, weight: &[T]) -> Matrix<'_, T> {
+fn weight_matrix<T>(shape: LinearShape, weight: &[T]) -> MatrixView<'_, T> {
     match shape.layout {
-        WeightLayout::OutIn => Matrix::rows(weight, shape.inputs).transposed(),
-        WeightLayout::InOut => Matrix::rows(weight, shape.outputs),
+        WeightLayout::OutIn => MatrixView::rows(weight, shape.inputs).transposed(),
+        WeightLayout::InOut => MatrixView::rows(weight, shape.outputs),
     }
 }
 
@@ -108,7 +108,7 @@ impl<T: Real> Run<Linear> for Cpu<T> {
             let weight = Factor::packed(weight_matrix(shape, weight), size, room);
             let product = |i: usize, to: &mut [T]| {
                 let count = to.len() / outputs;
-                let x = Matrix::rows(&x[i * piece * inputs..][..count * inputs], inputs);
+                let x = MatrixView::rows(&x[i * piece * inputs..][..count * inputs], inputs);
                 matmul([count, outputs, inputs], T::ONE, x, weight, to, outputs, false);
             };
             if let Epilogue::Activation { kind, .. } = epilogue {
@@ -162,7 +162,7 @@ impl<T: Real> Run<LinearBackwardData> for Cpu<T> {
             let weight = Factor::packed(weight_matrix(shape, weight).transposed(), size, room);
             dx.par_chunks_mut(piece * inputs).enumerate().for_each(|(i, dx)| {
                 let count = dx.len() / inputs;
-                let dy = Matrix::rows(&dy[i * piece * outputs..][..count * outputs], outputs);
+                let dy = MatrixView::rows(&dy[i * piece * outputs..][..count * outputs], outputs);
                 matmul([count, inputs, outputs], T::ONE, dy, weight, dx, inputs, false);
                 if let BackwardEpilogue::Activation { kind, .. } = epilogue {
                     vectorized(
@@ -203,9 +203,9 @@ impl<T: Real> Run<LinearBackwardWeight> for Cpu<T> {
                     let count = SUM_ROWS.min(end - start);
                     let (a, b) = (&a[start * height..][..count * height], &b[start * width..][..count * width]);
                     dweight.par_chunks_mut(piece * width).enumerate().for_each(|(i, dweight)| {
-                        let a = Matrix::rows(&a[i * piece..], height).transposed();
+                        let a = MatrixView::rows(&a[i * piece..], height).transposed();
                         let size = [dweight.len() / width, width, count];
-                        matmul(size, T::ONE, a, Matrix::rows(b, width), dweight, width, start > first);
+                        matmul(size, T::ONE, a, MatrixView::rows(b, width), dweight, width, start > first);
                     });
                     if biases > 0 {
                         vectorized(

@@ -11,20 +11,20 @@ use super::tile;
 
 /// A matrix where it lies: `values[row * row_stride + column * column_stride]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a, T> {
+pub(crate) struct MatrixView<'a, T> {
     pub values: &'a [T],
     pub row_stride: usize,
     pub column_stride: usize,
 }
 
-impl<'a, T> Matrix<'a, T> {
+impl<'a, T> MatrixView<'a, T> {
     /// Rows of `width` consecutive values.
     pub(crate) fn rows(values: &'a [T], width: usize) -> Self {
-        Matrix { values, row_stride: width, column_stride: 1 }
+        MatrixView { values, row_stride: width, column_stride: 1 }
     }
 
     pub(crate) fn transposed(self) -> Self {
-        Matrix { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
+        MatrixView { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
     }
 
     /// The values from an element on.
@@ -45,13 +45,13 @@ impl<'a, T> Matrix<'a, T> {
 /// The second factor of a product, packed beforehand where many products share it.
 #[derive(Clone, Copy)]
 pub(crate) struct Factor<'a, T> {
-    pub matrix: Matrix<'a, T>,
+    pub matrix: MatrixView<'a, T>,
     /// Empty, or the packed form.
     pub panels: &'a [T],
 }
 
-impl<'a, T> From<Matrix<'a, T>> for Factor<'a, T> {
-    fn from(matrix: Matrix<'a, T>) -> Self {
+impl<'a, T> From<MatrixView<'a, T>> for Factor<'a, T> {
+    fn from(matrix: MatrixView<'a, T>) -> Self {
         Factor { matrix, panels: &[] }
     }
 }
@@ -68,13 +68,13 @@ impl<'a, T: Real> Factor<'a, T> {
     }
 
     /// Packs the [k, n] matrix, in parallel, for many products with it.
-    pub(crate) fn packed(matrix: Matrix<'a, T>, [k, n]: [usize; 2], room: &'a mut [T]) -> Self {
+    pub(crate) fn packed(matrix: MatrixView<'a, T>, [k, n]: [usize; 2], room: &'a mut [T]) -> Self {
         matrix.check(k, n);
         assert!(room.len() == Self::room([k, n]), "the packed form does not fit its place");
         #[cfg(target_arch = "x86_64")]
         room.par_chunks_mut((k * tile::PANEL).max(1)).enumerate().for_each(|(panel, to)| {
             let column = panel * tile::PANEL;
-            let part = Matrix { values: matrix.after(0, column), ..matrix };
+            let part = MatrixView { values: matrix.after(0, column), ..matrix };
             // SAFETY: there is room only where tiles are supported; `check` and the assertion bound the accesses.
             unsafe {
                 tile::pack_panel(tile::PANEL.min(n - column), k, part.as_f32(), to.as_mut_ptr().cast());
@@ -85,11 +85,11 @@ impl<'a, T: Real> Factor<'a, T> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<'a, T: Real> Matrix<'a, T> {
+impl<'a, T: Real> MatrixView<'a, T> {
     /// The same matrix, where `T` is f32.
-    fn as_f32(self) -> Matrix<'a, f32> {
-        let Matrix { values, row_stride, column_stride } = self;
-        Matrix { values: bytemuck::cast_slice(values), row_stride, column_stride }
+    fn as_f32(self) -> MatrixView<'a, f32> {
+        let MatrixView { values, row_stride, column_stride } = self;
+        MatrixView { values: bytemuck::cast_slice(values), row_stride, column_stride }
     }
 }
 
@@ -97,7 +97,7 @@ impl<'a, T: Real> Matrix<'a, T> {
 pub(crate) fn matmul<'a, T: Real>(
     [m, n, k]: [usize; 3],
     alpha: T,
-    a: Matrix<T>,
+    a: MatrixView<T>,
     b: impl Into<Factor<'a, T>>,
     c: &mut [T],
     c_stride: usize,
@@ -164,12 +164,12 @@ mod tests {
         for [m, n, k] in [[1, 1, 1], [3, 5, 2], [14, 32, 16], [15, 33, 17], [29, 49, 300], [130, 70, 31], [12, 16, 530]]
         {
             let (a, b) = (values(m * k, 1), values(k * n, 7));
-            let a_forms = [Matrix::rows(&a, k), Matrix::rows(&a, m).transposed()];
+            let a_forms = [MatrixView::rows(&a, k), MatrixView::rows(&a, m).transposed()];
             let scattered = values(2 * k * n, 3);
             let b_forms = [
-                Matrix::rows(&b, n),
-                Matrix::rows(&b, k).transposed(),
-                Matrix { values: &scattered, row_stride: 2 * n, column_stride: 2 },
+                MatrixView::rows(&b, n),
+                MatrixView::rows(&b, k).transposed(),
+                MatrixView { values: &scattered, row_stride: 2 * n, column_stride: 2 },
             ];
             for a in a_forms {
                 for b in b_forms {
@@ -183,7 +183,7 @@ mod tests {
                             let (row, column) = (place / (n + 3), place % (n + 3));
                             let (set, added, before) = (set[place], added[place], before[place]);
                             if column < n {
-                                let at = |x: Matrix<f32>, i: usize, j: usize| x.after(i, j)[0] as f64;
+                                let at = |x: MatrixView<f32>, i: usize, j: usize| x.after(i, j)[0] as f64;
                                 let product: f64 = (0..k).map(|step| at(a, row, step) * at(b, step, column)).sum();
                                 assert!((set as f64 - 0.5 * product).abs() < 1e-4, "{m} {n} {k} at {row} {column}");
                                 assert!((added as f64 - before as f64 - 0.5 * product).abs() < 1e-4);

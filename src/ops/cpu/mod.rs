@@ -32,8 +32,8 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+use super::device_memory::{DeviceMemory, Ids, Kind, Plan, Region, Span, Stats, Tensor};
 use super::measure::Measure;
-use super::memory::{Ids, Kind, Memory, Plan, Pool, Span, Stats, Tensor};
 use crate::error::{Error, Result};
 
 pub use real::Real;
@@ -47,7 +47,7 @@ pub struct Cpu<T> {
     floats: Vec<T>,
     ids: Vec<u32>,
     bytes: Vec<u8>,
-    /// One growing workspace for each thread, so that a step allocates nothing once it has run.
+    /// One growing workspace for each thread, so that an iteration allocates nothing once one has run.
     scratch: Vec<Mutex<Vec<T>>>,
     /// A growing workspace for the partial sums of one op's first pass.
     partials: Mutex<Vec<T>>,
@@ -173,7 +173,7 @@ impl<K: Float> From<Span<K>> for Floats {
     }
 }
 
-impl<T: Real> Memory for Cpu<T> {
+impl<T: Real> DeviceMemory for Cpu<T> {
     const STORAGE_BYTES: usize = size_of::<T>();
 
     const WORKSPACE_BYTES: usize = 0;
@@ -203,50 +203,50 @@ impl<T: Real> Memory for Cpu<T> {
 
     fn write<K: Kind>(&mut self, to: Span<K>, from: &[K::Host]) {
         let to = to.first(from.len()).range();
-        match K::POOL {
-            Pool::Storage | Pool::Wide => {
+        match K::REGION {
+            Region::Storage | Region::Wide => {
                 let from: &[f32] = bytemuck::cast_slice(from);
                 self.floats[to].iter_mut().zip(from).for_each(|(to, from)| *to = T::of_f32(*from));
             }
-            Pool::Index => self.ids[to].copy_from_slice(bytemuck::cast_slice(from)),
-            Pool::Byte => self.bytes[to].copy_from_slice(bytemuck::cast_slice(from)),
+            Region::Integer => self.ids[to].copy_from_slice(bytemuck::cast_slice(from)),
+            Region::Byte => self.bytes[to].copy_from_slice(bytemuck::cast_slice(from)),
         }
     }
 
     fn read<K: Kind>(&self, from: Span<K>, to: &mut [K::Host]) {
         assert_eq!(from.len(), to.len(), "a read needs as much room as the span holds");
         let from = from.range();
-        match K::POOL {
-            Pool::Storage | Pool::Wide => {
+        match K::REGION {
+            Region::Storage | Region::Wide => {
                 let to: &mut [f32] = bytemuck::cast_slice_mut(to);
                 to.iter_mut().zip(&self.floats[from]).for_each(|(to, from)| *to = from.as_f32());
             }
-            Pool::Index => to.copy_from_slice(bytemuck::cast_slice(&self.ids[from])),
-            Pool::Byte => to.copy_from_slice(bytemuck::cast_slice(&self.bytes[from])),
+            Region::Integer => to.copy_from_slice(bytemuck::cast_slice(&self.ids[from])),
+            Region::Byte => to.copy_from_slice(bytemuck::cast_slice(&self.bytes[from])),
         }
     }
 
     fn fill<K: Kind>(&mut self, to: Span<K>, value: K::Host) {
         let range = to.range();
-        match K::POOL {
-            Pool::Storage | Pool::Wide => self.floats[range].fill(T::of_f32(bytemuck::cast(value))),
-            Pool::Index => self.ids[range].fill(bytemuck::cast(value)),
-            Pool::Byte => self.bytes[range].fill(bytemuck::cast(value)),
+        match K::REGION {
+            Region::Storage | Region::Wide => self.floats[range].fill(T::of_f32(bytemuck::cast(value))),
+            Region::Integer => self.ids[range].fill(bytemuck::cast(value)),
+            Region::Byte => self.bytes[range].fill(bytemuck::cast(value)),
         }
     }
 
     fn copy<K: Kind>(&mut self, from: Span<K>, to: Span<K>) {
         assert_eq!(from.len(), to.len(), "a copy goes to a span of the same length");
-        match K::POOL {
-            Pool::Storage | Pool::Wide => {
+        match K::REGION {
+            Region::Storage | Region::Wide => {
                 let [from, to] = [from, to].map(|span| Floats { start: span.range().start, end: span.range().end });
                 let ([to], [from], _) = self.views([to], [from]);
                 to.par_chunks_mut(1 << 18)
                     .zip(from.par_chunks(1 << 18))
                     .for_each(|(to, from)| to.copy_from_slice(from));
             }
-            Pool::Index => self.ids.copy_within(from.range(), to.range().start),
-            Pool::Byte => self.bytes.copy_within(from.range(), to.range().start),
+            Region::Integer => self.ids.copy_within(from.range(), to.range().start),
+            Region::Byte => self.bytes.copy_within(from.range(), to.range().start),
         }
     }
 

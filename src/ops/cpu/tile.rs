@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::matmul::{Factor, Matrix};
+use super::matmul::{Factor, MatrixView};
 
 /// Rows of the largest tile, and of a packed strip with its padding.
 const TILE_ROWS: usize = 14;
@@ -51,7 +51,7 @@ pub(crate) fn even_parts(count: usize, limit: usize) -> usize {
 pub(crate) unsafe fn matmul(
     [m, n, k]: [usize; 3],
     alpha: f32,
-    a: Matrix<f32>,
+    a: MatrixView<f32>,
     b: Factor<f32>,
     c: *mut f32,
     c_stride: usize,
@@ -85,7 +85,7 @@ pub(crate) unsafe fn matmul(
                 // SAFETY: as the caller promises; the panel has room for 32 values of each step.
                 let packed: *const f32 = unsafe {
                     if b.panels.is_empty() {
-                        let part = Matrix { values: b.matrix.after(first_step, column), ..b.matrix };
+                        let part = MatrixView { values: b.matrix.after(first_step, column), ..b.matrix };
                         pack_panel(columns, steps, part, panel);
                         panel
                     } else {
@@ -112,7 +112,7 @@ pub(crate) unsafe fn matmul(
 /// # Safety
 /// The processor has AVX-512, they lie inside b, and `to` has room for the panel.
 #[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn pack_panel(columns: usize, steps: usize, b: Matrix<f32>, to: *mut f32) {
+pub(crate) unsafe fn pack_panel(columns: usize, steps: usize, b: MatrixView<f32>, to: *mut f32) {
     // SAFETY: as the caller promises.
     unsafe {
         for first in (0..columns).step_by(16) {

@@ -3,7 +3,7 @@
 use super::Cuda;
 use super::kernels::arena as kernel;
 use crate::ops::arena::{AccumulateFisher, AccumulateSquares, Interpolate, QuadraticPenalty};
-use crate::ops::{Memory, Run};
+use crate::ops::{DeviceMemory, Run};
 
 impl Run<Interpolate> for Cuda {
     fn run(&mut self, Interpolate { alpha, y, x }: Interpolate) {

@@ -8,7 +8,7 @@ use crate::ops::contrastive::{
     Contrastive, ContrastiveBackward, ContrastiveInputs, ContrastiveSettings, ContrastiveShape, MovingAverages,
     Negatives, Surrogate,
 };
-use crate::ops::{Memory, Run};
+use crate::ops::{DeviceMemory, Run};
 
 /// Bytes of any record: of a text, of a sample, of the sums of an anchor.
 const RECORD: usize = size_of::<TextRecord>();

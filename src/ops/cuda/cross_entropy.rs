@@ -7,7 +7,7 @@ use super::kernels::cross_entropy as kernel;
 use super::launch::{Kernel, Parameters, Pointer};
 use crate::error::Error;
 use crate::ops::cross_entropy::{CrossEntropy, LogitsShape, SoftCrossEntropy};
-use crate::ops::{Memory, Run, Stats, Tensor, Write};
+use crate::ops::{DeviceMemory, Run, Stats, Tensor, Write};
 
 /// What both losses end in: their weighted mean over the rows, and its gradient.
 struct Mean {

@@ -4,7 +4,7 @@ use super::Cuda;
 use super::kernels::group_dro as kernel;
 use crate::error::Error;
 use crate::ops::group_dro::{ClassWeights, GroupDro};
-use crate::ops::{Memory, Run};
+use crate::ops::{DeviceMemory, Run};
 
 impl Run<GroupDro> for Cuda {
     fn run(&mut self, GroupDro { samples, settings, class, log_u, log_scale, state, weight, objective }: GroupDro) {

@@ -5,7 +5,7 @@ use super::kernels::layer_norm as kernel;
 use super::launch::Kernel;
 use crate::error::Error;
 use crate::ops::layer_norm::{LayerNorm, LayerNormBackward, LayerNormShape};
-use crate::ops::{Memory, Run, Write};
+use crate::ops::{DeviceMemory, Run, Write};
 
 /// The kernels of the backward pass that hold a row in registers: widths up to this, in multiples of 8.
 const HELD: [(usize, Kernel<kernel::LayerNormBackward>); 4] = [

@@ -11,7 +11,7 @@ use super::launch::{Matrix, Pointer, TensorMap};
 use crate::ops::linear::{
     Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape, WeightLayout,
 };
-use crate::ops::{Memory, Run};
+use crate::ops::{DeviceMemory, Run};
 
 /// Rows of an output tile, in every kernel.
 const TILE_ROWS: usize = WGMMA_TILE_M;

@@ -1,7 +1,7 @@
 //! The contract on NVIDIA's GPUs, by the kernels of `kernels/`: bf16 storage, f32 accumulation and statistics.
 //!
 //! Launch code alone lies here: which kernel, what grid, how much shared memory. Under it the [`Driver`] has them run, by
-//! NVIDIA's libcuda or the emulated one. Failures surface in [`Memory::health`]; after the first one nothing more is
+//! NVIDIA's libcuda or the emulated one. Failures surface in [`DeviceMemory::health`]; after the first one nothing more is
 //! launched.
 
 pub mod driver;
@@ -36,8 +36,8 @@ use std::collections::HashMap;
 use half::bf16;
 
 use super::device::RecordKey;
+use super::device_memory::{Byte, DeviceMemory, Integer, Kind, Plan, Region, Span, Stats, Storage, Tensor, Wide};
 use super::measure::Measure;
-use super::memory::{Byte, Index, Kind, Memory, Plan, Pool, Span, Stats, Storage, Tensor, Wide};
 use crate::error::{Error, Result};
 use driver::Driver;
 use family::Family;
@@ -51,7 +51,7 @@ pub struct Cuda {
     family: Family,
     /// Where the planned storage, wide, index and byte memory begin.
     pools: [Address; 4],
-    /// [`Memory::WORKSPACE_BYTES`] for the partial results of one op at a time.
+    /// [`DeviceMemory::WORKSPACE_BYTES`] for the partial results of one op at a time.
     workspace: Address,
     /// Small tables that kernels read, sent once.
     tables: HashMap<Vec<u32>, Address>,
@@ -84,7 +84,7 @@ impl Element for Storage {
 impl Element for Wide {
     type Value = f32;
 }
-impl Element for Index {
+impl Element for Integer {
     type Value = u32;
 }
 impl Element for Byte {
@@ -144,7 +144,7 @@ impl Cuda {
 
     /// Where a span lies on the device.
     fn address<K: Kind>(&self, span: Span<K>) -> Address {
-        self.pools[K::POOL as usize].offset(span.range().start * bytes_of(K::POOL))
+        self.pools[K::REGION as usize].offset(span.range().start * bytes_of(K::REGION))
     }
 
     /// The same for kernels.
@@ -152,7 +152,7 @@ impl Cuda {
         Pointer::new(self.address(span))
     }
 
-    /// The start of the workspace; at most [`Memory::WORKSPACE_BYTES`] from there.
+    /// The start of the workspace; at most [`DeviceMemory::WORKSPACE_BYTES`] from there.
     fn workspace<T>(&self) -> Pointer<T> {
         Pointer::new(self.workspace)
     }
@@ -190,17 +190,17 @@ impl Cuda {
     }
 }
 
-fn bytes_of(pool: Pool) -> usize {
+fn bytes_of(pool: Region) -> usize {
     match pool {
-        Pool::Storage => size_of::<bf16>(),
-        Pool::Wide | Pool::Index => 4,
-        Pool::Byte => 1,
+        Region::Storage => size_of::<bf16>(),
+        Region::Wide | Region::Integer => 4,
+        Region::Byte => 1,
     }
 }
 
-const POOLS: [Pool; 4] = [Pool::Storage, Pool::Wide, Pool::Index, Pool::Byte];
+const POOLS: [Region; 4] = [Region::Storage, Region::Wide, Region::Integer, Region::Byte];
 
-impl Memory for Cuda {
+impl DeviceMemory for Cuda {
     const STORAGE_BYTES: usize = size_of::<bf16>();
     const WORKSPACE_BYTES: usize = 64 << 20;
     const STAGING_BYTES: usize = 16 << 20;
@@ -262,10 +262,10 @@ impl Memory for Cuda {
         if to.is_empty() {
             return;
         }
-        let (address, bytes) = (self.address(to), from.len() * bytes_of(K::POOL));
+        let (address, bytes) = (self.address(to), from.len() * bytes_of(K::REGION));
         self.attempt(|driver| {
-            driver.upload(address, bytes, |sent, staged| match K::POOL {
-                Pool::Storage => {
+            driver.upload(address, bytes, |sent, staged| match K::REGION {
+                Region::Storage => {
                     let values: &[f32] = bytemuck::cast_slice(from);
                     for (to, value) in staged.chunks_exact_mut(2).zip(&values[sent / 2..]) {
                         to.copy_from_slice(&bf16::from_f32(*value).to_ne_bytes());
@@ -279,14 +279,14 @@ impl Memory for Cuda {
         });
     }
 
-    /// After a failure `to` is left as it was; [`Memory::health`] tells.
+    /// After a failure `to` is left as it was; [`DeviceMemory::health`] tells.
     fn read<K: Kind>(&self, from: Span<K>, to: &mut [K::Host]) {
         assert_eq!(from.len(), to.len(), "a read needs as much room as the span holds");
         if self.failure.borrow().is_some() || from.is_empty() {
             return;
         }
-        let done = match K::POOL {
-            Pool::Storage => {
+        let done = match K::REGION {
+            Region::Storage => {
                 let mut values = vec![bf16::ZERO; from.len()];
                 let done = self.driver.download(self.address(from), bytemuck::cast_slice_mut(&mut values));
                 let to: &mut [f32] = bytemuck::cast_slice_mut(to);
@@ -302,20 +302,20 @@ impl Memory for Cuda {
 
     fn fill<K: Kind>(&mut self, to: Span<K>, value: K::Host) {
         let (address, count) = (self.address(to), to.len());
-        match K::POOL {
-            Pool::Storage => {
+        match K::REGION {
+            Region::Storage => {
                 let value: f32 = bytemuck::cast(value);
                 self.sweep(memory::FILL_BF16, count, memory::FillBf16 { to: Pointer::new(address), value, count });
             }
-            Pool::Wide => {
+            Region::Wide => {
                 let value: f32 = bytemuck::cast(value);
                 self.sweep(memory::FILL_F32, count, memory::FillF32 { to: Pointer::new(address), value, count });
             }
-            Pool::Index => {
+            Region::Integer => {
                 let value: u32 = bytemuck::cast(value);
                 self.sweep(memory::FILL_U32, count, memory::FillU32 { to: Pointer::new(address), value, count });
             }
-            Pool::Byte => {
+            Region::Byte => {
                 let value: u8 = bytemuck::cast(value);
                 self.attempt(|driver| driver.upload(address, count, |_, staged| staged.fill(value)));
             }
@@ -324,7 +324,7 @@ impl Memory for Cuda {
 
     fn copy<K: Kind>(&mut self, from: Span<K>, to: Span<K>) {
         assert_eq!(from.len(), to.len(), "a copy goes to a span of the same length");
-        let (from, to, bytes) = (self.address(from), self.address(to), from.len() * bytes_of(K::POOL));
+        let (from, to, bytes) = (self.address(from), self.address(to), from.len() * bytes_of(K::REGION));
         self.attempt(|driver| driver.copy(from, to, bytes));
     }
 

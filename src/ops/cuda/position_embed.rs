@@ -4,7 +4,7 @@ use super::Cuda;
 use super::kernels::position_embed as kernel;
 use crate::error::Error;
 use crate::ops::position_embed::{PositionEmbed, PositionEmbedBackward, PositionShape};
-use crate::ops::{Memory, Run};
+use crate::ops::{DeviceMemory, Run};
 
 /// Threads of a block of the backward pass.
 const BLOCK: usize = kernel::POSITION_EMBED_BACKWARD.most_threads();

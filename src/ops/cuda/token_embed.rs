@@ -7,7 +7,7 @@ use super::launch::Pointer;
 use super::position_embed::{position_blocks, slices};
 use crate::error::Error;
 use crate::ops::token_embed::{TokenEmbed, TokenEmbedBackward, TokenShape};
-use crate::ops::{Memory, Run};
+use crate::ops::{DeviceMemory, Run};
 
 /// Bits that one pass of the sort looks at.
 const DIGIT: u32 = DIGITS.ilog2();

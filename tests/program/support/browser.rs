@@ -18,7 +18,7 @@ pub enum Theme {
 
 /// A page in a window, everything that can be unfolded unfolded.
 #[derive(Debug, Deserialize)]
-pub struct Layout {
+pub struct PageLayout {
     /// Pixels by which the page is wider than its window.
     pub overflow: f64,
     /// Elements that reach out of the window, but for those in boxes that scroll.
@@ -50,7 +50,7 @@ pub struct PlotLayout {
 /// Has Chromium lay out the page in a window of this width. The page is not touched: it stands in a frame of another one,
 /// since a window cannot be as narrow as a phone.
 #[track_caller]
-pub fn lay_out(page: &Path, width: usize, theme: Theme) -> Layout {
+pub fn lay_out(page: &Path, width: usize, theme: Theme) -> PageLayout {
     let folder = tempfile::tempdir().unwrap();
     let frame = folder.path().join("frame.html");
     let text = include_str!("measure.html")

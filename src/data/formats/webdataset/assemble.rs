@@ -15,7 +15,7 @@ use super::sources::ShardFile;
 use super::times::TimeOf;
 use crate::data::broken::{self, Broken};
 use crate::data::text::class_names;
-use crate::data::{Dataset, Images, Sample, fingerprint, id_of};
+use crate::data::{Dataset, Images, Label, Sample, fingerprint, id_of};
 use crate::error::{Error, Result};
 
 /// A sample that the lists of UIDs know nothing of.
@@ -238,7 +238,14 @@ impl Samples {
         for (line, caption) in captions.into_iter().enumerate() {
             let id = if line == 0 { id_of(&[name, key]) } else { id_of(&[name, key, &line.to_string()]) };
             let class = label.unwrap_or_default();
-            self.samples.push(Sample { id, caption: caption.to_string(), class, domain, time, split: list.split });
+            self.samples.push(Sample {
+                id,
+                caption: caption.to_string(),
+                class: Label(class),
+                domain,
+                time,
+                split: list.split,
+            });
             self.labels.push(class);
             self.labelled.push(label.is_some());
             self.first_of_picture.push(first);

@@ -95,7 +95,7 @@ fn python_writes_the_same_format() {
         .samples
         .iter()
         .enumerate()
-        .map(|(index, sample)| (sample.caption.as_str(), sample.class, sample.time, dataset.image(index).unwrap()))
+        .map(|(index, sample)| (sample.caption.as_str(), sample.class.0, sample.time, dataset.image(index).unwrap()))
         .map(|(caption, class, time, image)| (caption, class, time, image.dimensions(), image.get_pixel(0, 0).0))
         .collect();
     let expected =
@@ -257,7 +257,7 @@ fn labels_are_numbers_or_names() {
         let members: Vec<(&str, &[u8])> = members.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
         of_one(&members).unwrap()
     };
-    let numbers = |dataset: &Dataset| dataset.samples.iter().map(|sample| sample.class).collect::<Vec<_>>();
+    let numbers = |dataset: &Dataset| dataset.samples.iter().map(|sample| sample.class.0).collect::<Vec<_>>();
     let named = classes(["sea_lion\n", "cat", "sea_lion"]);
     assert_eq!(
         (named.classes.as_slice(), numbers(&named)),
@@ -428,7 +428,7 @@ fn sets_of_tests_have_names() {
         .iter()
         .zip(0..)
         .map(|(sample, n)| {
-            (dataset.domains[sample.domain as usize].as_str(), sample.time, sample.class, dataset.is_labelled(n))
+            (dataset.domains[sample.domain as usize].as_str(), sample.time, sample.class.0, dataset.is_labelled(n))
         })
         .collect();
     assert_eq!(found, [("webdataset", 2016, 0, false), ("datacompnet", 2014, 7, true), ("retrieval", 2016, 0, false)]);

@@ -15,7 +15,7 @@ use super::{Fault, check_size, from_inks};
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
     let tags = Tags::read(bytes)?;
-    let layout = Layout::of(&tags)?;
+    let layout = PixelLayout::of(&tags)?;
     let mut image = RgbImage::new(layout.width, layout.height);
     for (place, y) in (0..layout.height).step_by(layout.chunk_height as usize).enumerate() {
         for (along, x) in (0..layout.width).step_by(layout.chunk_width as usize).enumerate() {
@@ -165,7 +165,7 @@ enum Kind {
 }
 
 /// How a picture lies in its file.
-struct Layout {
+struct PixelLayout {
     width: u32,
     height: u32,
     kind: Kind,
@@ -188,8 +188,8 @@ struct Layout {
     tables: Vec<u8>,
 }
 
-impl Layout {
-    fn of(tags: &Tags) -> Result<Layout, Fault> {
+impl PixelLayout {
+    fn of(tags: &Tags) -> Result<PixelLayout, Fault> {
         const MOST_SAMPLES: u64 = 6;
         let (width, height) = (tags.side(WIDTH, "width")?, tags.side(HEIGHT, "height")?);
         check_size(width, height)?;
@@ -250,7 +250,7 @@ impl Layout {
         if kind == Kind::Palette && palette.len() < 3 << bits {
             return Err(Fault::Wrong(format!("a TIFF with {} of {} entries in its palette", palette.len(), 3 << bits)));
         }
-        Ok(Layout {
+        Ok(PixelLayout {
             width,
             height,
             kind,

@@ -15,21 +15,21 @@ pub struct Span<K> {
 
 /// What a span's elements are, on every device.
 pub trait Kind: 'static {
-    /// The element as the host sees it in [`Memory::write`] and [`Memory::read`].
+    /// The element as the host sees it in [`DeviceMemory::write`] and [`DeviceMemory::read`].
     type Host: bytemuck::Pod;
     /// Where on a device such elements lie.
-    const POOL: Pool;
+    const REGION: Region;
 }
 
-/// The four kinds of memory, for devices that keep each in one piece.
+/// The four parts of a device's memory, one for each [`Kind`] of elements, for devices that keep each in one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pool {
+pub enum Region {
     /// [`Storage`].
     Storage,
     /// [`Wide`].
     Wide,
-    /// [`Index`].
-    Index,
+    /// [`Integer`].
+    Integer,
     /// [`Byte`].
     Byte,
 }
@@ -39,25 +39,25 @@ pub enum Storage {}
 /// Values that must not lose bits: master weights, moments, statistics, gradients of weights. f32.
 pub enum Wide {}
 /// Token ids, row numbers, class numbers: u32.
-pub enum Index {}
+pub enum Integer {}
 /// Pixels: u8.
 pub enum Byte {}
 
 impl Kind for Storage {
     type Host = f32;
-    const POOL: Pool = Pool::Storage;
+    const REGION: Region = Region::Storage;
 }
 impl Kind for Wide {
     type Host = f32;
-    const POOL: Pool = Pool::Wide;
+    const REGION: Region = Region::Wide;
 }
-impl Kind for Index {
+impl Kind for Integer {
     type Host = u32;
-    const POOL: Pool = Pool::Index;
+    const REGION: Region = Region::Integer;
 }
 impl Kind for Byte {
     type Host = u8;
-    const POOL: Pool = Pool::Byte;
+    const REGION: Region = Region::Byte;
 }
 
 /// Activations and the weights that ops read.
@@ -65,7 +65,7 @@ pub type Tensor = Span<Storage>;
 /// Values in f32 on every device.
 pub type Stats = Span<Wide>;
 /// Whole numbers: token ids, rows, classes.
-pub type Ids = Span<Index>;
+pub type Ids = Span<Integer>;
 /// Pixels.
 pub type Bytes = Span<Byte>;
 
@@ -98,7 +98,7 @@ impl<K> Span<K> {
         self.len == 0
     }
 
-    /// Its elements in their pool.
+    /// Its elements in their region.
     pub fn range(self) -> Range<usize> {
         self.offset..self.offset + self.len
     }
@@ -116,7 +116,7 @@ impl<K> Span<K> {
 }
 
 /// The layout of a run's whole device memory. Everything is planned, and can be printed or refused, before the
-/// device allocates it in one piece; a training step allocates nothing.
+/// device allocates it in one piece; an iteration of training allocates nothing.
 ///
 /// ```
 /// # use perennial::ops::{Plan, cpu::Cpu};
@@ -130,9 +130,9 @@ pub struct Plan {
     storage_bytes: usize,
     workspace_bytes: usize,
     staging_bytes: usize,
-    /// Elements planned: storage, wide, index, byte. Where storage is as wide as statistics, the first stays 0.
+    /// Elements planned: storage, wide, integer, byte. Where storage is as wide as statistics, the first stays 0.
     elements: [usize; 4],
-    /// The elements between spans, which nothing may touch, in each pool.
+    /// The elements between spans, which nothing may touch, in each region.
     gaps: [Vec<Range<usize>>; 4],
     sections: Vec<(String, usize)>,
 }
@@ -146,7 +146,7 @@ const ALIGNMENT: usize = 64;
 
 impl Plan {
     /// An empty plan for a device of type `D`: what its own ops need is counted already.
-    pub fn new<D: Memory>() -> Plan {
+    pub fn new<D: DeviceMemory>() -> Plan {
         let own = [("workspace", D::WORKSPACE_BYTES), ("staging", D::STAGING_BYTES)];
         let own = own.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(name, bytes)| (name.to_string(), bytes));
         Plan {
@@ -164,12 +164,12 @@ impl Plan {
     }
 
     fn span<K: Kind>(&mut self, len: usize) -> Span<K> {
-        let pool = if K::POOL == Pool::Storage && self.unified() { Pool::Wide } else { K::POOL };
-        let used = &mut self.elements[pool as usize];
+        let region = if K::REGION == Region::Storage && self.unified() { Region::Wide } else { K::REGION };
+        let used = &mut self.elements[region as usize];
         let offset = *used;
         *used += len.next_multiple_of(ALIGNMENT);
         if offset + len < *used {
-            self.gaps[pool as usize].push(offset + len..*used);
+            self.gaps[region as usize].push(offset + len..*used);
         }
         Span::new(offset, len)
     }
@@ -240,17 +240,17 @@ impl Plan {
         &self.sections
     }
 
-    /// Elements of storage, wide, index and byte memory.
+    /// Elements of storage, wide, integer and byte memory.
     pub fn elements(&self) -> [usize; 4] {
         self.elements
     }
 
     /// Bytes on their way to the device at once, on devices that stage them.
     pub(crate) fn staging(&self) -> usize {
-        self.staging_bytes + self.elements[Pool::Byte as usize]
+        self.staging_bytes + self.elements[Region::Byte as usize]
     }
 
-    /// The elements between spans of each pool, which no op may touch.
+    /// The elements between spans of each region, which no op may touch.
     pub(crate) fn gaps(&self) -> &[Vec<Range<usize>>; 4] {
         &self.gaps
     }
@@ -266,7 +266,7 @@ impl Plan {
 }
 
 /// What every device does with its memory.
-pub trait Memory: Sized {
+pub trait DeviceMemory: Sized {
     /// Bytes of one [`Storage`] element.
     const STORAGE_BYTES: usize;
 
@@ -344,6 +344,6 @@ mod tests {
         assert_eq!(last.range().start, 128 + 320, "behind the larger");
         assert_eq!((ids.range().start, smaller.1.range().start), (0, 0));
         // Between spans nothing may be touched, but what is a gap of one is a span of the other here.
-        assert_eq!(plan.gaps()[Pool::Wide as usize], [100..128, 458..512]);
+        assert_eq!(plan.gaps()[Region::Wide as usize], [100..128, 458..512]);
     }
 }

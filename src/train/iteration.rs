@@ -1,4 +1,4 @@
-//! One training step: towers forward, objective, towers backward, optimiser.
+//! One iteration of training: towers forward, objective, towers backward, optimiser.
 
 use super::objective::{Loaded, Models, Objective, Path, Planned, Recipe, key_of};
 use super::optimizer::Optimizer;
@@ -14,6 +14,7 @@ use crate::model::transformer::Purpose;
 use crate::ops::adamw::Clamp;
 use crate::ops::arena::Interpolate;
 use crate::ops::{Backend, Device, Plan, RecordKey, Stats};
+use crate::stream::ClassId;
 
 /// A model in training on a device.
 pub struct Trainer {
@@ -50,7 +51,7 @@ pub struct TrainBatch<'a> {
     /// Place of each sample in the data set `[samples]`.
     pub slot: &'a [u32],
     /// Class of each sample in the order of the stream `[samples]`.
-    pub labels: &'a [u32],
+    pub classes: &'a [ClassId],
     /// Whether each sample is of the step itself, not of the memory `[samples]`.
     pub own: &'a [bool],
     /// The stage's epoch, from 0.
@@ -59,9 +60,9 @@ pub struct TrainBatch<'a> {
     pub epochs: usize,
 }
 
-/// What a step came to.
+/// What an iteration came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepReport {
+pub struct IterationReport {
     /// The batch's loss, penalties included.
     pub loss: f32,
     /// Before clipping.
@@ -182,7 +183,7 @@ impl Trainer {
         self.clip.load(&mut *self.device, &values);
     }
 
-    /// Sends a batch. A device that works on its own may still be at the step before.
+    /// Sends a batch. A device that works on its own may still be at the iteration before.
     pub(crate) fn load(&mut self, batch: TrainBatch, learning_rate: f64) {
         let Trainer { device, clip, objective, .. } = self;
         let images = batch.pixels.len() / (3 * clip.spec.vision_cfg.image_size.pow(2));
@@ -211,7 +212,7 @@ impl Trainer {
         forward_backward(&mut **device, models, &**objective, *learn_logit_scale, *loaded);
     }
 
-    /// Starts the step on the loaded batch. A device that works on its own may return before it is done.
+    /// Starts the iteration on the loaded batch. A device that works on its own may return before it is done.
     pub(crate) fn launch(&mut self) {
         self.optimizer.count();
         let Trainer { device, clip, frozen, objective, optimizer, loaded, learn_logit_scale, key, .. } = self;
@@ -229,15 +230,15 @@ impl Trainer {
         });
     }
 
-    /// What the launched step came to, once it is done. Fails when the loss or the gradient is not finite, or when the device
-    /// failed. Where the gradient's norm is not finite the parameters are as they were before the step.
-    pub(crate) fn finish(&mut self) -> Result<StepReport> {
+    /// What the launched iteration came to, once it is done. Fails when the loss or the gradient is not finite, or when the device
+    /// failed. Where the gradient's norm is not finite the parameters are as they were before it.
+    pub(crate) fn finish(&mut self) -> Result<IterationReport> {
         let loss = self.loss();
         self.device.health()?;
         if !loss.is_finite() {
             return Err(Error::run(format!("the loss became {loss}")));
         }
-        Ok(StepReport { loss, gradient_norm: self.optimizer.finish(&*self.device)? })
+        Ok(IterationReport { loss, gradient_norm: self.optimizer.finish(&*self.device)? })
     }
 
     /// The loss of the batch that was last computed, penalties included.
@@ -245,8 +246,8 @@ impl Trainer {
         self.objective.loss(&*self.device)
     }
 
-    /// One whole step on a batch.
-    pub fn step(&mut self, batch: TrainBatch, learning_rate: f64) -> Result<StepReport> {
+    /// One whole iteration, on a batch.
+    pub fn iterate(&mut self, batch: TrainBatch, learning_rate: f64) -> Result<IterationReport> {
         self.load(batch, learning_rate);
         self.launch();
         self.finish()

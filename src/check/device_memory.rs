@@ -2,10 +2,10 @@
 
 use super::{Case, Operands, Ops, Size, Tolerance, in_order};
 use crate::ops::pool::{Pool, PoolShape};
-use crate::ops::{AnyOp, Backend, Cost, Ids, Memory, Stats, Tensor};
+use crate::ops::{AnyOp, Backend, Cost, DeviceMemory, Ids, Stats, Tensor};
 
 /// Fills of parts of spans, at any element, and the storage copy of a master.
-pub(crate) struct MemoryCase {
+pub(crate) struct DeviceMemoryCase {
     pub len: usize,
 }
 
@@ -18,7 +18,7 @@ struct Fills {
     weights: Tensor,
 }
 
-impl<D: Memory> AnyOp<D> for Fills {
+impl<D: DeviceMemory> AnyOp<D> for Fills {
     fn run(&self, device: &mut D) {
         // The first half starts on 16 bytes, the second does not; between them and at the end an element stays.
         let half = self.tensor.len() / 2;
@@ -45,16 +45,16 @@ impl<D: Memory> AnyOp<D> for Fills {
     }
 }
 
-impl Case for MemoryCase {
+impl Case for DeviceMemoryCase {
     const OP: &'static str = "memory";
 
-    fn list(size: Size) -> Vec<MemoryCase> {
+    fn list(size: Size) -> Vec<DeviceMemoryCase> {
         let lengths: &[usize] = match size {
             Size::Tiny | Size::Smallest => &[100],
             Size::Small => &[1, 8, 1003],
             Size::Full => &[1, 8, 1003, 30_000_001],
         };
-        lengths.iter().map(|len| MemoryCase { len: *len }).collect()
+        lengths.iter().map(|len| DeviceMemoryCase { len: *len }).collect()
     }
 
     fn shape(&self) -> String {
