@@ -431,9 +431,11 @@ fn swizzled(address: usize) -> usize {
 fn tma_load_2d(bench: &mut Bench) -> Result<f64> {
     const PAIRS: usize = 6;
     const BOX_COLUMNS: usize = 64;
-    for _ in 0..TRIALS {
+    // The boxes of the products' tiles, and any.
+    for tile in [Some(64), Some(128), Some(256), None] {
         // Rows are a multiple of 16 bytes apart, and boxes one of 1024 bytes.
-        let (rows, columns, box_rows) = (1 + bench.below(90), 1 + bench.below(160), 8 * (1 + bench.below(12)));
+        let box_rows = tile.unwrap_or_else(|| 8 * (1 + bench.below(12)));
+        let (rows, columns) = (1 + bench.below(box_rows + 20), 1 + bench.below(160));
         let pitch = columns.next_multiple_of(8) + 8 * bench.below(2);
         let matrix: Vec<u16> = bench.words(rows * pitch);
         let mut places: Vec<i32> = Vec::new();
@@ -487,7 +489,7 @@ impl OperandLayout {
         let (leading, stride) = match (mn_major, bench.below(2)) {
             // Swizzled and K-major: "not used, assumed to be 1".
             (false, loose) => (16 * bench.below(2), 1024 << loose),
-            // 64 of M or N with all of K, then the next 64.
+            // 64 of M or N with all of K, then the next 64: 8,192 bytes further, as in the products' tiles, or more.
             (true, 0) => (K * 128 + 1024 * bench.below(2), 1024),
             // 8 of K with all of M or N, then the next 8.
             (true, _) => (1024, extent / 64 * 1024),
