@@ -89,9 +89,9 @@ fn find_nvrtc(target: &Path) -> Option<PathBuf> {
         folders.push(package.join("nvidia/cu13/lib"));
         folders.push(package.join("nvidia/cuda_nvrtc/lib"));
     }
-    for place in ["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"] {
-        folders.push(place.into());
-    }
+    folders.extend(["/usr/local/cuda/lib64", "/opt/cuda/lib64", "/usr/lib64"].map(PathBuf::from));
+    // Debian's place for libraries of this machine's architecture.
+    folders.push(format!("/usr/lib/{}-linux-gnu", env::consts::ARCH).into());
     for python in [env::var_os("VIRTUAL_ENV").map(PathBuf::from), env::home_dir().map(|home| home.join(".local"))] {
         let Some(versions) = python.and_then(|python| fs::read_dir(python.join("lib")).ok()) else { continue };
         folders.extend(versions.flatten().map(|version| version.path().join("site-packages/nvidia/cu13/lib")));
