@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// What one event of a [`Trace`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// A part of a step, by [`Measure::phase`].
+    /// A part of an iteration, by [`Measure::phase`].
     Phase,
     /// An op of the contract.
     Op,
