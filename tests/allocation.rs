@@ -69,7 +69,7 @@ const BATCH: usize = 32;
 
 /// All that a step works on is planned before it. Measured here, for the micro model and 32 samples, what is left is:
 ///
-/// - ours: the token ids and the ends of the texts on their way to the device, the classes of texts and of gdro's samples, and the
+/// - ours: the token ids and the ends of the texts on their way to the device, the classes of gdro's samples, and the
 ///   norm on its way back: some 650 bytes;
 /// - now and then a block of rayon's queue (1.5 KiB), or a thread that meets an op for the first time and grows its
 ///   workspace, or makes gemm's 2 MiB for packing once in its life: so the least of five steps counts;

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytemuck::TransparentWrapper;
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
@@ -40,7 +41,11 @@ pub enum Split {
 /// A class by its number in the data set's own order: the index into [`Dataset::classes`]. A stream brings the classes in another order,
 /// whose numbers are [`crate::stream::ClassId`]s; [`crate::stream::Stream::class_id`] and [`crate::stream::Stream::label`] translate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
 pub struct Label(pub u32);
+
+// SAFETY: it is represented as its number is.
+unsafe impl TransparentWrapper<u32> for Label {}
 
 impl Label {
     /// Of the first `count` classes, in order.
@@ -54,8 +59,8 @@ impl Label {
     }
 
     /// What files and a device's memory hold of them.
-    pub fn numbers(of: &[Label]) -> Vec<u32> {
-        of.iter().map(|one| one.0).collect()
+    pub fn numbers(of: &[Label]) -> &[u32] {
+        Label::peel_slice(of)
     }
 }
 

@@ -223,7 +223,7 @@ impl Scores {
         let answer = |sample: &u32| {
             let row = self.rows.get(sample)?;
             let (truth, scores) = (truth(*sample).0, &self.values[row * self.columns..][..self.columns]);
-            Some(Answer { sample: *sample, truth, chosen: choose(scores, &candidates, truth) })
+            Some(Answer { sample: *sample, truth, chosen: choose(scores, candidates, truth) })
         };
         samples.iter().filter_map(answer).collect()
     }

@@ -143,7 +143,7 @@ impl Setup {
             dataset.classes.iter().flat_map(prompts).map(|prompt| tokenizer.encode(&prompt, context)).collect();
         hashes.push(("data", dataset.fingerprint.clone()));
         hashes.push(("templates", templates.hash()));
-        hashes.push(("class_order", hash_of(&Label::numbers(&stream.class_order))));
+        hashes.push(("class_order", hash_of(Label::numbers(&stream.class_order))));
         Ok(Setup {
             config: config.clone(),
             method,

@@ -46,7 +46,7 @@ pub(crate) fn save(
     trainer.device.health()?;
     let MemoryState { classes, counts, indices } = memory.state();
     let mut whole = |name: &str, values: Vec<u32>| file.insert_u32(name, &[values.len()], values);
-    whole("memory.classes", Label::numbers(&classes));
+    whole("memory.classes", Label::numbers(&classes).to_vec());
     whole("memory.counts", counts);
     whole("memory.indices", indices);
     whole("broken", broken);

@@ -88,7 +88,7 @@ impl Contrast {
     pub(crate) fn load(&self, device: &mut dyn Device, batch: &TrainBatch, gamma: f64) {
         let texts = batch.texts.expect("the objective reads texts");
         device.write(self.text_of, &texts.text_of);
-        device.write(self.class_of_text, &Label::numbers(&texts.class_of_text));
+        device.write(self.class_of_text, Label::numbers(&texts.class_of_text));
         if let Some(averages) = self.averages {
             device.write(averages.slot, batch.slot);
             device.write(averages.gamma, &[gamma as f32]);

@@ -173,7 +173,7 @@ impl Objective for Boosting {
 
     fn load(&mut self, device: &mut dyn Device, batch: &TrainBatch, _: Loaded) {
         self.head.load(device, batch.classes);
-        self.auxiliary.load(device, &ClassId::numbers(batch.classes));
+        self.auxiliary.load(device, ClassId::numbers(batch.classes));
     }
 
     fn forward_backward(&self, device: &mut dyn Device, Models { clip, frozen, .. }: Models, loaded: Loaded) {

@@ -94,7 +94,7 @@ impl Head {
 
     /// Sends the classes of a batch's samples.
     pub(crate) fn load(&self, device: &mut dyn Device, classes: &[ClassId]) {
-        device.write(self.label, &ClassId::numbers(classes));
+        device.write(self.label, ClassId::numbers(classes));
     }
 
     /// Keeps the features of the frozen models for the images that `vision` has seen.

@@ -38,7 +38,7 @@ impl ViewContrast {
 
     /// Sends a batch's classes, for each image once.
     pub(crate) fn load(&self, device: &mut dyn Device, classes: &[ClassId]) {
-        device.write(self.class, &twice(&ClassId::numbers(classes)));
+        device.write(self.class, &twice(ClassId::numbers(classes)));
     }
 
     pub(crate) fn shape(&self, views: usize) -> SimilarityShape {

@@ -10,6 +10,7 @@ mod time_incremental;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 
+use bytemuck::TransparentWrapper;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Label;
@@ -26,7 +27,11 @@ pub(crate) use time_incremental::time_incremental;
 /// A class by its number in the order in which the stream brings classes: its place in [`Stream::class_order`], the row of a head's
 /// weights and the column of its logits. [`Label`]s are in the data set's own order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
 pub struct ClassId(pub u32);
+
+// SAFETY: it is represented as its number is.
+unsafe impl TransparentWrapper<u32> for ClassId {}
 
 impl ClassId {
     /// Its place in what has an entry for every class of the stream.
@@ -35,8 +40,8 @@ impl ClassId {
     }
 
     /// What files and a device's memory hold of them.
-    pub fn numbers(of: &[ClassId]) -> Vec<u32> {
-        of.iter().map(|one| one.0).collect()
+    pub fn numbers(of: &[ClassId]) -> &[u32] {
+        ClassId::peel_slice(of)
     }
 }
 
