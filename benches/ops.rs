@@ -3,6 +3,7 @@
 //! On the CPU by the clock, on a GPU by its own: the variables `PERENNIAL_BENCH_DEVICE` (cpu, or cuda[:N]), `PERENNIAL_BENCH_MODEL`
 //! (emoji-small) and `PERENNIAL_BENCH_BATCH` (64) say otherwise. `perennial bench kernels` holds the same against what the device could do.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ impl<D: Backend> Visitor for Ops<'_, D> {
             return Ok(());
         }
         let mut group = self.criterion.benchmark_group(C::OP);
+        // What comes at the same shape twice, in one case or in two, is one benchmark.
+        let mut known = HashSet::new();
         for case in cases {
             let mut operands = Operands::new::<D>(Purpose::Bench, 0, C::OP);
             let ops = case.ops::<D>(&mut operands);
@@ -38,7 +41,7 @@ impl<D: Backend> Visitor for Ops<'_, D> {
             operands.send(&mut device);
             // A backward pass reads what the forward pass wrote.
             ops.iter().for_each(|op| op.run(&mut device));
-            for op in &ops {
+            for op in ops.iter().filter(|op| known.insert((op.name(), op.shape()))) {
                 group.bench_function(BenchmarkId::new(op.name(), op.shape()), |bencher| {
                     bencher.iter_custom(|count| {
                         let seconds = device.time(|device| (0..count).for_each(|_| op.run(device)));
