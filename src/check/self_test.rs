@@ -13,7 +13,7 @@ use crate::ops::cuda::kernels::MODULES;
 use crate::ops::cuda::launch::{Gpu, Target};
 use crate::ops::cuda::linear::shapes_for_every_kernel;
 use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape};
-use crate::ops::{DeviceMemory, Plan, Run};
+use crate::ops::{DeviceMemory, Plan, Run, Stats, Tensor};
 use crate::rng::{below, rng};
 
 /// The file in the program's folder among the user's caches: a line for each GPU that was found right.
@@ -61,15 +61,19 @@ pub fn examine(gpu: Gpu) -> Result<Option<String>> {
     if let Some((instruction, failure)) = failures.first() {
         return Ok(Some(format!("{instruction}: {failure}")));
     }
-    let multiprocessors = Cuda::with_plan(&gpu, &Plan::new::<Cuda>())?.multiprocessors();
-    for shape in shapes_for_every_kernel(multiprocessors) {
-        let [wgmma, mma] = [Family::Wgmma, Family::Mma].map(|family| products(gpu, family, shape));
+    let mut plan = Plan::new::<Cuda>();
+    let shapes = shapes_for_every_kernel(Identity::of(gpu)?.multiprocessors);
+    let products: Vec<Products> = shapes.into_iter().map(|shape| Products::plan(&mut plan, shape)).collect();
+    let mut device = Cuda::with_plan(&gpu, &plan)?;
+    for products in products {
+        products.send(&mut device);
+        let wgmma = products.outputs(&mut device, Family::Wgmma);
         // What failed on silicon leaves nothing in this process that could go on.
         let wgmma = wgmma.map_err(|error| error.at("the self-test of wgmma, without which --kernels mma runs"))?;
-        let mma = mma?;
+        let mma = products.outputs(&mut device, Family::Mma)?;
         let differing = wgmma.iter().zip(&mma).find(|((_, one), (_, other))| one != other);
         if let Some(((output, _), _)) = differing {
-            let LinearShape { rows, inputs, outputs, layout } = shape;
+            let LinearShape { rows, inputs, outputs, layout } = products.shape;
             return Ok(Some(format!(
                 "{output} of a product of {rows} rows, {inputs} inputs and {outputs} outputs ({layout:?}) is not that of mma"
             )));
@@ -78,34 +82,56 @@ pub fn examine(gpu: Gpu) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The outputs of all products of a shape, by name. Operands are small integers, whose sums are exact in any order.
-fn products(gpu: Gpu, family: Family, shape: LinearShape) -> Result<Vec<(&'static str, Vec<u32>)>> {
-    let LinearShape { rows, inputs, outputs, .. } = shape;
-    let mut plan = Plan::new::<Cuda>();
-    let [x, dx] = [(); 2].map(|()| plan.tensor(rows * inputs));
-    let [y, dy] = [(); 2].map(|()| plan.tensor(rows * outputs));
-    let weight = plan.tensor(inputs * outputs);
-    let dweight = plan.stats(inputs * outputs);
-    let dbias = plan.stats(outputs);
-    let mut device = Cuda::with_plan(&gpu, &plan)?;
-    device.use_family(family);
-    for (name, span) in [("x", x), ("dy", dy), ("weight", weight)] {
-        let mut generator = rng(0, name, &[]);
-        let values: Vec<f32> = (0..span.len()).map(|_| below(&mut generator, 9) as f32 - 4.0).collect();
-        device.write(span, &values);
+/// All products of a shape: operands, and outputs.
+struct Products {
+    shape: LinearShape,
+    x: Tensor,
+    dy: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    dx: Tensor,
+    dweight: Stats,
+    dbias: Stats,
+}
+
+impl Products {
+    fn plan(plan: &mut Plan, shape: LinearShape) -> Products {
+        let LinearShape { rows, inputs, outputs, .. } = shape;
+        let [x, dx] = [(); 2].map(|()| plan.tensor(rows * inputs));
+        let [y, dy] = [(); 2].map(|()| plan.tensor(rows * outputs));
+        let weight = plan.tensor(inputs * outputs);
+        let dweight = plan.stats(inputs * outputs);
+        Products { shape, x, dy, weight, y, dx, dweight, dbias: plan.stats(outputs) }
     }
-    device.run(Linear { shape, x, weight, bias: None, epilogue: Epilogue::None, y });
-    device.run(LinearBackwardData { shape, dy, weight, epilogue: BackwardEpilogue::None, dx });
-    device.run(LinearBackwardWeight { shape, dy, x, dweight, dbias: Some(dbias) });
-    let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
-    let found = vec![
-        ("y", bits(device.read_vec(y))),
-        ("dx", bits(device.read_vec(dx))),
-        ("dweight", bits(device.read_vec(dweight))),
-        ("dbias", bits(device.read_vec(dbias))),
-    ];
-    device.health()?;
-    Ok(found)
+
+    /// Small integers, whose sums are exact in any order.
+    fn send(&self, device: &mut Cuda) {
+        for (name, span) in [("x", self.x), ("dy", self.dy), ("weight", self.weight)] {
+            let mut generator = rng(0, name, &[]);
+            let values: Vec<f32> = (0..span.len()).map(|_| below(&mut generator, 9) as f32 - 4.0).collect();
+            device.write(span, &values);
+        }
+    }
+
+    /// The bits of the outputs, by name. They begin as NaN, so that one left unwritten shows.
+    fn outputs(&self, device: &mut Cuda, family: Family) -> Result<Vec<(&'static str, Vec<u32>)>> {
+        let Products { shape, x, dy, weight, y, dx, dweight, dbias } = *self;
+        [y, dx].into_iter().for_each(|span| device.fill(span, f32::NAN));
+        [dweight, dbias].into_iter().for_each(|span| device.fill(span, f32::NAN));
+        device.use_family(family);
+        device.run(Linear { shape, x, weight, bias: None, epilogue: Epilogue::None, y });
+        device.run(LinearBackwardData { shape, dy, weight, epilogue: BackwardEpilogue::None, dx });
+        device.run(LinearBackwardWeight { shape, dy, x, dweight, dbias: Some(dbias) });
+        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+        let found = vec![
+            ("y", bits(device.read_vec(y))),
+            ("dx", bits(device.read_vec(dx))),
+            ("dweight", bits(device.read_vec(dweight))),
+            ("dbias", bits(device.read_vec(dbias))),
+        ];
+        device.health()?;
+        Ok(found)
+    }
 }
 
 /// Of the embedded kernels.

@@ -306,6 +306,7 @@ pub(crate) struct Identity {
     /// Its own name and its driver's version.
     pub(crate) name: String,
     pub(crate) target: Target,
+    pub(crate) multiprocessors: usize,
 }
 
 impl Identity {
@@ -375,14 +376,15 @@ impl Identity {
                 compiled.0, compiled.1
             )));
         }
-        Ok(Identity { device, name: format!("{name}, CUDA driver {major}.{minor}"), target })
+        let multiprocessors = Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        Ok(Identity { device, name: format!("{name}, CUDA driver {major}.{minor}"), target, multiprocessors })
     }
 }
 
 impl Driver {
     /// The device that `gpu` names, with all kernels for it. Fails where it, its driver or kernels for it cannot be had.
     pub fn open(gpu: Gpu) -> Result<Driver> {
-        let Identity { device, name, target } = Identity::of(gpu)?;
+        let Identity { device, name, target, multiprocessors } = Identity::of(gpu)?;
         let mut context = null_mut();
         call!(cuDevicePrimaryCtxRetain(&mut context, device))?;
         call!(cuCtxSetCurrent(context))?;
@@ -393,7 +395,7 @@ impl Driver {
         let mut driver = Driver {
             name,
             target,
-            multiprocessors: Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            multiprocessors,
             shared_memory: Driver::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             context,
             stream,

@@ -161,7 +161,7 @@ impl Cuda {
         self.driver.target()
     }
 
-    pub(crate) fn multiprocessors(&self) -> usize {
+    fn multiprocessors(&self) -> usize {
         self.driver.multiprocessors()
     }
 
