@@ -14,7 +14,7 @@ use perennial::ops::cuda::kernels::MODULES;
 use perennial::ops::cuda::launch::{Argument, Gpu, Launch, Matrix};
 use perennial::ops::{DeviceMemory, Plan, RecordKey};
 
-use crate::{AMPERE, Device, HOPPER, assert_none, emulator, failures, failures_of};
+use crate::{AMPERE, Device, HOPPER, assert_none, emulator, failures, failures_of, perennial};
 
 const SCHEDULES: [Schedule; 4] = [Schedule::EARLY, Schedule::LATE, Schedule::random(3), Schedule::random(4)];
 
@@ -629,13 +629,7 @@ fn a_process_has_one_driver() {
 
 /// `perennial check --device emulated` on a machine that these variables describe.
 fn check(device: &str, only: &str, variables: &[(&str, &str)]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_perennial"))
-        .args(["check", "--device", device, "--smallest", "--only", only])
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    (output.status.success(), text)
+    perennial(&["check", "--device", device, "--smallest", "--only", only], variables)
 }
 
 #[test]

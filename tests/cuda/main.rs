@@ -28,6 +28,14 @@ type Device = Cuda;
 const AMPERE: (u32, u32) = (8, 6);
 const HOPPER: (u32, u32) = (9, 0);
 
+/// `perennial` with variables beside those of this process; whether it succeeded, and all that it said.
+fn perennial(arguments: &[&str], variables: &[(&str, &str)]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_perennial"));
+    let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (output.status.success(), text)
+}
+
 /// Builds the emulator with the kernels of `kernels` (all .cu files there, or `files` alone) into `build`.
 fn build(flavour: Flavour, kernels: &Path, files: Option<&str>, build: &Path) -> PathBuf {
     // make runs compilers side by side itself; two makes in one folder would meet.

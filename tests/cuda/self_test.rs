@@ -1,13 +1,12 @@
 //! What a GPU with wgmma is tested for before it is used, and what becomes of it where that is wrong.
 
 use std::fs;
-use std::process::Command;
 
 use perennial::check::self_test::examine;
 use perennial::ops::cuda::emulated::{Emulator, Flavour, Schedule};
 
 use crate::bugs::{bug, plant};
-use crate::{HOPPER, build, emulator, root};
+use crate::{HOPPER, build, emulator, perennial, root};
 
 #[test]
 fn a_gpu_that_is_right_passes() {
@@ -32,14 +31,6 @@ fn what_is_not_mmas_is_named() {
         let wrong = examine(plugged_in.gpu()).unwrap().expect("something is wrong");
         assert!(wrong.contains(output) && wrong.contains("is not that of mma"), "{wrong}");
     }
-}
-
-/// `perennial` with variables beside those of this process; whether it succeeded, and all that it said.
-fn perennial(arguments: &[&str], variables: &[(&str, &str)]) -> (bool, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_perennial"));
-    let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    (output.status.success(), text)
 }
 
 #[test]
