@@ -1,5 +1,5 @@
 //! What a GPU must get right before it is used: the instructions that the kernels are made of, and the products of each kernel
-//! of wgmma, which must be those of mma to the last bit. Under a second, once for each GPU, driver and program.
+//! of wgmma, which must be those of mma to the last bit. Once for each GPU, driver and program.
 
 use std::path::Path;
 
