@@ -4,4 +4,5 @@ pub(crate) mod embed;
 pub mod metrics;
 pub mod pretrained;
 pub mod retrieval;
+pub mod similarities;
 pub mod zero_shot;

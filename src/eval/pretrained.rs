@@ -6,6 +6,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::embed;
+use super::similarities::Similarities;
 use super::zero_shot::class_embeddings;
 use crate::data::images::transform;
 use crate::data::loader::Loader;
@@ -125,6 +126,7 @@ pub(crate) fn known_activation(
 pub(crate) struct Pretrained {
     pub device: Box<dyn Device>,
     pub clip: Clip,
+    pub similarities: Similarities,
     tokenizer: Tokenizer,
     /// Whether weights are not numbers and the user has let them pass: then embeddings need not be numbers either.
     not_finite: bool,
@@ -140,6 +142,7 @@ impl Pretrained {
     ) -> Result<Pretrained> {
         let mut plan = Plan::new::<B>();
         let clip = Clip::plan(&mut plan, spec, capacity, Purpose::Inference);
+        let similarities = Similarities::plan(&mut plan, spec.embed_dim);
         let device = B::with_plan(place, &plan).map_err(|error| match capacity.images.max(capacity.texts) {
             batch if batch > 1 && error.reason() == Some(Error::NO_ROOM) => {
                 Error::input(format!("{error}; a --batch below {batch} needs less"))
@@ -149,7 +152,7 @@ impl Pretrained {
         let mut device: Box<dyn Device> = Box::new(device);
         clip.load(&mut *device, &weights.values);
         let not_finite = weights.not_finite.is_some();
-        Ok(Pretrained { device, clip, tokenizer: Tokenizer::clip(), not_finite })
+        Ok(Pretrained { device, clip, similarities, tokenizer: Tokenizer::clip(), not_finite })
     }
 
     /// L2-normalised embeddings `[count, D]` of the images that `load` yields for 0 to `count` - 1; threads ask for

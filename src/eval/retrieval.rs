@@ -1,13 +1,14 @@
 //! Retrieval among unit embeddings, images by texts and texts by images (docs/methods.md, section 5). Fractions in [0, 1].
 //!
-//! A tie never counts in favour, as in [`super::metrics`]. Similarities are made a few rows at a time: those of a million
+//! A tie never counts in favour, as in [`super::metrics`]. Similarities are made some rows at a time: those of a million
 //! images and texts would be four terabytes.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::{part_within, rank};
-use super::zero_shot::map_similarities;
+use super::similarities::Similarities;
+use crate::ops::Device;
 
 /// The fraction of queries with a relevant item among the first 1, 5 and 10.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,30 +42,29 @@ impl Retrieval {
     }
 }
 
-/// Retrieval among unit rows `images [I, width]` and `texts [T, width]`. `texts_of_image` has the texts that belong to each image,
+/// Retrieval among unit rows `images [I, D]` and `texts [T, D]`, embeddings that `device` has made. `texts_of_image` has the texts that belong to each image,
 /// each once; there may be several to an image, and a text may belong to several images. A query to which nothing belongs is left
 /// out. None where a direction has no query left. `each` is told every image's similarities `[T]` as they are met, and what it makes
 /// of them is returned in the order of the images.
-///
-/// At work are 16 rows of similarities for each thread. Panics when the sizes do not fit: a bug of the caller.
+/// Panics when the sizes do not fit: a bug of the caller.
 pub(crate) fn retrieve<R: Send>(
+    device: &mut dyn Device,
+    similarities: &Similarities,
     images: &[f32],
     texts: &[f32],
-    width: usize,
     texts_of_image: &[Vec<u32>],
     each: impl Fn(usize, &[f32]) -> R + Sync,
 ) -> (Vec<R>, Option<Retrieval>) {
-    assert_eq!(images.len(), texts_of_image.len() * width, "images are [images, width]");
-    let mut images_of_text = vec![Vec::new(); texts.len() / width];
+    assert_eq!(similarities.rows(images), texts_of_image.len(), "images are [images, D]");
+    let mut images_of_text = vec![Vec::new(); similarities.rows(texts)];
     for (image, of_image) in (0..).zip(texts_of_image) {
         of_image.iter().for_each(|text| images_of_text[*text as usize].push(image));
     }
-    let (image_ranks, made) = map_similarities(images, texts, width, |image, scores| {
-        (rank(scores, &texts_of_image[image]), each(image, scores))
-    })
-    .into_par_iter()
-    .unzip();
-    let text_ranks = map_similarities(texts, images, width, |text, scores| rank(scores, &images_of_text[text]));
+    let (image_ranks, made) = similarities
+        .map(device, images, texts, |image, scores| (rank(scores, &texts_of_image[image]), each(image, scores)))
+        .into_par_iter()
+        .unzip();
+    let text_ranks = similarities.map(device, texts, images, |text, scores| rank(scores, &images_of_text[text]));
     (made, Retrieval::of_ranks(image_ranks, text_ranks))
 }
 
@@ -121,9 +121,11 @@ mod tests {
             _ => vec![image as u32 - 1, image as u32 + 16],
         };
         let texts_of_image: Vec<Vec<u32>> = (0..images).map(own).collect();
-        let (largest, found) = retrieve(&image_rows, &text_rows, width, &texts_of_image, |image, scores| {
-            (image, scores.iter().copied().fold(f32::NEG_INFINITY, f32::max))
-        });
+        let (similarities, mut device) = Similarities::on_cpu(width, [images, texts]);
+        let (largest, found) =
+            retrieve(&mut device, &similarities, &image_rows, &text_rows, &texts_of_image, |image, scores| {
+                (image, scores.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+            });
         assert_eq!(found, of(&similarity, &texts_of_image, texts));
         assert!(found.is_some_and(|found| found.image_to_text.at_10 > 0.0 && found.text_to_image.at_10 < 1.0));
         for (image, (told, largest)) in largest.into_iter().enumerate() {

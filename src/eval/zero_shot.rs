@@ -2,14 +2,12 @@
 
 use std::cmp::Ordering;
 
-use rayon::prelude::*;
-
 use super::embed::embed_texts;
 use super::metrics::{part_within, rank};
+use super::similarities::Similarities;
 use crate::data::Label;
 use crate::model::clip::Clip;
 use crate::ops::Device;
-use crate::ops::cpu::vector::{dot, vectorized};
 
 /// Class embeddings `[classes, D]`: per class every prompt is encoded, normalised, averaged, and normalised again.
 /// `prompts` holds the token ids of all prompts, class by class, the same number for each of `classes`.
@@ -26,56 +24,6 @@ pub(crate) fn class_embeddings(device: &mut dyn Device, clip: &Clip, prompts: &[
         mean.iter_mut().for_each(|x| *x /= norm);
     }
     means
-}
-
-/// Rows of similarities that a thread has at work, so that `b` is read once for so many rows of `a`.
-const ROWS: usize = 16;
-
-/// What `each` makes of every row of cosine similarities `[columns]` of unit rows `a [rows, D]` and `b [columns, D]`, in the order of
-/// `a`; it is told the row's number and the similarities. A similarity depends on its two rows alone, not on where they stand, so that
-/// equal embeddings tie exactly.
-pub(crate) fn map_similarities<R: Send>(
-    a: &[f32],
-    b: &[f32],
-    width: usize,
-    each: impl Fn(usize, &[f32]) -> R + Sync,
-) -> Vec<R> {
-    let columns = b.len() / width;
-    let blocks = a.par_chunks(ROWS * width).enumerate();
-    let of_block = blocks.map_init(
-        || vec![0.0; ROWS * columns],
-        |scores, (block, a)| {
-            fill_similarities(scores, a, b, width);
-            let rows = a.len() / width;
-            let row = |row: usize| each(ROWS * block + row, &scores[row * columns..][..columns]);
-            (0..rows).map(row).collect::<Vec<R>>()
-        },
-    );
-    of_block.flatten_iter().collect()
-}
-
-/// Similarities of the rows of `a` at the head of `scores`.
-fn fill_similarities(scores: &mut [f32], a: &[f32], b: &[f32], width: usize) {
-    let columns = b.len() / width;
-    vectorized(
-        #[inline(always)]
-        || {
-            for (column, b) in b.chunks_exact(width).enumerate() {
-                for (row, a) in a.chunks_exact(width).enumerate() {
-                    scores[row * columns + column] = dot(a, b);
-                }
-            }
-        },
-    );
-}
-
-/// Cosine similarities `[rows, columns]` of unit rows `a [rows, D]` and `b [columns, D]`.
-pub(crate) fn similarities(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
-    let columns = b.len() / width;
-    let mut scores = vec![0.0; a.len() / width * columns];
-    let blocks = scores.par_chunks_mut((ROWS * columns).max(1)).zip(a.par_chunks(ROWS * width));
-    blocks.for_each(|(scores, a)| fill_similarities(scores, a, b, width));
-    scores
 }
 
 /// What a row of `scores` is taken for: the candidate of the largest score. Of equals, and of NaN, it is not `truth`: a model
@@ -105,13 +53,19 @@ pub struct Classification {
 }
 
 impl Classification {
-    /// Of unit rows `images [I, D]` among unit rows `classes [K, D]`; `labels [I]` are the right ones. None without images. A row of
-    /// similarities is held for 16 images of each thread. Panics when the sizes do not fit: a bug of the caller.
-    pub(crate) fn of(images: &[f32], classes: &[f32], width: usize, labels: &[Label]) -> Option<Classification> {
-        assert_eq!(images.len(), labels.len() * width, "images are [labels, width]");
-        let ranks = map_similarities(images, classes, width, |image, scores| rank(scores, &[labels[image].0]));
+    /// Of unit rows `images [I, D]` among unit rows `classes [K, D]`; `labels [I]` are the right ones. None without images. Panics when the
+    /// sizes do not fit: a bug of the caller.
+    pub(crate) fn of(
+        device: &mut dyn Device,
+        similarities: &Similarities,
+        images: &[f32],
+        classes: &[f32],
+        labels: &[Label],
+    ) -> Option<Classification> {
+        let ranks = similarities.map(device, images, classes, |image, scores| rank(scores, &[labels[image].0]));
+        assert_eq!(ranks.len(), labels.len(), "images are [labels, D]");
         let ranks: Vec<usize> = ranks.into_iter().flatten().collect();
-        Classification::of_ranks(&ranks, labels, classes.len() / width)
+        Classification::of_ranks(&ranks, labels, similarities.rows(classes))
     }
 
     fn of_ranks(ranks: &[usize], labels: &[Label], classes: usize) -> Option<Classification> {
@@ -144,7 +98,9 @@ mod tests {
         assert_eq!(Classification::of_ranks(&[], &[], 3), None);
         // Two images: the first is its class's own direction, the second ties between both.
         let half = std::f32::consts::FRAC_1_SQRT_2;
-        let found = Classification::of(&[1.0, 0.0, half, half], &[1.0, 0.0, 0.0, 1.0], 2, &[0, 1].map(Label)).unwrap();
+        let (similarities, mut device) = Similarities::on_cpu(2, [2, 2]);
+        let (images, classes) = ([1.0, 0.0, half, half], [1.0, 0.0, 0.0, 1.0]);
+        let found = Classification::of(&mut device, &similarities, &images, &classes, &[0, 1].map(Label)).unwrap();
         assert_eq!(found, Classification { top_1: 0.5, top_5: 1.0, mean_per_class_recall: 0.5 });
     }
 
@@ -166,10 +122,5 @@ mod tests {
             assert_eq!(choose(&[0.3, 0.4, 0.3], &order, 1), 1, "others may tie");
             assert_ne!(choose(&[0.9, f32::NAN, 0.1], &order, 1), 1);
         }
-    }
-
-    #[test]
-    fn similarities_are_dot_products() {
-        assert_eq!(similarities(&[1.0, 0.0, 0.6, 0.8], &[0.0, 1.0, 1.0, 0.0], 2), [0.0, 1.0, 0.8, 0.6]);
     }
 }

@@ -9,7 +9,7 @@ use crate::data::loader::{BatchRequest, Loader, LoaderOptions};
 use crate::error::Result;
 use crate::eval::embed::{embed_images, embed_texts};
 use crate::eval::retrieval::{Retrieval, retrieve};
-use crate::eval::zero_shot::{choose, class_embeddings, similarities};
+use crate::eval::zero_shot::{choose, class_embeddings};
 use crate::memory::Memory;
 use crate::method::Classifies;
 use crate::method::herding::mean_direction;
@@ -86,10 +86,9 @@ pub(crate) fn evaluate(
     };
 
     let mut found = Findings::default();
-    let Trainer { device, evaluation: clip, .. } = trainer;
     if retrieves {
         for tests in &setup.retrieved {
-            let (answers, retrieval) = images.retrieve(&mut **device, clip, setup, tests);
+            let (answers, retrieval) = images.retrieve(trainer, setup, tests);
             found.row.push(retrieval.map(|retrieval| retrieval.mean_recall_at_1()));
             for (name, value) in recalls(retrieval) {
                 found.dynamic.entry(name).or_default().push(value);
@@ -109,7 +108,7 @@ pub(crate) fn evaluate(
     for (name, samples) in &setup.static_sets {
         found.static_sets.insert(format!("{name} accuracy"), accuracy(&scores.answers(samples, &all, class)));
         if retrieves {
-            let (_, retrieval) = images.retrieve(&mut **device, clip, setup, samples);
+            let (_, retrieval) = images.retrieve(trainer, setup, samples);
             let recall = retrieval.map(|retrieval| retrieval.mean_recall_at_1());
             found.static_sets.insert(format!("{name} mean_recall@1"), recall);
         }
@@ -128,10 +127,8 @@ pub(crate) fn accuracies(
     let class = |sample: u32| setup.dataset.samples[sample as usize].class;
     let images = Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &sets.concat(), &mut |_| ())?;
     if setup.config.evaluation.task == EvaluationTask::Retrieval {
-        let Trainer { device, evaluation: clip, .. } = trainer;
-        let recall = |set: &Vec<u32>| {
-            images.retrieve(&mut **device, clip, setup, set).1.map(|retrieval| retrieval.mean_recall_at_1())
-        };
+        let recall =
+            |set: &Vec<u32>| images.retrieve(trainer, setup, set).1.map(|retrieval| retrieval.mean_recall_at_1());
         return Ok(sets.iter().map(recall).collect());
     }
     let (scores, seen) = (zero_shot(trainer, setup, &images), setup.stream.classes_seen(step));
@@ -143,7 +140,7 @@ fn zero_shot(trainer: &mut Trainer, setup: &Setup, images: &Embedded) -> Scores 
     let prompts: Vec<&[u32]> = setup.class_prompts.iter().map(Vec::as_slice).collect();
     let columns = setup.dataset.classes.len();
     let texts = class_embeddings(&mut *trainer.device, &trainer.evaluation, &prompts, columns);
-    Scores { rows: images.rows.clone(), columns, values: similarities(&images.embeddings, &texts, images.width) }
+    images.scores(trainer, &texts)
 }
 
 /// Scores of images against every class's mean of what the memory keeps (icarl).
@@ -155,7 +152,7 @@ fn nearest_mean(trainer: &mut Trainer, setup: &Setup, memory: &Memory, images: &
         mean_direction(rows.map(|sample| kept.row(*sample)), kept.width)
     };
     let means: Vec<f32> = Label::first(columns).flat_map(mean).collect();
-    Ok(Scores { rows: images.rows.clone(), columns, values: similarities(&images.embeddings, &means, images.width) })
+    Ok(images.scores(trainer, &means))
 }
 
 /// Scores of images by the model's head.
@@ -262,14 +259,15 @@ impl Embedded {
         &self.embeddings[self.rows[&sample] * self.width..][..self.width]
     }
 
+    /// Similarities with `columns [columns, width]`, a direction of each class.
+    fn scores(&self, trainer: &mut Trainer, columns: &[f32]) -> Scores {
+        let Trainer { device, similarities, .. } = trainer;
+        let values = similarities.all(&mut **device, &self.embeddings, columns);
+        Scores { rows: self.rows.clone(), columns: similarities.rows(columns), values }
+    }
+
     /// Retrieval by captions among `samples` alone, and the caption that each image finds.
-    fn retrieve(
-        &self,
-        device: &mut dyn Device,
-        clip: &Clip,
-        setup: &Setup,
-        samples: &[u32],
-    ) -> (Vec<Answer>, Option<Retrieval>) {
+    fn retrieve(&self, trainer: &mut Trainer, setup: &Setup, samples: &[u32]) -> (Vec<Answer>, Option<Retrieval>) {
         let tests: Vec<u32> = samples.iter().filter(|sample| self.rows.contains_key(sample)).copied().collect();
         let caption = |test: &u32| setup.caption_of_sample[*test as usize];
         let mut captions: Vec<u32> = tests.iter().map(caption).collect();
@@ -291,9 +289,10 @@ impl Embedded {
         }
         let tokens: Vec<&[u32]> = captions.iter().map(|caption| setup.captions[*caption as usize].as_slice()).collect();
         let images: Vec<f32> = pictures.iter().flat_map(|test| self.row(*test)).copied().collect();
-        let texts = embed_texts(device, clip, &tokens);
+        let Trainer { device, evaluation: clip, similarities, .. } = trainer;
+        let texts = embed_texts(&mut **device, clip, &tokens);
         let columns: Vec<u32> = (0..captions.len() as u32).collect();
-        retrieve(&images, &texts, self.width, &columns_of_picture, |place, scores| {
+        retrieve(&mut **device, similarities, &images, &texts, &columns_of_picture, |place, scores| {
             let (truth, chosen) = choose_among(scores, &columns, &columns_of_picture[place]);
             Answer { sample: pictures[place], truth: captions[truth as usize], chosen: captions[chosen as usize] }
         })

@@ -1,6 +1,6 @@
 //! Rows of numbers: embeddings, or similarities.
 
-use crate::eval::zero_shot::similarities;
+use crate::eval::similarities::Similarities;
 
 /// Rows of the same width, one after the other: embeddings of unit length, or similarities with a column for each of something else.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,7 +32,8 @@ impl Rows {
         self.values.chunks_exact(self.width.max(1))
     }
 
-    /// Cosine similarities of embeddings: a row for each of these, a column for each of `others`. Panics when their widths differ.
+    /// Cosine similarities of embeddings, computed on the CPU: a row for each of these, a column for each of `others`. Panics when their
+    /// widths differ.
     ///
     /// ```
     /// use perennial::Rows;
@@ -43,7 +44,15 @@ impl Rows {
     /// ```
     pub fn similarities(&self, others: &Rows) -> Rows {
         assert_eq!(self.width, others.width, "embeddings of one model");
-        Rows { values: similarities(&self.values, &others.values, self.width), width: others.len() }
+        let sizes = [self.len(), others.len()];
+        let values = match sizes.contains(&0) {
+            true => Vec::new(),
+            false => {
+                let (similarities, mut cpu) = Similarities::on_cpu(self.width, sizes);
+                similarities.all(&mut cpu, &self.values, &others.values)
+            }
+        };
+        Rows { values, width: others.len() }
     }
 
     /// The column of a row's largest value; of equals the first.

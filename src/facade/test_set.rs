@@ -8,6 +8,7 @@ use crate::data::loader::{BatchRequest, Loader, LoaderOptions};
 use crate::data::text::prompts::Templates;
 use crate::data::{Dataset, Label};
 use crate::error::{Error, Result};
+use crate::eval::pretrained::Pretrained;
 use crate::eval::retrieval::{Retrieval, retrieve};
 use crate::eval::zero_shot::Classification;
 
@@ -33,7 +34,9 @@ impl TestSet {
         let classes = clip.embed_classes(&self.dataset.classes, templates)?;
         let (pictures, images) = self.embed(clip, progress)?;
         let labels: Vec<Label> = pictures.iter().map(|sample| self.dataset.samples[*sample as usize].class).collect();
-        let found = Classification::of(&images.values, &classes.values, images.width, &labels);
+        let Pretrained { device, similarities, .. } = &mut clip.model;
+        let found = Classification::of(&mut **device, similarities, &images.values, &classes.values, &labels);
+        device.health()?;
         Ok((pictures.len(), found.expect("there is a picture")))
     }
 
@@ -65,7 +68,10 @@ impl TestSet {
         let texts = clip.embed_texts_with(&captions, &mut |done| progress("texts", done, captions.len()))?;
         let (pictures, images) = self.embed(clip, progress)?;
         let texts_of_image: Vec<Vec<u32>> = pictures.iter().map(|picture| of_picture[picture].clone()).collect();
-        let (_, found) = retrieve(&images.values, &texts.values, images.width, &texts_of_image, |_, _| ());
+        let Pretrained { device, similarities, .. } = &mut clip.model;
+        let rows = [&images.values[..], &texts.values];
+        let (_, found) = retrieve(&mut **device, similarities, rows[0], rows[1], &texts_of_image, |_, _| ());
+        device.health()?;
         Ok(([pictures.len(), captions.len()], found.expect("every picture has a caption")))
     }
 

@@ -159,7 +159,8 @@ impl Plan {
         }
     }
 
-    fn unified(&self) -> bool {
+    /// Whether storage precision is f32, and lies in the same memory.
+    pub(crate) fn unified(&self) -> bool {
         self.storage_bytes >= 4
     }
 

@@ -6,6 +6,7 @@ use super::spec::TrainerSpec;
 use super::stage::StageView;
 use super::texts::BatchTexts;
 use crate::error::{Error, Result};
+use crate::eval::similarities::Similarities;
 use crate::model::clip::{Capacity, Clip};
 use crate::model::frozen::Frozen;
 use crate::model::parameters::ParameterList;
@@ -24,6 +25,8 @@ pub struct Trainer {
     pub clip: Clip,
     /// The same weights with memory for evaluation.
     pub(crate) evaluation: Clip,
+    /// Of evaluation's embeddings.
+    pub(crate) similarities: Similarities,
     /// Teachers and earlier extractors.
     pub frozen: Vec<Frozen>,
     /// How many of `frozen`, from the first on, hold a model by now.
@@ -89,6 +92,7 @@ impl Trainer {
         let start = if recipe.keeps_start() { clip.weights.master.len() } else { 0 };
         let start = plan.section("optimiser", |plan| plan.stats(start));
         let evaluation = clip.plan_sharing(&mut plan, evaluation, Purpose::Inference);
+        let similarities = Similarities::plan(&mut plan, spec.model.embed_dim);
         let learn_logit_scale = spec.learn_logit_scale;
         let build = move |device: B| {
             let mut device: Box<dyn Device> = Box::new(device);
@@ -98,6 +102,7 @@ impl Trainer {
                 device,
                 clip,
                 evaluation,
+                similarities,
                 frozen,
                 frozen_in_use: 0,
                 objective,
