@@ -14,6 +14,7 @@ mod tensorboard;
 pub use cells::Cell;
 pub use groups::group;
 pub use html::page;
+pub(crate) use html::step;
 pub use matrices::{static_table, transfer_table};
 pub use reference::{Comparison, Reference};
 pub use run::{LogLine, Run};

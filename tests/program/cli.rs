@@ -524,8 +524,12 @@ fn a_trace_of_a_step_has_every_op_with_its_time_inside_the_step() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trace.json");
     let file = file.to_str().unwrap();
-    let trace = ["bench", "step", "--model", "emoji-tiny", "--batch", "4", "--steps", "1", "--trace", file];
-    assert!(succeed(&trace).contains(file), "the file is named");
+    let html = folder.path().join("step.html");
+    let html = html.to_str().unwrap();
+    let step =
+        ["bench", "step", "--model", "emoji-tiny", "--batch", "4", "--steps", "1", "--trace", file, "--html", html];
+    let told = succeed(&step);
+    assert!(told.contains(file) && told.contains(html), "the files are named");
     let trace: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     let events: Vec<&Value> = trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X").collect();
     let of = |category: &str| events.iter().filter(|event| event["cat"] == category).copied().collect::<Vec<&Value>>();
@@ -583,8 +587,20 @@ fn a_trace_of_a_step_has_every_op_with_its_time_inside_the_step() {
         assert_eq!(ops.iter().filter(|op| op["name"] == name).count(), count, "{name}");
     }
     assert_eq!(ops.len(), 18 * blocks + 32, "and no others");
+
+    let page = fs::read_to_string(html).unwrap();
+    for op in &ops {
+        let [name, shape] = [&op["name"], &op["args"]["shape"]].map(|text| text.as_str().unwrap());
+        let row = format!("<td class=\"name\">{name}</td><td class=\"name\">{shape}</td>");
+        assert_eq!(page.matches(&row).count(), 1, "one row for each op and shape: {row}");
+    }
+    for part in ["emoji-tiny", ">forward</text>", "GFLOP/s", "operations a byte"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("<script") && !page.contains("http"), "it needs nothing but itself");
     refused(&["bench", "kernels", "--trace", file], &["--trace", "perennial bench step"]);
     refused(&["bench", "step", "--trace", "/nowhere/trace.json"], &["cannot write /nowhere/trace.json"]);
+    refused(&["bench", "kernels", "--html", html], &["--html", "perennial bench step"]);
 }
 
 #[test]

@@ -14,7 +14,8 @@ use crate::error::{Error, Result, unknown};
 use crate::files::read_text;
 use crate::model::spec::ModelSpec;
 use crate::ops::linear::{Epilogue, Linear, LinearShape};
-use crate::ops::{AnyOp, Backend, Cost, Plan};
+use crate::ops::{AnyOp, Backend, Plan};
+use crate::report::step::Roof;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -98,8 +99,8 @@ pub(crate) fn bench<D: Backend>(
     let ceilings = table.ceilings.as_ref();
     let report = json!({
         "device": ceilings.map(|ceilings| &ceilings.device),
-        "ceilings": ceilings.map(|Ceilings { operations, bytes, .. }| {
-            json!({ "gflops": operations / 1e9, "gb_per_second": bytes / 1e9 })
+        "ceilings": ceilings.map(|Ceilings { roof, .. }| {
+            json!({ "gflops": roof.operations / 1e9, "gb_per_second": roof.bytes / 1e9 })
         }),
         "ops": table.rows,
     });
@@ -162,10 +163,7 @@ impl Base {
 /// What a device can do at best.
 pub(crate) struct Ceilings {
     pub device: String,
-    /// Operations a second, of products.
-    operations: f64,
-    /// Bytes a second, of copies.
-    bytes: f64,
+    pub roof: Roof,
 }
 
 impl Ceilings {
@@ -195,12 +193,7 @@ impl Ceilings {
             operations / 1e9,
             bytes / 1e9
         );
-        Ok(Ceilings { device: name, operations, bytes })
-    }
-
-    /// The shortest time, in seconds, that an op of this cost can take.
-    pub(crate) fn floor(&self, cost: Cost) -> f64 {
-        (cost.operations as f64 / self.operations).max(cost.bytes as f64 / self.bytes)
+        Ok(Ceilings { device: name, roof: Roof { operations, bytes } })
     }
 }
 
@@ -265,7 +258,7 @@ impl<D: Backend> Table<'_, D> {
         let (name, shape, cost) = (op.name(), op.shape(), op.cost(D::STORAGE_BYTES));
         let rate = |count: usize| count as f64 / seconds / 1e9;
         let (gflops, gbs) = (rate(cost.operations), rate(cost.bytes));
-        let share = self.ceilings.as_ref().map(|ceilings| 100.0 * ceilings.floor(cost) / seconds);
+        let share = self.ceilings.as_ref().map(|ceilings| 100.0 * ceilings.roof.floor(cost) / seconds);
         let of_floor = share.map_or("-".to_string(), |share| format!("{share:.1}"));
         put!("{name:<24} {shape:<26} {:>10.1} {gflops:>10.1} {gbs:>8.1} {of_floor:>8}", seconds * 1e6);
         self.rows.push(json!({

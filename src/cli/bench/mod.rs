@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Write one step, op by op, to this file: JSON for ui.perfetto.dev or chrome://tracing
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Write one step as a page to this file: its timeline, its roofline, and every op beside its floor
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     loader: loader::Arguments,
     #[command(flatten)]
@@ -53,9 +56,12 @@ enum What {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let batch = arguments.batch as usize;
-    if let Some(file) = &arguments.trace {
+    for (option, file) in [("--trace", &arguments.trace), ("--html", &arguments.html)] {
+        let Some(file) = file else { continue };
         if !matches!(arguments.what, What::Step) {
-            return Err(Error::input("--trace is of a whole training step: `perennial bench step --trace FILE`"));
+            return Err(Error::input(format!(
+                "{option} is of a whole training step: `perennial bench step {option} FILE`"
+            )));
         }
         check_writable(file)?;
     }
@@ -76,8 +82,9 @@ fn of_model(arguments: &Arguments, batch: usize) -> Result<Value> {
         What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch, &arguments.kernels))?,
         _ => on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, arguments.steps as usize))?,
     };
-    if let Some(file) = &arguments.trace {
-        on_device!(&place, D, at => trace::trace::<D>(at, &spec, batch, file))?;
+    let (events, page) = (arguments.trace.as_deref(), arguments.html.as_deref());
+    if events.is_some() || page.is_some() {
+        on_device!(&place, D, at => trace::trace::<D>(at, (&arguments.model, &spec), batch, events, page))?;
     }
     report["model"] = json!(arguments.model);
     report["threads"] = json!(rayon::current_num_threads());

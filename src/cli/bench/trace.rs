@@ -1,4 +1,4 @@
-//! One training step op by op, in the format that Chrome's tracing and Perfetto read.
+//! One training step op by op: in the format that Chrome's tracing and Perfetto read, and as a page.
 
 use std::path::Path;
 
@@ -12,14 +12,21 @@ use crate::files::write_atomically;
 use crate::model::spec::ModelSpec;
 use crate::ops::Backend;
 use crate::ops::trace::{Activity, Event, Trace, Traced};
+use crate::report::step::{self, Roof};
 use crate::train::Trainer;
 
 /// Steps before the one that is traced: threads' workspaces have grown then, and tables were sent.
 const WARM_UP: usize = 2;
 
-/// Writes a trace of one step to `file`: the step, its phases, and in them every op with its shape, its cost, and the share of its
-/// time that the op must take on this device.
-pub(crate) fn trace<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, file: &Path) -> Result<()> {
+/// Traces one step: its phases, and in them every op with its shape, its cost, and the share of its time that the op must take on this
+/// device. Writes it to `events` for Perfetto, and to `page` for a browser.
+pub(crate) fn trace<D: Backend>(
+    place: &D::Place,
+    (name, spec): (&str, &ModelSpec),
+    batch: usize,
+    events: Option<&Path>,
+    page: Option<&Path>,
+) -> Result<()> {
     let ceilings = Ceilings::measure::<D>(place)?;
     let data = Data::new(spec, batch)?;
     let mut trainer = Trainer::new::<Traced<D>>(place, &data.trainer(), &*infonce(), NO_EVALUATION)?;
@@ -32,14 +39,24 @@ pub(crate) fn trace<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize
     trainer.device.begin_trace()?;
     trainer.iterate(batches[WARM_UP], 1e-4)?;
     let trace = trainer.device.end_trace()?;
-    let name = format!("{}, batch {batch}", trainer.device.name());
-    write_atomically(file, format!("{}\n", chrome(&trace, &name, &ceilings)).as_bytes())?;
-    put!(
-        "trace of {} events in {:.2} ms: {}; open it at ui.perfetto.dev",
-        trace.events.len(),
-        trace.seconds * 1e3,
-        file.display()
-    );
+    let of = format!("{} events in {:.2} ms", trace.events.len(), trace.seconds * 1e3);
+    if let Some(file) = events {
+        let name = format!("{}, batch {batch}", trainer.device.name());
+        write_atomically(file, format!("{}\n", chrome(&trace, &name, &ceilings)).as_bytes())?;
+        put!("trace of {of}: {}; open it at ui.perfetto.dev", file.display());
+    }
+    if let Some(file) = page {
+        let Roof { operations, bytes } = ceilings.roof;
+        let facts = [
+            ("Model", name.to_string()),
+            ("Batch", batch.to_string()),
+            ("Device", trainer.device.name()),
+            ("Products", format!("{:.1} GFLOP/s", operations / 1e9)),
+            ("Copies", format!("{:.1} GB/s", bytes / 1e9)),
+        ];
+        write_atomically(file, step::page(&trace, &ceilings.roof, &facts).as_bytes())?;
+        put!("page of {of}: {}", file.display());
+    }
     Ok(())
 }
 
@@ -60,7 +77,7 @@ fn chrome(trace: &Trace, name: &str, ceilings: &Ceilings) -> Value {
         };
         let arguments = json!({
             "shape": shape, "operations": cost.operations, "bytes": cost.bytes,
-            "percent_of_floor": 100.0 * ceilings.floor(*cost) / seconds,
+            "percent_of_floor": 100.0 * ceilings.roof.floor(*cost) / seconds,
         });
         complete(name, category, *start, *seconds, arguments)
     };

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `mod.rs` | the page: what was run, what came out in a sentence, and the sections in their order |
 //! | `sections.rs` | one function for each section |
-//! | `plots.rs` | lines, bars and heat maps as SVG |
+//! | `step.rs` | another page: one training step, op by op |
+//! | `plots.rs` | lines, bars, heat maps and timelines as SVG |
 //! | `pictures.rs` | test images with every method's answer |
 //! | `palette.rs` | the plots' colours, light and dark |
 //! | `style.css` | everything else that meets the eye |
@@ -13,6 +14,7 @@ mod palette;
 mod pictures;
 mod plots;
 mod sections;
+pub(crate) mod step;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -281,6 +283,48 @@ pub fn page(groups: Vec<Vec<Cell<Run>>>, notes: &[String], reference: Option<&Re
         [first, rest @ ..] => format!("{} and {} more runs: {note}", first.path.display(), rest.len()),
         [] => unreachable!("a note is a run's"),
     }));
+    let (lead, links): (Markup, Vec<(String, String)>) = match parts.as_slice() {
+        [(group, sections)] => {
+            let links = sections.iter().map(|section| (anchor(group, section), section.title.to_string()));
+            (group.summary(), links.collect())
+        }
+        _ => {
+            let lead =
+                html! { "They differ in data, stream or test, so that their numbers say nothing about one another." };
+            (lead, groups.iter().map(|group| (format!("{}experiment", group.prefix), group.title())).collect())
+        }
+    };
+    let body = html! {
+        @if !notes.is_empty() {
+            section.note { ul { @for note in &notes { li { (note) } } } }
+        }
+        @for (group, sections) in &parts {
+            article {
+                @if several {
+                    h2 id={ (group.prefix) "experiment" } { (group.title()) }
+                    p.lead { (group.summary()) }
+                    nav { @for section in sections { a href={ "#" (anchor(group, section)) } { (section.title) } } }
+                }
+                (group.facts())
+                @for section in sections {
+                    section id=(anchor(group, section)) { h3 { (section.title) } (section.body) }
+                }
+            }
+        }
+    };
+    document("Perennial report", &title, lead, &links, body, "from the files of the runs.")
+}
+
+/// A page: no scripts, no network, no other files. `over` stands above the title, `links` are anchors in `body` and their names, `from`
+/// says what it was made of.
+fn document(
+    over: &str,
+    title: &str,
+    lead: Markup,
+    links: &[(impl AsRef<str>, impl AsRef<str>)],
+    body: Markup,
+    from: &str,
+) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -295,35 +339,13 @@ pub fn page(groups: Vec<Vec<Cell<Run>>>, notes: &[String], reference: Option<&Re
             }
             body {
                 header { div {
-                    p.over { "Perennial report" }
+                    p.over { (over) }
                     h1 { (title) }
-                    @if let [(group, sections)] = parts.as_slice() {
-                        p.lead { (group.summary()) }
-                        nav { @for section in sections { a href={ "#" (anchor(group, section)) } { (section.title) } } }
-                    } @else {
-                        p.lead { "They differ in data, stream or test, so that their numbers say nothing about one another." }
-                        nav { @for (group, _) in &parts { a href={ "#" (group.prefix) "experiment" } { (group.title()) } } }
-                    }
+                    p.lead { (lead) }
+                    nav { @for (anchor, name) in links { a href={ "#" (anchor.as_ref()) } { (name.as_ref()) } } }
                 } }
-                main {
-                    @if !notes.is_empty() {
-                        section.note { ul { @for note in &notes { li { (note) } } } }
-                    }
-                    @for (group, sections) in &parts {
-                        article {
-                            @if several {
-                                h2 id={ (group.prefix) "experiment" } { (group.title()) }
-                                p.lead { (group.summary()) }
-                                nav { @for section in sections { a href={ "#" (anchor(group, section)) } { (section.title) } } }
-                            }
-                            (group.facts())
-                            @for section in sections {
-                                section id=(anchor(group, section)) { h3 { (section.title) } (section.body) }
-                            }
-                        }
-                    }
-                }
-                footer { "Made by Perennial " (env!("CARGO_PKG_VERSION")) " from the files of the runs." }
+                main { (body) }
+                footer { "Made by Perennial " (env!("CARGO_PKG_VERSION")) " " (from) }
             }
         }
     };

@@ -117,6 +117,19 @@ impl Axis {
         })
     }
 
+    /// Powers of ten, by their exponents.
+    pub(crate) fn powers_of_ten(title: &str, exponents: &[f64]) -> Axis {
+        Axis::round(title, exponents, false, |exponent, _| match exponent.fract() {
+            0.0 => short_power(exponent as i32),
+            _ => String::new(),
+        })
+    }
+
+    /// Where it begins and ends.
+    pub(crate) fn ends(&self) -> (f64, f64) {
+        self.range
+    }
+
     /// Names at 0, 1, 2, ...
     pub(crate) fn names(title: &str, names: &[String]) -> Axis {
         let last = names.len() as f64 - 1.0;
@@ -165,6 +178,15 @@ pub(crate) fn short_count(value: f64) -> String {
     let decimals = if number.abs() < 10.0 { 2 } else { 1 };
     let shown = format!("{number:.decimals$}");
     format!("{}{letter}", shown.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// `-2` as `0.01`, `7` as `10M`.
+fn short_power(exponent: i32) -> String {
+    if exponent < 0 {
+        format!("{:.*}", -exponent as usize, 10f64.powi(exponent))
+    } else {
+        short_count(10f64.powi(exponent))
+    }
 }
 
 /// A place on a line, and how far the seeds spread to either side of it.
@@ -397,6 +419,45 @@ pub(crate) fn bars(about: &str, bars: &[Bar]) -> Markup {
                 }
             }
             text(area, &bar.text, &style(MUTED, HPos::Left), high.max(end) + 6.0, middle)?;
+        }
+        Ok(())
+    })
+}
+
+/// A row of [`timeline`]: from when to when something was done, and what stands there if there is room.
+pub(crate) struct Lane<'a> {
+    pub label: String,
+    pub color: Color,
+    pub spans: Vec<((f64, f64), &'a str)>,
+}
+
+/// Lanes one under the other, over `seconds`.
+pub(crate) fn timeline(about: &str, lanes: &[Lane], seconds: f64) -> Markup {
+    const WIDTH: f64 = 1080.0;
+    const ROW: f64 = 22.0;
+    let left = 10.0 + LETTER * lanes.iter().map(|lane| lane.label.chars().count()).max().unwrap_or(0) as f64;
+    let axis = Axis::round("", &[0.0, seconds * 1e3], true, |value, step| {
+        format!("{value:.*} ms", (-step.log10().floor()).clamp(0.0, 6.0) as usize)
+    });
+    let x = |seconds_in: f64| left + (WIDTH - left - 14.0) * (seconds_in * 1e3 / axis.range.1).clamp(0.0, 1.0);
+    let bottom = ROW * lanes.len() as f64 + 4.0;
+    svg(WIDTH, bottom + 22.0, about, |area| {
+        for (value, name) in &axis.ticks {
+            let place = x(value / 1e3);
+            path(area, &[(place, 2.0), (place, bottom)], GRID.stroke_width(units(1.0) as u32))?;
+            text(area, name, &style(MUTED, HPos::Center), place.clamp(left, WIDTH - 24.0), bottom + 12.0)?;
+        }
+        for (row, lane) in lanes.iter().enumerate() {
+            let middle = ROW * (row as f64 + 0.5) + 2.0;
+            text(area, &lane.label, &style(INK, HPos::Right), left - 8.0, middle)?;
+            for ((from, to), name) in &lane.spans {
+                // What is too short to be seen is a hairline.
+                let (from, to) = (x(*from), x(*to).max(x(*from) + 0.5));
+                rectangle(area, (from, to), (middle - 7.0, middle + 7.0), lane.color.mix(0.85).filled())?;
+                if to - from > LETTER * (name.chars().count() + 1) as f64 {
+                    text(area, name, &style(WHITE, HPos::Center), (from + to) / 2.0, middle)?;
+                }
+            }
         }
         Ok(())
     })
