@@ -210,16 +210,20 @@ fn read_sources() -> Result<BTreeMap<String, String>, Error> {
     Ok(sources)
 }
 
-/// Writes `declarations.rs`, which `src/ops/cuda/kernels.rs` includes. Kernels that are no part of an op are launched by
-/// the tests that they are for, which know them.
+/// Writes `declarations.rs` and the header for C, which `src/ops/cuda/kernels.rs` includes. Kernels that are no part of an op are
+/// launched by the tests that they are for, which know them.
 fn write_declarations(out: &Path, sources: &BTreeMap<String, String>) -> Result<(), Error> {
-    let mut code = String::new();
+    let mut files = Vec::new();
     for name in sources.keys().filter(|name| *name != "conformance.cu") {
         if let Some(file) = name.strip_suffix(".cu") {
-            code.push_str(&declarations::read(name, sources)?.rust(file));
+            files.push((file, declarations::read(name, sources)?));
         }
     }
-    fs::write(out.join("declarations.rs"), code)?;
+    fs::write(
+        out.join("declarations.rs"),
+        files.iter().map(|(file, declared)| declared.rust(file)).collect::<String>(),
+    )?;
+    fs::write(out.join("perennial_kernels.h"), declarations::c_header(&files, sources))?;
     Ok(())
 }
 

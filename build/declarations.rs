@@ -494,7 +494,112 @@ impl Declarations {
     }
 }
 
+/// The C header of the kernels in all of `files`, for programs that launch them by the driver API: parameters, threads, constants,
+/// and each kernel's contract, which is the comment above it in `sources`.
+pub fn c_header(files: &[(&str, Declarations)], sources: &BTreeMap<String, String>) -> String {
+    let mut code = HEADER_START.to_string();
+    for (file, declared) in files {
+        declared.write_c(file, sources, &mut code).expect("a string takes what is written");
+    }
+    code + "\n#endif\n"
+}
+
+const HEADER_START: &str = "\
+/* What the CUDA kernels of Perennial take, for programs that launch them by the driver API. Their code lies beside this file:
+   FILE.sm_80.cubin, FILE.sm_90a.cubin, and FILE.compute_80.ptx for GPUs that neither is for. Matrices are row-major, bf16 the
+   upper half of an IEEE float. A kernel does what the comment above its parameters says, and no launch may break it: what
+   the comment fixes (grid, threads, shared memory, sizes) is not checked. */
+#ifndef PERENNIAL_KERNELS_H
+#define PERENNIAL_KERNELS_H
+
+#include <stdint.h>
+
+typedef uint64_t perennial_address; /* CUdeviceptr */
+typedef struct { uint64_t words[16]; } __attribute__((aligned(64))) perennial_tensor_map; /* CUtensorMap */
+";
+
+/// The comment right above the declaration of a kernel, or of the macro that declares several, in whichever source has it.
+fn contract<'a>(name: &str, sources: &'a BTreeMap<String, String>) -> Vec<&'a str> {
+    let declares = |line: &str| {
+        let words = tokens(line);
+        let of_macro = line.starts_with(&format!("#define {name}("));
+        of_macro || (words.first().is_some_and(|word| word == "KERNEL") && words.iter().any(|word| word == name))
+    };
+    for source in sources.values() {
+        let lines: Vec<&str> = source.lines().collect();
+        let Some(at) = lines.iter().position(|line| declares(line)) else { continue };
+        let above = lines[..at].iter().rev().take_while(|line| line.starts_with("//"));
+        let mut comment: Vec<&str> = above.map(|line| line[2..].trim_end()).collect();
+        comment.reverse();
+        return comment;
+    }
+    Vec::new()
+}
+
+impl Declarations {
+    fn write_c(&self, file: &str, sources: &BTreeMap<String, String>, code: &mut String) -> std::fmt::Result {
+        writeln!(code, "\n/* ---- {file}.cu */\n")?;
+        let prefix = format!("PERENNIAL_{}", file.to_ascii_uppercase());
+        for (name, value) in &self.constants {
+            writeln!(code, "#define {prefix}_{name} {value}")?;
+        }
+        for (name, names) in &self.enumerations {
+            let all: Vec<String> = names.iter().map(|one| format!("{prefix}_{name}_{one}")).collect();
+            writeln!(code, "enum perennial_{file}_{name} {{ {} }};", all.join(", "))?;
+        }
+        for Signature { name, parameters, kernels } in &self.signatures {
+            let (kind, count) = (name.to_ascii_lowercase(), parameters.len());
+            let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+            writeln!(code, "\n/* {}", names.join(", "))?;
+            let mut told = contract(name, sources);
+            // Kernels that share their parameters by chance have a comment each.
+            for kernel in kernels.iter().filter(|kernel| kernel.name != *name) {
+                let own = contract(&kernel.name, sources);
+                told.extend(own.iter().any(|line| !line.trim().is_empty()).then_some("").into_iter().chain(own));
+            }
+            for line in told {
+                writeln!(code, "  {}", line.replace("*/", "* /"))?;
+            }
+            writeln!(code, "*/\nstruct perennial_{kind} {{")?;
+            for (name, kind) in parameters {
+                let (kind, note) = kind.c(file);
+                writeln!(code, "    {kind} {name};{note}")?;
+            }
+            writeln!(code, "}};")?;
+            for Kernel { name, threads, .. } in kernels {
+                writeln!(code, "#define PERENNIAL_{}_THREADS {threads}", name.to_ascii_uppercase())?;
+            }
+            writeln!(code, "/* What cuLaunchKernel takes as kernelParams. */")?;
+            writeln!(
+                code,
+                "static inline void perennial_{kind}_arguments(struct perennial_{kind} *parameters, void *arguments[{count}]) {{"
+            )?;
+            for (at, (name, _)) in parameters.iter().enumerate() {
+                writeln!(code, "    arguments[{at}] = &parameters->{name};")?;
+            }
+            writeln!(code, "}}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Kind {
+    /// The type in C, and a comment for what the type does not say.
+    fn c(&self, file: &str) -> (&'static str, String) {
+        match self {
+            Kind::Int => ("int32_t", String::new()),
+            Kind::Long => ("int64_t", String::new()),
+            Kind::Flag => ("int32_t", " /* 0 or 1 */".to_string()),
+            Kind::Unsigned => ("uint32_t", String::new()),
+            Kind::Float => ("float", String::new()),
+            Kind::TensorMap => ("perennial_tensor_map", String::new()),
+            Kind::Enumeration(name) => ("int32_t", format!(" /* enum perennial_{file}_{name} */")),
+            Kind::Pointer { to, nullable } => {
+                ("perennial_address", format!(" /* {to}{} */", if *nullable { ", or 0" } else { "" }))
+            }
+        }
+    }
+
     fn rust(&self) -> String {
         match self {
             Kind::Int | Kind::Long => "usize".to_string(),
@@ -578,6 +683,25 @@ mod tests {
             assert!(code.contains(line), "no `{line}` in\n{code}");
         }
         assert!(!code.contains("WIDE") && !code.contains("in_a_comment") && !code.contains("helper"), "{code}");
+    }
+
+    #[test]
+    fn a_kernel_becomes_a_struct_of_c_with_its_contract() {
+        let source = "enum class Mode : int { ONE, TWO };\n// Not this.\n\n// y = x. One block.\n// Floor: none.\n\
+                      KERNEL(64, 1, a_kernel, const bf16* x, NULLABLE float* y, Mode mode) {}\n";
+        let sources = BTreeMap::from([("one.cu".to_string(), source.to_string())]);
+        let code = c_header(&[("one", read("one.cu", &sources).unwrap())], &sources);
+        let expected = "/* a_kernel\n   y = x. One block.\n   Floor: none.\n*/\nstruct perennial_a_kernel {\n    \
+                        perennial_address x; /* bf16 */\n    perennial_address y; /* float, or 0 */\n    \
+                        int32_t mode; /* enum perennial_one_Mode */\n};\n#define PERENNIAL_A_KERNEL_THREADS 64\n";
+        assert!(code.contains(expected), "{code}");
+        for part in [
+            "enum perennial_one_Mode { PERENNIAL_ONE_Mode_ONE, PERENNIAL_ONE_Mode_TWO };",
+            "arguments[2] = &parameters->mode;",
+        ] {
+            assert!(code.contains(part), "{code}");
+        }
+        assert!(!code.contains("Not this"), "{code}");
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! `perennial list`: what there is, one name first on each line.
 
+use std::path::{Path, PathBuf};
+
 use super::output::{put, say};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experiment::PRESETS;
+use crate::files::write_atomically;
 use crate::method::entries;
 use crate::model::parameters::ParameterList;
 use crate::model::spec::ModelSpec;
-use crate::ops::cuda::kernels::{CUDA_VERSION, MODULES, Report, dynamic_shared};
+use crate::ops::cuda::kernels::{C_HEADER, CUDA_VERSION, MODULES, Report, dynamic_shared};
 use crate::ops::cuda::launch::Target;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     what: What,
+    /// kernels: also write their code to this folder, with a header for programs in C that launch them (examples/kernel.c)
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -23,6 +29,12 @@ enum What {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(folder) = &arguments.out {
+        if !matches!(arguments.what, What::Kernels) {
+            return Err(Error::input("--out is of the kernels: `perennial list kernels --out DIR`"));
+        }
+        write_kernels(folder)?;
+    }
     match arguments.what {
         What::Methods => lines(entries().iter().map(|entry| (entry.name(), entry.row.summary.to_string()))),
         What::Presets => {
@@ -49,6 +61,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         What::Kernels => kernels()?,
     }
     Ok(())
+}
+
+/// Writes a file for each module, and the header.
+fn write_kernels(folder: &Path) -> Result<()> {
+    if MODULES.is_empty() {
+        return Err(Error::input("no CUDA kernels are in this program: no NVRTC was found when it was built"));
+    }
+    std::fs::create_dir_all(folder).map_err(|cause| Error::writing(folder, cause))?;
+    for module in MODULES {
+        let code = module.code()?;
+        let (ending, code) = match module.target {
+            // The driver reads PTX up to a zero byte, which a file of text has not.
+            Target::Compute80 => ("ptx", code.strip_suffix(b"\0").unwrap_or(code)),
+            _ => ("cubin", code),
+        };
+        write_atomically(&folder.join(format!("{}.{}.{ending}", module.file, module.target.name())), code)?;
+    }
+    write_atomically(&folder.join("perennial_kernels.h"), C_HEADER.as_bytes())
 }
 
 /// Each kernel on each target, as the compiler reports it: registers a thread, bytes that did not fit into them, shared memory.

@@ -36,6 +36,8 @@ pub trait Device: Ops {
     fn forget(&mut self);
     /// [`Measure::phase`].
     fn phase(&mut self, name: &'static str);
+    /// [`Measure::collect`].
+    fn collect(&mut self, on: bool) -> Result<()>;
     /// [`Measure::begin_trace`].
     fn begin_trace(&mut self) -> Result<()>;
     /// [`Measure::end_trace`].
@@ -115,6 +117,10 @@ impl<B: Backend> Device for B {
 
     fn phase(&mut self, name: &'static str) {
         Measure::phase(self, name);
+    }
+
+    fn collect(&mut self, on: bool) -> Result<()> {
+        Measure::collect(self, on)
     }
 
     fn begin_trace(&mut self) -> Result<()> {

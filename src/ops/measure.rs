@@ -35,6 +35,12 @@ pub trait Measure {
         let _ = name;
     }
 
+    /// Tells a profiler that waits for it to begin or to stop collecting, all work given before done.
+    fn collect(&mut self, on: bool) -> Result<()> {
+        let _ = on;
+        Ok(())
+    }
+
     /// From here on every op is noted, on a device that notes them: [`Traced`](super::trace::Traced).
     fn begin_trace(&mut self) -> Result<()> {
         Err(Error::run("this device notes no ops"))

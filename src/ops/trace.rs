@@ -138,6 +138,10 @@ impl<D: DeviceMemory + Measure> Measure for Traced<D> {
         self.inner.peak_operations()
     }
 
+    fn collect(&mut self, on: bool) -> Result<()> {
+        self.inner.collect(on)
+    }
+
     fn mark(&mut self) -> Result<D::Mark> {
         self.inner.mark()
     }

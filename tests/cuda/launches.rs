@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int};
+use std::process::Command;
 use std::{fs, slice};
 
 use libloading::Library;
@@ -52,6 +53,60 @@ fn launches_have_the_parameters_that_the_compiler_sees() {
     let compiled: std::collections::BTreeSet<String> = declared.map(|report| report.kernel).collect();
     let ours = compiled.iter().filter(|kernel| !kernel.starts_with("conformance")).count();
     assert_eq!(seen, ours, "kernels declared, and kernels compiled by NVRTC");
+}
+
+/// The program of examples/kernel.c, which knows nothing of ours but the header and the files that `list kernels --out` writes.
+#[test]
+fn a_program_in_c_launches_a_kernel_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (ok, told) = crate::perennial(&["list", "kernels", "--out", &path("kernels")], &[]);
+    assert!(ok, "{told}");
+    // Every kernel's parameters and constants are C and C++.
+    let whole = "#include \"perennial_kernels.h\"\nint main(void) { return 0; }\n";
+    fs::write(folder.path().join("whole.c"), whole).unwrap();
+    let compile = |compiler: &str, standard: &str, source: &str, out: &str| {
+        let include = format!("-I{}", path("kernels"));
+        let strict = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", standard, &include];
+        let language = if compiler == "cc" { "c" } else { "c++" };
+        let mut command = Command::new(compiler);
+        command.args(strict).args(["-x", language, source, "-o", out, "-ldl", "-lm"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    compile("g++", "-std=c++11", &path("whole.c"), &path("whole"));
+    compile("cc", "-std=gnu99", &root().join("examples/kernel.c").display().to_string(), &path("kernel"));
+
+    let kernels = Emulator::built_in(HOPPER).kernels;
+    for (capability, target) in
+        [("8.6", "sm_80.cubin"), ("9.0", "sm_90a.cubin"), ("8.7", "compute_80.ptx"), ("12.0", "compute_80.ptx")]
+    {
+        let gpu = format!("kernels={},capability={capability},completion=1", kernels.display());
+        let mut program = Command::new(path("kernel"));
+        program.args([&path("kernels"), env!("PERENNIAL_EMULATED_LIBCUDA")]).env("PERENNIAL_EMULATED_ADD", gpu);
+        let output = program.output().unwrap();
+        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(output.status.success() && told.contains(target) && told.trim_end().ends_with(": right"), "{told}");
+    }
+}
+
+/// A profiler that is told when to collect hears of whole steps and of nothing else.
+#[test]
+fn a_profiler_collects_the_timed_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("collected");
+    let gpus = format!("capability=8.6,profile={}", file.display());
+    let step = |more: &[&str]| {
+        let common = ["bench", "step", "--device", "emulated", "--model", "emoji-tiny", "--batch", "1", "--steps", "2"];
+        let (ok, told) = crate::perennial(&[&common, more].concat(), &[("PERENNIAL_EMULATED_GPUS", &gpus)]);
+        assert!(ok, "{told}");
+    };
+    step(&[]);
+    assert!(!file.exists(), "nothing is collected unasked");
+    step(&["--profile"]);
+    let collected = fs::read_to_string(&file).unwrap();
+    let count = |kernel: &str| collected.lines().filter(|line| *line == kernel).count();
+    assert_eq!([count("adamw"), count("patch_embed"), count("contrastive_sums")], [2; 3], "{collected}");
 }
 
 proptest! {

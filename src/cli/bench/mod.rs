@@ -15,6 +15,7 @@ use crate::data::{self, Source};
 use crate::error::{Error, Result};
 use crate::files::{check_writable, write_atomically};
 use crate::model::spec::ModelSpec;
+use crate::place::Place;
 use crate::train::TextBank;
 
 #[derive(clap::Args)]
@@ -38,6 +39,9 @@ pub(crate) struct Arguments {
     /// Write one step as a page to this file: its timeline, its roofline, and every op beside its floor
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Have a profiler collect the timed steps alone: under `nsys profile -c cudaProfilerApi` or `ncu --profile-from-start no`
+    #[arg(long)]
+    profile: bool,
     #[command(flatten)]
     loader: loader::Arguments,
     #[command(flatten)]
@@ -65,6 +69,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         check_writable(file)?;
     }
+    if arguments.profile && !matches!(arguments.what, What::Step) {
+        return Err(Error::input("--profile is of whole training steps: `perennial bench step --profile`"));
+    }
     arguments.kernels.check(matches!(arguments.what, What::Kernels))?;
     let mut report = match arguments.what {
         What::Loader => loader::bench(&arguments.loader, batch)?,
@@ -77,10 +84,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn of_model(arguments: &Arguments, batch: usize) -> Result<Value> {
     let place = arguments.compute.prepare()?;
+    if arguments.profile && matches!(place, Place::Cpu) {
+        return Err(Error::input(
+            "--profile is for profilers of GPUs: give --device cuda with it; a CPU's see all steps",
+        ));
+    }
     let spec = ModelSpec::find(&arguments.model)?;
     let mut report = match arguments.what {
         What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch, &arguments.kernels))?,
-        _ => on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, arguments.steps as usize))?,
+        _ => {
+            on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, arguments.steps as usize, arguments.profile))?
+        }
     };
     let (events, page) = (arguments.trace.as_deref(), arguments.html.as_deref());
     if events.is_some() || page.is_some() {

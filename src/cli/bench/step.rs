@@ -78,7 +78,14 @@ pub(crate) fn infonce() -> Box<dyn Method> {
 /// The evaluation that is planned beside training: none.
 pub(crate) const NO_EVALUATION: Capacity = Capacity { images: 1, texts: 1 };
 
-pub(crate) fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize, steps: usize) -> Result<Value> {
+/// Measures `steps` steps; where `profile_steps` says so, a profiler is told to collect those of texts at their own length.
+pub(crate) fn bench<D: Backend>(
+    place: &D::Place,
+    spec: &ModelSpec,
+    batch: usize,
+    steps: usize,
+    profile_steps: bool,
+) -> Result<Value> {
     let data = Data::new(spec, batch)?;
     let (plan, build) = Trainer::plan::<D>(&data.trainer(), &*infonce(), NO_EVALUATION);
     let mut trainer = build(D::with_plan(place, &plan)?);
@@ -93,7 +100,7 @@ pub(crate) fn bench<D: Backend>(place: &D::Place, spec: &ModelSpec, batch: usize
     let mut measured = Vec::new();
     for full_context in [false, true] {
         trainer.set_full_context(full_context);
-        let seconds = time_steps(&mut trainer, &batches, steps)?;
+        let seconds = time_steps(&mut trainer, &batches, steps, profile_steps && !full_context)?;
         let tokens = |texts: &BatchTexts| match full_context {
             true => spec.text_cfg.context_length,
             false => texts.tokens.iter().map(|text| text.len()).max().unwrap_or(1),
@@ -140,7 +147,8 @@ fn print_plan(plan: &Plan) {
 }
 
 /// Median seconds from one step's end to the next one's, batches sent while the device is at the step before, as in a run.
-fn time_steps(trainer: &mut Trainer, batches: &[TrainBatch], steps: usize) -> Result<f64> {
+/// Where `profile` says so, a profiler is told to collect these steps.
+fn time_steps(trainer: &mut Trainer, batches: &[TrainBatch], steps: usize, profile: bool) -> Result<f64> {
     let batch = |step: usize| batches[step % batches.len()];
     trainer.load(batch(0), 1e-4);
     trainer.launch();
@@ -151,10 +159,16 @@ fn time_steps(trainer: &mut Trainer, batches: &[TrainBatch], steps: usize) -> Re
         if step > WARM_UP {
             seconds.push(last.elapsed().as_secs_f64());
         }
+        if profile && step == WARM_UP {
+            trainer.device.collect(true)?;
+        }
         last = Instant::now();
         trainer.launch();
     }
     trainer.finish()?;
+    if profile {
+        trainer.device.collect(false)?;
+    }
     Ok(median(seconds))
 }
 

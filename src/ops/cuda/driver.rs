@@ -648,6 +648,12 @@ impl Driver {
         Ok(milliseconds as f64 / 1e3)
     }
 
+    /// Tells a profiler to begin or to stop collecting, all work given before done.
+    pub fn collect(&self, on: bool) -> Result<()> {
+        self.synchronize()?;
+        if on { call!(cuProfilerStart()) } else { call!(cuProfilerStop()) }
+    }
+
     /// Opens a range of this name in a profiler's timeline, closing the one before.
     pub fn range(&mut self, name: &'static str) {
         if !self.nvtx {

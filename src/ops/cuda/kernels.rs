@@ -30,6 +30,9 @@ pub const MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"))
 /// CUDA's version that the kernels were compiled with. A driver must know its major version for machine code, and itself for PTX.
 pub const CUDA_VERSION: (i32, i32) = include!(concat!(env!("OUT_DIR"), "/cuda_version.rs"));
 
+/// What the kernels take, for programs in C that launch them by themselves.
+pub(crate) const C_HEADER: &str = include_str!(concat!(env!("OUT_DIR"), "/perennial_kernels.h"));
+
 /// What one kernel needs on a target, as `ptxas` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {

@@ -399,6 +399,11 @@ impl Measure for Cuda {
         self.driver.seconds_between(from, to)
     }
 
+    fn collect(&mut self, on: bool) -> Result<()> {
+        self.health()?;
+        self.driver.collect(on)
+    }
+
     /// Dense bf16 of the data sheets.
     fn peak_operations(&self) -> Option<f64> {
         let name = self.driver.name();

@@ -115,6 +115,7 @@ const char* words(int error) {
         case CUDA_ERROR_INVALID_VALUE: return "invalid argument";
         case CUDA_ERROR_OUT_OF_MEMORY: return "out of memory";
         case CUDA_ERROR_NOT_INITIALIZED: return "initialization error";
+        case CUDA_ERROR_NO_DEVICE: return "no CUDA-capable device is detected";
         case CUDA_ERROR_INVALID_DEVICE: return "invalid device ordinal";
         case CUDA_ERROR_INVALID_IMAGE: return "device kernel image is invalid";
         case CUDA_ERROR_INVALID_CONTEXT: return "invalid device context";
@@ -173,6 +174,16 @@ EXPORT void emulated_forbid(CUdeviceptr address, size_t bytes) {
     if (current) current->kernels->forbid(reinterpret_cast<void*>(address), bytes, 1);
 }
 
+// ---- Profilers
+
+EXPORT CUresult cuProfilerStart() {
+    return call("cuProfilerStart", [&](Device& device) { return device.collecting = true, CUDA_SUCCESS; });
+}
+
+EXPORT CUresult cuProfilerStop() {
+    return call("cuProfilerStop", [&](Device& device) { return device.collecting = false, CUDA_SUCCESS; });
+}
+
 // ---- Errors, devices, contexts
 
 EXPORT CUresult cuGetErrorString(int error, const char** to) {
@@ -187,6 +198,14 @@ EXPORT CUresult cuGetErrorString(int error, const char** to) {
 
 EXPORT CUresult cuInit(unsigned flags) {
     if (flags) return refuse(CUDA_ERROR_INVALID_VALUE, "cuInit takes no flags");
+    // For programs that know nothing of emulated GPUs.
+    static bool added = false;
+    const char* description = getenv("PERENNIAL_EMULATED_ADD");
+    if (description && !added) {
+        static char error[512];
+        if (emulated_add(description, error, sizeof error) < 0) return refuse(CUDA_ERROR_NO_DEVICE, error);
+        added = true;
+    }
     initialised = true;
     return CUDA_SUCCESS;
 }

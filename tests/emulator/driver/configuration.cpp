@@ -49,6 +49,7 @@ bool set(const std::string& key, const std::string& value, Configuration& to) {
     }
     if (key == "memory") return size(value, &to.memory);
     if (key == "name") return to.name = value, !value.empty();
+    if (key == "profile") return to.profile = value, !value.empty();
     if (key == "kernels") return to.kernels = value, !value.empty();
     if (key == "multiprocessors") return number(value, 1, &n) && (to.multiprocessors = int(n), true);
     if (key == "order") return number(value, 0, &n) && n <= 1 && (to.schedule.order = int(n), true);

@@ -18,6 +18,7 @@ struct Configuration {
     long lost_at_launch = -1;          // lost=N: the GPU is lost at this launch, counted from 0
     long lost_barrier_at_launch = -1;  // barrier=N: the kernel of this launch waits in vain
     bool instantiation_fails = false;  // instantiation=fails: no graph can be made executable
+    std::string profile;               // profile=FILE: where the names of kernels go that a profiler collected
     std::set<std::string> forgotten;   // forget=FUNCTION: calls of it do nothing, as if the host had forgotten them
 
     // The most shared memory of a block, in bytes.

@@ -362,6 +362,12 @@ void Device::launch(Command& command) {
             return;
         }
     }
+    if (collecting && !configuration.profile.empty()) {
+        if (FILE* file = fopen(configuration.profile.c_str(), "a")) {
+            fprintf(file, "%s\n", command.kernel.c_str());
+            fclose(file);
+        }
+    }
     char message[1024] = "";
     if (kernels->launch(command.kernel.c_str(), command.grid, command.block, command.shared,
                         command.arguments->pointers.data(), &configuration.schedule, message, sizeof message))

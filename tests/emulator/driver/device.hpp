@@ -168,6 +168,7 @@ public:
     std::map<void*, std::unique_ptr<Graph>> graphs;
     std::map<void*, std::unique_ptr<Graph>> executables;
     Clock host;  // what the host has waited for
+    bool collecting = false;  // between cuProfilerStart and cuProfilerStop
     CUresult error = CUDA_SUCCESS;
     std::string report;  // of `error`
     std::mutex mutex;
