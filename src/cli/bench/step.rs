@@ -159,16 +159,13 @@ fn time_steps(trainer: &mut Trainer, batches: &[TrainBatch], steps: usize, profi
         if step > WARM_UP {
             seconds.push(last.elapsed().as_secs_f64());
         }
-        if profile && step == WARM_UP {
-            trainer.device.collect(true)?;
+        if profile && [WARM_UP, WARM_UP + steps].contains(&step) {
+            trainer.device.collect(step == WARM_UP)?;
         }
         last = Instant::now();
         trainer.launch();
     }
     trainer.finish()?;
-    if profile {
-        trainer.device.collect(false)?;
-    }
     Ok(median(seconds))
 }
 
