@@ -46,6 +46,8 @@ pub struct Config {
     pub joint: JointSettings,
     /// `[patching]`: the method `patching`.
     pub patching: PatchingSettings,
+    /// `[head]`: linear heads that are trained with the features.
+    pub head: HeadConfig,
     /// `[probe]`: linear heads on finished features.
     pub probe: ProbeConfig,
     /// `[evaluation]`: what is tested, and how.
@@ -271,6 +273,33 @@ pub struct MemoryConfig {
     pub size: usize,
 }
 
+/// `[head]`: the linear head that some methods train with the features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadConfig {
+    /// What the rows of new classes start as.
+    pub start: HeadStart,
+    /// The length of rows that start as embeddings.
+    pub scale: f64,
+}
+
+/// What the rows of new classes in a head start as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadStart {
+    /// Random values.
+    #[default]
+    Random,
+    /// The mean direction of the class's prompts, by the text tower: a new class is classified as zero-shot until it is learnt.
+    Text,
+}
+
+impl Default for HeadConfig {
+    fn default() -> Self {
+        HeadConfig { start: HeadStart::Random, scale: 1.0 }
+    }
+}
+
 /// The linear head that some methods train after each step, on features that stay as they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -457,6 +486,7 @@ impl Config {
             ("data.crop[1]", self.data.crop.1, self.data.crop.0, 1.0),
             ("patching.validation", self.patching.validation, 0.0, 0.9),
             ("evaluation.held_out", self.evaluation.held_out, 0.0, 0.9),
+            ("head.scale", self.head.scale, 1e-6, 1e6),
             ("probe.epochs", self.probe.epochs, 0.0, 1e6),
             ("probe.learning_rate", self.probe.learning_rate, 0.0, 10.0),
             ("optimizer.beta1", self.optimizer.beta1, 0.0, 0.999_999_9),

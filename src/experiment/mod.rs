@@ -15,8 +15,8 @@ mod state;
 mod status;
 
 pub use config::{
-    Config, DataConfig, EvaluationConfig, EvaluationTask, MemoryConfig, ModelConfig, ProbeConfig, StreamConfig,
-    TrainConfig, TrainText,
+    Config, DataConfig, EvaluationConfig, EvaluationTask, HeadConfig, HeadStart, MemoryConfig, ModelConfig,
+    ProbeConfig, StreamConfig, TrainConfig, TrainText,
 };
 pub use directory::{Access, RunDirectory};
 pub(crate) use doctor::{Finding, Verdict, examine};

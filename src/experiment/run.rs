@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::config::Config;
+use super::config::{Config, HeadConfig, HeadStart};
 use super::directory::{self, Access, RunDirectory};
 use super::evaluation::{evaluate, open_loader};
 use super::log::now;
@@ -17,9 +17,10 @@ use super::status::{Pulse, RunPhase, Status};
 use crate::data::images::transform;
 use crate::data::loader::{Augment, Batch, BatchRequest, Loader};
 use crate::error::{Error, Result};
+use crate::eval::zero_shot::class_embeddings;
 use crate::interrupt::{self, Hold};
 use crate::memory::Memory;
-use crate::method::Start;
+use crate::method::{Classifies, Learns, Start};
 use crate::model::checkpoint::{self, TensorFile};
 use crate::model::parameters::ParameterList;
 use crate::ops::{Backend, Plan};
@@ -397,6 +398,9 @@ impl Run {
                     trainer.clip.load(&mut *trainer.device, &initial(setup, &trainer.clip.parameters));
                 }
                 setup.method.begin(trainer, view);
+                if let Some((first, rows)) = head_rows(trainer, setup, view) {
+                    setup.method.start_head(trainer, view, first, &rows);
+                }
                 // Moments of another stage are of other losses, and a model that is trained anew has none.
                 let others =
                     |stages: Vec<Stage>| stages.iter().any(|one| matches!(one, Stage::Compression | Stage::Probe));
@@ -598,6 +602,31 @@ fn with_remedy(error: Error, state: &Path, directory: &RunDirectory) -> Error {
         false => "put back a whole one, or begin anew with --start-over".to_string(),
     };
     Error::input(format!("{error}; {remedy}"))
+}
+
+/// What the rows of a head start as that are new as a stage begins, and the first of them: the embeddings of the classes' prompts, in the
+/// order of the stream. None where there is no head, nothing new, or a random start. The text tower is that of the run's first weights:
+/// methods with a head train the other alone.
+fn head_rows(trainer: &mut Trainer, setup: &Setup, view: &StageView) -> Option<(usize, Vec<f32>)> {
+    let HeadConfig { start, scale } = setup.config.head;
+    let is_trained_with = setup.row().learns == Learns::Classes && setup.row().classifies != Classifies::ByLinearProbe;
+    // A model that is trained anew at every step knows none of the classes.
+    let first = if setup.row().starts == Start::First { 0 } else { view.before };
+    let has_head = is_trained_with && trainer.clip.parameters.find("head.weight").is_some();
+    let is_anew = matches!(view.stage, Stage::Main | Stage::Compression);
+    if !is_anew || start == HeadStart::Random || !has_head || first == view.seen {
+        return None;
+    }
+    let of_class = setup.class_prompts.len() / setup.dataset.classes.len();
+    let classes = &setup.stream.class_order[first..view.seen];
+    let prompts: Vec<&[u32]> = classes
+        .iter()
+        .flat_map(|class| &setup.class_prompts[class.index() * of_class..][..of_class])
+        .map(Vec::as_slice)
+        .collect();
+    let mut rows = class_embeddings(&mut *trainer.device, &trainer.evaluation, &prompts, classes.len());
+    rows.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+    Some((first, rows))
 }
 
 /// Cuts an evaluation to the rows of the steps that are done at `position`. Fails where it lacks some of them. Returns whether the step of

@@ -38,7 +38,7 @@ pub(crate) const JOINT: Entry = Entry::new(
         ..TEXTS
     },
     |row, chosen| match chosen.joint.head {
-        true => FinetuneCe::boxed(Row { learns: Learns::Classes, classifies: Classifies::ByHead, ..row }),
+        true => FinetuneCe::boxed(Row { learns: Learns::Classes, classifies: Classifies::ByHead, ..row }, false),
         false => build(row, chosen),
     },
 );

@@ -1,7 +1,10 @@
-//! finetune-ce, and joint's form with a head: cross-entropy of a linear head over the classes seen.
+//! finetune-ce, and joint's form with a head: cross-entropy of a linear head over the step's own classes, or over all seen.
 
-use super::head::{Head, head_parameters};
+use std::ops::Range;
+
+use super::head::{Head, Present, head_parameters};
 use super::{Entry, Method, Row};
+use crate::method_settings;
 use crate::model::frozen::Frozen;
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::trainable::Trainable;
@@ -11,22 +14,33 @@ use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Scores, StageView, TrainBatch, TrainerSpec, key_of,
 };
 
-pub(crate) const FINETUNE_CE: Entry = Entry::new(
-    Row {
-        name: "finetune-ce",
-        summary: "fine-tune the image tower and a linear head on each step's data alone with cross-entropy",
-        ..Row::DEFAULT
-    },
-    |row, _| FinetuneCe::boxed(row),
-);
+pub(crate) const FINETUNE_CE: Entry = Entry {
+    settings: &[FinetuneCeSettings::GROUP],
+    ..Entry::new(
+        Row {
+            name: "finetune-ce",
+            summary: "fine-tune the image tower and a linear head on each step's data alone with cross-entropy",
+            ..Row::DEFAULT
+        },
+        |row, chosen| FinetuneCe::boxed(row, FinetuneCeSettings::of(chosen.objective).own_classes),
+    )
+};
+
+method_settings! {
+    FinetuneCeSettings in "finetune-ce" {
+        /// whether the loss is over the step's own classes alone, and not over all seen so far
+        own_classes: bool = false, 0.0..=1.0;
+    }
+}
 
 pub(crate) struct FinetuneCe {
     row: Row,
+    own_classes: bool,
 }
 
 impl FinetuneCe {
-    pub(crate) fn boxed(row: Row) -> Box<dyn Method> {
-        Box::new(FinetuneCe { row })
+    pub(crate) fn boxed(row: Row, own_classes: bool) -> Box<dyn Method> {
+        Box::new(FinetuneCe { row, own_classes })
     }
 }
 
@@ -40,7 +54,7 @@ impl Recipe for FinetuneCe {
     }
 
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
-        Box::new(CrossEntropy { head: Head::plan(plan, planned), seen: 0 })
+        Box::new(CrossEntropy::plan(plan, planned, self.own_classes))
     }
 }
 
@@ -54,11 +68,27 @@ impl Method for FinetuneCe {
 pub(crate) struct CrossEntropy {
     pub head: Head,
     pub seen: usize,
+    /// Where the loss is over the classes that have samples, and not over all that are seen.
+    present: Option<Present>,
+}
+
+impl CrossEntropy {
+    pub(crate) fn plan(plan: &mut Plan, planned: &Planned, own_classes: bool) -> CrossEntropy {
+        let head = Head::plan(plan, planned);
+        CrossEntropy { present: own_classes.then(|| Present::plan(plan, planned, &head)), head, seen: 0 }
+    }
 }
 
 impl Objective for CrossEntropy {
-    fn enter(&mut self, _: &mut dyn Device, _: Models, view: &StageView) {
+    fn enter(&mut self, device: &mut dyn Device, _: Models, view: &StageView) {
         self.seen = view.seen;
+        if let Some(present) = &mut self.present {
+            present.enter(device, &self.head, view.seen, view.counts);
+        }
+    }
+
+    fn spared(&self, list: &ParameterList) -> Vec<Range<usize>> {
+        self.present.as_ref().map(|present| present.spared(list)).unwrap_or_default()
     }
 
     fn path(&self) -> Path {
@@ -71,7 +101,10 @@ impl Objective for CrossEntropy {
 
     fn forward_backward(&self, device: &mut dyn Device, Models { clip, .. }: Models, loaded: Loaded) {
         let images = loaded.images;
-        let logits = self.head.logits(device, &clip.vision, 0, images);
+        let logits = match &self.present {
+            Some(present) => present.logits(device, &self.head, &clip.vision, images),
+            None => self.head.logits(device, &clip.vision, 0, images),
+        };
         self.head.cross_entropy(device, logits, images, self.seen, None);
         self.head.backward_weights(device, &clip.vision, 0, images);
         self.head.backward_features(device, images, clip.vision.features_gradient());

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::head::{Auxiliary, Head, block_name, expand, head_parameters};
+use super::head::{Auxiliary, Head, block_name, expand, head_parameters, start_rows, start_rows_over_extractors};
 use super::trial::Trial;
 use super::{Closing, Entry, Keeps, Method, Row, Sees};
 use crate::error::Result;
@@ -83,6 +83,14 @@ impl Method for Der {
     fn begin(&self, trainer: &mut Trainer, view: &StageView) {
         if view.stage == Stage::Main && view.is_later() {
             expand(trainer, view.step - 1, view);
+        }
+    }
+
+    /// In the auxiliary head too, whose first row is all old classes together.
+    fn start_head(&self, trainer: &mut Trainer, view: &StageView, first: usize, rows: &[f32]) {
+        start_rows_over_extractors(trainer, first, rows);
+        if view.is_later() {
+            start_rows(trainer, "auxiliary", 1, rows);
         }
     }
 

@@ -1,8 +1,10 @@
 //! Elastic weight consolidation (arXiv 1612.00796): cross-entropy, and a penalty on moving what earlier tasks need,
 //! lambda / 2 sum_i F_i (w_i - w*_i)^2.
 
+use std::ops::Range;
+
 use super::cross_entropy::CrossEntropy;
-use super::head::{Head, head_parameters};
+use super::head::head_parameters;
 use super::trial::Trial;
 use super::{Closing, Entry, Method, Row};
 use crate::error::Result;
@@ -36,6 +38,8 @@ method_settings! {
         lambda: f64 = 1000.0, 0.0..=1e12;
         /// upper limit of each task's Fisher information
         fisher_limit: f64 = 1e-4, 0.0..=f64::INFINITY;
+        /// whether the loss is over the step's own classes alone, and not over all seen so far
+        own_classes: bool = false, 0.0..=1.0;
     }
 }
 
@@ -60,7 +64,7 @@ impl Recipe for Ewc {
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
         let trained = planned.clip.parameters.trainable().len();
         Box::new(Penalized {
-            plain: CrossEntropy { head: Head::plan(plan, planned), seen: 0 },
+            plain: CrossEntropy::plan(plan, planned, self.settings.own_classes),
             settings: self.settings.clone(),
             squares: plan.stats(trained),
             fisher: plan.stats(trained),
@@ -143,6 +147,10 @@ impl Objective for Penalized {
 
     fn key(&self) -> u64 {
         key_of((self.plain.key(), self.in_force))
+    }
+
+    fn spared(&self, list: &ParameterList) -> Vec<Range<usize>> {
+        self.plain.spared(list)
     }
 
     fn persistent(&self) -> Vec<(&'static str, Stats)> {

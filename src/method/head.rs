@@ -283,28 +283,47 @@ pub(crate) fn expand(trainer: &mut Trainer, place: usize, view: &StageView) {
     });
 }
 
-/// A linear head that is trained on features that stay as they are, after a step: what methods end in that learn features alone. It
-/// chooses among the classes that have samples, and the others' rows stay as an earlier step left them.
-pub(crate) struct Probe {
-    head: Head,
+/// Starts the rows of the linear layer `name` from row `first` on as `rows [classes, D]`, and their biases, where it has some, at 0.
+pub(crate) fn start_rows(trainer: &mut Trainer, name: &str, first: usize, rows: &[f32]) {
+    trainer.edit(|list, values| {
+        let weight = list.get(&format!("{name}.weight"));
+        let width = weight.shape[1];
+        values[weight.offset + first * width..][..rows.len()].copy_from_slice(rows);
+        if let Some(bias) = list.find(&format!("{name}.bias")) {
+            values[bias.offset + first..][..rows.len() / width].fill(0.0);
+        }
+    });
+}
+
+/// Starts the rows of new classes, from `first` on, of a head over several extractors: on the model's own features as `rows`, on those of
+/// frozen extractors at 0.
+pub(crate) fn start_rows_over_extractors(trainer: &mut Trainer, first: usize, rows: &[f32]) {
+    let list = &trainer.clip.parameters;
+    let blocks: Vec<String> =
+        (0..).map(block_name).take_while(|name| list.find(&format!("{name}.weight")).is_some()).collect();
+    start_rows(trainer, "head", first, rows);
+    for block in blocks {
+        start_rows(trainer, &block, first, &vec![0.0; rows.len()]);
+    }
+}
+
+/// The classes that have samples: a loss over them alone leaves the others' rows of a head as an earlier step left them.
+pub(crate) struct Present {
     /// Joins the logits: minus infinity for classes without samples, else 0 [images, columns].
     mask: Tensor,
-    seen: usize,
     /// Classes seen that have no samples.
     absent: Vec<usize>,
 }
 
-impl Probe {
-    pub(crate) fn plan(plan: &mut Plan, planned: &Planned) -> Probe {
-        let head = Head::plan(plan, planned);
-        Probe { mask: plan.tensor(planned.images * head.columns()), head, seen: 0, absent: Vec::new() }
+impl Present {
+    pub(crate) fn plan(plan: &mut Plan, planned: &Planned, head: &Head) -> Present {
+        Present { mask: plan.tensor(planned.images * head.columns()), absent: Vec::new() }
     }
 
     /// Prepares for a stage that draws `counts` samples of each class, in the order of the stream, of which `seen` are seen.
-    pub(crate) fn enter(&mut self, device: &mut dyn Device, seen: usize, counts: &[usize]) {
-        self.seen = seen;
+    pub(crate) fn enter(&mut self, device: &mut dyn Device, head: &Head, seen: usize, counts: &[usize]) {
         self.absent = (0..seen).filter(|class| counts[*class] == 0).collect();
-        let columns = self.head.columns();
+        let columns = head.columns();
         let masked = |place: usize| if counts.get(place % columns) == Some(&0) { f32::NEG_INFINITY } else { 0.0 };
         device.write(self.mask, &(0..self.mask.len()).map(masked).collect::<Vec<f32>>());
     }
@@ -317,6 +336,39 @@ impl Probe {
         self.absent.iter().map(row).collect()
     }
 
+    /// The logits of the model's own features, minus infinity for classes without samples [images, columns].
+    pub(crate) fn logits(&self, device: &mut dyn Device, head: &Head, vision: &VisionTower, images: usize) -> Tensor {
+        let logits = head.logits[0];
+        device.run(head.heads.own.forward(images, vision.features(), Epilogue::Residual(self.mask), logits));
+        logits
+    }
+}
+
+/// A linear head that is trained on features that stay as they are, after a step: what methods end in that learn features alone. It
+/// chooses among the classes that have samples, and the others' rows stay as an earlier step left them.
+pub(crate) struct Probe {
+    head: Head,
+    present: Present,
+    seen: usize,
+}
+
+impl Probe {
+    pub(crate) fn plan(plan: &mut Plan, planned: &Planned) -> Probe {
+        let head = Head::plan(plan, planned);
+        Probe { present: Present::plan(plan, planned, &head), head, seen: 0 }
+    }
+
+    /// Prepares for a stage that draws `counts` samples of each class, in the order of the stream, of which `seen` are seen.
+    pub(crate) fn enter(&mut self, device: &mut dyn Device, seen: usize, counts: &[usize]) {
+        self.seen = seen;
+        self.present.enter(device, &self.head, seen, counts);
+    }
+
+    /// [`Present::spared`].
+    pub(crate) fn spared(&self, list: &ParameterList) -> Vec<std::ops::Range<usize>> {
+        self.present.spared(list)
+    }
+
     pub(crate) fn load(&self, device: &mut dyn Device, classes: &[ClassId]) {
         self.head.load(device, classes);
     }
@@ -324,8 +376,7 @@ impl Probe {
     /// Loss and the head's own gradients: cross-entropy over the classes seen that have samples.
     pub(crate) fn forward_backward(&self, device: &mut dyn Device, vision: &VisionTower, images: usize) {
         let head = &self.head;
-        let logits = head.logits[0];
-        device.run(head.heads.own.forward(images, vision.features(), Epilogue::Residual(self.mask), logits));
+        let logits = self.present.logits(device, head, vision, images);
         head.cross_entropy(device, logits, images, self.seen, None);
         device.run(head.heads.own.backward_weight(images, head.dlogits, vision.features()));
     }

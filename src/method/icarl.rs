@@ -2,7 +2,7 @@
 //! mean of exemplars.
 
 use super::cross_entropy::CrossEntropy;
-use super::head::{Head, Soft, head_parameters};
+use super::head::{Soft, head_parameters};
 use super::trial::Trial;
 use super::{Classifies, Entry, Keeps, Method, Row, Sees};
 use crate::method_settings;
@@ -57,7 +57,7 @@ impl Recipe for Icarl {
     }
 
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
-        let plain = CrossEntropy { head: Head::plan(plan, planned), seen: 0 };
+        let plain = CrossEntropy::plan(plan, planned, false);
         Box::new(Distilled { plain, settings: self.settings.clone(), before: None })
     }
 }

@@ -395,3 +395,37 @@ fn nearest_means_are_chosen_among_all_classes_seen() {
         features(&setup, &out, last, tests).1.iter().map(score).collect()
     });
 }
+
+/// Images are then classified by the inner products of their features with the classes' prompts, whose largest is that of zero-shot's
+/// cosines. Without a step of learning nothing is forgotten either, whatever a method builds around its head.
+#[test]
+fn a_head_that_starts_as_text_is_the_zero_shot_classifier() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |method: &str, settings: &[&str]| -> Vec<Vec<Option<f64>>> {
+        let out = folder.path().join(format!("{method}{}", settings.len()));
+        let mut words = vec!["run", TINY_RUN, "--method", method, "--out", out.to_str().unwrap()];
+        words.extend(
+            ["train.learning_rate=0", "train.epochs=0.3", "head.start=text"]
+                .iter()
+                .chain(settings)
+                .flat_map(|one| ["--set", one]),
+        );
+        succeed(&words);
+        let found: Value = serde_json::from_str(&fs::read_to_string(out.join("evaluation.json")).unwrap()).unwrap();
+        serde_json::from_value(found["matrix"].clone()).unwrap()
+    };
+    let zero_shot = rows("zero-shot", &[]);
+    for (method, settings) in [
+        ("finetune-ce", [].as_slice()),
+        ("finetune-ce", &["head.scale=7.5"]),
+        ("ewc", &[]),
+        ("joint", &["joint.head=true"]),
+        ("der", &[]),
+        ("foster", &[]),
+    ] {
+        for (step, (found, expected)) in rows(method, settings).iter().zip(&zero_shot).enumerate() {
+            assert_eq!(found[..=step], expected[..=step], "{method} {settings:?} after step {}", step + 1);
+        }
+    }
+    assert_ne!(rows("finetune-ce", &["head.start=random", "head.scale=2"]), zero_shot, "a random head knows nothing");
+}
