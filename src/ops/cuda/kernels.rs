@@ -24,8 +24,9 @@ pub struct Module {
     log: &'static str,
 }
 
-/// All that the build embedded; empty where it found no compiler.
-pub const MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+/// All that the build embedded; empty where it found no compiler. One place in memory: a constant would be embedded again wherever
+/// it is used.
+pub static MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// CUDA's version that the kernels were compiled with. A driver must know its major version for machine code, and itself for PTX.
 pub const CUDA_VERSION: (i32, i32) = include!(concat!(env!("OUT_DIR"), "/cuda_version.rs"));
