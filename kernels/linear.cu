@@ -17,22 +17,35 @@
 // Maps of K-major operands have boxes of 64 columns x as many rows as the tile; of MN-major ones 64 x 64.
 #if defined(HOPPER) || defined(EMULATOR)
 
-#define WGMMA_PRODUCT(name, b_n_major, tile_n)                                                                         \
+#define WGMMA_PRODUCT(name, b_n_major, tile_n, kind)                                                                   \
     KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows, \
-           int columns, int depth, EpilogueKind kind, NULLABLE const bf16* bias, NULLABLE const bf16* other, NULLABLE bf16* pre, bf16* out) {              \
-        Epilogue epilogue = {kind, bias, other, pre, out};                                                             \
+           int columns, int depth, NULLABLE const bf16* bias, NULLABLE const bf16* other, NULLABLE bf16* pre,          \
+           bf16* out) {                                                                                                \
+        Epilogue<Known<EpilogueKind::kind>> epilogue = {{}, bias, other, pre, out};                                    \
         wgmma_product<false, b_n_major, tile_n, false>(&a, &b, rows, columns, depth, 1, epilogue, nullptr, nullptr);   \
     }
-WGMMA_PRODUCT(linear_wgmma_kk_128, false, 128)
-WGMMA_PRODUCT(linear_wgmma_kk_256, false, 256)
-WGMMA_PRODUCT(linear_wgmma_kn_128, true, 128)
-WGMMA_PRODUCT(linear_wgmma_kn_256, true, 256)
+WGMMA_PRODUCT(linear_wgmma_kk_128, false, 128, NONE)
+WGMMA_PRODUCT(linear_wgmma_kk_256, false, 256, NONE)
+WGMMA_PRODUCT(linear_wgmma_kk_128_gelu, false, 128, GELU)
+WGMMA_PRODUCT(linear_wgmma_kk_256_gelu, false, 256, GELU)
+WGMMA_PRODUCT(linear_wgmma_kk_128_quick_gelu, false, 128, QUICK_GELU)
+WGMMA_PRODUCT(linear_wgmma_kk_256_quick_gelu, false, 256, QUICK_GELU)
+WGMMA_PRODUCT(linear_wgmma_kk_128_residual, false, 128, RESIDUAL)
+WGMMA_PRODUCT(linear_wgmma_kk_256_residual, false, 256, RESIDUAL)
+WGMMA_PRODUCT(linear_wgmma_kn_128, true, 128, NONE)
+WGMMA_PRODUCT(linear_wgmma_kn_256, true, 256, NONE)
+WGMMA_PRODUCT(linear_wgmma_kn_128_residual, true, 128, RESIDUAL)
+WGMMA_PRODUCT(linear_wgmma_kn_256_residual, true, 256, RESIDUAL)
+WGMMA_PRODUCT(linear_wgmma_kn_128_gelu_backward, true, 128, GELU_BACKWARD)
+WGMMA_PRODUCT(linear_wgmma_kn_256_gelu_backward, true, 256, GELU_BACKWARD)
+WGMMA_PRODUCT(linear_wgmma_kn_128_quick_gelu_backward, true, 128, QUICK_GELU_BACKWARD)
+WGMMA_PRODUCT(linear_wgmma_kn_256_quick_gelu_backward, true, 256, QUICK_GELU_BACKWARD)
 
 // `out` [splits, rows, columns]; `sums` [splits, rows] (column sums of the operand A) or null.
 #define WGMMA_WEIGHT(name, tile_n)                                                                                     \
     KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows, \
            int columns, int depth, int splits, float* out, NULLABLE float* sums) {                                              \
-        wgmma_product<true, true, tile_n, true>(&a, &b, rows, columns, depth, splits, Epilogue{}, out, sums);          \
+        wgmma_product<true, true, tile_n, true>(&a, &b, rows, columns, depth, splits, NoEpilogue{}, out, sums);          \
     }
 WGMMA_WEIGHT(linear_wgmma_mn_128, 128)
 WGMMA_WEIGHT(linear_wgmma_mn_256, 256)
@@ -41,21 +54,35 @@ WGMMA_WEIGHT(linear_wgmma_mn_256, 256)
 
 // ---- sm_80 and operands of any width: see linear_mma.cuh.
 
-#define MMA_PRODUCT(name, b_n_major, aligned)                                                                          \
-    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, EpilogueKind kind,             \
-           NULLABLE const bf16* bias, NULLABLE const bf16* other, NULLABLE bf16* pre, bf16* out) {                                                \
-        Epilogue epilogue = {kind, bias, other, pre, out};                                                             \
-        mma_product<false, b_n_major, aligned, false>(a, b, rows, columns, depth, 1, epilogue, nullptr);               \
+#define MMA_PRODUCT(name, b_n_major, kind)                                                                             \
+    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth,                       \
+           NULLABLE const bf16* bias, NULLABLE const bf16* other, NULLABLE bf16* pre, bf16* out) {                     \
+        Epilogue<Known<EpilogueKind::kind>> epilogue = {{}, bias, other, pre, out};                                    \
+        mma_product<false, b_n_major, true, false>(a, b, rows, columns, depth, 1, epilogue, nullptr);                  \
     }
-MMA_PRODUCT(linear_mma_kk, false, true)
-MMA_PRODUCT(linear_mma_kn, true, true)
-MMA_PRODUCT(linear_mma_kk_any, false, false)
-MMA_PRODUCT(linear_mma_kn_any, true, false)
+MMA_PRODUCT(linear_mma_kk, false, NONE)
+MMA_PRODUCT(linear_mma_kk_gelu, false, GELU)
+MMA_PRODUCT(linear_mma_kk_quick_gelu, false, QUICK_GELU)
+MMA_PRODUCT(linear_mma_kk_residual, false, RESIDUAL)
+MMA_PRODUCT(linear_mma_kn, true, NONE)
+MMA_PRODUCT(linear_mma_kn_residual, true, RESIDUAL)
+MMA_PRODUCT(linear_mma_kn_gelu_backward, true, GELU_BACKWARD)
+MMA_PRODUCT(linear_mma_kn_quick_gelu_backward, true, QUICK_GELU_BACKWARD)
+
+// Rows of any width, and every kind.
+#define MMA_PRODUCT_ANY(name, b_n_major)                                                                               \
+    KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, EpilogueKind kind,    \
+           NULLABLE const bf16* bias, NULLABLE const bf16* other, NULLABLE bf16* pre, bf16* out) {                     \
+        Epilogue<EpilogueKind> epilogue = {kind, bias, other, pre, out};                                               \
+        mma_product<false, b_n_major, false, false>(a, b, rows, columns, depth, 1, epilogue, nullptr);                 \
+    }
+MMA_PRODUCT_ANY(linear_mma_kk_any, false)
+MMA_PRODUCT_ANY(linear_mma_kn_any, true)
 
 #define MMA_WEIGHT(name, aligned)                                                                                      \
     KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, int splits,           \
            float* out) {                                                                                               \
-        mma_product<true, true, aligned, true>(a, b, rows, columns, depth, splits, Epilogue{}, out);                   \
+        mma_product<true, true, aligned, true>(a, b, rows, columns, depth, splits, NoEpilogue{}, out);                   \
     }
 MMA_WEIGHT(linear_mma_mn, true)
 MMA_WEIGHT(linear_mma_mn_any, false)

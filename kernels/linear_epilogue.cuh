@@ -12,73 +12,103 @@ enum class EpilogueKind : int {
     QUICK_GELU_BACKWARD,  // out = C quick_gelu'(other)
 };
 
+// A kind that is known when the kernel is compiled: of the others nothing is left in it.
+template <EpilogueKind KIND>
+struct Known {
+    __device__ constexpr operator EpilogueKind() const { return KIND; }
+};
+
+// KIND: Known, or EpilogueKind where it is known at the launch alone.
+template <class Kind>
 struct Epilogue {
-    EpilogueKind kind;
+    Kind kind;
     const bf16* bias;   // [columns], or null
     const bf16* other;  // [rows, columns]: what RESIDUAL adds, or the forward pass's `pre`; else null
     bf16* pre;          // [rows, columns]: what the activations keep; else null
     bf16* out;          // [rows, columns]
-};
 
-// Phi(x), the distribution function of the standard normal, and e^(-x^2/2).
+    __device__ constexpr bool keeps_pre() const {
+        return kind == EpilogueKind::GELU || kind == EpilogueKind::QUICK_GELU;
+    }
+    __device__ constexpr bool reads_other() const { return kind != EpilogueKind::NONE && !keeps_pre(); }
+};
+using NoEpilogue = Epilogue<Known<EpilogueKind::NONE>>;
+
+// The activations are right, relative to themselves, to 4e-5 and the rounding to bf16 (2^-8), for every bf16 down to where the
+// result is no normal number, 2^-126; what is smaller may be 0. Beside its zero the derivative of quick_gelu is a sum of terms
+// near 1, and right to 2^-23. Infinities and NaNs give what the formulas give in IEEE arithmetic: gelu(inf) = inf, gelu(-inf)
+// = NaN as -inf times 0. tests/cuda/activations.rs holds all 65,536 to it.
 //
-// The tail Phi(-|x|) = e^(-x^2/2) erfcx(|x| / sqrt 2) / 2 is computed as such, so that no digits cancel for negative x.
-// erfcx(z) is a polynomial in 1 / (1 + 0.54 z), minimax in relative error: 4e-5, a fiftieth of a bf16's rounding.
-DEVICE float normal_cdf(float x, float& gaussian) {
-    gaussian = ptx::ex2(x * x * -0.72134752f);
-    float t = ptx::rcp(fmaf(fabsf(x), 0.38183766f, 1.f));
-    float erfcx = fmaf(fmaf(fmaf(-0.17879754f, t, 0.36851827f), t, 0.19053784f), t, 0.31566037f);
-    erfcx = fmaf(erfcx, t, 0.30404215f) * t;
-    float tail = 0.5f * gaussian * erfcx;
-    return x < 0.f ? tail : 1.f - tail;
+// What decays is computed as such, so that no digits cancel in the tail of negative x: 2 to the power of a polynomial in
+// |x|, which benches/activations.py fits. A value takes one ex2 and no rcp: MUFU gives 16 results a cycle where FMA gives
+// 128. The polynomials have negative leading coefficients and go to -inf beyond the range of the fit, so nothing is clamped.
+// The powers are 16 or 64 times what they stand for, so that ex2 and rcp do not flush them to 0 before the results are.
+
+// 16 Phi(-a), a >= 0. Phi is the distribution function of the standard normal.
+DEVICE float normal_tail(float a) {
+    float log2 = -1.91234717e-09f;
+    log2 = fmaf(log2, a, 1.39714587e-07f);
+    log2 = fmaf(log2, a, -4.48830951e-06f);
+    log2 = fmaf(log2, a, 8.39236163e-05f);
+    log2 = fmaf(log2, a, -0.00102276693f);
+    log2 = fmaf(log2, a, 0.0086739352f);
+    log2 = fmaf(log2, a, -0.0539711937f);
+    log2 = fmaf(log2, a, -0.458776951f);
+    log2 = fmaf(log2, a, -1.15098643f);
+    log2 = fmaf(log2, a, 2.9999702f);
+    return ptx::ex2(log2);
 }
 
 DEVICE float gelu(float x) {
-    float gaussian;
-    return x * normal_cdf(x, gaussian);
+    float tail = normal_tail(fabsf(x));
+    return x * 0.0625f * (x < 0.f ? tail : 16.f - tail);
 }
 
-// Phi(x) + x phi(x).
+// Phi(x) + x phi(x), which is 1 less that of -x. Its zero is a factor, so that it is right beside it.
 DEVICE float gelu_derivative(float x) {
-    float gaussian;
-    float cdf = normal_cdf(x, gaussian);
-    return fmaf(x * 0.39894228f, gaussian, cdf);
+    float a = fabsf(x);
+    float log2 = -4.65243885e-11f;
+    log2 = fmaf(log2, a, 3.83202625e-09f);
+    log2 = fmaf(log2, a, -1.39851963e-07f);
+    log2 = fmaf(log2, a, 2.98750888e-06f);
+    log2 = fmaf(log2, a, -4.16336989e-05f);
+    log2 = fmaf(log2, a, 0.000400369667f);
+    log2 = fmaf(log2, a, -0.00275217299f);
+    log2 = fmaf(log2, a, 0.0139123341f);
+    log2 = fmaf(log2, a, -0.0532592796f);
+    log2 = fmaf(log2, a, -0.561915338f);
+    log2 = fmaf(log2, a, -0.382835656f);
+    log2 = fmaf(log2, a, 3.41157913f);
+    float power = ptx::ex2(log2), to_zero = fmaf(a, -0.0625f, 0.0469869703f);
+    // Fused in so many words, so that all kernels that have this have the same bits.
+    return x < 0.f ? to_zero * power : fmaf(-to_zero, power, 1.f);
 }
 
-// sigmoid(1.702 x)
-DEVICE float quick_gate(float x) { return ptx::rcp(1.f + ptx::ex2(x * -2.45546696f)); }
+// 64 sigmoid(1.702 x)
+DEVICE float quick_gate(float x) { return ptx::rcp(0.015625f + ptx::ex2(fmaf(x, -2.45546696f, -6.f))); }
 
-DEVICE float quick_gelu(float x) { return x * quick_gate(x); }
+DEVICE float quick_gelu(float x) { return x * 0.015625f * quick_gate(x); }
 
 DEVICE float quick_gelu_derivative(float x) {
     float gate = quick_gate(x);
-    return gate * fmaf(1.702f * x, 1.f - gate, 1.f);
+    return gate * fmaf(x * (1.702f / 64.f), fmaf(gate, -0.015625f, 1.f), 0.015625f);
 }
 
-// Eight values of the product as they leave; `other` where the kind has one. The switch is uniform over the grid.
-DEVICE Pack8 epilogue_apply(EpilogueKind kind, const Pack8& product, const Pack8& other) {
+// Eight values of the product as they leave; `other` where the kind has one.
+template <class Kind>
+DEVICE Pack8 epilogue_apply(Kind kind, const Pack8& product, const Pack8& other) {
     if (kind == EpilogueKind::NONE) return product;
     float v[8];
-    switch (kind) {
-        case EpilogueKind::GELU:
 #pragma unroll
-            for (int i = 0; i < 8; i++) v[i] = gelu(product.get(i));
-            break;
-        case EpilogueKind::QUICK_GELU:
-#pragma unroll
-            for (int i = 0; i < 8; i++) v[i] = quick_gelu(product.get(i));
-            break;
-        case EpilogueKind::RESIDUAL:
-#pragma unroll
-            for (int i = 0; i < 8; i++) v[i] = product.get(i) + other.get(i);
-            break;
-        case EpilogueKind::GELU_BACKWARD:
-#pragma unroll
-            for (int i = 0; i < 8; i++) v[i] = product.get(i) * gelu_derivative(other.get(i));
-            break;
-        default:
-#pragma unroll
-            for (int i = 0; i < 8; i++) v[i] = product.get(i) * quick_gelu_derivative(other.get(i));
+    for (int i = 0; i < 8; i++) {
+        float x = product.get(i);
+        switch (kind) {
+            case EpilogueKind::GELU: v[i] = gelu(x); break;
+            case EpilogueKind::QUICK_GELU: v[i] = quick_gelu(x); break;
+            case EpilogueKind::RESIDUAL: v[i] = x + other.get(i); break;
+            case EpilogueKind::GELU_BACKWARD: v[i] = x * gelu_derivative(other.get(i)); break;
+            default: v[i] = x * quick_gelu_derivative(other.get(i));
+        }
     }
     return pack8(v);
 }
@@ -107,55 +137,98 @@ DEVICE void store_some(bf16* to, const Pack8& pack, int count) {
     }
 }
 
+// Rows of a thread that epilogue_store takes at a time. RESIDUAL computes least, and waits for memory instead.
+template <class Kind>
+struct Batch {
+    static constexpr int ROWS = 1;
+};
+template <EpilogueKind KIND>
+struct Batch<Known<KIND>> {
+    static constexpr int ROWS = KIND == EpilogueKind::RESIDUAL ? 8 : 4;
+};
+
 // `THREADS` threads take a staged tile of 128 x TILE_N through its epilogue to memory, in 16-byte accesses that are
-// consecutive over a warp. `ready` waits until the tile is staged; what is read from memory is asked for before, and
-// then always one batch ahead. ALIGNED: `columns` is a multiple of eight.
-template <int TILE_N, int THREADS, bool ALIGNED, class Ready>
-DEVICE void epilogue_store(const bf16* staged, const Epilogue& epilogue, int first_row, int first_column, int rows,
+// consecutive over a warp. `ready` waits until the tile is staged. ALIGNED: `columns` is a multiple of eight.
+//
+// In the wgmma kernels a warp of these is alone on its scheduler: while it waits, nothing else is issued. So a thread takes
+// rows in batches that have no branch in them, and whose rows fill each other's waits; what a batch needs is asked for
+// while the one before it is computed. Rows below the tile or the matrix are computed from zeros and not stored.
+template <int TILE_N, int THREADS, bool ALIGNED, class Kind, class Ready>
+DEVICE void epilogue_store(const bf16* staged, const Epilogue<Kind>& epilogue, int first_row, int first_column, int rows,
                            int columns, int thread, Ready ready) {
     constexpr int CHUNKS = TILE_N / 8;
-    constexpr int ROWS = THREADS / CHUNKS;  // at a time
-    constexpr int BATCH = ALIGNED ? 4 : 1;
+    constexpr int ROWS = THREADS / CHUNKS;  // from a row of a thread to its next one
+    constexpr int BATCH = ALIGNED ? Batch<Kind>::ROWS : 1;
     static_assert(THREADS % CHUNKS == 0, "a thread keeps its columns");
-    int chunk = thread % CHUNKS;
+    int chunk = thread % CHUNKS, row = thread / CHUNKS;
     int column = first_column + 8 * chunk;
     int count = columns - column;
     int height = count <= 0 ? 0 : rows - first_row < 128 ? rows - first_row : 128;
-    const int64_t corner = int64_t(first_row) * columns + column;
+    int64_t at = int64_t(first_row + row) * columns + column;
+    const int64_t step = int64_t(ROWS) * columns;
 
-    auto fetch = [&](Pack8(&other)[BATCH], int first) {
-        if (!epilogue.other) return;
+    // The batch that is `ahead` batches further on: what memory has of it, and what was staged.
+    auto fetch = [&](Pack8(&other)[BATCH], int ahead) {
+        if (!epilogue.reads_other()) return;
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            int row = first + i * ROWS;
-            if (row >= height) continue;
-            const bf16* from = epilogue.other + corner + int64_t(row) * columns;
-            other[i] = ALIGNED ? load8(from) : load_some(from, count);
+            int further = ahead * BATCH + i;
+            const bf16* from = epilogue.other + at + further * step;
+            if (row + further * ROWS < height) other[i] = ALIGNED ? load8(from) : load_some(from, count);
         }
     };
-    Pack8 next[BATCH] = {};
-    fetch(next, thread / CHUNKS);
-    ready();
-#pragma unroll 1
-    for (int first = thread / CHUNKS; first < height; first += BATCH * ROWS) {
-        Pack8 other[BATCH];
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) other[i] = next[i];
-        fetch(next, first + BATCH * ROWS);
+    auto unstage = [&](Pack8(&product)[BATCH], int ahead) {
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            int row = first + i * ROWS;
-            if (row >= height) continue;
-            int64_t at = corner + int64_t(row) * columns;
-            Pack8 product = load8(staged + staged_chunk<TILE_N>(row, chunk));
-            Pack8 out = epilogue_apply(epilogue.kind, product, other[i]);
-            if (ALIGNED) {
-                if (epilogue.pre) store8(epilogue.pre + at, product);
-                store8(epilogue.out + at, out);
-            } else {
-                if (epilogue.pre) store_some(epilogue.pre + at, product, count);
-                store_some(epilogue.out + at, out, count);
-            }
+            int from = row + (ahead * BATCH + i) * ROWS;
+            product[i] = from < height ? load8(staged + staged_chunk<TILE_N>(from, chunk)) : Pack8{};
+        }
+    };
+    // Addresses are computed outside of conditions, so that a load or a store is all that a condition guards: no branch.
+    auto store = [&](bf16* to, int i, const Pack8& pack) {
+        to += at + i * step;
+        bool inside = row + i * ROWS < height;
+        if (ALIGNED && inside) store8(to, pack);
+        if (!ALIGNED && inside) store_some(to, pack, count);
+    };
+    auto finish = [&](const Pack8(&product)[BATCH], const Pack8(&other)[BATCH]) {
+        Pack8 out[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) out[i] = epilogue_apply(epilogue.kind, product[i], other[i]);
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            if (epilogue.keeps_pre()) store(epilogue.pre, i, product[i]);
+            store(epilogue.out, i, out[i]);
+        }
+        row += BATCH * ROWS;
+        at += BATCH * step;
+    };
+    if (epilogue.reads_other()) {
+        Pack8 next[BATCH] = {};
+        fetch(next, 0);
+        ready();
+#pragma unroll 1
+        while (true) {
+            // A copy, and a branch after the loads, which the compiler would else move down to where they are used.
+            Pack8 product[BATCH], other[BATCH];
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) other[i] = next[i];
+            fetch(next, 1);
+            if (row >= height) break;
+            unstage(product, 0);
+            finish(product, other);
+        }
+    } else {
+        Pack8 even[BATCH], odd[BATCH], none[BATCH] = {};
+        ready();
+        unstage(even, 0);
+#pragma unroll 1
+        while (row < height) {
+            unstage(odd, 1);
+            finish(even, none);
+            if (row >= height) break;
+            unstage(even, 1);
+            finish(odd, none);
         }
     }
 }

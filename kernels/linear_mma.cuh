@@ -63,9 +63,9 @@ DEVICE void load_fragment(uint32_t (&fragment)[4], const bf16* tile, int first, 
 }
 
 // WEIGHT: `out` is f32 [splits, rows, columns]. Otherwise `splits` is 1 and `epilogue` says what becomes of C.
-template <bool A_M_MAJOR, bool B_N_MAJOR, bool ALIGNED, bool WEIGHT>
+template <bool A_M_MAJOR, bool B_N_MAJOR, bool ALIGNED, bool WEIGHT, class Kind>
 DEVICE void mma_product(const bf16* a, const bf16* b, int rows, int columns, int depth, int splits,
-                        const Epilogue& epilogue, float* out) {
+                        const Epilogue<Kind>& epilogue, float* out) {
     DYNAMIC_SHARED(MmaShared, shared);
     Unit unit = Units(rows, columns, depth, MMA_TILE, MMA_TILE, MMA_TILE_K, splits)[blockIdx.x];
     int warp_row = warp_id() % 2 * 64, warp_column = warp_id() / 2 * 32;

@@ -171,8 +171,8 @@ DEVICE void wgmma_consume(WgmmaShared<TILE_N, WEIGHT>* shared, int half, int row
 }
 
 // Epilogue of the products: `thread` of EPILOGUE_THREADS.
-template <int TILE_N>
-DEVICE void wgmma_finish(WgmmaShared<TILE_N, false>* shared, const Epilogue& epilogue, int rows, int columns,
+template <int TILE_N, class Kind>
+DEVICE void wgmma_finish(WgmmaShared<TILE_N, false>* shared, const Epilogue<Kind>& epilogue, int rows, int columns,
                          const Units& units, int thread) {
     auto load_bias = [&](int index, uint32_t parity) {
         if (index >= units.count) return;
@@ -240,9 +240,9 @@ DEVICE void wgmma_sum(WgmmaShared<TILE_N, true>* shared, int rows, const Units& 
 
 // WEIGHT: `out` is f32 [splits, rows, columns], the depth cut into `splits`, and `sums` (if not null) is f32
 // [splits, rows], the sums of A over the depth. Otherwise `splits` is 1 and `epilogue` says what becomes of C.
-template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N, bool WEIGHT>
+template <bool A_M_MAJOR, bool B_N_MAJOR, int TILE_N, bool WEIGHT, class Kind>
 DEVICE void wgmma_product(const TensorMap* a, const TensorMap* b, int rows, int columns, int depth, int splits,
-                          const Epilogue& epilogue, float* out, float* sums) {
+                          const Epilogue<Kind>& epilogue, float* out, float* sums) {
     static_assert(!WEIGHT || (A_M_MAJOR && B_N_MAJOR), "weight gradients sum over the rows of both operands");
     using Shared = WgmmaShared<TILE_N, WEIGHT>;
     static_assert(sizeof(Shared) <= WGMMA_SHARED, "the ring and the staged tile fit");

@@ -107,7 +107,21 @@ const BUGS: &[Bug] = &[
     ),
     bug("linear", "linear_wgmma.cuh", "B_N_MAJOR ? 128 : 2)", "B_N_MAJOR ? 64 : 2)"),
     bug("linear", "linear_epilogue.cuh", "(top + index % height)", "(index % height)"),
-    bug("linear", "linear_epilogue.cuh", "fetch(next, first + BATCH * ROWS)", "fetch(next, first)"),
+    bug("linear", "linear_epilogue.cuh", "fetch(next, 1);", "fetch(next, 0);"),
+    bug("linear", "linear_epilogue.cuh", "unstage(odd, 1);", "unstage(odd, 0);"),
+    bug(
+        "linear",
+        "linear_epilogue.cuh",
+        "bool inside = row + i * ROWS < height",
+        "bool inside = row + i * ROWS <= height",
+    ),
+    bug("linear", "linear_epilogue.cuh", "-0.458776951f", "-0.358776951f"),
+    bug(
+        "linear",
+        "linear.cu",
+        "linear_wgmma_kn_128_gelu_backward, true, 128, GELU_B",
+        "linear_wgmma_kn_128_gelu_backward, true, 128, QUICK_GELU_B",
+    ),
     Bug {
         capability: AMPERE,
         ..bug("linear", "linear_mma.cuh", "        __syncthreads();\n        load(block", "        load(block")

@@ -1,5 +1,6 @@
 //! The CUDA backend without a GPU: its launch code and its kernels on the emulated GPU.
 
+mod activations;
 mod bugs;
 mod emulator;
 mod faults;

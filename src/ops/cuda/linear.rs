@@ -1,4 +1,5 @@
-//! Matrix products: by wgmma where the GPU and the operands allow it, else by mma.
+//! Matrix products: by wgmma where the GPU and the operands allow it, else by mma. What follows a product is part of its kernel;
+//! pairs that no model has go through a kernel that is told what follows.
 
 use half::bf16;
 
@@ -7,7 +8,7 @@ use super::family::Family;
 use super::kernels::linear::{
     self as kernel, EpilogueKind, MMA_SHARED, MMA_TILE, MMA_TILE_K, WGMMA_SHARED, WGMMA_TILE_K, WGMMA_TILE_M,
 };
-use super::launch::{Matrix, Pointer, TensorMap};
+use super::launch::{Kernel, Matrix, Pointer, TensorMap};
 use crate::ops::linear::{
     Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape, WeightLayout,
 };
@@ -96,6 +97,45 @@ impl Costs {
     }
 }
 
+/// The kernels of wgmma for tiles of 128 and of 256 columns; None for what models have not: an activation after a weight
+/// [in, out], forward or backward.
+fn wgmma_kernels(factor: Factor, kind: EpilogueKind) -> Option<[Kernel<kernel::WgmmaProduct>; 2]> {
+    use EpilogueKind::{Gelu, GeluBackward, QuickGelu, QuickGeluBackward, Residual};
+    Some(match (factor, kind) {
+        (Factor::Transposed, EpilogueKind::None) => [kernel::LINEAR_WGMMA_KK_128, kernel::LINEAR_WGMMA_KK_256],
+        (Factor::Transposed, Gelu) => [kernel::LINEAR_WGMMA_KK_128_GELU, kernel::LINEAR_WGMMA_KK_256_GELU],
+        (Factor::Transposed, QuickGelu) => {
+            [kernel::LINEAR_WGMMA_KK_128_QUICK_GELU, kernel::LINEAR_WGMMA_KK_256_QUICK_GELU]
+        }
+        (Factor::Transposed, Residual) => [kernel::LINEAR_WGMMA_KK_128_RESIDUAL, kernel::LINEAR_WGMMA_KK_256_RESIDUAL],
+        (Factor::Plain, EpilogueKind::None) => [kernel::LINEAR_WGMMA_KN_128, kernel::LINEAR_WGMMA_KN_256],
+        (Factor::Plain, Residual) => [kernel::LINEAR_WGMMA_KN_128_RESIDUAL, kernel::LINEAR_WGMMA_KN_256_RESIDUAL],
+        (Factor::Plain, GeluBackward) => {
+            [kernel::LINEAR_WGMMA_KN_128_GELU_BACKWARD, kernel::LINEAR_WGMMA_KN_256_GELU_BACKWARD]
+        }
+        (Factor::Plain, QuickGeluBackward) => {
+            [kernel::LINEAR_WGMMA_KN_128_QUICK_GELU_BACKWARD, kernel::LINEAR_WGMMA_KN_256_QUICK_GELU_BACKWARD]
+        }
+        (Factor::Transposed, GeluBackward | QuickGeluBackward) | (Factor::Plain, Gelu | QuickGelu) => return None,
+    })
+}
+
+/// The kernel of mma for rows of a multiple of 16 bytes; None as above.
+fn mma_kernel(factor: Factor, kind: EpilogueKind) -> Option<Kernel<kernel::MmaProduct>> {
+    use EpilogueKind::{Gelu, GeluBackward, QuickGelu, QuickGeluBackward, Residual};
+    Some(match (factor, kind) {
+        (Factor::Transposed, EpilogueKind::None) => kernel::LINEAR_MMA_KK,
+        (Factor::Transposed, Gelu) => kernel::LINEAR_MMA_KK_GELU,
+        (Factor::Transposed, QuickGelu) => kernel::LINEAR_MMA_KK_QUICK_GELU,
+        (Factor::Transposed, Residual) => kernel::LINEAR_MMA_KK_RESIDUAL,
+        (Factor::Plain, EpilogueKind::None) => kernel::LINEAR_MMA_KN,
+        (Factor::Plain, Residual) => kernel::LINEAR_MMA_KN_RESIDUAL,
+        (Factor::Plain, GeluBackward) => kernel::LINEAR_MMA_KN_GELU_BACKWARD,
+        (Factor::Plain, QuickGeluBackward) => kernel::LINEAR_MMA_KN_QUICK_GELU_BACKWARD,
+        (Factor::Transposed, GeluBackward | QuickGeluBackward) | (Factor::Plain, Gelu | QuickGelu) => return None,
+    })
+}
+
 impl Cuda {
     /// Whether wgmma and TMA take the operands: rows of a multiple of 16 bytes.
     fn takes_wgmma(&self, shape: LinearShape) -> bool {
@@ -126,14 +166,10 @@ impl Cuda {
     ) {
         let Product { rows, columns, depth } = product;
         let Ending { kind, bias, other, pre, out } = ending;
-        if self.takes_wgmma(shape) {
+        let wgmma = wgmma_kernels(factor, kind).filter(|_| self.takes_wgmma(shape));
+        if let Some([narrow, wide]) = wgmma {
             let Cut { tile_columns, .. } = Costs::wgmma(self.multiprocessors()).cut(product, 1);
-            let kernel = match (factor, tile_columns) {
-                (Factor::Transposed, 128) => kernel::LINEAR_WGMMA_KK_128,
-                (Factor::Transposed, _) => kernel::LINEAR_WGMMA_KK_256,
-                (Factor::Plain, 128) => kernel::LINEAR_WGMMA_KN_128,
-                (Factor::Plain, _) => kernel::LINEAR_WGMMA_KN_256,
-            };
+            let kernel = if tile_columns == 128 { narrow } else { wide };
             let a = self.depth_rows(a, rows, depth, TILE_ROWS);
             let b = match factor {
                 Factor::Transposed => self.depth_rows(b, columns, depth, tile_columns),
@@ -141,18 +177,21 @@ impl Cuda {
             };
             let units = rows.div_ceil(TILE_ROWS) * columns.div_ceil(tile_columns);
             let grid = [units.min(self.multiprocessors()), 1, 1];
-            let parameters = kernel::WgmmaProduct { a, b, rows, columns, depth, kind, bias, other, pre, out };
+            let parameters = kernel::WgmmaProduct { a, b, rows, columns, depth, bias, other, pre, out };
             self.launch(kernel.shared(WGMMA_SHARED), grid, parameters);
+            return;
+        }
+        let grid = [rows.div_ceil(MMA_TILE) * columns.div_ceil(MMA_TILE), 1, 1];
+        if let Some(kernel) = mma_kernel(factor, kind).filter(|_| takes_vectors(shape)) {
+            let parameters = kernel::MmaProduct { a, b, rows, columns, depth, bias, other, pre, out };
+            self.launch(kernel.shared(MMA_SHARED), grid, parameters);
         } else {
-            let kernel = match (factor, takes_vectors(shape)) {
-                (Factor::Transposed, true) => kernel::LINEAR_MMA_KK,
-                (Factor::Transposed, false) => kernel::LINEAR_MMA_KK_ANY,
-                (Factor::Plain, true) => kernel::LINEAR_MMA_KN,
-                (Factor::Plain, false) => kernel::LINEAR_MMA_KN_ANY,
+            let kernel = match factor {
+                Factor::Transposed => kernel::LINEAR_MMA_KK_ANY,
+                Factor::Plain => kernel::LINEAR_MMA_KN_ANY,
             };
-            let units = rows.div_ceil(MMA_TILE) * columns.div_ceil(MMA_TILE);
-            let parameters = kernel::MmaProduct { a, b, rows, columns, depth, kind, bias, other, pre, out };
-            self.launch(kernel.shared(MMA_SHARED), [units, 1, 1], parameters);
+            let parameters = kernel::MmaProductAny { a, b, rows, columns, depth, kind, bias, other, pre, out };
+            self.launch(kernel.shared(MMA_SHARED), grid, parameters);
         }
     }
 
