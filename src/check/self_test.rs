@@ -12,7 +12,9 @@ use crate::ops::cuda::family::Family;
 use crate::ops::cuda::kernels::MODULES;
 use crate::ops::cuda::launch::{Gpu, Target};
 use crate::ops::cuda::linear::shapes_for_every_kernel;
-use crate::ops::linear::{BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape};
+use crate::ops::linear::{
+    Activation, BackwardEpilogue, Epilogue, Linear, LinearBackwardData, LinearBackwardWeight, LinearShape,
+};
 use crate::ops::{DeviceMemory, Plan, Run, Stats, Tensor};
 use crate::rng::{below, rng};
 
@@ -88,7 +90,12 @@ struct Products {
     x: Tensor,
     dy: Tensor,
     weight: Tensor,
+    /// What is added to y.
+    residual: Tensor,
     y: Tensor,
+    /// Of y, and of x.
+    pre: Tensor,
+    before: Tensor,
     dx: Tensor,
     dweight: Stats,
     dbias: Stats,
@@ -97,38 +104,55 @@ struct Products {
 impl Products {
     fn plan(plan: &mut Plan, shape: LinearShape) -> Products {
         let LinearShape { rows, inputs, outputs, .. } = shape;
-        let [x, dx] = [(); 2].map(|()| plan.tensor(rows * inputs));
-        let [y, dy] = [(); 2].map(|()| plan.tensor(rows * outputs));
+        let [x, before, dx] = [(); 3].map(|()| plan.tensor(rows * inputs));
+        let [y, pre, residual, dy] = [(); 4].map(|()| plan.tensor(rows * outputs));
         let weight = plan.tensor(inputs * outputs);
         let dweight = plan.stats(inputs * outputs);
-        Products { shape, x, dy, weight, y, dx, dweight, dbias: plan.stats(outputs) }
+        Products { shape, x, dy, weight, residual, y, pre, before, dx, dweight, dbias: plan.stats(outputs) }
     }
 
     /// Small integers, whose sums are exact in any order.
     fn send(&self, device: &mut Cuda) {
-        for (name, span) in [("x", self.x), ("dy", self.dy), ("weight", self.weight)] {
+        let Products { x, dy, weight, residual, before, .. } = *self;
+        for (name, span) in [("x", x), ("dy", dy), ("weight", weight), ("residual", residual), ("before", before)] {
             let mut generator = rng(0, name, &[]);
             let values: Vec<f32> = (0..span.len()).map(|_| below(&mut generator, 9) as f32 - 4.0).collect();
             device.write(span, &values);
         }
     }
 
-    /// The bits of the outputs, by name. They begin as NaN, so that one left unwritten shows.
+    /// The bits of the outputs, by name, with all that can follow a product. They begin as NaN, so that one left unwritten shows.
     fn outputs(&self, device: &mut Cuda, family: Family) -> Result<Vec<(&'static str, Vec<u32>)>> {
-        let Products { shape, x, dy, weight, y, dx, dweight, dbias } = *self;
-        [y, dx].into_iter().for_each(|span| device.fill(span, f32::NAN));
-        [dweight, dbias].into_iter().for_each(|span| device.fill(span, f32::NAN));
-        device.use_family(family);
-        device.run(Linear { shape, x, weight, bias: None, epilogue: Epilogue::None, y });
-        device.run(LinearBackwardData { shape, dy, weight, epilogue: BackwardEpilogue::None, dx });
-        device.run(LinearBackwardWeight { shape, dy, x, dweight, dbias: Some(dbias) });
+        let Products { shape, x, dy, weight, residual, y, pre, before, dx, dweight, dbias } = *self;
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
-        let found = vec![
-            ("y", bits(device.read_vec(y))),
-            ("dx", bits(device.read_vec(dx))),
-            ("dweight", bits(device.read_vec(dweight))),
-            ("dbias", bits(device.read_vec(dbias))),
-        ];
+        let mut found = Vec::new();
+        device.use_family(family);
+        for (name, epilogue) in [
+            ("y", Epilogue::None),
+            ("y with a residual", Epilogue::Residual(residual)),
+            ("gelu of y", Epilogue::Activation { kind: Activation::Gelu, pre }),
+            ("quick_gelu of y", Epilogue::Activation { kind: Activation::QuickGelu, pre }),
+        ] {
+            [y, pre].into_iter().for_each(|span| device.fill(span, f32::NAN));
+            device.run(Linear { shape, x, weight, bias: None, epilogue, y });
+            found.push((name, bits(device.read_vec(y))));
+            if let Epilogue::Activation { pre, .. } = epilogue {
+                found.push(("y before an activation", bits(device.read_vec(pre))));
+            }
+        }
+        for (name, epilogue) in [
+            ("dx", BackwardEpilogue::None),
+            ("dx by gelu", BackwardEpilogue::Activation { kind: Activation::Gelu, pre: before }),
+            ("dx by quick_gelu", BackwardEpilogue::Activation { kind: Activation::QuickGelu, pre: before }),
+        ] {
+            device.fill(dx, f32::NAN);
+            device.run(LinearBackwardData { shape, dy, weight, epilogue, dx });
+            found.push((name, bits(device.read_vec(dx))));
+        }
+        [dweight, dbias].into_iter().for_each(|span| device.fill(span, f32::NAN));
+        device.run(LinearBackwardWeight { shape, dy, x, dweight, dbias: Some(dbias) });
+        found.push(("dweight", bits(device.read_vec(dweight))));
+        found.push(("dbias", bits(device.read_vec(dbias))));
         device.health()?;
         Ok(found)
     }
