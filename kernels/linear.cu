@@ -6,6 +6,8 @@
 //   mn  A [depth, rows], B [depth, columns]    dW = dy^T x for W [out, in];  dW = x^T dy for W [in, out]; f32
 // kk and kn round C + bias to bf16, and what EpilogueKind says follows from the rounded values: staged as bf16, a tile
 // is small enough to be taken to memory while the next one is multiplied, and the backward pass sees the same `pre`.
+// What follows is part of a kernel, which has no code of other kinds; of the pairs with a layout there are those that models
+// have: activations after kk, their derivatives after kn. The kernels for rows of any width are told it at the launch.
 //
 // Floor: max(2 rows columns depth / tensor rate, operands and output once / bandwidth).
 #include "linear_mma.cuh"
@@ -45,7 +47,7 @@ WGMMA_PRODUCT(linear_wgmma_kn_256_quick_gelu_backward, true, 256, QUICK_GELU_BAC
 #define WGMMA_WEIGHT(name, tile_n)                                                                                     \
     KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows, \
            int columns, int depth, int splits, float* out, NULLABLE float* sums) {                                              \
-        wgmma_product<true, true, tile_n, true>(&a, &b, rows, columns, depth, splits, NoEpilogue{}, out, sums);          \
+        wgmma_product<true, true, tile_n, true>(&a, &b, rows, columns, depth, splits, NoEpilogue{}, out, sums);        \
     }
 WGMMA_WEIGHT(linear_wgmma_mn_128, 128)
 WGMMA_WEIGHT(linear_wgmma_mn_256, 256)
@@ -82,7 +84,7 @@ MMA_PRODUCT_ANY(linear_mma_kn_any, true)
 #define MMA_WEIGHT(name, aligned)                                                                                      \
     KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int depth, int splits,           \
            float* out) {                                                                                               \
-        mma_product<true, true, aligned, true>(a, b, rows, columns, depth, splits, NoEpilogue{}, out);                   \
+        mma_product<true, true, aligned, true>(a, b, rows, columns, depth, splits, NoEpilogue{}, out);                 \
     }
 MMA_WEIGHT(linear_mma_mn, true)
 MMA_WEIGHT(linear_mma_mn_any, false)

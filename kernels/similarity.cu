@@ -12,7 +12,7 @@
 // Floor: max(2 rows columns width / tensor rate, (2 (rows + columns) width + 4 rows columns) bytes / bandwidth).
 #define SIMILARITY(name, aligned)                                                                                      \
     KERNEL(MMA_THREADS, 2, name, const bf16* a, const bf16* b, int rows, int columns, int width, float* s) {           \
-        mma_product<false, false, aligned, true>(a, b, rows, columns, width, 1, NoEpilogue{}, s);                        \
+        mma_product<false, false, aligned, true>(a, b, rows, columns, width, 1, NoEpilogue{}, s);                      \
     }
 SIMILARITY(similarity, true)
 SIMILARITY(similarity_any, false)

@@ -65,6 +65,9 @@ impl Case for LinearCase {
                 linear(LinearShape::new(2100, 72, 16), true, gelu),
                 linear(LinearShape::new(7, 136, 1544), true, Residual),
                 linear(LinearShape::projection(130, 40, 136), true, Nothing),
+                // The other epilogues, over more rows than a thread takes at a time.
+                linear(LinearShape::new(260, 24, 40), true, quick_gelu),
+                linear(LinearShape::projection(260, 24, 40), true, Residual),
                 // Widths that are no multiples of eight.
                 linear(LinearShape::new(3, 33, 7), true, quick_gelu),
             ],
