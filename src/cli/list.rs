@@ -89,7 +89,7 @@ fn kernels() -> Result<()> {
     }
     // Every line of standard output begins with a name.
     say!(
-        "{:<34} {:<10} {:>9} {:>7} {:>14} {:>15}",
+        "{:<40} {:<10} {:>9} {:>7} {:>14} {:>15}",
         "kernel",
         "target",
         "registers",
@@ -101,12 +101,12 @@ fn kernels() -> Result<()> {
         for Report { kernel, registers, spills, shared, .. } in module.reports() {
             let (target, spilled) = (module.target.name(), spills.0 + spills.1);
             let dynamic = dynamic_shared(&kernel, module.target).map_or("-".to_string(), |bytes| bytes.to_string());
-            put!("{kernel:<34} {target:<10} {registers:>9} {spilled:>7} {shared:>14} {dynamic:>15}");
+            put!("{kernel:<40} {target:<10} {registers:>9} {spilled:>7} {shared:>14} {dynamic:>15}");
         }
         if module.target == Target::Compute80 {
             for kernel in module.kernels()? {
                 let dynamic = dynamic_shared(&kernel, module.target).map_or("-".to_string(), |bytes| bytes.to_string());
-                put!("{kernel:<34} {:<10} {:>9} {:>7} {:>14} {dynamic:>15}", module.target.name(), "-", "-", "-");
+                put!("{kernel:<40} {:<10} {:>9} {:>7} {:>14} {dynamic:>15}", module.target.name(), "-", "-", "-");
             }
         }
     }
