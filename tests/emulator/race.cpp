@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "access.hpp"
 #include "launch.hpp"
 #include "shared_memory.hpp"
 
@@ -368,22 +369,6 @@ void touch_global(const Accessor& me, const void* address, size_t bytes, int acc
 
 }  // namespace
 
-// ---- the kernel's own loads and stores
-
-void accessed(void* address, size_t bytes, int access, void* pc) {
-    if (!self) return;
-    Block& b = *block;
-    if (b.owns(address)) return;
-    Place place = place_of(pc);
-    SharedMemory& shared = *b.shared;
-    if (!shared.contains(address)) return touch_global(by_thread(self->number), address, bytes, access, place);
-    size_t offset = size_t(static_cast<char*>(address) - shared.window);
-    if (!shared.valid(offset, bytes))
-        b.fail({}, "%zu bytes at %s are outside of shared memory, at %s", bytes, shared.describe(offset).c_str(),
-               name_of_place(place).c_str());
-    touch(by_thread(self->number), offset, bytes, access, place);
-}
-
 // ---- what happens
 
 void launch_started(Block& b) {
@@ -533,4 +518,22 @@ void wgmma_waited(const Warp& warp, int pending) {
 }
 
 }  // namespace race
+
+// ---- the kernel's own loads and stores
+
+void accessed(void* address, size_t bytes, int access, void* pc) {
+    if (!self) return;
+    Block& b = *block;
+    if (b.owns(address)) return;
+    race::Place place = race::place_of(pc);
+    SharedMemory& shared = *b.shared;
+    if (!shared.contains(address))
+        return race::touch_global(race::by_thread(self->number), address, bytes, access, place);
+    size_t offset = size_t(static_cast<char*>(address) - shared.window);
+    if (!shared.valid(offset, bytes))
+        b.fail({}, "%zu bytes at %s are outside of shared memory, at %s", bytes, shared.describe(offset).c_str(),
+               race::name_of_place(place).c_str());
+    race::touch(race::by_thread(self->number), offset, bytes, access, place);
+}
+
 }  // namespace emulator

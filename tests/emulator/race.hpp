@@ -1,6 +1,6 @@
 // The race checker's view of what happens (flavour RACE only; otherwise these functions are empty).
 //
-// Kernels are compiled with -fsanitize=thread; race_hooks.cpp receives their loads and stores, race.cpp judges them.
+// Kernels are compiled with -fsanitize=thread; access_hooks.cpp receives their loads and stores, race.cpp judges them.
 #pragma once
 #include "block.hpp"
 #include "mbarrier.hpp"
@@ -45,9 +45,6 @@ EMULATOR_HOOK(void, wgmma_waited(const Warp&, int pending))
 #undef EMULATOR_HOOK
 
 #ifdef EMULATOR_RACE
-// A load or store of the kernel, from race_hooks.cpp.
-enum Access { READ = 0, WRITE = 1, ATOMIC = 2 };  // a sum of them
-void accessed(void* address, size_t bytes, int access, void* pc);
 struct State;
 #else
 struct State {};

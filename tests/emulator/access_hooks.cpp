@@ -1,13 +1,13 @@
 // What -fsanitize=thread makes the compiler call, in place of the sanitizer's own library.
-#include "race.hpp"
+#include "access.hpp"
 
 #define PC __builtin_return_address(0)
 #define HOOK extern "C" __attribute__((visibility("hidden"), used))
 
-using emulator::race::accessed;
-using emulator::race::ATOMIC;
-using emulator::race::READ;
-using emulator::race::WRITE;
+using emulator::accessed;
+using emulator::ATOMIC;
+using emulator::READ;
+using emulator::WRITE;
 
 HOOK void __tsan_init() {}
 HOOK void __tsan_func_entry(void*) {}
