@@ -11,6 +11,8 @@ pub(crate) mod arena;
 pub mod attention;
 pub mod conformance;
 pub mod contrastive;
+#[cfg(feature = "emulator")]
+pub mod counters;
 pub mod cross_entropy;
 pub(crate) mod device_memory;
 pub mod distillation;

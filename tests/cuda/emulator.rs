@@ -5,7 +5,7 @@ use std::process::Command;
 
 use perennial::ops::cuda::driver::Driver;
 use perennial::ops::cuda::emulated::{Emulator, Flavour, IMAGE, Schedule};
-use perennial::ops::cuda::launch::{Argument, Launch, Matrix};
+use perennial::ops::cuda::launch::{Argument, Gpu, Launch, Matrix};
 
 use crate::{HOPPER, build, root};
 
@@ -13,12 +13,56 @@ use crate::{HOPPER, build, root};
 const DATA: (usize, usize) = (128, 96);
 const MAP: (usize, usize) = (100, 90);
 
-/// One line of expectations.txt.
-struct Selftest {
-    kernel: &'static str,
-    blocks: u32,
+/// A kernel of `tests/emulator/selftest/`, and how it is launched: what a line of a table of such begins with.
+pub(crate) struct Launched {
+    pub kernel: &'static str,
+    pub blocks: u32,
     threads: u32,
     shared: u32,
+}
+
+impl Launched {
+    /// The columns kernel, blocks, threads and shared memory of a line, and what follows.
+    pub(crate) fn read(line: &str) -> (Launched, &str) {
+        let mut rest = line;
+        let mut field = || {
+            let (field, after) =
+                rest.trim_start().split_once(' ').unwrap_or_else(|| panic!("'{line}' has too few columns"));
+            rest = after;
+            field
+        };
+        let kernel = String::leak(field().to_string());
+        let [blocks, threads, shared] = [(); 3].map(|()| {
+            let text = field();
+            text.parse().unwrap_or_else(|_| panic!("{text} in '{line}' is no number"))
+        });
+        (Launched { kernel, blocks, threads, shared }, rest.trim())
+    }
+
+    /// The number of failures that it counts, or the error that its launch ends with.
+    pub(crate) fn outcome(&self, gpu: Gpu) -> String {
+        let mut device = Driver::open(gpu).unwrap();
+        device.load(IMAGE).unwrap();
+        let (failures, data) = (device.allocate(4).unwrap(), device.allocate(2 * DATA.0 * DATA.1).unwrap());
+        let values: Vec<u16> = (0..DATA.0 * DATA.1).map(|i| i as u16).collect();
+        let bytes: &[u8] = bytemuck::cast_slice(&values);
+        device.upload(data, bytes.len(), |from, to| to.copy_from_slice(&bytes[from..][..to.len()])).unwrap();
+        let matrix = Matrix { base: data, rows: MAP.0, columns: MAP.1, pitch: DATA.1, tile: (64, 64) };
+        let map = device.tensor_map(matrix).unwrap();
+        let arguments = [Argument::from(failures), Argument::from(data), Argument::from(map)];
+        let Launched { kernel, blocks, threads, shared } = *self;
+        let launch = Launch { kernel, grid: [blocks, 1, 1], block: threads, shared, arguments: &arguments };
+        let mut count = [0; 4];
+        match device.launch(launch).and_then(|()| device.download(failures, &mut count)) {
+            Err(error) => error.to_string(),
+            Ok(()) => i32::from_ne_bytes(count).to_string(),
+        }
+    }
+}
+
+/// One line of expectations.txt.
+struct Selftest {
+    launched: Launched,
     expected: String,
 }
 
@@ -27,43 +71,17 @@ fn selftests(flavour: &str) -> Vec<Selftest> {
     let lines = table.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
     lines
         .filter_map(|line| {
-            let mut fields = line.split_whitespace();
-            let mut field =
-                || fields.next().unwrap_or_else(|| panic!("expectations.txt: '{line}' has too few columns"));
-            let (kernel, blocks, threads, shared, flavours) = (field(), field(), field(), field(), field());
-            let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("expectations.txt: {text} in '{line}'"));
-            let expected = line[line.find(flavours).unwrap() + flavours.len()..].trim().to_string();
+            let (launched, rest) = Launched::read(line);
+            let (flavours, expected) = rest.split_once(' ').unwrap_or_else(|| panic!("'{line}' has too few columns"));
             let wanted = flavours == "all" || flavours.split(',').any(|name| name == flavour);
-            wanted.then(|| Selftest {
-                kernel: String::leak(kernel.to_string()),
-                blocks: number(blocks),
-                threads: number(threads),
-                shared: number(shared),
-                expected,
-            })
+            wanted.then(|| Selftest { launched, expected: expected.trim().to_string() })
         })
         .collect()
 }
 
-/// The number of failures that a selftest counts, or the error that its launch ends with.
 fn outcome(emulator: &Emulator, test: &Selftest) -> String {
     let plugged_in = emulator.plug_in().unwrap();
-    let mut device = Driver::open(plugged_in.gpu()).unwrap();
-    device.load(IMAGE).unwrap();
-    let (failures, data) = (device.allocate(4).unwrap(), device.allocate(2 * DATA.0 * DATA.1).unwrap());
-    let values: Vec<u16> = (0..DATA.0 * DATA.1).map(|i| i as u16).collect();
-    let bytes: &[u8] = bytemuck::cast_slice(&values);
-    device.upload(data, bytes.len(), |from, to| to.copy_from_slice(&bytes[from..][..to.len()])).unwrap();
-    let matrix = Matrix { base: data, rows: MAP.0, columns: MAP.1, pitch: DATA.1, tile: (64, 64) };
-    let map = device.tensor_map(matrix).unwrap();
-    let arguments = [Argument::from(failures), Argument::from(data), Argument::from(map)];
-    let Selftest { kernel, blocks, threads, shared, .. } = *test;
-    let launch = Launch { kernel, grid: [blocks, 1, 1], block: threads, shared, arguments: &arguments };
-    let mut count = [0; 4];
-    match device.launch(launch).and_then(|()| device.download(failures, &mut count)) {
-        Err(error) => error.to_string(),
-        Ok(()) => i32::from_ne_bytes(count).to_string(),
-    }
+    test.launched.outcome(plugged_in.gpu())
 }
 
 fn run(flavour: Flavour) {
@@ -83,7 +101,7 @@ fn run(flavour: Flavour) {
             text => outcomes.iter().any(|outcome| outcome.contains(text)),
         };
         if !right {
-            wrong.push(format!("{}: expected '{}', found {outcomes:?}", test.kernel, test.expected));
+            wrong.push(format!("{}: expected '{}', found {outcomes:?}", test.launched.kernel, test.expected));
         }
     }
     assert!(wrong.is_empty(), "{name}:\n{}", wrong.join("\n"));

@@ -2,6 +2,7 @@
 
 mod activations;
 mod bugs;
+mod counters;
 mod emulator;
 mod faults;
 mod host;
@@ -46,6 +47,7 @@ fn build(flavour: Flavour, kernels: &Path, files: Option<&str>, build: &Path) ->
         Flavour::Plain => "plain",
         Flavour::Race => "race",
         Flavour::Asan => "asan",
+        Flavour::Count => "count",
     };
     let mut make = Command::new("make");
     make.args(["--quiet", "--jobs=2", "kernels", "--directory"]).arg(root().join("tests/emulator"));

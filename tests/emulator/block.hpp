@@ -14,9 +14,11 @@
 
 namespace emulator {
 
-enum Flavour { PLAIN = 0, RACE = 1, ASAN = 2 };
+enum Flavour { PLAIN = 0, RACE = 1, ASAN = 2, COUNT = 3 };
 #if defined(EMULATOR_RACE)
 constexpr Flavour flavour = RACE;
+#elif defined(EMULATOR_COUNT)
+constexpr Flavour flavour = COUNT;
 #elif defined(__SANITIZE_ADDRESS__)
 constexpr Flavour flavour = ASAN;
 #else
@@ -82,6 +84,9 @@ struct WgmmaQueues;
 namespace race {
 struct State;
 }
+namespace counters {
+struct State;
+}
 
 struct Block {
     Block();
@@ -106,7 +111,7 @@ struct Block {
     // Abandons the block.
     [[noreturn]] void fail(Site site, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
-    // Is this an address of the emulator's own: a stack, or what `threadIdx` and its like read?
+    // Is this an address of the emulator's own: a stack, or what `threadIdx`, DYNAMIC_SHARED and their like read?
     bool owns(const void* p) const;
 
     const Launch* launch = nullptr;
@@ -121,7 +126,8 @@ struct Block {
     std::unique_ptr<MbarrierTable> mbarriers;
     std::unique_ptr<TransferQueue> transfers;
     std::unique_ptr<WgmmaQueues> wgmmas;
-    std::shared_ptr<race::State> race;  // flavour RACE only
+    std::shared_ptr<race::State> race;          // flavour RACE only
+    std::shared_ptr<counters::State> counters;  // flavour COUNT only
     std::string error;
 
 private:

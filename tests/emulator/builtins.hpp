@@ -1,6 +1,7 @@
 // CUDA's built-in functions, as far as kernels use them.
 #pragma once
 #include "block.hpp"
+#include "counters.hpp"
 
 // ---- barriers of the block
 
@@ -86,18 +87,19 @@ static inline T atomicMin(T* p, T value) {
 
 // ---- arithmetic. glibc declares some of these names itself: hence macros.
 
-#define __expf(x) expf(x)
-#define __exp10f(x) exp10f(x)
-#define __logf(x) logf(x)
-#define __log2f(x) log2f(x)
-#define __powf(x, y) powf(x, y)
-#define __sinf(x) sinf(x)
-#define __cosf(x) cosf(x)
-static inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
+// The unit for special functions computes it, or the most costly part of it.
+#define EMULATOR_SPECIAL(value) (emulator::counters::special(), value)
+#define __expf(x) EMULATOR_SPECIAL(expf(x))
+#define __exp10f(x) EMULATOR_SPECIAL(exp10f(x))
+#define __logf(x) EMULATOR_SPECIAL(logf(x))
+#define __log2f(x) EMULATOR_SPECIAL(log2f(x))
+#define __sinf(x) EMULATOR_SPECIAL(sinf(x))
+#define __cosf(x) EMULATOR_SPECIAL(cosf(x))
+static inline float rsqrtf(float x) { return EMULATOR_SPECIAL(1.f / sqrtf(x)); }
 static inline float __frsqrt_rn(float x) { return float(1 / sqrt(double(x))); }
 static inline float __fsqrt_rn(float x) { return sqrtf(x); }
 static inline float __frcp_rn(float x) { return 1.f / x; }
-static inline float __fdividef(float x, float y) { return x / y; }
+static inline float __fdividef(float x, float y) { return EMULATOR_SPECIAL(x / y); }
 static inline float __fdiv_rn(float x, float y) { return x / y; }
 static inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 // Never contracted with a neighbour into one rounding, which the barrier of an empty asm keeps the compiler from.
@@ -150,11 +152,11 @@ static inline float max(float x, float y) { return fmaxf(x, y); }
 namespace ptx {
 // The device's is within two units in the last place of this, and flushes subnormal numbers as this does.
 static inline float ex2(float x) {
-    float y = exp2f(fabsf(x) < 0x1p-126f ? 0.f : x);
+    float y = EMULATOR_SPECIAL(exp2f(fabsf(x) < 0x1p-126f ? 0.f : x));
     return y < 0x1p-126f ? 0.f : y;
 }
 static inline float rcp(float x) {
-    float y = 1.f / (fabsf(x) < 0x1p-126f ? copysignf(0.f, x) : x);
+    float y = EMULATOR_SPECIAL(1.f / (fabsf(x) < 0x1p-126f ? copysignf(0.f, x) : x));
     return fabsf(y) < 0x1p-126f ? copysignf(0.f, y) : y;
 }
 static inline uint32_t cvt_bf16x2(float low, float high) { return bf16(low).bits | uint32_t(bf16(high).bits) << 16; }

@@ -1,5 +1,6 @@
 #include "cp_async.hpp"
 
+#include "counters.hpp"
 #include "race.hpp"
 #include "shared_memory.hpp"
 
@@ -43,6 +44,7 @@ void cp_async16(void* shared, const void* global, bool valid, Site site) {
         block->fail(site, "cp_async16: global address %p is not 16-byte aligned", global);
     shared_offset(shared, 16, "cp_async16", site);
     race::copy_issued(shared, valid ? global : nullptr, site);
+    counters::copy_issued(shared, valid ? global : nullptr, __builtin_return_address(0));
     CopyQueues::Copy copy{shared, valid ? global : nullptr};
     bool now = block->completion() == EARLY || (block->completion() == RANDOM && block->chance(2));
     if (now) land(copy);

@@ -25,7 +25,7 @@ class Error(Exception):
 class Emulator:
     def __init__(self, library):
         self.library = ctypes.CDLL(library)
-        self.flavour = ["plain", "race", "asan"][self.library.emulator_flavour()]
+        self.flavour = ["plain", "race", "asan", "count"][self.library.emulator_flavour()]
 
     def launch(self, kernel, grid, block, arguments, shared=0, order=IN_ORDER, completion=LATE, seed=1, threads=1):
         """Arguments: numpy arrays (by pointer), int (int32), float (f32), None (a null pointer), or any ctypes value."""
@@ -40,6 +40,7 @@ class Emulator:
             ctypes.c_uint32(shared),
             (ctypes.c_void_p * len(pointers))(*pointers),
             ctypes.byref(schedule),
+            None,
             error,
             ctypes.c_size_t(len(error)),
         )

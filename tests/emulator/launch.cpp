@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "counters.hpp"
 #include "race.hpp"
 #include "shared_memory.hpp"
 
@@ -90,7 +91,8 @@ std::string check(const Launch& launch) {
     return "";
 }
 
-std::string run(const Launch& launch) {
+// `counters`: where to add what the launch does, or null.
+std::string run(const Launch& launch, EmulatorCounters* counters) {
     uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
     std::vector<uint64_t> order = block_order(blocks, launch.schedule);
     std::atomic<uint64_t> next{0};
@@ -99,6 +101,7 @@ std::string run(const Launch& launch) {
     auto work = [&] {
         std::unique_ptr<Block> mine = pool().borrow();
         race::launch_started(*mine);
+        counters::launch_started(*mine);
         for (uint64_t i; (i = next++) < blocks;) {
             uint64_t at = order[i];
             uint3 index = {unsigned(at % launch.grid.x), unsigned(at / launch.grid.x % launch.grid.y),
@@ -108,6 +111,10 @@ std::string run(const Launch& launch) {
             std::lock_guard<std::mutex> lock(mutex);
             if (error.empty()) error = mine->error;
         }
+        if (counters) {
+            std::lock_guard<std::mutex> lock(mutex);
+            counters::add(*mine, *counters);
+        }
         pool().give_back(std::move(mine));
     };
     // The race checker follows one thread of execution.
@@ -116,6 +123,7 @@ std::string run(const Launch& launch) {
     for (int i = 1; i < workers; i++) others.emplace_back(work);
     work();
     for (std::thread& other : others) other.join();
+    if (counters && error.empty()) counters->launches++;
     return error;
 }
 
@@ -162,13 +170,13 @@ EXPORT int emulator_check(const char* name, const uint32_t grid[3], const uint32
     return outcome(name, launch.kernel ? check(launch) : "no such kernel", error, error_bytes);
 }
 
-// Runs a kernel to its end: 0, or 1 and what went wrong.
+// Runs a kernel to its end: 0, or 1 and what went wrong. Adds what it did to `counters`, unless that is null: flavour COUNT.
 EXPORT int emulator_launch(const char* name, const uint32_t grid[3], const uint32_t block_size[3],
-                           uint32_t shared_bytes, void** arguments, const EmulatorSchedule* schedule, char* error,
-                           size_t error_bytes) {
+                           uint32_t shared_bytes, void** arguments, const EmulatorSchedule* schedule,
+                           EmulatorCounters* counters, char* error, size_t error_bytes) {
     Launch launch = describe_launch(name, grid, block_size, shared_bytes, arguments, schedule);
     std::string message = launch.kernel ? check(launch) : "no such kernel";
-    if (message.empty()) message = run(launch);
+    if (message.empty()) message = run(launch, counters);
     return outcome(name, message, error, error_bytes);
 }
 

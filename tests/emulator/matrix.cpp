@@ -1,5 +1,6 @@
 #include "matrix.hpp"
 
+#include "counters.hpp"
 #include "race.hpp"
 #include "shared_memory.hpp"
 #include "warp.hpp"
@@ -14,12 +15,15 @@ struct LoadMatrix {
 
 template <bool TRANSPOSED>
 void run_load_matrix(Warp& warp, uint32_t, Site site) {
-    for (int lane = 0; lane < 32; lane++)
-        race::matrix_row_read(warp.lanes[lane], static_cast<LoadMatrix*>(warp.lanes[lane].argument)->row, site);
+    const void* rows[32];
+    for (int lane = 0; lane < 32; lane++) {
+        rows[lane] = static_cast<LoadMatrix*>(warp.lanes[lane].argument)->row;
+        race::matrix_row_read(warp.lanes[lane], rows[lane], site);
+    }
+    counters::matrix_loaded(warp, rows);
     for (int m = 0; m < 4; m++) {
         uint16_t matrix[8][8];
-        for (int i = 0; i < 8; i++)
-            memcpy(matrix[i], static_cast<LoadMatrix*>(warp.lanes[8 * m + i].argument)->row, 16);
+        for (int i = 0; i < 8; i++) memcpy(matrix[i], rows[8 * m + i], 16);
         for (int lane = 0; lane < 32; lane++) {
             int g = lane / 4, t = lane % 4;
             uint32_t low = TRANSPOSED ? matrix[2 * t][g] : matrix[g][2 * t];
@@ -47,6 +51,7 @@ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
 float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
 void run_multiply(Warp& warp, uint32_t, Site) {
+    counters::mma(warp);
     typedef float Row __attribute__((vector_size(32)));
     float a[16][16];
     union {

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "counters.hpp"
 #include "race.hpp"
 #include "shared_memory.hpp"
 
@@ -81,14 +82,19 @@ void fence_mbarrier_init() {
         if (barrier.initialiser == self->number) barrier.fenced = true;
 }
 
-void mbarrier_arrive(uint64_t* address, Site site) { arrive(address, 0, "mbarrier_arrive", site); }
+void mbarrier_arrive(uint64_t* address, Site site) {
+    counters::mbarrier_arrived(__builtin_return_address(0));
+    arrive(address, 0, "mbarrier_arrive", site);
+}
 
 void mbarrier_arrive_expect_tx(uint64_t* address, uint32_t bytes, Site site) {
+    counters::mbarrier_arrived(__builtin_return_address(0));
     arrive(address, bytes, "mbarrier_arrive_expect_tx", site);
 }
 
 void mbarrier_wait(uint64_t* address, uint32_t parity, int, Site site) {
     if (parity > 1) block->fail(site, "mbarrier_wait: parity %u", parity);
+    counters::mbarrier_waited(__builtin_return_address(0));
     race::mbarrier_used(block->mbarriers->at(address, "mbarrier_wait", site), site);
     // A thread that is woken looks again, as the hardware's loop does: the phase may have moved on twice.
     while ((block->mbarriers->at(address, "mbarrier_wait", site).phase & 1) == parity) {

@@ -6,6 +6,7 @@
 
 #include "address.hpp"
 #include "block.hpp"
+#include "counters.hpp"
 #include "cp_async.hpp"
 #include "launch.hpp"
 #include "mbarrier.hpp"
@@ -58,7 +59,8 @@ uint64_t Block::random() {
 bool Block::owns(const void* p) const {
     auto within = [p](const void* begin, size_t bytes) { return size_t((const char*)p - (const char*)begin) < bytes; };
     return stacks.contains(p) || within(threads.data(), threads.size() * sizeof(Thread)) ||
-           within(this, sizeof *this) || p == &block || p == &self;
+           within(this, sizeof *this) || within(warps.data(), warps.size() * sizeof(Warp)) ||
+           within(shared.get(), sizeof *shared) || p == &block || p == &self;
 }
 
 Completion Block::completion() const { return Completion(launch->schedule.completion); }
@@ -82,6 +84,7 @@ bool Block::run(const Launch& from, uint3 at) {
             failed = true;
         }
     }
+    counters::block_ended(*this);
     return !failed;
 }
 
@@ -126,6 +129,7 @@ void Block::prepare() {
     transfers->start();
     wgmmas->start(warps_count);
     race::block_started(*this);
+    counters::block_started(*this);
 }
 
 void Block::thread_main() {
@@ -281,6 +285,9 @@ void Block::complete(int id) {
             sum += warp.lanes[__builtin_ctz(rest)].predicate != 0;
     int count = barrier.arrived;
     race::barrier_completed(id);
+    for (Warp& warp : warps)
+        if (uint32_t lanes = barrier.lanes[warp.number])
+            counters::barrier_completed(warp, waits_at(warp.lanes[__builtin_ctz(lanes)], id));
     for (Warp& warp : warps)
         for (uint32_t rest = barrier.lanes[warp.number]; rest; rest &= rest - 1) {
             Thread& thread = warp.lanes[__builtin_ctz(rest)];

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "counters.hpp"
 #include "mbarrier.hpp"
 #include "race.hpp"
 #include "shared_memory.hpp"
@@ -35,16 +36,21 @@ MatrixMap decode(const TensorMap* map, const char* operation, Site site) {
     return decoded;
 }
 
-// What it reads, for the race checker: at the issue, in the name of the thread that issues it.
+// What it reads, at the issue, in the name of the thread that issues it.
 void note_reads(const Transfer& transfer) {
-    if (flavour != RACE) return;
+    if (flavour != RACE && flavour != COUNT) return;
+    counters::box_issued();
     const MatrixMap& map = transfer.map;
     int64_t left = std::max<int64_t>(transfer.x, 0),
             right = std::min<int64_t>(transfer.x + int64_t(map.box_columns), map.columns);
     int64_t top = std::max<int64_t>(transfer.y, 0),
             bottom = std::min<int64_t>(transfer.y + int64_t(map.box_rows), map.rows);
-    for (int64_t y = top; y < bottom && left < right; y++)
-        race::transfer_read(map.base + uint64_t(y) * map.row_bytes + left * 2, size_t(right - left) * 2, transfer.site);
+    for (int64_t y = top; y < bottom && left < right; y++) {
+        const char* from = map.base + uint64_t(y) * map.row_bytes + left * 2;
+        size_t bytes = size_t(right - left) * 2;
+        race::transfer_read(from, bytes, transfer.site);
+        counters::box_read(from, bytes);
+    }
 }
 
 void land(const Transfer& transfer) {

@@ -28,6 +28,7 @@ void collective(const Collective& kind, uint32_t mask, void* argument, Site site
                         "divergent warp operation: lane %d is at %s, mask %08x, line %d; lane %d at %s, mask %08x",
                         me.lane, kind.name, mask, site.line, other.lane, other.operation, other.mask);
     }
+    counters::warp_met(warp, mask);
     kind.run(warp, mask, site);
     warp.arrived &= ~mask;
     block->wake(warp, mask);
@@ -39,7 +40,10 @@ void bad_shuffle_source(int lane, int source, uint32_t mask, Site site) {
 }
 
 void sync_warp(uint32_t mask, Site site) {
-    static const Collective kind{"__syncwarp", [](Warp& warp, uint32_t lanes, Site) { race::warp_met(warp, lanes); }};
+    static const Collective kind{"__syncwarp", [](Warp& warp, uint32_t lanes, Site) {
+                                     race::warp_met(warp, lanes);
+                                     counters::warp_barrier(warp);
+                                 }};
     collective(kind, mask, nullptr, site);
 }
 
@@ -49,6 +53,7 @@ struct Ballot {
     unsigned result;
 };
 void run_ballot(Warp& warp, uint32_t mask, Site) {
+    counters::voted(warp);
     unsigned result = 0;
     for (uint32_t rest = mask; rest; rest &= rest - 1) {
         int lane = __builtin_ctz(rest);

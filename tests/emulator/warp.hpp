@@ -1,6 +1,7 @@
 // What the lanes of a warp do together: they meet, and the last to arrive does the work for all.
 #pragma once
 #include "block.hpp"
+#include "counters.hpp"
 
 namespace emulator {
 
@@ -27,6 +28,7 @@ template <class T>
 T shuffle(const char* name, uint32_t mask, T value, int source, Site site) {
     Shuffle<T> argument{value, value, source};
     const Collective kind{name, [](Warp& warp, uint32_t lanes, Site at) {
+                              counters::shuffled(warp);
                               for (uint32_t rest = lanes; rest; rest &= rest - 1) {
                                   int lane = __builtin_ctz(rest);
                                   auto* mine = static_cast<Shuffle<T>*>(warp.lanes[lane].argument);

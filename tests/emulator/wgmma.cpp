@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "counters.hpp"
 #include "race.hpp"
 #include "shared_memory.hpp"
 #include "tma.hpp"
@@ -165,6 +166,7 @@ void run_issue(Warp& warp, uint32_t, Site site) {
     check_operand(a, "A", first, 16, site);
     check_operand(b, "B", 0, issue.columns, site);
     race::wgmma_issued(warp);
+    counters::wgmma(warp, issue.columns);
     if (flavour == RACE) {
         a.each_chunk(first, 16, [&](int, int, uint32_t at) { race::wgmma_read(warp, window(at), site); });
         b.each_chunk(0, issue.columns, [&](int, int, uint32_t at) { race::wgmma_read(warp, window(at), site); });

@@ -12,6 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use cudarc::driver::sys;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
+use super::counters::{Counters, KernelCounters};
 use super::launch::{Address, Gpu};
 use crate::error::{Error, Result};
 
@@ -50,6 +51,8 @@ pub enum Flavour {
     Race,
     /// Under AddressSanitizer and UndefinedBehaviorSanitizer.
     Asan,
+    /// Counts what hardware would have to do: [`counters`].
+    Count,
 }
 
 /// What an emulated GPU is like.
@@ -90,6 +93,7 @@ struct Driver {
     add: unsafe extern "C" fn(*const c_char, *mut c_char, usize) -> c_int,
     remove: unsafe extern "C" fn(c_int, *mut c_char, usize) -> c_int,
     forbid: unsafe extern "C" fn(u64, usize),
+    counters: unsafe extern "C" fn(c_int, *mut c_char, usize, *mut Counters, usize) -> c_int,
     _library: Library,
 }
 
@@ -140,6 +144,7 @@ fn driver() -> Result<&'static Driver> {
         add: symbol(&library, &path, "emulated_add")?,
         remove: symbol(&library, &path, "emulated_remove")?,
         forbid: symbol(&library, &path, "emulated_forbid")?,
+        counters: symbol(&library, &path, "emulated_counters")?,
         _library: library,
     };
     Ok(DRIVER.get_or_init(|| driver))
@@ -150,6 +155,33 @@ pub(super) fn forbid(from: Address, bytes: usize) {
     if let Some(driver) = DRIVER.get() {
         // SAFETY: the range is part of the GPU's memory.
         unsafe { (driver.forbid)(from.0, bytes) }
+    }
+}
+
+/// Takes what each kernel of an emulated GPU has done since this was last asked, in the order of their names; those that did
+/// nothing are left out. Fails where the GPU's kernels are not compiled to count: [`Flavour::Count`].
+pub fn counters(gpu: Gpu) -> Result<Vec<KernelCounters>> {
+    let Gpu::Emulated(number) = gpu else {
+        return Err(Error::input("counters are of an emulated GPU: give --device emulated with --counters"));
+    };
+    let mut found = Vec::new();
+    loop {
+        let (mut kernel, mut counters) = ([0u8; 256], Counters::default());
+        // SAFETY: the name and the counters have the bytes that are said.
+        let status = unsafe {
+            let (name, length) = (kernel.as_mut_ptr().cast(), kernel.len());
+            (driver()?.counters)(number as c_int, name, length, &mut counters, size_of::<Counters>())
+        };
+        match status {
+            1 => found.push(KernelCounters { kernel: text(&kernel), counters }),
+            0 => return Ok(found),
+            _ => {
+                return Err(Error::input(
+                    "the emulated GPU's kernels do not count: `make -C tests/emulator FLAVOUR=count` makes such as do, for \
+                     PERENNIAL_EMULATOR or for `kernels` in PERENNIAL_EMULATED_GPUS",
+                ));
+            }
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! NVIDIA's libcuda or the emulated one. Failures surface in [`DeviceMemory::health`]; after the first one nothing more is
 //! launched.
 
+#[cfg(feature = "emulator")]
+pub mod counters;
 pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulated;

@@ -1,5 +1,5 @@
-// The functions of NVIDIA's driver API that the program calls, on emulated GPUs, and three of our own: emulated_add,
-// emulated_remove and emulated_forbid. What NVIDIA's driver refuses is refused with its error; what it would not notice and
+// The functions of NVIDIA's driver API that the program calls, on emulated GPUs, and four of our own: emulated_add,
+// emulated_remove, emulated_forbid and emulated_counters. What NVIDIA's driver refuses is refused with its error; what it would not notice and
 // is a mistake of the host's is CUDA_ERROR_UNKNOWN. cuGetErrorString gives, behind the usual words, what was found.
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,7 +66,6 @@ CUresult outcome(Device& device) {
 CUresult waited(Device& device, const Clock& clock) {
     if (CUresult status = outcome(device)) return status;
     device.host_waited(clock);
-    constexpr int ASAN = 2;
     std::string damage = device.kernels->flavour() == ASAN ? "" : device.memory.damage();
     return damage.empty() ? CUDA_SUCCESS : device.fail(CUDA_ERROR_ILLEGAL_ADDRESS, "%s", damage.c_str());
 }
@@ -172,6 +171,22 @@ EXPORT int emulated_remove(int number, char* left, size_t left_bytes) {
 // Says that nothing may touch these bytes of the current GPU: flavour asan.
 EXPORT void emulated_forbid(CUdeviceptr address, size_t bytes) {
     if (current) current->kernels->forbid(reinterpret_cast<void*>(address), bytes, 1);
+}
+
+// Takes what one of a GPU's kernels has done, all its launches together, the kernels in the order of their names. 1, or 0 where
+// none is left; -1: the GPU's library of kernels does not count, or the host has another idea of what is counted.
+EXPORT int emulated_counters(int number, char* kernel, size_t kernel_bytes, EmulatorCounters* to, size_t bytes) {
+    Device* device = device_at(number);
+    if (!device || bytes != sizeof *to) return -1;
+    std::lock_guard<std::mutex> lock(device->mutex);
+    if (device->kernels->flavour() != COUNT) return -1;
+    device->drain_all();
+    auto first = device->counted.begin();
+    if (first == device->counted.end()) return 0;
+    snprintf(kernel, kernel_bytes, "%s", first->first.c_str());
+    *to = first->second;
+    device->counted.erase(first);
+    return 1;
 }
 
 // ---- Profilers

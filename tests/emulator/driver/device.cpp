@@ -369,8 +369,9 @@ void Device::launch(Command& command) {
         }
     }
     char message[1024] = "";
+    EmulatorCounters* counters = kernels->flavour() == COUNT ? &counted[command.kernel] : nullptr;
     if (kernels->launch(command.kernel.c_str(), command.grid, command.block, command.shared,
-                        command.arguments->pointers.data(), &configuration.schedule, message, sizeof message))
+                        command.arguments->pointers.data(), &configuration.schedule, counters, message, sizeof message))
         fail(status_of(message), "%s", message);
 }
 

@@ -18,6 +18,7 @@
 namespace driver {
 
 enum Completion { EARLY = 0, LATE = 1, RANDOM = 2 };
+enum Flavour { PLAIN = 0, RACE = 1, ASAN = 2, COUNT = 3 };  // of a library of kernels
 
 // The library in which a GPU's kernels lie, compiled for the CPU.
 struct Kernels {
@@ -171,6 +172,7 @@ public:
     bool collecting = false;  // between cuProfilerStart and cuProfilerStop
     CUresult error = CUDA_SUCCESS;
     std::string report;  // of `error`
+    std::map<std::string, EmulatorCounters> counted;  // of each kernel, where the library of kernels counts
     std::mutex mutex;
     int streams_made = 0;
 
