@@ -59,6 +59,20 @@ impl Kernels {
 const MOST_THREADS: usize = 1024;
 
 impl Compute {
+    /// Has the emulated GPUs of this process count what their kernels do. Fails where the device is none of them.
+    pub(crate) fn count(&self) -> Result<()> {
+        let kind = self.device.split(':').next();
+        #[cfg(feature = "emulator")]
+        if kind == Some("emulated") {
+            return crate::ops::cuda::emulated::use_counting_kernels();
+        }
+        Err(Error::input(format!(
+            "--counters are of the emulated GPU, and --device is {}: give --device emulated, to a program that was built \
+             with `cargo build --features emulator`",
+            kind.unwrap_or_default()
+        )))
+    }
+
     /// Starts the threads, and finds the device.
     pub(crate) fn prepare(&self) -> Result<Place> {
         let place = Place::parse(&self.device)?;

@@ -13,7 +13,7 @@ use perennial::ops::cuda::kernels::{MODULES, Module};
 use perennial::ops::cuda::launch::Gpu;
 
 use crate::emulator::Launched;
-use crate::{AMPERE, HOPPER, build, emulator, fresh_seed, root};
+use crate::{AMPERE, HOPPER, build, emulator, fresh_seed, perennial, root};
 
 /// What a line of counts.txt says of a kernel: who, which counter, how much.
 struct Expected {
@@ -201,6 +201,42 @@ fn every_kernel_asks_for_what_the_table_says() {
         "kernels do not ask for what {TABLE} says; where that is meant, {WRITES}=1 writes it anew:\n{}",
         differences.join("\n")
     );
+}
+
+#[test]
+fn the_program_prints_what_ops_ask_for() {
+    let library = emulator(Flavour::Count).kernels;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("counters.json");
+    let run = |kernels: &str| {
+        let file = file.to_str().unwrap();
+        let arguments = [
+            "bench",
+            "kernels",
+            "--device",
+            "emulated",
+            "--counters",
+            "--only",
+            "relu",
+            "--batch",
+            "64",
+            "--json",
+            file,
+        ];
+        perennial(&arguments, &[("PERENNIAL_EMULATOR", kernels)])
+    };
+    let (succeeded, text) = run(library.to_str().unwrap());
+    assert!(succeeded && text.contains("relu backward"), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    // 64 rows of 1000 values: two bytes are read and two are written, on whole sectors.
+    let relu = &report["ops"][0];
+    assert_eq!((&relu["op"], &relu["launches"]), (&"relu".into(), &1.into()));
+    assert_eq!((&relu["sectors_read"], &relu["sectors_written"]), (&4000.into(), &4000.into()));
+    assert_eq!(relu["bytes_of_floor"], 1.0);
+    assert_eq!(relu["kernels"][0]["roles"]["rest"]["global_load_bytes"], 128_000);
+
+    let (succeeded, text) = run(emulator(Flavour::Plain).kernels.to_str().unwrap());
+    assert!(!succeeded && text.contains("kernels do not count") && text.contains("FLAVOUR=count"), "{text}");
 }
 
 #[test]

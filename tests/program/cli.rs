@@ -657,6 +657,10 @@ fn single_ops_are_timed_and_held_against_earlier_times() {
         (vec!["bench", "kernels", "--only", "linear", "--shape", "1,2"], &["ROWS,INPUTS,OUTPUTS"]),
         (vec!["bench", "kernels", "--only", "memory"], &["memory", "op of this model"]),
         (vec!["bench", "kernels", "--compare", "/nowhere/base.json"], &["/nowhere/base.json"]),
+        (vec!["bench", "kernels", "--counters"], &["--counters", "--device is cpu", "--device emulated"]),
+        (vec!["bench", "kernels", "--counters", "--device", "cuda:1"], &["--device is cuda", "--device emulated"]),
+        (vec!["bench", "kernels", "--counters", "--iterations", "3"], &["--iterations is of times"]),
+        (vec!["bench", "loader", "--counters"], &["--counters", "perennial bench kernels"]),
         (vec!["bench", "kernels", "--compare", &foreign], &["it is no report of"]),
     ] {
         refused(&arguments, parts);

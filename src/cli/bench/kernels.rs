@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     only: Option<String>,
     /// kernels: the op linear at this shape, in place of the model's
     #[arg(long, value_name = "ROWS,INPUTS,OUTPUTS", value_delimiter = ',', num_args = 1)]
-    shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     /// kernels: run each op so often and no more, without ceilings: for a profiler
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     iterations: Option<u32>,
@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// kernels: how much slower than in --compare an op may be
     #[arg(long, value_name = "PER CENT", default_value_t = 10.0)]
     slower: f64,
+    /// kernels: count what each op asks of the hardware, in place of timing it: on the emulated GPU
+    #[arg(long)]
+    pub(crate) counters: bool,
 }
 
 impl Arguments {
@@ -44,6 +47,7 @@ impl Arguments {
             ("--shape", !self.shape.is_empty()),
             ("--iterations", self.iterations.is_some()),
             ("--compare", self.compare.is_some()),
+            ("--counters", self.counters),
         ];
         if let Some((option, _)) = given.iter().find(|(_, given)| *given && !is_kernels) {
             return Err(Error::input(format!("{option} is of single ops: `perennial bench kernels {option} ..`")));
@@ -56,8 +60,33 @@ impl Arguments {
                 return Err(Error::input("--shape is ROWS,INPUTS,OUTPUTS, three numbers from 1 on"));
             }
         }
+        if let Some((option, _)) = given[2..4].iter().find(|(_, given)| *given && self.counters) {
+            return Err(Error::input(format!("{option} is of times, and --counters takes none: give one of them")));
+        }
         Ok(())
     }
+
+    /// Whether ops of this name are not asked for.
+    pub(crate) fn leaves_out(&self, op: &str) -> bool {
+        self.only.as_deref().is_some_and(|only| only != op)
+    }
+
+    /// Fails where the model has no op of the name that is asked for.
+    pub(crate) fn check_names(&self, spec: &ModelSpec) -> Result<()> {
+        let mut ops = Names { spec, names: Vec::new() };
+        let Ok(()) = check::visit(&mut ops);
+        match self.only.as_deref().filter(|only| !ops.names.contains(only)) {
+            Some(only) => Err(unknown("op of this model", only, ops.names)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The product that `--shape` asks for.
+pub(crate) fn shaped(shape: &[usize]) -> Option<LinearCase> {
+    let &[rows, inputs, outputs] = shape else { return None };
+    let (shape, follows) = (LinearShape::new(rows, inputs, outputs), Follows::Nothing);
+    Some(LinearCase { shape, bias: true, follows, before: None })
 }
 
 /// The names of ops that a step of the model has, or one with other losses.
@@ -83,11 +112,6 @@ pub(crate) fn bench<D: Backend>(
     batch: usize,
     arguments: &Arguments,
 ) -> Result<Value> {
-    let mut ops = Names { spec, names: Vec::new() };
-    let Ok(()) = check::visit(&mut ops);
-    if let Some(only) = arguments.only.as_deref().filter(|only| !ops.names.contains(only)) {
-        return Err(unknown("op of this model", only, ops.names));
-    }
     let base = arguments.compare.as_deref().map(Base::read).transpose()?;
     let ceilings = match arguments.iterations {
         None => Some(Ceilings::measure::<D>(place)?),
@@ -212,12 +236,11 @@ impl<D: Backend> Visitor for Table<'_, D> {
     type Error = Error;
 
     fn visit<C: Case>(&mut self) -> Result<()> {
-        if self.arguments.only.as_deref().is_some_and(|only| only != C::OP) {
+        if self.arguments.leaves_out(C::OP) {
             return Ok(());
         }
-        if let [rows, inputs, outputs] = self.arguments.shape[..] {
-            let (shape, follows) = (LinearShape::new(rows, inputs, outputs), Follows::Nothing);
-            return self.case(&LinearCase { shape, bias: true, follows, before: None });
+        if let Some(case) = shaped(&self.arguments.shape) {
+            return self.case(&case);
         }
         C::of_model(self.spec, self.batch).iter().try_for_each(|case| self.case(case))
     }

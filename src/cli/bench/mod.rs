@@ -1,5 +1,7 @@
 //! `perennial bench`: what a device does with a training step and with each op, and how fast pictures are loaded.
 
+#[cfg(feature = "emulator")]
+mod counters;
 mod kernels;
 mod loader;
 mod step;
@@ -9,6 +11,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "emulator")]
+use super::compute::Place;
 use super::compute::{Compute, on_device};
 use crate::data::text::tokenizer::Tokenizer;
 use crate::data::{self, Source};
@@ -83,6 +87,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn of_model(arguments: &Arguments, batch: usize) -> Result<Value> {
+    if arguments.kernels.counters {
+        arguments.compute.count()?;
+    }
     let place = arguments.compute.prepare()?;
     if arguments.profile && matches!(place, Place::Cpu) {
         return Err(Error::input(
@@ -90,7 +97,15 @@ fn of_model(arguments: &Arguments, batch: usize) -> Result<Value> {
         ));
     }
     let spec = ModelSpec::find(&arguments.model)?;
+    if let What::Kernels = arguments.what {
+        arguments.kernels.check_names(&spec)?;
+    }
     let mut report = match arguments.what {
+        #[cfg(feature = "emulator")]
+        What::Kernels if arguments.kernels.counters => {
+            let Place::Cuda(gpu) = place else { unreachable!("counters are of an emulated GPU") };
+            counters::bench(gpu, &spec, batch, &arguments.kernels)?
+        }
         What::Kernels => on_device!(&place, D, at => kernels::bench::<D>(at, &spec, batch, &arguments.kernels))?,
         _ => {
             on_device!(&place, D, at => step::bench::<D>(at, &spec, batch, arguments.steps as usize, arguments.profile))?

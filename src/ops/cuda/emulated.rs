@@ -7,6 +7,7 @@
 use std::ffi::{CString, c_char, c_int};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
 use cudarc::driver::sys;
@@ -201,7 +202,38 @@ fn text(message: &[u8]) -> String {
 
 /// The library of kernels that was built with this program, or the one that `PERENNIAL_EMULATOR` names.
 fn built_in() -> PathBuf {
+    if let Some(counting) = COUNTING.get() {
+        return counting.clone();
+    }
     std::env::var_os("PERENNIAL_EMULATOR").unwrap_or_else(|| env!("PERENNIAL_EMULATOR").into()).into()
+}
+
+/// The library that counts, once it is asked for.
+static COUNTING: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has the GPUs that [`gpu`] finds from here on count what their kernels do, unless `PERENNIAL_EMULATOR` names a library or the
+/// GPU's description does. The library is made from the sources that this program was built from, which takes a minute at
+/// the first time.
+pub fn use_counting_kernels() -> Result<()> {
+    if COUNTING.get().is_some() || std::env::var_os("PERENNIAL_EMULATOR").is_some() {
+        return Ok(());
+    }
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let plain = Path::new(env!("PERENNIAL_EMULATOR"));
+    let folder = plain.ancestors().nth(2).unwrap_or(sources).join("count");
+    let mut make = Command::new("make");
+    make.args(["--quiet", "kernels", "FLAVOUR=count", "--directory"]).arg(sources.join("tests/emulator"));
+    make.arg(format!("--jobs={}", std::thread::available_parallelism().map_or(1, |count| count.get())));
+    make.arg(format!("KERNELS={}", sources.join("kernels").display()));
+    make.arg(format!("BUILD={}", folder.display()));
+    let unmade =
+        |why: &str| Error::run(format!("the kernels that count cannot be made from {}: {why}", sources.display()));
+    let output = make.env_remove("MAKEFLAGS").output().map_err(|cause| unmade(&cause.to_string()))?;
+    if !output.status.success() {
+        return Err(unmade(String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let _ = COUNTING.set(folder.join("libemulator.so"));
+    Ok(())
 }
 
 /// The emulated GPU of this number among those that `PERENNIAL_EMULATED_GPUS` describes, parted by semicolons; without it there
