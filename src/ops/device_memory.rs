@@ -252,6 +252,7 @@ impl Plan {
     }
 
     /// The elements between spans of each region, which no op may touch.
+    #[cfg(any(test, feature = "emulator"))]
     pub(crate) fn gaps(&self) -> &[Vec<Range<usize>>; 4] {
         &self.gaps
     }

@@ -11,8 +11,6 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-#[cfg(feature = "emulator")]
-use super::compute::Place;
 use super::compute::{Compute, on_device};
 use crate::data::text::tokenizer::Tokenizer;
 use crate::data::{self, Source};
