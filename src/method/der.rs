@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::head::{Auxiliary, Head, block_name, expand, head_parameters, start_rows, start_rows_over_extractors};
+use super::head::{Auxiliary, Head, block_name, expand, head_parameters, start_rows};
 use super::trial::Trial;
 use super::{Closing, Entry, Keeps, Method, Row, Sees};
 use crate::error::Result;
@@ -88,10 +88,7 @@ impl Method for Der {
 
     /// In the auxiliary head too, whose first row is all old classes together.
     fn start_head(&self, trainer: &mut Trainer, view: &StageView, first: usize, rows: &[f32]) {
-        start_rows_over_extractors(trainer, first, rows);
-        if view.is_later() {
-            start_rows(trainer, "auxiliary", 1, rows);
-        }
+        start_rows(trainer, first, rows, view.is_later().then_some(1));
     }
 
     fn close(&self, closing: &mut dyn Closing) -> Result<()> {

@@ -1,6 +1,6 @@
 //! FOSTER (arXiv 2204.04662): a new extractor boosts the old model; then both are compressed into one.
 
-use super::head::{Auxiliary, Head, Soft, expand, head_parameters, start_rows, start_rows_over_extractors};
+use super::head::{Auxiliary, Head, Soft, expand, head_parameters, start_rows};
 use super::trial::Trial;
 use super::{Entry, Keeps, Method, Row, Sees};
 use crate::method_settings;
@@ -117,10 +117,8 @@ impl Method for Foster {
 
     /// In the auxiliary head too, while there is one.
     fn start_head(&self, trainer: &mut Trainer, view: &StageView, first: usize, rows: &[f32]) {
-        start_rows_over_extractors(trainer, first, rows);
-        if view.stage == Stage::Main && view.is_later() {
-            start_rows(trainer, "auxiliary", first, rows);
-        }
+        let boosts = view.stage == Stage::Main && view.is_later();
+        start_rows(trainer, first, rows, boosts.then_some(first));
     }
 
     fn trials(&self) -> Vec<Trial> {

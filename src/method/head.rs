@@ -69,7 +69,7 @@ impl Head {
     pub(crate) fn plan(plan: &mut Plan, planned: &Planned) -> Head {
         let Planned { clip, frozen, images, .. } = *planned;
         let (list, width) = (&clip.parameters, clip.spec.embed_dim);
-        let blocks = (0..).take_while(|block| list.find(&format!("{}.weight", block_name(*block))).is_some()).count();
+        let blocks = blocks_of(list);
         let heads = Heads::of(clip.weights, list, blocks);
         let columns = heads.own.outputs;
         let mut tensor = |columns: usize| plan.tensor(images * columns);
@@ -283,28 +283,27 @@ pub(crate) fn expand(trainer: &mut Trainer, place: usize, view: &StageView) {
     });
 }
 
-/// Starts the rows of the linear layer `name` from row `first` on as `rows [classes, D]`, and their biases, where it has some, at 0.
-pub(crate) fn start_rows(trainer: &mut Trainer, name: &str, first: usize, rows: &[f32]) {
-    trainer.edit(|list, values| {
-        let weight = list.get(&format!("{name}.weight"));
-        let width = weight.shape[1];
-        values[weight.offset + first * width..][..rows.len()].copy_from_slice(rows);
-        if let Some(bias) = list.find(&format!("{name}.bias")) {
-            values[bias.offset + first..][..rows.len() / width].fill(0.0);
-        }
-    });
+/// How many blocks a head has beside the model's own: one for each frozen extractor that it can read.
+fn blocks_of(list: &ParameterList) -> usize {
+    (0..).take_while(|block| list.find(&format!("{}.weight", block_name(*block))).is_some()).count()
 }
 
-/// Starts the rows of new classes, from `first` on, of a head over several extractors: on the model's own features as `rows`, on those of
-/// frozen extractors at 0.
-pub(crate) fn start_rows_over_extractors(trainer: &mut Trainer, first: usize, rows: &[f32]) {
-    let list = &trainer.clip.parameters;
-    let blocks: Vec<String> =
-        (0..).map(block_name).take_while(|name| list.find(&format!("{name}.weight")).is_some()).collect();
-    start_rows(trainer, "head", first, rows);
-    for block in blocks {
-        start_rows(trainer, &block, first, &vec![0.0; rows.len()]);
-    }
+/// Starts the rows of new classes in the model's head, from `first` on, as `rows [classes, D]` and their biases at 0; on the features of
+/// frozen extractors they start at 0. In the auxiliary head they start likewise from row `auxiliary` on, where that is given.
+pub(crate) fn start_rows(trainer: &mut Trainer, first: usize, rows: &[f32], auxiliary: Option<usize>) {
+    trainer.edit(|list, values| {
+        for (name, first) in [("head", Some(first)), ("auxiliary", auxiliary)] {
+            let Some(first) = first else { continue };
+            let (weight, bias) = (list.get(&format!("{name}.weight")), list.get(&format!("{name}.bias")));
+            let width = weight.shape[1];
+            values[weight.offset + first * width..][..rows.len()].copy_from_slice(rows);
+            values[bias.offset + first..][..rows.len() / width].fill(0.0);
+        }
+        for block in 0..blocks_of(list) {
+            let weight = list.get(&format!("{}.weight", block_name(block)));
+            values[weight.offset + first * weight.shape[1]..][..rows.len()].fill(0.0);
+        }
+    });
 }
 
 /// The classes that have samples: a loss over them alone leaves the others' rows of a head as an earlier step left them.

@@ -272,7 +272,7 @@ pub trait Method: Recipe + Send + Sync {
     /// Starts the rows that the model's head has for the step's new classes, those from `first` on, as `rows [new classes, D]`: embeddings
     /// of their prompts. Called behind [`Method::begin`] of a main stage and of a compression, of methods that have a head, unless it is to start at random.
     fn start_head(&self, trainer: &mut Trainer, _view: &StageView, first: usize, rows: &[f32]) {
-        head::start_rows(trainer, "head", first, rows);
+        head::start_rows(trainer, first, rows, None);
     }
 
     /// What closes a step beside the memory.
