@@ -69,8 +69,8 @@ impl TestSet {
         let (pictures, images) = self.embed(clip, progress)?;
         let texts_of_image: Vec<Vec<u32>> = pictures.iter().map(|picture| of_picture[picture].clone()).collect();
         let Pretrained { device, similarities, .. } = &mut clip.model;
-        let rows = [&images.values[..], &texts.values];
-        let (_, found) = retrieve(&mut **device, similarities, rows[0], rows[1], &texts_of_image, |_, _| ());
+        let (_, found) =
+            retrieve(&mut **device, similarities, &images.values, &texts.values, &texts_of_image, |_, _| ());
         device.health()?;
         Ok(([pictures.len(), captions.len()], found.expect("every picture has a caption")))
     }

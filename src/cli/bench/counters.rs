@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::super::output::put;
-use super::kernels::{Arguments, shaped};
+use super::kernels::{Arguments, Cases, ForCase};
 use crate::check::counters::{CountedOp, count};
-use crate::check::{self, Case, Visitor};
-use crate::error::{Error, Result};
+use crate::check::{self, Case};
+use crate::error::Result;
 use crate::model::spec::ModelSpec;
 use crate::ops::cuda::counters::{Counts, KernelCounters, ROLES};
 use crate::ops::cuda::driver::Identity;
@@ -44,36 +44,19 @@ pub(crate) fn bench(gpu: Gpu, spec: &ModelSpec, batch: usize, arguments: &Argume
         "special",
         "barriers",
     );
-    let mut table = Table { gpu, spec, batch, arguments, rate, rows: Vec::new() };
-    check::visit(&mut table)?;
-    Ok(json!({ "device": name, "multiply_adds_a_cycle": rate, "ops": table.rows }))
+    let mut cases = Cases { spec, batch, arguments, table: Table { gpu, rate, rows: Vec::new() } };
+    check::visit(&mut cases)?;
+    Ok(json!({ "device": name, "multiply_adds_a_cycle": rate, "ops": cases.table.rows }))
 }
 
 /// The table as it grows.
-struct Table<'a> {
+struct Table {
     gpu: Gpu,
-    spec: &'a ModelSpec,
-    batch: usize,
-    arguments: &'a Arguments,
     rate: u64,
     rows: Vec<Value>,
 }
 
-impl Visitor for Table<'_> {
-    type Error = Error;
-
-    fn visit<C: Case>(&mut self) -> Result<()> {
-        if self.arguments.leaves_out(C::OP) {
-            return Ok(());
-        }
-        if let Some(case) = shaped(&self.arguments.shape) {
-            return self.case(&case);
-        }
-        C::of_model(self.spec, self.batch).iter().try_for_each(|case| self.case(case))
-    }
-}
-
-impl Table<'_> {
+impl ForCase for Table {
     fn case<C: Case>(&mut self, case: &C) -> Result<()> {
         let ops = count(self.gpu, case)?;
         for (i, op) in ops.iter().enumerate() {
@@ -83,7 +66,9 @@ impl Table<'_> {
         }
         Ok(())
     }
+}
 
+impl Table {
     fn add(&mut self, op: &CountedOp) {
         let CountedOp { name, shape, cost, kernels } = op;
         let total = op.total();

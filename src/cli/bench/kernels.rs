@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     only: Option<String>,
     /// kernels: the op linear at this shape, in place of the model's
     #[arg(long, value_name = "ROWS,INPUTS,OUTPUTS", value_delimiter = ',', num_args = 1)]
-    pub(crate) shape: Vec<usize>,
+    shape: Vec<usize>,
     /// kernels: run each op so often and no more, without ceilings: for a profiler
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     iterations: Option<u32>,
@@ -67,7 +67,7 @@ impl Arguments {
     }
 
     /// Whether ops of this name are not asked for.
-    pub(crate) fn leaves_out(&self, op: &str) -> bool {
+    fn leaves_out(&self, op: &str) -> bool {
         self.only.as_deref().is_some_and(|only| only != op)
     }
 
@@ -83,7 +83,7 @@ impl Arguments {
 }
 
 /// The product that `--shape` asks for.
-pub(crate) fn shaped(shape: &[usize]) -> Option<LinearCase> {
+fn shaped(shape: &[usize]) -> Option<LinearCase> {
     let &[rows, inputs, outputs] = shape else { return None };
     let (shape, follows) = (LinearShape::new(rows, inputs, outputs), Follows::Nothing);
     Some(LinearCase { shape, bias: true, follows, before: None })
@@ -117,16 +117,18 @@ pub(crate) fn bench<D: Backend>(
         None => Some(Ceilings::measure::<D>(place)?),
         Some(_) => None,
     };
-    let mut table = Table::<D> { place, spec, batch, arguments, ceilings, rows: Vec::new() };
+    let table = Table::<D> { place, iterations: arguments.iterations, ceilings, rows: Vec::new() };
+    let mut cases = Cases { spec, batch, arguments, table };
     put!("{:<24} {:<26} {:>10} {:>10} {:>8} {:>8}", "op", "shape", "us", "GFLOP/s", "GB/s", "% floor");
-    check::visit(&mut table)?;
-    let ceilings = table.ceilings.as_ref();
+    check::visit(&mut cases)?;
+    let Table { ceilings, rows, .. } = cases.table;
+    let ceilings = ceilings.as_ref();
     let report = json!({
         "device": ceilings.map(|ceilings| &ceilings.device),
         "ceilings": ceilings.map(|Ceilings { roof, .. }| {
             json!({ "gflops": roof.operations / 1e9, "gb_per_second": roof.bytes / 1e9 })
         }),
-        "ops": table.rows,
+        "ops": rows,
     });
     if let Some(base) = base {
         base.compare(&report, arguments.slower)?;
@@ -221,18 +223,20 @@ impl Ceilings {
     }
 }
 
-/// The table as it grows.
-struct Table<'a, D: Backend> {
-    place: &'a D::Place,
-    spec: &'a ModelSpec,
-    batch: usize,
-    arguments: &'a Arguments,
-    /// None where nothing is held against them.
-    ceilings: Option<Ceilings>,
-    rows: Vec<Value>,
+/// What is done with each case.
+pub(crate) trait ForCase {
+    fn case<C: Case>(&mut self, case: &C) -> Result<()>;
 }
 
-impl<D: Backend> Visitor for Table<'_, D> {
+/// The cases that a model has in a batch, or the one that the arguments name.
+pub(crate) struct Cases<'a, T> {
+    pub spec: &'a ModelSpec,
+    pub batch: usize,
+    pub arguments: &'a Arguments,
+    pub table: T,
+}
+
+impl<T: ForCase> Visitor for Cases<'_, T> {
     type Error = Error;
 
     fn visit<C: Case>(&mut self) -> Result<()> {
@@ -240,13 +244,22 @@ impl<D: Backend> Visitor for Table<'_, D> {
             return Ok(());
         }
         if let Some(case) = shaped(&self.arguments.shape) {
-            return self.case(&case);
+            return self.table.case(&case);
         }
-        C::of_model(self.spec, self.batch).iter().try_for_each(|case| self.case(case))
+        C::of_model(self.spec, self.batch).iter().try_for_each(|case| self.table.case(case))
     }
 }
 
-impl<D: Backend> Table<'_, D> {
+/// The table as it grows.
+struct Table<'a, D: Backend> {
+    place: &'a D::Place,
+    iterations: Option<u32>,
+    /// None where nothing is held against them.
+    ceilings: Option<Ceilings>,
+    rows: Vec<Value>,
+}
+
+impl<D: Backend> ForCase for Table<'_, D> {
     /// Times a case's ops, on operands in as many copies as it takes that each finds nothing of its own in a cache.
     fn case<C: Case>(&mut self, case: &C) -> Result<()> {
         let mut operands = Operands::new::<D>(Purpose::Bench, 0, C::OP);
@@ -264,7 +277,7 @@ impl<D: Backend> Table<'_, D> {
         for (i, op) in copies[0].iter().enumerate() {
             if copies[0][..i].iter().all(|before| before.name() != op.name()) {
                 let run = |device: &mut D, turn: usize| copies[turn % copies.len()][i].run(device);
-                let seconds = match self.arguments.iterations {
+                let seconds = match self.iterations {
                     None => time(&mut device, run)?,
                     Some(count) => {
                         let count = count as usize;
@@ -276,7 +289,9 @@ impl<D: Backend> Table<'_, D> {
         }
         device.health()
     }
+}
 
+impl<D: Backend> Table<'_, D> {
     fn add(&mut self, op: &dyn AnyOp<D>, seconds: f64) {
         let (name, shape, cost) = (op.name(), op.shape(), op.cost(D::STORAGE_BYTES));
         let rate = |count: usize| count as f64 / seconds / 1e9;

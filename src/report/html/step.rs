@@ -53,7 +53,7 @@ impl Sum {
     }
 }
 
-/// Sums over events that `key` gives the same shape to, the longest first.
+/// Sums over events of one name to which `shape` gives the same text, the longest first.
 fn sums<'a>(events: impl Iterator<Item = &'a Event>, roof: &Roof, shape: impl Fn(&'a Event) -> &'a str) -> Vec<Sum> {
     let mut all: BTreeMap<(&str, &str), Sum> = BTreeMap::new();
     for event in events {
@@ -70,7 +70,7 @@ fn sums<'a>(events: impl Iterator<Item = &'a Event>, roof: &Roof, shape: impl Fn
     all
 }
 
-/// The page of a step on `device`. `facts` are names and values of what was run.
+/// The page of a step. `facts` are names and values of what was run.
 pub(crate) fn page(trace: &Trace, roof: &Roof, facts: &[(&str, String)]) -> String {
     let work = || trace.events.iter().filter(|event| event.activity != Activity::Phase);
     let by_name = sums(work(), roof, |_| "");
