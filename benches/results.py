@@ -23,10 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
 DOCUMENTS = ["README.md", "docs/emoji.md", "docs/data.md"]
 
+# Whose tests are classified.
+STREAMS = ["emoji-cil", "emoji-dil"]
+
 # Settings that a variant of a preset may change: such a run says so in its first column.
 VARIED = [
     ("objective", "hinge", True),
     ("objective", "class_weights", True),
+    ("objective", "weighting", "prior"),
     ("train", "learning_rate_decay", 1.0),
     ("train", "warmup_every_step", False),
 ]
@@ -36,8 +40,8 @@ METHODS = (
 ).split()
 
 
-# Runs: a row of a CSV for each step, with the accuracy A_b over all tests so far, what had been spent by then, and the step's row
-# of E, a column for each task.
+# Runs: a row of a CSV for each step, with the accuracy A_b over all tests so far, the same with every class counting alike (runs of
+# earlier versions have none), what had been spent by then, and the step's row of E, a column for each task.
 
 
 class Run:
@@ -54,6 +58,9 @@ class Run:
 
     def last(self):
         return self.accuracy[-1]
+
+    def by_class(self):
+        return float(self.rows[-1]["balanced"]) if self.rows[-1]["balanced"] else None
 
     def in_domain(self):
         return mean([self.matrix[step][step] for step in range(len(self.matrix))])
@@ -114,10 +121,17 @@ def cells(stream):
 
 
 def class_means():
-    return {
+    """The mean over the classes after the last step, of the runs themselves or, of earlier versions', as `perennial eval` found it."""
+    found = {
         (row["stream"], row["variant"], row["method"], int(row["memory"])): row["mean"] + (row["deviation"] and f" ± {row['deviation']}")
         for row in read_csv("class-means.csv")
     }
+    for stream in STREAMS:
+        for cell, runs in cells(stream).items():
+            values = [run.by_class() for run in runs]
+            if None not in values:
+                found[stream, *cell] = spread(values)
+    return found
 
 
 # Tables.
@@ -197,14 +211,14 @@ def ablation(name):
 
 def by_classes():
     """The mean over the classes of methods that learn from texts, on the streams whose tests are classified."""
-    streams, found = ["emoji-cil", "emoji-dil"], class_means()
+    found = class_means()
     rows = []
     for method in METHODS:
-        memory = MEMORY if any((name, "", method, MEMORY) in found for name in streams) else 0
-        values = [found.get((name, "", method, memory), "") for name in streams]
+        memory = MEMORY if any((name, "", method, MEMORY) in found for name in STREAMS) else 0
+        values = [found.get((name, "", method, memory), "") for name in STREAMS]
         if any(values):
             rows.append([*shown(method, memory), *values])
-    return table(["<method", "M", *(f"`{name}`" for name in streams)], rows)
+    return table(["<method", "M", *(f"`{name}`" for name in STREAMS)], rows)
 
 
 def schedules(name):
@@ -309,18 +323,21 @@ def collect(name, directories):
         rows = [one for one in rows if any(one[field] != start[field] for field in start)]
         for step, (values, accuracy, spent) in enumerate(zip(run["matrix"], run["accuracy"], run["spent"]), start=1):
             tasks = {f"task {task}": "" if value is None else repr(value) for task, value in enumerate(values, start=1)}
-            rows.append({**start, "step": step, "accuracy": repr(accuracy), **spent, **tasks})
+            balanced = run.get("balanced_accuracy", [])
+            alike = repr(balanced[step - 1]) if balanced else ""
+            rows.append({**start, "step": step, "accuracy": repr(accuracy), "balanced": alike, **spent, **tasks})
         kept = Run(rows[-len(run["steps"]) :])
         for metric, value in [
             (kept.average, "average_incremental_accuracy"),
             (kept.last, "last_accuracy"),
+            (kept.by_class, "last_balanced_accuracy"),
             (kept.forgetting, "forgetting"),
             (kept.in_domain, "in_domain"),
             (kept.backward, "backward_transfer"),
             (kept.forward, "forward_transfer"),
         ]:
-            if metric() != run["summary"][value]:
-                sys.exit(f"{directory}: {value} is {run['summary'][value]} in evaluation.json and {metric()} by its matrix")
+            if metric() != run["summary"].get(value):
+                sys.exit(f"{directory}: {value} is {run['summary'].get(value)} in evaluation.json and {metric()} by its matrix")
     rows.sort(key=lambda one: (*key(one), int(one["step"])))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -2,9 +2,10 @@
 """Holds two builds of the program against each other: every method on small settings of the emoji streams must come to the same
 evaluation and to the same weights after each step, bit for bit.
 
-    benches/same_bits.py OLD/perennial NEW/perennial [--streams cil,dil,tic] [--methods gcl,gdro]
+    benches/same_bits.py OLD/perennial NEW/perennial [--streams cil,dil,tic] [--methods gcl,gdro] [--set-new KEY=VALUE ...]
 
-What only one of the two writes beside that (seals, times, notes) is not compared. Exits with 1 where anything differs.
+--set-new sets what the new one does by another default. What only one of the two writes (seals, times, notes, a figure that the other
+does not know) is not compared. Exits with 1 where anything differs.
 """
 
 import argparse
@@ -20,8 +21,8 @@ SMALL = ["model.name=tests/fixtures/micro.json", "model.pretrained=", "train.epo
 STREAMS = {"cil": ["stream.tasks=3"], "dil": [], "tic": []}
 
 
-def run(program, stream, method, out):
-    settings = [word for setting in SMALL + STREAMS[stream] for word in ("--set", setting)]
+def run(program, stream, method, out, more):
+    settings = [word for setting in SMALL + STREAMS[stream] + more for word in ("--set", setting)]
     command = [program, "run", f"emoji-{stream}", "--method", method, "--out", str(out), *settings]
     return subprocess.run(command, capture_output=True, text=True)
 
@@ -42,8 +43,17 @@ def evaluation(out):
     return found
 
 
+def known_to_both(old, new):
+    """The values at keys that both have."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old, new
+    pairs = {name: known_to_both(old[name], new[name]) for name in old.keys() & new.keys()}
+    return tuple({name: pair[place] for name, pair in pairs.items()} for place in (0, 1))
+
+
 def differences(old, new):
-    if evaluation(old) != evaluation(new):
+    one, other = known_to_both(evaluation(old), evaluation(new))
+    if one != other:
         yield "evaluation.json"
     names = {path.name for out in (old, new) for path in (out / "checkpoints").glob("step-*.safetensors")}
     for name in sorted(names):
@@ -58,6 +68,7 @@ def main():
     parser.add_argument("new")
     parser.add_argument("--streams", default="cil,dil,tic")
     parser.add_argument("--methods", default="")
+    parser.add_argument("--set-new", nargs="+", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     listed = subprocess.run([arguments.new, "list", "methods"], capture_output=True, text=True, check=True).stdout
     methods = arguments.methods.split(",") if arguments.methods else [line.split()[0] for line in listed.splitlines()]
@@ -66,7 +77,8 @@ def main():
         for method in methods:
             with tempfile.TemporaryDirectory() as folder:
                 outs = [Path(folder) / name for name in ("old", "new")]
-                ended = [run(program, stream, method, out) for program, out in zip((arguments.old, arguments.new), outs)]
+                programs = [(arguments.old, []), (arguments.new, arguments.set_new)]
+                ended = [run(program, stream, method, out, more) for (program, more), out in zip(programs, outs)]
                 if all(one.returncode == 2 for one in ended):
                     skipped += 1
                     print(f"{stream} {method}: refused by both: {ended[1].stderr.strip().splitlines()[-1]}")

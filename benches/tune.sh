@@ -5,6 +5,8 @@
 #     benches/tune.sh PRESET.toml OUT rates    every method at three learning rates
 #     benches/tune.sh PRESET.toml OUT own      at the best of them, two further values of what is a method's own
 #     benches/tune.sh PRESET.toml OUT edges    one step further where the best lay at an end of what had been tried
+#     benches/tune.sh PRESET.toml OUT heads    rates, of the methods whose head starts as the class prompts, and der's two endings
+#     benches/tune.sh PRESET.toml OUT dro      gdro's three weightings, each at several lambda
 #     benches/tune.sh PRESET.toml OUT texts    rates, of the methods that learn from texts and go on from step to step
 #
 # JOBS runs at a time (default: one for each core), each on one thread. Finished runs are kept. What a stream has no meaning for is
@@ -23,6 +25,27 @@ rates() {
 texts() {
     for method in sequential cumulative-all cumulative-exp cumulative-equal lwf patching gcl gdro; do
         for rate in 1e-4 3e-4 1e-3; do echo "train.learning_rate=$rate $method"; done
+    done
+}
+
+# With what was found for random heads beside the rate.
+heads() {
+    foster=objective.foster.beta=0.85,objective.foster.compression_beta=0
+    for rate in 3e-5 1e-4 3e-4; do
+        echo "train.learning_rate=$rate finetune-ce"
+        echo "train.learning_rate=$rate,objective.ewc.lambda=1e6 ewc"
+        echo "train.learning_rate=$rate,objective.icarl.weight=3 icarl"
+        echo "train.learning_rate=$rate,objective.der.auxiliary=0.1 der"
+        echo "train.learning_rate=$rate,objective.der.auxiliary=0.1,objective.der.balance=false der"
+        echo "train.learning_rate=$rate,$foster foster"
+    done
+}
+
+dro() {
+    for weighting in prior batch sample; do
+        for lambda in 1 3 10 30; do
+            echo "objective.tau=0.3,objective.weighting=$weighting,objective.lambda=$lambda gdro"
+        done
     done
 }
 

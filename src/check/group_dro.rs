@@ -3,7 +3,7 @@
 use super::{Case, Operands, Ops, Size, Tolerance, in_order};
 use crate::model::spec::ModelSpec;
 use crate::ops::Backend;
-use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
+use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState, Weighting};
 use crate::rng::{below, unit};
 
 /// One update of the class losses, and the weights that follow.
@@ -26,13 +26,17 @@ impl Case for GroupDroCase {
             Size::Full => &[(1, 1), (130, 50), (4096, 1000), (65, 20000), (65536, 10)],
         };
         let of_shape = |&(samples, classes): &_| {
+            let stochastic = ClassWeights::Stochastic { gamma2: 0.3 };
             [
-                (1.0, ClassWeights::Exact, true),
-                (0.1, ClassWeights::Stochastic { gamma2: 0.3 }, true),
-                (10.0, ClassWeights::Stochastic { gamma2: 0.3 }, false),
+                (1.0, ClassWeights::Exact, Weighting::Prior, true),
+                (0.1, stochastic, Weighting::Prior, true),
+                (10.0, stochastic, Weighting::Prior, false),
+                (1.0, ClassWeights::Exact, Weighting::Batch, true),
+                (0.3, ClassWeights::Exact, Weighting::Sample, true),
+                (10.0, ClassWeights::Exact, Weighting::Sample, false),
             ]
-            .map(|(lambda, weights, started)| {
-                let settings = GroupDroSettings { lambda, gamma1: 0.9, weights };
+            .map(|(lambda, weights, weighting, started)| {
+                let settings = GroupDroSettings { lambda, gamma1: 0.9, weights, weighting };
                 GroupDroCase { samples, classes, settings, started }
             })
         };
@@ -40,14 +44,17 @@ impl Case for GroupDroCase {
     }
 
     fn of_model(_: &ModelSpec, batch: usize) -> Vec<GroupDroCase> {
-        let settings = GroupDroSettings { lambda: 1.0, gamma1: 0.9, weights: ClassWeights::Exact };
+        let (weights, weighting) = (ClassWeights::Exact, Weighting::Prior);
+        let settings = GroupDroSettings { lambda: 1.0, gamma1: 0.9, weights, weighting };
         vec![GroupDroCase { samples: batch, classes: 1000, settings, started: true }]
     }
 
     fn shape(&self) -> String {
-        let weights = match self.settings.weights {
-            ClassWeights::Exact => "exact",
-            ClassWeights::Stochastic { .. } => "stochastic",
+        let weights = match (self.settings.weighting, self.settings.weights) {
+            (Weighting::Batch, _) => "by batch",
+            (Weighting::Sample, _) => "by sample",
+            (Weighting::Prior, ClassWeights::Exact) => "exact",
+            (Weighting::Prior, ClassWeights::Stochastic { .. }) => "stochastic",
         };
         let started = if self.started { "" } else { ", first batch" };
         format!("{} of {}, {weights}, lambda {}{started}", self.samples, self.classes, self.settings.lambda)

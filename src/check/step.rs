@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use super::{Checker, Outcome, Size};
 use crate::data::Label;
+use crate::method::head::head_range;
 use crate::method::trial::Trial;
 use crate::method::{Entry, Method, Settings, entries};
 use crate::model::clip::Capacity;
@@ -136,7 +137,7 @@ impl Experiment {
         (trial.initial)(&list, &mut initial);
         let old = initial.iter().zip(list.initial_values(seed + 1)).map(|(a, b)| 0.5 * (a + b)).collect();
         let trained = match trial.stage {
-            Stage::Probe => Trainable::stretch(list.get("head.weight").offset..list.get("head.bias").range().end),
+            Stage::Probe => Trainable::stretch(head_range(&list)),
             _ => list.trainable().clone(),
         };
         let mut persistent = vec![0.0; list.trainable().len()];

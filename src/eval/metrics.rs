@@ -3,6 +3,8 @@
 //! A tie never counts in favour: a right answer must score higher than every wrong one, so that a model that gives
 //! everything the same score, or NaN, is not taken for a good one.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -117,6 +119,9 @@ pub struct Summary {
     pub average_incremental_accuracy: Option<f64>,
     /// A_b after the last step so far.
     pub last_accuracy: Option<f64>,
+    /// After the last step so far, the mean over the classes of the accuracy on each; none in retrieval, and of earlier versions' runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_balanced_accuracy: Option<f64>,
     /// Mean over earlier tasks j of max_i E_ij - E_Tj: what was lost of the best.
     pub forgetting: Option<f64>,
     /// Mean over earlier tasks j of E_Tj - E_jj (GEM, arXiv 1706.08840): below 0 where they were forgotten.
@@ -124,14 +129,15 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// From E, and from A_b after each task b.
-    pub(crate) fn of(matrix: &TaskMatrix, accuracies: &[f64]) -> Summary {
+    /// From E, from A_b after each task b, and from its like in which every class counts alike.
+    pub(crate) fn of(matrix: &TaskMatrix, accuracies: &[f64], balanced: &[f64]) -> Summary {
         Summary {
             in_domain: matrix.in_domain(),
             backward_transfer: matrix.backward_transfer(),
             forward_transfer: matrix.forward_transfer(),
             average_incremental_accuracy: average_incremental_accuracy(accuracies),
             last_accuracy: last_accuracy(accuracies),
+            last_balanced_accuracy: last_accuracy(balanced),
             forgetting: matrix.forgetting(),
             bwt: matrix.bwt(),
         }
@@ -148,6 +154,7 @@ impl Summary {
                 ("forward_transfer", summary.forward_transfer),
                 ("average_incremental_accuracy", summary.average_incremental_accuracy),
                 ("last_accuracy", summary.last_accuracy),
+                ("last_balanced_accuracy", summary.last_balanced_accuracy),
                 ("forgetting", summary.forgetting),
                 ("bwt", summary.bwt),
             ]
@@ -161,6 +168,18 @@ impl Summary {
             .find(|((_, here), (_, there))| !is_same(*here, *there))
             .map(|((name, here), (_, there))| (name, here, there))
     }
+}
+
+/// The mean over the classes of the fraction of each that is right, of answers as (class, is right); also called the mean of recalls. None
+/// without any.
+pub(crate) fn balanced_accuracy(answers: impl Iterator<Item = (u32, bool)>) -> Option<f64> {
+    let mut of_class = BTreeMap::<u32, (f64, f64)>::new();
+    for (class, is_right) in answers {
+        let (right, count) = of_class.entry(class).or_default();
+        *right += f64::from(u8::from(is_right));
+        *count += 1.0;
+    }
+    mean(of_class.values().map(|(right, count)| Some(right / count)))
 }
 
 /// How many items come before the best of the `relevant` ones and are none themselves; None if there is none.
@@ -193,6 +212,14 @@ mod tests {
         matrix
     }
 
+    #[test]
+    fn every_class_counts_alike() {
+        // Of class 7 three in four are right, of class 2 none of one.
+        let answers = [(7, true), (2, false), (7, true), (7, false), (7, true)];
+        close(balanced_accuracy(answers.into_iter()), 0.375);
+        assert_eq!(balanced_accuracy([].into_iter()), None);
+    }
+
     #[track_caller]
     fn close(value: Option<f64>, expected: f64) {
         assert!(value.is_some_and(|value| (value - expected).abs() < 1e-12), "{value:?} is not {expected}");
@@ -217,13 +244,14 @@ mod tests {
 
     #[test]
     fn one_task_has_no_transfer() {
-        let summary = Summary::of(&matrix(1, &[&[0.75]]), &[0.75]);
+        let summary = Summary::of(&matrix(1, &[&[0.75]]), &[0.75], &[0.5]);
         let expected = Summary {
             in_domain: Some(0.75),
             backward_transfer: None,
             forward_transfer: None,
             average_incremental_accuracy: Some(0.75),
             last_accuracy: Some(0.75),
+            last_balanced_accuracy: Some(0.5),
             forgetting: None,
             bwt: None,
         };
@@ -232,7 +260,7 @@ mod tests {
 
     #[test]
     fn nothing_is_defined_before_the_first_step() {
-        let summary = Summary::of(&TaskMatrix::new(4), &[]);
+        let summary = Summary::of(&TaskMatrix::new(4), &[], &[]);
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json.as_object().unwrap().len(), 7);
         assert!(json.as_object().unwrap().values().all(|value| value.is_null()), "{json}");

@@ -72,6 +72,9 @@ pub struct DataConfig {
     pub class_names: String,
     /// Domains to use; empty for all.
     pub domains: Vec<String>,
+    /// How many training and test samples of each class, chosen at random; classes with fewer of either are left out. `[0, 0]` for all
+    /// that there are.
+    pub per_class: (usize, usize),
     /// What an image is paired with in training.
     pub text: TrainText,
     /// The training prompt of a class, `{}` standing for its name.
@@ -124,6 +127,7 @@ impl Default for DataConfig {
             folder: String::new(),
             class_names: String::new(),
             domains: Vec::new(),
+            per_class: (0, 0),
             text: TrainText::Caption,
             prompt: "a photo of a {}.".to_string(),
             crop: (0.9, 1.0),
@@ -288,15 +292,15 @@ pub struct HeadConfig {
 #[serde(rename_all = "snake_case")]
 pub enum HeadStart {
     /// Random values.
-    #[default]
     Random,
     /// The mean direction of the class's prompts, by the text tower: a new class is classified as zero-shot until it is learnt.
+    #[default]
     Text,
 }
 
 impl Default for HeadConfig {
     fn default() -> Self {
-        HeadConfig { start: HeadStart::Random, scale: 1.0 }
+        HeadConfig { start: HeadStart::Text, scale: 1.0 }
     }
 }
 
@@ -368,6 +372,16 @@ impl Default for EvaluationConfig {
 /// Threads that load pictures, at most: a number beyond it is a slip of the hand.
 const MOST_THREADS: usize = 1024;
 
+/// What versions did that did not know a key, where that is not the default.
+const EARLIER: &str = r#"
+[head]
+start = "random"
+[objective]
+finetune-ce.own_classes = false
+ewc.own_classes = false
+der.balance = false
+"#;
+
 impl Config {
     /// A bundled preset by name, or a file whose name ends in `.toml`.
     pub fn find(name: &str) -> Result<Config> {
@@ -390,6 +404,14 @@ impl Config {
         toml::from_str(text).map_err(toml_error)
     }
 
+    /// Reads the settings of a run, which have every key that the version knew that began it.
+    pub(crate) fn parse_run(text: &str) -> Result<Config> {
+        Config::parse(text)?;
+        let [mut table, given] = [EARLIER, text].map(|text| text.parse::<toml::Table>().expect("it was read"));
+        overlay(&mut table, &given);
+        table.try_into().map_err(toml_error)
+    }
+
     /// The settings for a method: its own, where the preset has some.
     pub fn for_method(&self, name: &str) -> Result<Config> {
         let method = method::find(name)?;
@@ -404,6 +426,17 @@ impl Config {
         overlay(&mut table, tuned);
         config = table.try_into().map_err(|error| toml_error(error).at(format!("tuned.{name}")))?;
         Ok(config)
+    }
+
+    /// With the defaults of what other methods alone read: later versions may have other ones.
+    pub(crate) fn without_other_methods(&self) -> Config {
+        let mut config = self.clone();
+        let Ok(method) = method::find(&self.method) else { return config };
+        config.objective.keep(method.settings);
+        if !self.method().is_ok_and(|method| method.row().trains_head()) {
+            config.head = HeadConfig::default();
+        }
+        config
     }
 
     /// These settings as a file that [`Config::find`] reads.
@@ -503,6 +536,7 @@ impl Config {
                 return Err(Error::input(format!("{key} is {value}; it must lie between {low} and {high}")));
             }
         }
+        method.check()?;
         if row.classifies != Classifies::ByText && self.evaluation.task == EvaluationTask::Retrieval {
             return Err(Error::input(format!(
                 "{} knows classes and no texts: it has no meaning with evaluation.task = \"retrieval\"; set it to \
@@ -520,6 +554,12 @@ impl Config {
                 row.name
             ))
             .because(Error::NO_MEANING));
+        }
+        if (self.data.per_class.0 == 0) != (self.data.per_class.1 == 0) {
+            return Err(Error::input(format!(
+                "data.per_class is [{}, {}]; it must be [0, 0], for all samples, or have samples for training and for tests",
+                self.data.per_class.0, self.data.per_class.1
+            )));
         }
         if !self.data.prompt.contains("{}") {
             return Err(Error::input(format!("data.prompt '{}' has no {{}} for the class", self.data.prompt)));
@@ -544,7 +584,7 @@ fn readable(message: &str) -> String {
         ("expected u64", "expected a whole number"),
         ("expected i32", "expected a whole number"),
         ("expected a sequence", "expected a list, as [\"a\", \"b\"]"),
-        ("expected a tuple of size 2", "expected two numbers, as [0.5, 1.0]"),
+        ("expected a tuple of size 2", "expected two numbers, as [0.5, 1.0] or [50, 10]"),
     ];
     kinds.iter().fold(message.trim_end().to_string(), |message, (rust, words)| message.replace(rust, words))
 }
@@ -675,6 +715,29 @@ mod tests {
         let joint = config.for_method("joint").unwrap();
         assert_eq!((joint.method.as_str(), joint.train.epochs), ("joint", 2.0));
         assert!(!joint.to_toml().contains("tuned"), "a run's settings are resolved");
+    }
+
+    #[test]
+    fn a_run_of_an_earlier_version_goes_on_as_it_began() {
+        let run = Config { method: "der".to_string(), ..Config::default() };
+        assert_eq!(Config::parse_run(&run.to_toml()).unwrap(), run, "a run of this version has every key");
+        let new = ["[head]", "start = ", "scale = ", "own_classes = ", "balance = ", "balance_temperature = "];
+        let earlier: Vec<String> = (run.to_toml().lines().map(str::to_string))
+            .filter(|line| !new.iter().any(|key| line.starts_with(key)))
+            .collect();
+        let earlier = Config::parse_run(&earlier.join("\n")).unwrap();
+        assert_eq!(earlier.head, HeadConfig { start: HeadStart::Random, scale: 1.0 });
+        let flags = ["finetune-ce.own_classes", "ewc.own_classes", "der.balance"];
+        assert_eq!(flags.map(|key| earlier.objective.number(key)), [0.0; 3]);
+        assert_eq!(earlier.train, run.train);
+        // What other methods read makes no other run of it.
+        let of = |method: &str| Config { method: method.to_string(), ..earlier.clone() }.without_other_methods();
+        let now = |method: &str| Config { method: method.to_string(), ..run.clone() }.without_other_methods();
+        assert_eq!(
+            ["gcl", "zero-shot", "co2l", "der"].map(|method| of(method) == now(method)),
+            [true, true, true, false]
+        );
+        assert!(Config::parse_run("[train]\nepoch = 3\n").unwrap_err().to_string().starts_with("line 2: "));
     }
 
     #[test]

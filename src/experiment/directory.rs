@@ -300,7 +300,7 @@ fn read_config(run: &Path) -> Result<Option<Config>> {
         ));
     }
     let text = String::from_utf8(bytes).map_err(|cause| Error::reading(&path, cause))?;
-    Config::parse(&text).map(Some).map_err(|error| error.at(path.display()))
+    Config::parse_run(&text).map(Some).map_err(|error| error.at(path.display()))
 }
 
 /// Takes the lock of a run's directory.
@@ -380,11 +380,11 @@ fn remove_results(run: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the directory's settings are those of this run, apart from such as change no result of a run that comes to its
-/// end, and from the place of the data: whether those are the same is the manifest's to say.
+/// Fails unless the directory's settings are those of this run, apart from such as change no result of a run that comes to its end or are
+/// other methods', and from the place of the data: whether those are the same is the manifest's to say.
 fn check_same(old: &Config, config: &Config, path: &Path) -> Result<()> {
     let neutral = |config: &Config| {
-        let mut config = config.clone();
+        let mut config = config.without_other_methods();
         config.preset.clear();
         config.data.folder.clear();
         config.data.max_broken = 0;

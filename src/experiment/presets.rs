@@ -31,9 +31,10 @@ const TIME: &str = "time-continual";
 const ZERO_SHOT: &str = "zero-shot";
 
 /// All of them. A new one is a file in `presets/` and a row here.
-pub const PRESETS: [Preset; 22] = [
+pub const PRESETS: [Preset; 23] = [
     preset!(BUNDLED_DATA, "emoji-pretrain", "train a small CLIP from scratch on the captions of three older vendors"),
     preset!(BUNDLED_DATA, "emoji-cil", "five newer vendors in 10 tasks of classes (class-incremental)"),
+    preset!(BUNDLED_DATA, "emoji-cil-balanced", "the same with as many drawings of every class"),
     preset!(BUNDLED_DATA, "emoji-dil", "five newer vendors, one after the other (domain-incremental)"),
     preset!(BUNDLED_DATA, "emoji-tic", "five newer vendors by the years in which emoji appeared (time-continual)"),
     preset!(CLASSES, "cifar100-cil", "CIFAR-100 in 10 tasks of 10 classes"),

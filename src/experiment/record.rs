@@ -9,7 +9,7 @@ use super::evaluation::Findings;
 use super::setup::Setup;
 use crate::data::broken::Broken;
 use crate::error::Result;
-use crate::eval::metrics::{Summary, TaskMatrix};
+use crate::eval::metrics::{Summary, TaskMatrix, balanced_accuracy};
 
 /// A run's result so far, as `evaluation.json` holds it. It depends on nothing but the run's settings and seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,10 @@ pub struct Evaluation {
     pub matrix: Vec<Vec<Option<f64>>>,
     /// A_b: over all tests of the steps up to b.
     pub accuracy: Vec<f64>,
+    /// The same with every class counting alike: the mean over the classes of the accuracy on each. Empty in retrieval; earlier versions did
+    /// not write it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub balanced_accuracy: Vec<f64>,
     /// Metrics of the steps so far.
     pub summary: Summary,
     /// Samples trained on in all, each as often as it was.
@@ -99,7 +103,8 @@ impl Evaluation {
             steps: setup.stream.steps.iter().map(step).collect(),
             matrix: Vec::new(),
             accuracy: Vec::new(),
-            summary: Summary::of(&TaskMatrix::new(setup.stream.steps.len()), &[]),
+            balanced_accuracy: Vec::new(),
+            summary: Summary::of(&TaskMatrix::new(setup.stream.steps.len()), &[], &[]),
             samples_spent: 0,
             macs_spent: 0,
             spent: Vec::new(),
@@ -124,7 +129,11 @@ impl Evaluation {
         check_matrix("matrix", &self.matrix, done, steps)?;
         check_length("accuracy", self.accuracy.len(), done)?;
         check_fractions("accuracy", &self.accuracy)?;
-        // Earlier versions did not write it.
+        // Earlier versions wrote neither.
+        if !self.balanced_accuracy.is_empty() {
+            check_length("balanced_accuracy", self.balanced_accuracy.len(), done)?;
+            check_fractions("balanced_accuracy", &self.balanced_accuracy)?;
+        }
         if !self.spent.is_empty() {
             check_length("spent", self.spent.len(), done)?;
             let all = self.spent.last().copied().unwrap_or_default();
@@ -144,7 +153,7 @@ impl Evaluation {
             check_fractions(&name, series.iter().flatten())?;
         }
         let matrix = TaskMatrix::of(steps, &self.matrix).map_err(|error| error.to_string())?;
-        let expected = Summary::of(&matrix, &self.accuracy);
+        let expected = Summary::of(&matrix, &self.accuracy, &self.balanced_accuracy);
         match self.summary.differs(&expected) {
             None => Ok(()),
             Some((name, here, there)) => {
@@ -158,6 +167,7 @@ impl Evaluation {
     pub(crate) fn truncate(&mut self, steps: usize) -> Result<()> {
         self.matrix.truncate(steps);
         self.accuracy.truncate(steps);
+        self.balanced_accuracy.truncate(steps);
         self.spent.truncate(steps);
         let spent = self.spent.last().copied().unwrap_or_default();
         (self.samples_spent, self.macs_spent) = (spent.samples, spent.macs);
@@ -183,12 +193,19 @@ impl Evaluation {
         let counted = seen.filter_map(|(value, answers)| value.map(|value| (value, answers.len() as f64)));
         let (sum, count) = counted.fold((0.0, 0.0), |(sum, count), (value, n)| (sum + value * n, count + n));
         self.accuracy.push(if count > 0.0 { sum / count } else { 0.0 });
+        // A run that an earlier version began goes on without it.
+        if self.task == EvaluationTask::Classification && self.balanced_accuracy.len() == last {
+            let answers = answers.iter().take(last + 1).flatten();
+            let balanced = balanced_accuracy(answers.map(|answer| (answer.truth, answer.is_right())));
+            self.balanced_accuracy.push(balanced.unwrap_or(0.0));
+        }
         self.matrix.push(row);
         self.summarise()
     }
 
     fn summarise(&mut self) -> Result<()> {
-        self.summary = Summary::of(&TaskMatrix::of(self.steps.len(), &self.matrix)?, &self.accuracy);
+        let matrix = TaskMatrix::of(self.steps.len(), &self.matrix)?;
+        self.summary = Summary::of(&matrix, &self.accuracy, &self.balanced_accuracy);
         Ok(())
     }
 }
@@ -234,7 +251,8 @@ mod tests {
             steps: vec![step("one"), step("two")],
             matrix: Vec::new(),
             accuracy: Vec::new(),
-            summary: Summary::of(&TaskMatrix::new(2), &[]),
+            balanced_accuracy: Vec::new(),
+            summary: Summary::of(&TaskMatrix::new(2), &[], &[]),
             samples_spent: 0,
             macs_spent: 0,
             spent: Vec::new(),
@@ -284,10 +302,15 @@ mod tests {
         whole.push(found([0.25, 0.75]), Spent { samples: 192, macs: 19200 }).unwrap();
         whole.check().unwrap();
         type Change = fn(&mut Evaluation);
-        let changes: [(Change, &str); 14] = [
+        let changes: [(Change, &str); 16] = [
             (|one| one.accuracy.truncate(1), "accuracy has 1 values; 2 steps are finished"),
             (|one| one.accuracy[1] = f64::NAN, "accuracy has a value of NaN"),
             (|one| one.accuracy[1] = 1.5, "accuracy has a value of 1.5; all lie between 0 and 1"),
+            (|one| one.balanced_accuracy = vec![0.5], "balanced_accuracy has 1 values; 2 steps are finished"),
+            (
+                |one| one.balanced_accuracy = vec![0.5; 2],
+                "summary.last_balanced_accuracy is null; by matrix and accuracy it is 0.5",
+            ),
             (|one| one.steps.truncate(1), "matrix has 2 rows, and steps 1"),
             (|one| one.steps.clear(), "matrix has 2 rows, and steps 0"),
             (|one| one.matrix.truncate(1), "accuracy has 2 values; 1 steps are finished"),
@@ -312,6 +335,30 @@ mod tests {
             let told = evaluation.check().unwrap_err();
             assert!(told.starts_with(message), "{told}\n{message}");
         }
+    }
+
+    #[test]
+    fn classes_count_alike_beside_images() {
+        // Of class 0 all three tests of both tasks are right, of class 1 none of one.
+        let answer = |truth, chosen| Answer { sample: 0, truth, chosen };
+        let found = || Findings {
+            row: vec![Some(0.5), Some(1.0)],
+            answers: vec![vec![answer(0, 0), answer(1, 0)], vec![answer(0, 0), answer(0, 0)]],
+            ..Findings::default()
+        };
+        let mut evaluation = Evaluation { task: EvaluationTask::Classification, ..empty() };
+        evaluation.push(found(), Spent::default()).unwrap();
+        let first = evaluation.clone();
+        evaluation.push(found(), Spent::default()).unwrap();
+        assert_eq!(evaluation.balanced_accuracy, [0.5, 0.5]);
+        assert_eq!((evaluation.accuracy[1], evaluation.summary.last_balanced_accuracy), (0.75, Some(0.5)));
+        evaluation.check().unwrap();
+        evaluation.truncate(1).unwrap();
+        assert_eq!(evaluation, first);
+        // A run of a version that did not write it.
+        evaluation.balanced_accuracy.clear();
+        evaluation.push(found(), Spent::default()).unwrap();
+        assert_eq!((evaluation.balanced_accuracy.len(), evaluation.summary.last_balanced_accuracy), (0, None));
     }
 
     /// So many answers to tests.

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::eval::zero_shot::class_embeddings;
 use crate::interrupt::{self, Hold};
 use crate::memory::Memory;
-use crate::method::{Classifies, Learns, Start};
+use crate::method::{Classifies, Start};
 use crate::model::checkpoint::{self, TensorFile};
 use crate::model::parameters::ParameterList;
 use crate::ops::{Backend, Plan};
@@ -456,8 +456,9 @@ impl Run {
             };
             trainer.load(batch, learning_rate);
         }
-        // Teachers and earlier extractors see the same batch.
-        let models = if stage == Stage::Probe { 1 } else { 1 + trainer.frozen_in_use as u64 };
+        // Teachers and earlier extractors see the same batch; of a probe the features alone.
+        let is_alone = stage == Stage::Probe && setup.row().classifies == Classifies::ByLinearProbe;
+        let models = if is_alone { 1 } else { 1 + trainer.frozen_in_use as u64 };
         let figures = trainer.objective.figures();
         Launched { iteration, epoch, learning_rate, figures, samples, macs: macs * models }
     }
@@ -609,12 +610,11 @@ fn with_remedy(error: Error, state: &Path, directory: &RunDirectory) -> Error {
 /// methods with a head train the other alone.
 fn head_rows(trainer: &mut Trainer, setup: &Setup, view: &StageView) -> Option<(usize, Vec<f32>)> {
     let HeadConfig { start, scale } = setup.config.head;
-    let is_trained_with = setup.row().learns == Learns::Classes && setup.row().classifies != Classifies::ByLinearProbe;
-    // A model that is trained anew at every step knows none of the classes.
-    let first = if setup.row().starts == Start::First { 0 } else { view.before };
-    let has_head = is_trained_with && trainer.clip.parameters.find("head.weight").is_some();
-    let is_anew = matches!(view.stage, Stage::Main | Stage::Compression);
-    if !is_anew || start == HeadStart::Random || !has_head || first == view.seen {
+    // A model that is trained anew at every step, or a head, knows none of the classes.
+    let is_anew = setup.row().starts == Start::First || view.stage == Stage::Probe;
+    let first = if is_anew { 0 } else { view.before };
+    let has_head = setup.row().trains_head() && trainer.clip.parameters.find("head.weight").is_some();
+    if view.stage == Stage::Closing || start == HeadStart::Random || !has_head || first == view.seen {
         return None;
     }
     let of_class = setup.class_prompts.len() / setup.dataset.classes.len();

@@ -66,7 +66,7 @@ impl Setup {
         let dataset = data::open(&config.data.source())?;
         dataset.broken().check(&dataset.name, config.data.max_broken)?;
         let stream = open_stream(config, &dataset)?;
-        check_sizes(config, method.row(), dataset.classes.len(), &stream)?;
+        check_sizes(config, method.row(), &stream)?;
         let static_sets = static_sets(config, &dataset, &stream)?;
         let EvaluationConfig { task, also_classify, retrieval_domains, classification_domains, .. } =
             &config.evaluation;
@@ -363,17 +363,16 @@ fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
     let wanted = config.data.domains.iter().map(domain_index).collect::<Result<Vec<u32>>>()?;
     let kept = |domain: u32| wanted.is_empty() || wanted.contains(&domain);
     // A stream sees the samples of the wanted domains alone; its indices are translated back to the data set's.
-    let mut places = Vec::new();
-    let mut items = Vec::new();
-    for (place, sample) in dataset.samples.iter().enumerate().filter(|(_, sample)| kept(sample.domain)) {
-        places.push(place as u32);
-        items.push(Item {
-            class: sample.class,
-            domain: sample.domain,
-            time: sample.time,
-            train: sample.split == Split::Train,
-        });
+    let all = 0..dataset.samples.len() as u32;
+    let mut places: Vec<u32> = all.filter(|place| kept(dataset.samples[*place as usize].domain)).collect();
+    if config.data.per_class != (0, 0) {
+        places = balanced(dataset, &places, config.data.per_class)?;
     }
+    let item = |place: &u32| {
+        let sample = &dataset.samples[*place as usize];
+        Item { class: sample.class, domain: sample.domain, time: sample.time, train: sample.split == Split::Train }
+    };
+    let items: Vec<Item> = places.iter().map(item).collect();
     let settings = &config.stream;
     let mut stream = match settings.kind {
         StreamKind::Single => stream::single(&items),
@@ -398,6 +397,35 @@ fn open_stream(config: &Config, dataset: &Dataset) -> Result<Stream> {
     }
     hold_out(&mut stream, dataset, config.evaluation.held_out);
     Ok(stream)
+}
+
+/// Of `samples` as many of each class, for training and for tests, chosen at random, ascending; classes with fewer of either are left out.
+/// Which ones does not depend on the run's seed.
+fn balanced(dataset: &Dataset, samples: &[u32], (train, test): (usize, usize)) -> Result<Vec<u32>> {
+    let mut of_class = vec![(Vec::new(), Vec::new()); dataset.classes.len()];
+    for place in samples.iter().filter(|place| dataset.is_labelled(**place)) {
+        let sample = &dataset.samples[*place as usize];
+        let (own_train, own_test) = &mut of_class[sample.class.index()];
+        if sample.split == Split::Train { own_train } else { own_test }.push(*place);
+    }
+    let mut chosen = Vec::new();
+    for (class, (own_train, own_test)) in (0..).zip(&of_class) {
+        if own_train.len() >= train && own_test.len() >= test {
+            chosen.extend(subsample(own_train, train, 0, &[u64::MAX - 2, class, 0]));
+            chosen.extend(subsample(own_test, test, 0, &[u64::MAX - 2, class, 1]));
+        }
+    }
+    if chosen.is_empty() {
+        let most =
+            of_class.iter().map(|(train, test)| (train.len().min(4 * test.len()), train.len(), test.len())).max();
+        let (_, most_train, most_test) = most.unwrap_or_default();
+        return Err(Error::input(format!(
+            "data.per_class is [{train}, {test}], and no class has so many training and test samples; one of the largest has {most_train} \
+             and {most_test}"
+        )));
+    }
+    chosen.sort_unstable();
+    Ok(chosen)
 }
 
 /// Puts a part of each step's training samples in the place of its tests. Which ones does not depend on the run's seed, so that
@@ -538,7 +566,7 @@ fn check_labels<'a>(
     }
 }
 
-fn check_sizes(config: &Config, method: &Row, classes: usize, stream: &Stream) -> Result<()> {
+fn check_sizes(config: &Config, method: &Row, stream: &Stream) -> Result<()> {
     if let Some(step) = stream.steps.iter().find(|step| step.test.is_empty()) {
         return Err(Error::input(format!("{} has no test samples", step.name)));
     }
@@ -580,6 +608,7 @@ fn check_sizes(config: &Config, method: &Row, classes: usize, stream: &Stream) -
             config.memory.size
         )));
     }
+    let classes = stream.class_order.len();
     if method.needs_memory() && config.memory.size < classes {
         return Err(Error::input(format!(
             "memory.size is {}; {} needs at least one sample of each of the {classes} classes, {classes} in all",

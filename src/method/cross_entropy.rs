@@ -29,7 +29,7 @@ pub(crate) const FINETUNE_CE: Entry = Entry {
 method_settings! {
     FinetuneCeSettings in "finetune-ce" {
         /// whether the loss is over the step's own classes alone, and not over all seen so far
-        own_classes: bool = false, 0.0..=1.0;
+        own_classes: bool = true;
     }
 }
 

@@ -1,9 +1,10 @@
 //! DER (dynamically expandable representation, arXiv 2103.16788): at every step a new extractor beside the frozen ones, one head over the
-//! features of all, an auxiliary head that tells the new classes from one another and from all old ones together, and weight alignment.
+//! features of all, an auxiliary head that tells the new classes from one another and from all old ones together; then the head anew on as
+//! many samples of every class, or weight alignment.
 
 use std::ops::Range;
 
-use super::head::{Auxiliary, Head, block_name, expand, head_parameters, start_rows};
+use super::head::{Auxiliary, Head, block_name, expand, head_parameters, head_range, restart, start_rows};
 use super::trial::Trial;
 use super::{Closing, Entry, Keeps, Method, Row, Sees};
 use crate::error::Result;
@@ -12,7 +13,7 @@ use crate::model::frozen::{Frozen, Part};
 use crate::model::parameters::{Extra, ParameterList};
 use crate::model::trainable::Trainable;
 use crate::model::vision::VisionTower;
-use crate::ops::{Device, Plan};
+use crate::ops::{Device, Plan, Stats};
 use crate::stream::ClassId;
 use crate::train::{
     Loaded, Models, Objective, Path, Planned, Recipe, Scores, Stage, StageView, TrainBatch, Trainer, TrainerSpec,
@@ -37,8 +38,12 @@ method_settings! {
     DerSettings in "der" {
         /// weight of the auxiliary loss
         auxiliary: f64 = 1.0, 0.0..=1e6;
-        /// scale the new classes' weights to the old ones' after a step
-        align: bool = true, 0.0..=1.0;
+        /// after every step but the first, train the head anew on the memory, which has as many samples of every class, as `[probe]` says
+        balance: bool = true;
+        /// of the softmax in it
+        balance_temperature: f64 = 5.0, 1e-3..=1e3;
+        /// without it, scale the new classes' weights to the old ones' after a step
+        align: bool = true;
     }
 }
 
@@ -63,10 +68,13 @@ impl Recipe for Der {
     }
 
     fn plan(&self, plan: &mut Plan, planned: &Planned) -> Box<dyn Objective> {
+        let head = Head::plan(plan, planned);
         Box::new(Expanded {
-            head: Head::plan(plan, planned),
+            temperature: plan.stats(head.columns()),
+            head,
             auxiliary: Auxiliary::plan(plan, planned),
             settings: self.settings.clone(),
+            stage: Stage::Main,
             before: 0,
             seen: 0,
             blocks: 0,
@@ -79,20 +87,30 @@ impl Method for Der {
         &self.row
     }
 
-    /// The model becomes the newest of the frozen extractors, and learns on with a fresh head.
-    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
-        if view.stage == Stage::Main && view.is_later() {
-            expand(trainer, view.step - 1, view);
+    fn stages(&self, step: usize) -> Vec<Stage> {
+        match self.settings.balance && step > 0 {
+            true => vec![Stage::Main, Stage::Closing, Stage::Probe],
+            false => vec![Stage::Main, Stage::Closing],
         }
     }
 
-    /// In the auxiliary head too, whose first row is all old classes together.
+    /// The model becomes the newest of the frozen extractors, and learns on with a fresh head.
+    fn begin(&self, trainer: &mut Trainer, view: &StageView) {
+        match view.stage {
+            Stage::Main if view.is_later() => expand(trainer, view.step - 1, view),
+            Stage::Probe => restart(trainer, view),
+            _ => {}
+        }
+    }
+
+    /// In the auxiliary head too, while there is one; its first row is all old classes together.
     fn start_head(&self, trainer: &mut Trainer, view: &StageView, first: usize, rows: &[f32]) {
-        start_rows(trainer, first, rows, view.is_later().then_some(1));
+        let has_auxiliary = view.stage == Stage::Main && view.is_later();
+        start_rows(trainer, first, rows, has_auxiliary.then_some(1));
     }
 
     fn close(&self, closing: &mut dyn Closing) -> Result<()> {
-        if self.settings.align {
+        if self.settings.align && !self.settings.balance {
             let (before, seen) = closing.classes();
             align(closing.trainer(), before, seen);
         }
@@ -100,7 +118,10 @@ impl Method for Der {
     }
 
     fn trials(&self) -> Vec<Trial> {
-        vec![Trial::of_logits(Stage::Main, 2.0)]
+        vec![
+            Trial::of_logits(Stage::Main, 2.0),
+            Trial::of_logits(Stage::Probe, 1.0 / self.settings.balance_temperature),
+        ]
     }
 }
 
@@ -127,6 +148,9 @@ struct Expanded {
     head: Head,
     auxiliary: Auxiliary,
     settings: DerSettings,
+    /// What logits are divided by where the head is trained anew [columns].
+    temperature: Stats,
+    stage: Stage,
     before: usize,
     seen: usize,
     /// Frozen extractors beside the model's own.
@@ -134,12 +158,17 @@ struct Expanded {
 }
 
 impl Objective for Expanded {
-    fn enter(&mut self, _: &mut dyn Device, models: Models, view: &StageView) {
-        (self.before, self.seen, self.blocks) = (view.before, view.seen, models.frozen.len());
+    fn enter(&mut self, device: &mut dyn Device, models: Models, view: &StageView) {
+        (self.stage, self.before, self.seen, self.blocks) = (view.stage, view.before, view.seen, models.frozen.len());
+        device.fill(self.temperature, self.settings.balance_temperature as f32);
     }
 
     fn path(&self) -> Path {
-        Path::Features
+        if self.stage == Stage::Probe { Path::OwnAlone } else { Path::Features }
+    }
+
+    fn trainable(&self, list: &ParameterList) -> Trainable {
+        if self.stage == Stage::Probe { Trainable::stretch(head_range(list)) } else { list.trainable().clone() }
     }
 
     /// The auxiliary head's column 0 is all old classes together.
@@ -153,8 +182,12 @@ impl Objective for Expanded {
         let (head, vision, blocks, images) = (&self.head, &clip.vision, self.blocks, loaded.images);
         head.see(device, vision, frozen, images);
         let logits = head.logits(device, vision, blocks, images);
-        head.cross_entropy(device, logits, images, self.seen, None);
+        let is_anew = self.stage == Stage::Probe;
+        head.cross_entropy(device, logits, images, self.seen, is_anew.then_some(self.temperature));
         head.backward_weights(device, vision, blocks, images);
+        if is_anew {
+            return;
+        }
         if blocks == 0 {
             return head.backward_features(device, images, vision.features_gradient());
         }
@@ -167,7 +200,7 @@ impl Objective for Expanded {
     }
 
     fn key(&self) -> u64 {
-        key_of((self.before, self.seen, self.blocks))
+        key_of((self.stage, self.before, self.seen, self.blocks))
     }
 
     fn scores(

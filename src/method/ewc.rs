@@ -39,7 +39,7 @@ method_settings! {
         /// upper limit of each task's Fisher information
         fisher_limit: f64 = 1e-4, 0.0..=f64::INFINITY;
         /// whether the loss is over the step's own classes alone, and not over all seen so far
-        own_classes: bool = false, 0.0..=1.0;
+        own_classes: bool = true;
     }
 }
 

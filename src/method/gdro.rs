@@ -3,11 +3,13 @@
 use super::clip::TEXTS;
 use super::contrast::Contrast;
 use super::gcl::AverageSettings;
+use super::settings::Choice;
 use super::trial::{SCALE, Trial};
 use super::{Entry, Keeps, Method, Row, Sees};
+use crate::error::{Error, Result};
 use crate::method_settings;
 use crate::ops::contrastive::Surrogate;
-use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
+use crate::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState, Weighting};
 use crate::ops::{Device, Ids, Plan, Stats};
 use crate::train::{Loaded, Models, Objective, Path, Planned, Recipe, Stage, StageView, TrainBatch, key_of};
 
@@ -39,12 +41,19 @@ method_settings! {
         /// weight of a batch in gdro's class losses v
         gamma1: f64 = 0.9, 1e-6..=1.0;
         /// false: gdro with gcl's linear difference, for ablations
-        hinge: bool = true, 0.0..=1.0;
+        hinge: bool = true;
         /// false: gdro with every sample alike, for ablations
-        class_weights: bool = true, 0.0..=1.0;
+        class_weights: bool = true;
+        /// how gdro comes from classes to samples: "prior", "batch" or "sample" (docs/methods.md, section 2)
+        weighting: Weighting = "prior";
         /// above 0 gdro's stochastic form, with this weight of a batch in its normaliser s; 0 for exact class weights
         gamma2: f64 = 0.0, 0.0..=1.0;
     }
+}
+
+impl Choice for Weighting {
+    const WORDS: &'static [&'static str] = &["prior", "batch", "sample"];
+    const VALUES: &'static [Weighting] = &[Weighting::Prior, Weighting::Batch, Weighting::Sample];
 }
 
 struct Gdro {
@@ -80,6 +89,16 @@ impl Recipe for Gdro {
 impl Method for Gdro {
     fn row(&self) -> &Row {
         &self.row
+    }
+
+    fn check(&self) -> Result<()> {
+        let GdroSettings { gamma2, weighting, .. } = self.settings;
+        if gamma2 > 0.0 && weighting != Weighting::Prior {
+            return Err(Error::input(format!(
+                "objective.gamma2 is {gamma2}, a normaliser over all classes that objective.weighting = \"prior\" alone has; set it to 0"
+            )));
+        }
+        Ok(())
     }
 
     fn trials(&self) -> Vec<Trial> {
@@ -135,11 +154,11 @@ impl Objective for Weighed {
         match self.state {
             None => self.contrast.weigh_alike(device, 1.0, loaded),
             Some(state) => {
-                let GdroSettings { lambda, gamma1, gamma2, .. } = self.settings;
+                let GdroSettings { lambda, gamma1, gamma2, weighting, .. } = self.settings;
                 let weights = if gamma2 > 0.0 { ClassWeights::Stochastic { gamma2 } } else { ClassWeights::Exact };
                 device.run(GroupDro {
                     samples: loaded.images,
-                    settings: GroupDroSettings { lambda, gamma1, weights },
+                    settings: GroupDroSettings { lambda, gamma1, weights, weighting },
                     class: self.class,
                     log_u: self.contrast.saved.log_u,
                     log_scale: self.contrast.log_scale(),

@@ -182,14 +182,16 @@ impl Head {
         Scores { values: device.read_vec(logits.first(images * self.columns())), columns: self.columns() }
     }
 
-    /// Where the head's parameters lie in the arena.
-    pub(crate) fn range(list: &ParameterList) -> std::ops::Range<usize> {
-        list.get("head.weight").offset..list.get("head.bias").range().end
-    }
-
     pub(crate) fn loss(&self, device: &dyn Device) -> f32 {
         device.read_vec(self.loss)[0]
     }
+}
+
+/// Where the parameters of a model's head lie in the arena, its blocks on frozen extractors included.
+pub(crate) fn head_range(list: &ParameterList) -> std::ops::Range<usize> {
+    let blocks = (0..blocks_of(list)).map(|block| format!("{}.weight", block_name(block)));
+    let last = blocks.last().unwrap_or("head.bias".to_string());
+    list.get("head.weight").offset..list.get(&last).range().end
 }
 
 /// What [`Head::distill`] holds against one another: the first `classes` columns of both.
@@ -275,12 +277,26 @@ pub(crate) fn expand(trainer: &mut Trainer, place: usize, view: &StageView) {
         let (head, block) = (list.get("head.weight"), list.get(&format!("{}.weight", block_name(place))));
         values.copy_within(head.range(), block.offset);
         values[head.range()].fill(0.0);
-        let bound = (head.shape[1] as f64).powf(-0.5);
-        for name in ["auxiliary.weight", "auxiliary.bias"] {
-            let mut generator = rng(view.seed, name, &[view.step as u64]);
-            values[list.get(name).range()].fill_with(|| (bound * (2.0 * unit(&mut generator) - 1.0)) as f32);
-        }
+        draw(list, values, view, &["auxiliary.weight", "auxiliary.bias"]);
     });
+}
+
+/// Starts the model's head at random, on its own features and on those of the frozen extractors in use.
+pub(crate) fn restart(trainer: &mut Trainer, view: &StageView) {
+    let blocks = trainer.frozen_in_use;
+    trainer.edit(|list, values| {
+        draw(list, values, view, &["head.weight", "head.bias"]);
+        (0..blocks).for_each(|block| draw(list, values, view, &[&format!("{}.weight", block_name(block))]));
+    });
+}
+
+/// Draws values of a step for some parameters of linear heads, as they are drawn for the first: uniform up to 1 / sqrt(D) either way.
+fn draw(list: &ParameterList, values: &mut [f32], view: &StageView, names: &[&str]) {
+    let bound = (list.get("head.weight").shape[1] as f64).powf(-0.5);
+    for name in names {
+        let mut generator = rng(view.seed, name, &[view.step as u64]);
+        values[list.get(name).range()].fill_with(|| (bound * (2.0 * unit(&mut generator) - 1.0)) as f32);
+    }
 }
 
 /// How many blocks a head has beside the model's own: one for each frozen extractor that it can read.

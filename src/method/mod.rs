@@ -22,7 +22,7 @@ mod ewc;
 mod foster;
 mod gcl;
 mod gdro;
-mod head;
+pub(crate) mod head;
 pub mod herding;
 mod icarl;
 mod lwf;
@@ -164,6 +164,11 @@ impl Row {
         self.learns == Learns::Texts
     }
 
+    /// Whether a linear head is trained with the features.
+    pub(crate) fn trains_head(&self) -> bool {
+        self.learns == Learns::Classes && self.classifies != Classifies::ByLinearProbe
+    }
+
     /// Whether it means nothing without at least one kept sample of every class.
     pub(crate) fn needs_memory(&self) -> bool {
         self.uses_memory() && self.classifies != Classifies::ByText
@@ -239,6 +244,11 @@ pub trait Method: Recipe + Send + Sync {
     /// What tables say of it.
     fn row(&self) -> &Row;
 
+    /// Fails, with what would be right, where its settings contradict one another.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What step `step` trains and does, from 0.
     fn stages(&self, _step: usize) -> Vec<Stage> {
         match (self.row().spends, self.row().classifies) {
@@ -270,7 +280,8 @@ pub trait Method: Recipe + Send + Sync {
     }
 
     /// Starts the rows that the model's head has for the step's new classes, those from `first` on, as `rows [new classes, D]`: embeddings
-    /// of their prompts. Called behind [`Method::begin`] of a main stage and of a compression, of methods that have a head, unless it is to start at random.
+    /// of their prompts. Called behind [`Method::begin`] of a main stage and of a compression, and with all classes where the stage trains the
+    /// head anew, of methods that have a head, unless it is to start at random.
     fn start_head(&self, trainer: &mut Trainer, _view: &StageView, first: usize, rows: &[f32]) {
         head::start_rows(trainer, first, rows, None);
     }

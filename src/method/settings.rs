@@ -20,6 +20,24 @@ pub enum Value {
     Whole(u64),
     /// A number with a fraction.
     Number(f64),
+    /// One of several words.
+    Word(Word),
+}
+
+/// A word, and those that it could be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Word {
+    words: &'static [&'static str],
+    place: usize,
+}
+
+/// The values of a setting that chooses: an enum, in whose place its users write words.
+pub trait Choice: Copy + 'static {
+    /// A word for each value.
+    const WORDS: &'static [&'static str];
+
+    /// The values in the order of their words.
+    const VALUES: &'static [Self];
 }
 
 /// One setting.
@@ -45,8 +63,9 @@ pub struct Group {
 }
 
 /// Declares a struct of settings, for the table `[objective.NAME]`, with its [`Group`](crate::method::settings::Group). It is known to its
-/// module alone, or as far as a `pub` or `pub(crate)` before its name says. A setting is an `f64`, a `usize` or a `bool`, with its default
-/// and the range of its values; its comment is what docs/settings.md says of it.
+/// module alone, or as far as a `pub` or `pub(crate)` before its name says. A setting is an `f64` or a `usize` with its default and the range
+/// of its values, or a `bool` or a [`Choice`](crate::method::settings::Choice) with its default alone; its comment is what
+/// docs/settings.md says of it.
 ///
 /// ```
 /// perennial::method_settings! {
@@ -62,11 +81,15 @@ macro_rules! method_settings {
     (@value f64 $value:literal) => { $crate::method::settings::Value::Number($value) };
     (@value usize $value:literal) => { $crate::method::settings::Value::Whole($value) };
     (@value bool $value:literal) => { $crate::method::settings::Value::Flag($value) };
+    (@value $choice:ident $value:literal) => { $crate::method::settings::Value::word::<$choice>($value) };
     (@read f64 $value:expr) => { $value.number() };
     (@read usize $value:expr) => { $value.number() as usize };
     (@read bool $value:expr) => { $value.number() != 0.0 };
+    (@read $choice:ident $value:expr) => { $value.choice::<$choice>() };
+    (@range $low:literal..=$high:expr) => { ($low, $high) };
+    (@range) => { (0.0, f64::INFINITY) };
     ($(#[$meta:meta])* $visible:vis $name:ident in $table:literal {
-        $($(#[doc = $doc:literal])+ $key:ident: $kind:ident = $default:literal, $low:literal..=$high:expr;)*
+        $($(#[doc = $doc:literal])+ $key:ident: $kind:ident = $default:literal $(, $low:literal..=$high:expr)?;)*
     }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +103,7 @@ macro_rules! method_settings {
                 settings: &[$($crate::method::settings::Setting {
                     name: stringify!($key),
                     default: $crate::method_settings!(@value $kind $default),
-                    range: ($low, $high),
+                    range: $crate::method_settings!(@range $($low..=$high)?),
                     doc: concat!($($doc),+).trim_ascii(),
                 }),*],
             };
@@ -95,20 +118,35 @@ macro_rules! method_settings {
 
         impl Default for $name {
             fn default() -> $name {
-                $name { $($key: $default,)* }
+                $name { $($key: $crate::method_settings!(@read $kind $crate::method_settings!(@value $kind $default)),)* }
             }
         }
     };
 }
 
 impl Value {
-    /// Flags are 0 or 1.
+    /// The word for one of the values of `C`. Fails to compile, in a constant, where there is no such word.
+    pub const fn word<C: Choice>(word: &str) -> Value {
+        let mut place = 0;
+        while !is_same(C::WORDS[place], word) {
+            place += 1;
+        }
+        Value::Word(Word { words: C::WORDS, place })
+    }
+
+    /// Flags are 0 or 1, words the number of those before them.
     pub fn number(self) -> f64 {
         match self {
             Value::Flag(flag) => f64::from(u8::from(flag)),
             Value::Whole(whole) => whole as f64,
             Value::Number(number) => number,
+            Value::Word(word) => word.place as f64,
         }
+    }
+
+    /// What a word stands for. Panics where it is none of `C`: a bug of the caller.
+    pub fn choice<C: Choice>(self) -> C {
+        C::VALUES[self.number() as usize]
     }
 
     /// A value of the same kind.
@@ -117,7 +155,24 @@ impl Value {
             Value::Flag(_) => Value::Flag(number != 0.0),
             Value::Whole(_) => Value::Whole(number as u64),
             Value::Number(_) => Value::Number(number),
+            Value::Word(word) => Value::Word(Word { place: number as usize, ..word }),
         }
+    }
+}
+
+/// `==` of strings, in constants.
+const fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut place = 0;
+    while place < one.len() && place < other.len() && one[place] == other[place] {
+        place += 1;
+    }
+    place == one.len() && place == other.len()
+}
+
+impl Serialize for Word {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.words[self.place])
     }
 }
 
@@ -169,6 +224,12 @@ impl Table {
             Value::Flag(_) => Value::Flag(map.next_value()?),
             Value::Whole(_) => Value::Whole(map.next_value()?),
             Value::Number(_) => Value::Number(map.next_value()?),
+            Value::Word(word) => {
+                let given: String = map.next_value()?;
+                let place = word.words.iter().position(|known| *known == given);
+                let wrong = || A::Error::unknown_variant(&given, word.words);
+                Value::Word(Word { place: place.ok_or_else(wrong)?, ..*word })
+            }
         };
         Ok(())
     }
@@ -194,6 +255,16 @@ impl Settings {
         let value = table.and_then(|table| table.values.iter_mut().find(|(setting, _)| setting.name == name));
         let (_, value) = value.unwrap_or_else(|| panic!("no method declares objective.{key}"));
         *value = value.like(number);
+    }
+
+    /// Takes back to its default what none of `groups` declares.
+    pub(crate) fn keep(&mut self, groups: &[Group]) {
+        for table in &mut self.tables {
+            let own = groups.iter().filter(|group| group.table == table.name);
+            let own: Vec<&str> = own.flat_map(|group| group.settings).map(|setting| setting.name).collect();
+            let others = table.values.iter_mut().filter(|(setting, _)| !own.contains(&setting.name));
+            others.for_each(|(setting, value)| *value = setting.default);
+        }
     }
 
     /// Every setting with its key in a run's settings and its value.
@@ -286,13 +357,22 @@ mod tests {
 
     #[test]
     fn a_table_is_read_over_the_defaults_and_written_whole() {
-        let settings: Settings = toml::from_str("lambda = 2\nhinge = false\n[cassle]\nhidden = 16\n").unwrap();
+        let text = "lambda = 2\nhinge = false\nweighting = \"sample\"\n[cassle]\nhidden = 16\n";
+        let settings: Settings = toml::from_str(text).unwrap();
         assert_eq!(
-            ["lambda", "hinge", "cassle.hidden", "cassle.tau"].map(|key| settings.number(key)),
-            [2.0, 0.0, 16.0, 0.1]
+            ["lambda", "hinge", "weighting", "cassle.hidden", "cassle.tau"].map(|key| settings.number(key)),
+            [2.0, 0.0, 2.0, 16.0, 0.1]
         );
         assert_eq!(toml::from_str::<Settings>(&toml::to_string(&settings).unwrap()).unwrap(), settings);
-        for wrong in ["lambdas = 2", "hinge = 1", "[cassle]\nhidden = 1.5", "[cassle]\nheight = 1", "cassle = 3"] {
+        for wrong in [
+            "lambdas = 2",
+            "hinge = 1",
+            "weighting = 1",
+            "weighting = \"\"",
+            "[cassle]\nhidden = 1.5",
+            "[cassle]\nheight = 1",
+            "cassle = 3",
+        ] {
             assert!(toml::from_str::<Settings>(wrong).is_err(), "{wrong}");
         }
     }

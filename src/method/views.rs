@@ -1,7 +1,7 @@
 //! Supervised contrast of two views of every image (SupCon, arXiv 2004.11362), and a linear head on the features afterwards: what methods
 //! of self-distillation over views are made of.
 
-use super::head::{Head, Probe};
+use super::head::{Probe, head_range};
 use crate::model::clip::Clip;
 use crate::model::frozen::Frozen;
 use crate::model::parameters::ParameterList;
@@ -117,7 +117,7 @@ impl<L: ViewLoss> Objective for ViewsThenProbe<L> {
     }
 
     fn trainable(&self, list: &ParameterList) -> Trainable {
-        let head = Head::range(list);
+        let head = head_range(list);
         // The head is the last of a method's own.
         Trainable::stretch(if self.stage == Stage::Probe { head } else { list.vision().start..head.start })
     }

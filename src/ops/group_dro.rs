@@ -17,6 +17,23 @@ pub enum ClassWeights {
     },
 }
 
+/// How a sample's weight follows from the loss v_k of its class k. Each estimates, from a batch drawn uniformly from the pool, the gradient
+/// of a distributionally robust objective whose adversary pays lambda times a divergence; with a mean over class k's samples in v_k,
+/// gradients are sum_k p_k grad v_k.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weighting {
+    /// p_k / (B pi_k): divergence from the uniform distribution over classes, lambda log (1/K) sum_k exp(v_k / lambda). Drawn at random, a
+    /// sample is of class k with probability pi_k; 1 / pi_k makes up for it, so that the estimate is unbiased.
+    #[default]
+    Prior,
+    /// exp(v_k / lambda) / (n_k Z) with n_k samples of class k in the batch: the same objective over the classes of the batch alone,
+    /// lambda log (1/K') sum over those K'. Z makes the batch's weights sum to 1.
+    Batch,
+    /// exp(v_k / lambda) / Z: divergence from the classes' fractions of the pool, lambda log sum_k pi_k exp(v_k / lambda), which LibAUC
+    /// minimises (docs/methods.md). The batch stands for pi; Z makes its weights sum to 1.
+    Sample,
+}
+
 /// How fast the class weights follow the class losses, and how sharply.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupDroSettings {
@@ -24,8 +41,10 @@ pub struct GroupDroSettings {
     pub lambda: f64,
     /// Weight of the batch in v.
     pub gamma1: f64,
-    /// Over all classes, or by the classes of the batch.
+    /// Over all classes, or by the classes of the batch; of [`Weighting::Prior`].
     pub weights: ClassWeights,
+    /// From classes to samples.
+    pub weighting: Weighting,
 }
 
 /// The state and the results, `[classes]` each unless said otherwise.
@@ -42,7 +61,8 @@ pub struct GroupDroState {
 }
 
 /// v_k = (1 - gamma1) v_k + gamma1 mean over the batch's samples of class k of tau (log u1_i + log u2_i), the mean itself
-/// on a class's first visit; then p; then weight_i = p_{y_i} / (samples pi_{y_i}).
+/// on a class's first visit; then p; then the samples' weights by [`Weighting`]. By `Batch` and `Sample`, anchors without negatives weigh
+/// nothing, and p is relative to the divergence's own distribution: p_k = exp(v_k / lambda) / sum, or pi_k exp(v_k / lambda) / sum.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupDro {
     /// B, images of the batch.
@@ -60,7 +80,7 @@ pub struct GroupDro {
     pub state: GroupDroState,
     /// `[samples]`, written.
     pub weight: Stats,
-    /// lambda log mean_k exp(v_k / lambda) `[1]`, written: the objective (6) as the averages see it.
+    /// lambda log mean_k exp(v_k / lambda) `[1]`, written: the objective (6) as the averages see it; by `Sample` its mean is weighed by pi.
     pub objective: Stats,
 }
 

@@ -79,7 +79,7 @@ fn short_names(paths: &[&str]) -> Option<Vec<String>> {
 /// Fails unless the runs are one experiment with different seeds.
 fn check_seeds(cell: &Cell<Run>) -> Result<()> {
     let settings = |run: &Run| {
-        let mut config = run.config.clone();
+        let mut config = run.config.without_other_methods();
         config.seed = 0;
         // The same weights may lie elsewhere.
         config.model.pretrained.clear();

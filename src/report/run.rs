@@ -77,7 +77,7 @@ impl Run {
             notes.push(format!("config.toml: {}", seal::DAMAGED));
         }
         let text = decode_text(text).map_err(|what| Error::reading(&config_path, what))?;
-        let config = Config::parse(&text).map_err(|error| error.at(config_path.display()))?;
+        let config = Config::parse_run(&text).map_err(|error| error.at(config_path.display()))?;
         if (&config.method, config.seed) != (&evaluation.method, evaluation.seed) {
             return Err(Error::input(format!(
                 "{}: evaluation.json is of {:?} with seed {}, and config.toml of {:?} with seed {}: they are not of one run",
@@ -178,9 +178,10 @@ pub(super) mod tests {
             seed,
             task: config.evaluation.task,
             steps: (1..=tasks).map(step).collect(),
-            summary: Summary::of(&TaskMatrix::of(tasks, &matrix).unwrap(), &accuracy),
+            summary: Summary::of(&TaskMatrix::of(tasks, &matrix).unwrap(), &accuracy, &[]),
             matrix,
             accuracy,
+            balanced_accuracy: Vec::new(),
             samples_spent: 0,
             macs_spent: 0,
             spent: Vec::new(),

@@ -37,6 +37,12 @@ pub(crate) const LAST: Metric =
     metric("last", "last_accuracy", "accuracy on everything seen, after the last step", |summary| {
         summary.last_accuracy
     });
+const BALANCED: Metric = metric(
+    "by class",
+    "last_balanced_accuracy",
+    "mean over the classes of the accuracy on each, after the last step",
+    |summary| summary.last_balanced_accuracy,
+);
 pub(crate) const FORGETTING: Metric = Metric {
     less_is_better: true,
     ..metric(
@@ -62,7 +68,7 @@ const FORWARD: Metric =
     metric("forward", "forward_transfer", "mean accuracy on tasks still to come", |summary| summary.forward_transfer);
 
 /// The metrics of docs/methods.md, section 5, in per cent.
-pub(crate) const METRICS: [Metric; 7] = [AVERAGE, LAST, FORGETTING, BWT, IN_DOMAIN, BACKWARD, FORWARD];
+pub(crate) const METRICS: [Metric; 8] = [AVERAGE, LAST, BALANCED, FORGETTING, BWT, IN_DOMAIN, BACKWARD, FORWARD];
 
 /// One row a cell: every metric in per cent, mean and, over several seeds, standard deviation; and what a run spent, the
 /// multiply-accumulates those of forward passes.

@@ -61,12 +61,8 @@ const BUGS: &[Bug] = &[
         "block_sum(derivative, derivative_partial)",
         "block_sum(derivative, loss_partial)",
     ),
-    bug(
-        "group_dro",
-        "group_dro.cu",
-        "*objective = lambda * (log_total - log_seen);\n    __syncthreads();",
-        "*objective = lambda * (log_total - log_seen);",
-    ),
+    bug("group_dro", "group_dro.cu", "log_total - log_seen);\n    __syncthreads();", "log_total - log_seen);"),
+    bug("group_dro", "group_dro.cu", "block_sum(total, sample_partial[1])", "block_sum(total, sample_partial[0])"),
     bug(
         "group_dro",
         "group_dro.cu",

@@ -1,6 +1,6 @@
 use perennial::ops::contrastive::{ContrastiveSettings, Negatives, Surrogate};
 use perennial::ops::cpu::Cpu;
-use perennial::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState};
+use perennial::ops::group_dro::{ClassWeights, GroupDro, GroupDroSettings, GroupDroState, Weighting};
 use perennial::ops::{DeviceMemory, Plan, Run};
 
 use super::contrastive::{Batch, class_of_text, run};
@@ -69,13 +69,12 @@ fn one_update_equals_the_reference() {
         normalizer,
         share: get("pi"),
     };
-    let exact = update(&input, GroupDroSettings { lambda, gamma1, weights: ClassWeights::Exact });
+    let exact = update(&input, settings_of(lambda, gamma1, ClassWeights::Exact));
     let known = |values: Vec<f64>| values.into_iter().map(|v| if v.is_nan() { -1.0 } else { v }).collect::<Vec<_>>();
     assert_close("v", &known(exact.class_loss), &known(get("new_v")), 1e-13);
     assert_close("p", &exact.class_weight, &get("p_exact"), 1e-13);
     assert_close("weight", &exact.weight, &get("weight"), 1e-13);
-    let settings = GroupDroSettings { lambda, gamma1, weights: ClassWeights::Stochastic { gamma2 } };
-    let stochastic = update(&input, settings);
+    let stochastic = update(&input, settings_of(lambda, gamma1, ClassWeights::Stochastic { gamma2 }));
     assert_close("s", &[stochastic.normalizer], &get("s_new"), 1e-13);
     assert_close("p", &stochastic.class_weight, &get("p_stochastic"), 1e-13);
 }
@@ -92,8 +91,83 @@ fn random_update(classes: usize) -> Update {
     }
 }
 
+fn settings_of(lambda: f64, gamma1: f64, weights: ClassWeights) -> GroupDroSettings {
+    GroupDroSettings { lambda, gamma1, weights, weighting: Weighting::Prior }
+}
+
 fn exact(lambda: f64) -> GroupDroSettings {
-    GroupDroSettings { lambda, gamma1: 1.0, weights: ClassWeights::Exact }
+    settings_of(lambda, 1.0, ClassWeights::Exact)
+}
+
+/// The classes' losses after a batch at gamma1 = 1: means over its samples.
+fn means(input: &Update) -> Vec<f64> {
+    let of_class = |class: u32| {
+        let losses: Vec<f64> = (input.class.iter().zip(&input.log_u[0]).zip(&input.log_u[1]))
+            .filter(|((of, _), _)| **of == class)
+            .map(|((_, one), other)| input.tau * (one + other))
+            .collect();
+        losses.iter().sum::<f64>() / losses.len() as f64
+    };
+    (0..input.class_loss.len() as u32).map(of_class).collect()
+}
+
+/// The weights are the derivatives of the objective over the batch by its samples' losses: objective(v) by central differences.
+fn assert_is_gradient(input: &Update, weight: &[f64], objective: impl Fn(&[f64]) -> f64) {
+    let step = 1e-5;
+    for (sample, weight) in weight.iter().enumerate() {
+        let at = |by: f64| {
+            let mut moved = Update {
+                class: input.class.clone(),
+                log_u: input.log_u.clone(),
+                ..random_update(input.class_loss.len())
+            };
+            moved.log_u[0][sample] += by / input.tau;
+            objective(&means(&moved))
+        };
+        let slope = (at(step) - at(-step)) / (2.0 * step);
+        // Rounding of the objective, about 1, over the step; and the third derivative, below 1 / lambda^2, times its square.
+        assert!((slope - weight).abs() < 1e-9, "sample {sample}: {slope}, not {weight}");
+    }
+}
+
+#[test]
+fn by_the_batch_and_by_samples_the_weights_are_gradients_of_their_objectives() {
+    let lambda = 0.7;
+    let input = Update { class: (0..40).map(|i| i % 7 % 4).collect(), ..random_update(4) };
+    let log_mean = |values: &[f64], share: &dyn Fn(u32) -> f64| {
+        lambda * (0..).zip(values).map(|(class, value)| share(class) * (value / lambda).exp()).sum::<f64>().ln()
+    };
+    let settings = |weighting| GroupDroSettings { weighting, ..exact(lambda) };
+    let by_batch = update(&input, settings(Weighting::Batch));
+    assert_is_gradient(&input, &by_batch.weight, |values| log_mean(values, &|_| 0.25));
+    assert_close("objective", &[by_batch.objective], &[log_mean(&means(&input), &|_| 0.25)], 1e-12);
+    // By samples, with a pool that is as the batch is.
+    let shares = [0, 1, 2, 3].map(|class| input.class.iter().filter(|of| **of == class).count() as f64 / 40.0);
+    let share = |class: u32| shares[class as usize];
+    let input = Update { share: shares.to_vec(), ..input };
+    let by_sample = update(&input, settings(Weighting::Sample));
+    assert_is_gradient(&input, &by_sample.weight, |values| log_mean(values, &share));
+    assert_close("objective", &[by_sample.objective], &[log_mean(&means(&input), &share)], 1e-12);
+    // p is what each class's samples weigh together; and prior's weights are batch's where the pool is as the batch is.
+    for result in [&by_batch, &by_sample] {
+        let total = |class: u32| -> f64 {
+            input.class.iter().zip(&result.weight).filter(|(of, _)| **of == class).map(|(_, weight)| weight).sum()
+        };
+        assert_close("p", &result.class_weight, &[0, 1, 2, 3].map(total), 1e-12);
+    }
+    assert_close("prior", &update(&input, exact(lambda)).weight, &by_batch.weight, 1e-12);
+}
+
+#[test]
+fn a_batch_weighs_its_own_classes_alone() {
+    // Class 2 was seen before and is in neither the batch nor the pool: prior gives it most of the weight, the others none.
+    let mut input = random_update(3);
+    input.class = (0..40).map(|i| u32::from(i >= 30)).collect();
+    input.share = vec![0.75, 0.25, 0.0];
+    input.class_loss[2] = 50.0;
+    let total = |weighting| update(&input, GroupDroSettings { weighting, ..exact(1.0) }).weight.iter().sum::<f64>();
+    assert!(total(Weighting::Prior) < 1e-12);
+    assert_close("sums", &[Weighting::Batch, Weighting::Sample].map(total), &[1.0, 1.0], 1e-12);
 }
 
 #[test]
@@ -139,11 +213,17 @@ fn anchors_without_negatives_do_not_count() {
     let mut input = random_update(2);
     input.log_u[0][..39].fill(f64::INFINITY);
     input.log_u[1][..39].fill(f64::INFINITY);
-    let result = update(&input, exact(1.0));
     let class = input.class[39] as usize;
-    assert_eq!(result.class_loss[class], 0.5 * (input.log_u[0][39] + input.log_u[1][39]));
-    assert!(result.class_loss[1 - class].is_nan());
-    assert!(result.weight.iter().all(|weight| weight.is_finite()));
+    for weighting in [Weighting::Prior, Weighting::Batch, Weighting::Sample] {
+        let result = update(&input, GroupDroSettings { weighting, ..exact(1.0) });
+        assert_eq!(result.class_loss[class], 0.5 * (input.log_u[0][39] + input.log_u[1][39]));
+        assert!(result.class_loss[1 - class].is_nan());
+        assert!(result.weight.iter().all(|weight| weight.is_finite()));
+        if weighting != Weighting::Prior {
+            assert_eq!(result.weight[39], 1.0);
+            assert!(result.weight[..39].iter().all(|weight| *weight == 0.0));
+        }
+    }
 }
 
 #[test]

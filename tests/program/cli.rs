@@ -484,7 +484,7 @@ fn lists_have_one_name_first_on_each_line() {
     };
     for (what, known) in [
         ("methods", ["zero-shot", "sequential", "gcl", "gdro", "joint"].as_slice()),
-        ("presets", &["emoji-pretrain", "emoji-cil", "emoji-dil", "emoji-tic"]),
+        ("presets", &["emoji-pretrain", "emoji-cil", "emoji-cil-balanced", "emoji-dil", "emoji-tic"]),
         ("models", &["ViT-B-32", "ViT-B-16", "ViT-L-14", "emoji-small", "emoji-tiny"]),
         ("kernels", &[]),
     ] {

@@ -2,7 +2,7 @@
 
 use super::{Cpu, Real};
 use crate::ops::Run;
-use crate::ops::group_dro::{ClassWeights, GroupDro};
+use crate::ops::group_dro::{ClassWeights, GroupDro, Weighting};
 
 impl<T: Real> Run<GroupDro> for Cpu<T> {
     fn run(&mut self, GroupDro { samples, settings, class, log_u, log_scale, state, weight, objective }: GroupDro) {
@@ -48,7 +48,9 @@ impl<T: Real> Run<GroupDro> for Cpu<T> {
             let logit = |class: usize| class_loss[class].as_f64() / settings.lambda;
             let seen = || (0..classes).filter(|&class| !class_loss[class].is_nan());
             let seen_count = seen().count().max(1) as f64;
-            let log_total = log_sum_exp(seen().map(logit));
+            let by_share = settings.weighting == Weighting::Sample;
+            let log_share = |class: usize| if by_share { share[class].as_f64().ln() } else { 0.0 };
+            let log_total = log_sum_exp(seen().map(|class| log_share(class) + logit(class)));
             let log_divisor = match settings.weights {
                 ClassWeights::Exact => log_total,
                 ClassWeights::Stochastic { gamma2 } => {
@@ -65,14 +67,29 @@ impl<T: Real> Run<GroupDro> for Cpu<T> {
             };
             for class in 0..classes {
                 let known = !class_loss[class].is_nan();
-                class_weight[class] = T::of(if known { (logit(class) - log_divisor).exp() } else { 0.0 });
+                let log_weight = log_share(class) + logit(class) - log_divisor;
+                class_weight[class] = T::of(if known { log_weight.exp() } else { 0.0 });
             }
-            objective[0] = T::of(settings.lambda * (log_total - seen_count.ln()));
+            objective[0] = T::of(settings.lambda * (log_total - if by_share { 0.0 } else { seen_count.ln() }));
+            if settings.weighting == Weighting::Prior {
+                for (weight, class) in weight.iter_mut().zip(class) {
+                    let class = *class as usize;
+                    *weight = class_weight[class] / (T::of(samples as f64) * share[class]);
+                }
+                return;
+            }
+            let log_weight = |sample: usize| {
+                let class = class[sample] as usize;
+                let counted = (log_u1[sample].as_f64() + log_u2[sample].as_f64()).is_finite();
+                let of_class = if by_share { 1.0 } else { counts[class].as_f64() };
+                if counted { logit(class) - of_class.ln() } else { f64::NEG_INFINITY }
+            };
+            let log_sum = log_sum_exp((0..samples).map(log_weight));
+            for (sample, weight) in weight.iter_mut().enumerate() {
+                let log_weight = log_weight(sample);
+                *weight = T::of(if log_weight.is_finite() { (log_weight - log_sum).exp() } else { 0.0 });
+            }
         });
-        for (weight, class) in weight.iter_mut().zip(class) {
-            let class = *class as usize;
-            *weight = class_weight[class] / (T::of(samples as f64) * share[class]);
-        }
     }
 }
 

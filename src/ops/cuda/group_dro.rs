@@ -3,7 +3,7 @@
 use super::Cuda;
 use super::kernels::group_dro as kernel;
 use crate::error::Error;
-use crate::ops::group_dro::{ClassWeights, GroupDro};
+use crate::ops::group_dro::{ClassWeights, GroupDro, Weighting};
 use crate::ops::{DeviceMemory, Run};
 
 impl Run<GroupDro> for Cuda {
@@ -34,6 +34,8 @@ impl Run<GroupDro> for Cuda {
         };
         let parameters = kernel::GroupDroWeights {
             class_of,
+            log_u1: self.at(log_u[0]),
+            log_u2: self.at(log_u[1]),
             class_loss,
             counted,
             share: self.at(state.share),
@@ -46,6 +48,11 @@ impl Run<GroupDro> for Cuda {
             lambda: settings.lambda as f32,
             gamma2: gamma2 as f32,
             stochastic,
+            weighting: match settings.weighting {
+                Weighting::Prior => kernel::Weighting::Prior,
+                Weighting::Batch => kernel::Weighting::Batch,
+                Weighting::Sample => kernel::Weighting::Sample,
+            },
         };
         self.launch(kernel::GROUP_DRO_WEIGHTS, [1, 1, 1], parameters);
     }
