@@ -39,6 +39,10 @@ heads() {
         echo "train.learning_rate=$rate,objective.der.auxiliary=0.1,objective.der.balance=false der"
         echo "train.learning_rate=$rate,$foster foster"
     done
+    # Where the best lay at an end of these.
+    echo "train.learning_rate=1e-5 finetune-ce"
+    echo "train.learning_rate=1e-3,objective.ewc.lambda=1e6 ewc"
+    echo "train.learning_rate=1e-3,$foster foster"
 }
 
 dro() {

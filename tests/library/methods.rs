@@ -47,6 +47,7 @@ impl Setup {
         let of_fixture = [
             ("icarl.weight", 0.8),
             ("der.auxiliary", 0.7),
+            ("der.balance", 0.0),
             ("co2l.weight", 0.9),
             ("cassle.weight", 0.6),
             ("cassle.hidden", 24.0),
@@ -526,7 +527,44 @@ fn der_adds_up_the_logits_of_several_frozen_extractors() {
         setup.assert_gradient("head.bias", &weight_gradient(&d, &ones, 1.0));
         setup.assert_gradient("auxiliary.weight", &weight_gradient(&d_auxiliary, &features[frozen], 0.7));
         setup.assert_gradient("auxiliary.bias", &weight_gradient(&d_auxiliary, &ones, 0.7));
+
+        // On the memory alone: the head's cross-entropy at a temperature of 5, and nothing else.
+        setup.enter(Stage::Probe);
+        let softened: Vec<Vec<f64>> = logits.iter().map(|row| row.iter().map(|z| z / 5.0).collect()).collect();
+        let (loss, d) = cross_entropy(&softened, &labels);
+        setup.trainer.gradients(batch);
+        assert_relative_eq!(f64::from(setup.trainer.loss()), loss, max_relative = TOLERANCE);
+        for (features, name) in features.iter().zip(&names) {
+            setup.assert_gradient(&format!("{name}.weight"), &weight_gradient(&d, features, 0.2));
+        }
+        setup.assert_gradient("head.bias", &weight_gradient(&d, &ones, 0.2));
+        let tower = setup.parameter("visual.conv1.weight");
+        setup.learn(2);
+        assert_eq!(setup.parameter("visual.conv1.weight"), tower, "the features stay");
+        assert_ne!(setup.parameter("head.block.0.weight"), own[list.get("head.block.0.weight").range()]);
     }
+}
+
+#[test]
+fn ders_head_starts_anew_on_the_memory() {
+    let mut setup = in_the_first_step("der");
+    setup.begin(&second_step());
+    setup.learn(2);
+    let names = ["head.weight", "head.bias", "head.block.0.weight", "auxiliary.weight", "visual.conv1.weight"];
+    let before = names.map(|name| setup.parameter(name));
+    setup.begin(&StageView { stage: Stage::Probe, ..second_step() });
+    let changed = [0, 1, 2, 3, 4].map(|place| setup.parameter(names[place]) != before[place]);
+    assert_eq!(changed, [true, true, true, false, false]);
+    let bound = (setup.trainer.clip.spec.embed_dim as f32).powf(-0.5);
+    assert!(names[..3].iter().all(|name| setup.parameter(name).iter().all(|w| w.abs() <= bound)));
+    // And where a run has embeddings of prompts, with them for all classes, those of earlier steps too.
+    let width = setup.trainer.clip.spec.embed_dim;
+    let rows: Vec<f32> = (0..SEEN * width).map(|place| place as f32).collect();
+    let method = Arc::clone(&setup.method);
+    method.start_head(&mut setup.trainer, &StageView { stage: Stage::Probe, ..second_step() }, 0, &rows);
+    assert_eq!(setup.parameter("head.weight")[..rows.len()], rows);
+    assert!(setup.parameter("head.block.0.weight")[..rows.len()].iter().all(|w| *w == 0.0));
+    assert_eq!(setup.parameter("auxiliary.weight"), before[3]);
 }
 
 /// F gains the mean over batches of squared gradients of the cross-entropy alone, limited, and what was there stays.

@@ -9,6 +9,7 @@ use perennial::data::Label;
 use perennial::experiment::{Config, Setup};
 use perennial::memory::{Memory, ReplayRule, replay_counts};
 use perennial::method::{self, Method};
+use perennial::stream::Step;
 use perennial::train::{Order, Stage};
 
 use crate::setups::{TINY_RUN, TINY_TIC, setup};
@@ -31,6 +32,34 @@ fn open(method: &str) -> Arc<dyn Method> {
 fn the_first_task_has_its_own_size() {
     assert_eq!(task_sizes(&setup(TINY_RUN, "gcl", &[])), [32, 31, 31]);
     assert_eq!(task_sizes(&setup(TINY_RUN, "gcl", &["stream.first_task=50"])), [50, 22, 22]);
+}
+
+#[test]
+fn every_class_can_bring_as_many_samples() {
+    let all = setup(TINY_RUN, "gcl", &[]);
+    let few = |seed: &str| setup(TINY_RUN, "gcl", &["data.per_class=[6, 2]", seed]);
+    let balanced = few("seed=0");
+    let count = |samples: &[u32], class: Label| {
+        samples.iter().filter(|sample| balanced.dataset.samples[**sample as usize].class == class).count()
+    };
+    for step in &balanced.stream.steps {
+        assert!(step.classes.iter().all(|class| (count(&step.train, *class), count(&step.test, *class)) == (6, 2)));
+        assert_eq!(step.train.len(), 6 * step.classes.len());
+    }
+    // Those are left out that have too few of either, and no other.
+    let has = |class: Label| {
+        let samples =
+            |of: fn(&Step) -> &Vec<u32>| all.stream.steps.iter().map(|step| count(of(step), class)).sum::<usize>();
+        samples(|step| &step.train) >= 6 && samples(|step| &step.test) >= 2
+    };
+    let mut expected: Vec<Label> = all.stream.class_order.iter().copied().filter(|class| has(*class)).collect();
+    expected.sort_unstable();
+    let mut kept = balanced.stream.class_order.clone();
+    kept.sort_unstable();
+    assert_eq!(kept, expected);
+    assert!(kept.len() < all.stream.class_order.len());
+    let train = |setup: &Setup| -> Vec<Vec<u32>> { setup.stream.steps.iter().map(|step| step.train.clone()).collect() };
+    assert_eq!(train(&few("seed=7")), train(&balanced), "the choice is no seed's");
 }
 
 #[test]
