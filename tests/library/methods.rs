@@ -462,6 +462,13 @@ impl Setup {
         matrix(&device.read_vec(clip.vision.features().first(IMAGES * width)), width)
     }
 
+    /// Loss and gradients of the fixture's images in the present stage.
+    fn gradients(&mut self) {
+        let Setup { trainer, classes, own, pixels, .. } = self;
+        let (pixels, slot) = (&pixels[..IMAGES * 12 * 12 * 3], &[0, 1, 2, 3, 4, 5]);
+        trainer.gradients(TrainBatch { pixels, slot, classes, own, ..Default::default() });
+    }
+
     /// Fails unless a parameter's gradient is `expected`, in its first values, and 0 in the rest.
     fn assert_gradient(&self, name: &str, expected: &[f64]) {
         let found = self.gradient(name);
@@ -514,10 +521,7 @@ fn der_adds_up_the_logits_of_several_frozen_extractors() {
         }
         let ((loss, d), (auxiliary_loss, d_auxiliary)) =
             (cross_entropy(&logits, &labels), cross_entropy(&auxiliary, &auxiliary_labels));
-        let pixels = &setup.pixels[..IMAGES * 12 * 12 * 3];
-        let slot = &[0, 1, 2, 3, 4, 5];
-        let batch = TrainBatch { pixels, slot, classes: &setup.classes, own: &setup.own, ..Default::default() };
-        setup.trainer.gradients(batch);
+        setup.gradients();
         let (found, expected) = (f64::from(setup.trainer.loss()), loss + 0.7 * auxiliary_loss);
         assert_relative_eq!(found, expected, max_relative = TOLERANCE);
         for (features, name) in features.iter().zip(&names) {
@@ -532,7 +536,7 @@ fn der_adds_up_the_logits_of_several_frozen_extractors() {
         setup.enter(Stage::Probe);
         let softened: Vec<Vec<f64>> = logits.iter().map(|row| row.iter().map(|z| z / 5.0).collect()).collect();
         let (loss, d) = cross_entropy(&softened, &labels);
-        setup.trainer.gradients(batch);
+        setup.gradients();
         assert_relative_eq!(f64::from(setup.trainer.loss()), loss, max_relative = TOLERANCE);
         for (features, name) in features.iter().zip(&names) {
             setup.assert_gradient(&format!("{name}.weight"), &weight_gradient(&d, features, 0.2));
