@@ -36,7 +36,7 @@ VARIED = [
 ]
 METHODS = (
     "zero-shot sequential finetune-ce joint cumulative-all cumulative-exp cumulative-equal restart oracle lwf patching gcl gdro "
-    "ewc icarl der foster co2l cassle"
+    "ewc icarl der foster co2l cassle simplecil ranpac gda fecam rail"
 ).split()
 
 

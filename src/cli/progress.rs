@@ -140,7 +140,11 @@ impl Observer for Progress {
         self.close();
         let step = evaluation.matrix.len() - 1;
         let own = evaluation.matrix[step][step].map(|value| format!("{:.1} %", 100.0 * value)).unwrap_or_default();
-        let trained = if setup.row().spends == Spends::Nothing { "evaluated" } else { "trained" };
+        let trained = match setup.row().spends {
+            Spends::Nothing if setup.method.fit().is_some() => "fitted",
+            Spends::Nothing => "evaluated",
+            _ => "trained",
+        };
         self.say(&format!(
             "{} {trained}: {own} on its own tests, {:.1} % on all so far",
             evaluation.steps[step].name,

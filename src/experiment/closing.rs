@@ -22,8 +22,30 @@ impl Run {
         let since = Instant::now();
         let method = Arc::clone(&self.setup.method);
         method.close(self)?;
+        for (key, value) in self.fit()? {
+            self.note(key, json!(value))?;
+        }
+        self.count_fitted();
         self.remember()?;
         self.note("seconds", json!(since.elapsed().as_secs_f64()))
+    }
+
+    /// Fits the method's classifier, where it has one, to the steps so far. Returns numbers for the log.
+    pub(super) fn fit(&mut self) -> Result<Vec<(&'static str, f64)>> {
+        let Run { setup, trainer, fitted, position, pulse, .. } = self;
+        let Some(fitted) = fitted else { return Ok(Vec::new()) };
+        fitted.fit_to(trainer, setup, position.step, &mut |_| {
+            let _ = pulse.beat(false, |_| ());
+        })
+    }
+
+    /// Counts what a classifier that is fitted has spent on the step: a pass of its samples through the tower.
+    fn count_fitted(&mut self) {
+        if self.setup.row().is_fitted() {
+            let samples = self.setup.own_samples(self.position.step).len() as u64;
+            self.position.samples += samples;
+            self.position.macs += samples * self.setup.model.image_macs();
+        }
     }
 
     /// Takes the step's samples into the memory; those that nobody keeps give up their moving averages.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::Config;
+use super::fitted;
 use super::log::Log;
 use super::record::{Evaluation, Prediction};
 use super::setup::Setup;
@@ -76,7 +77,7 @@ impl RunDirectory {
 
     /// To be called once all is done: releases the directory, and removes what only an unfinished run needs.
     pub(crate) fn close(self) -> Result<()> {
-        for file in [previous_state(&self.path), self.path.join("status.json")] {
+        for file in [previous_state(&self.path), self.path.join("status.json"), self.path.join(fitted::FILE)] {
             match fs::remove_file(&file) {
                 Err(cause) if cause.kind() != ErrorKind::NotFound => return Err(Error::writing(&file, cause)),
                 _ => {}
@@ -362,7 +363,15 @@ pub(crate) fn host() -> String {
 
 /// Throws away all that a run leaves in its directory, the evaluation first: what stays of a removal that is cut short is no result.
 fn remove_results(run: &Path) -> Result<()> {
-    let names = ["evaluation.json", "predictions.json", "metrics.jsonl", "manifest.json", "status.json", "config.toml"];
+    let names = [
+        "evaluation.json",
+        "predictions.json",
+        "metrics.jsonl",
+        "manifest.json",
+        "status.json",
+        "config.toml",
+        fitted::FILE,
+    ];
     let checkpoints = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
     let ours = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

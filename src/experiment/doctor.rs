@@ -7,6 +7,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::config::{Config, EvaluationTask, ModelConfig};
+use super::fitted::check_room;
 use super::presets::Expected;
 use super::run::largest_batch;
 use super::setup::{Setup, open_model};
@@ -71,6 +72,17 @@ pub(crate) fn examine<B: Backend>(
         Ok(setup) => {
             doctor.steps(&setup);
             doctor.disk(&setup, out);
+            match check_room(&setup) {
+                Ok(Some(needed)) => {
+                    let name = setup.row().name;
+                    doctor.good(format!(
+                        "there is room for the classifier of {name}, up to {}",
+                        gigabytes(needed as u64)
+                    ));
+                }
+                Ok(None) => {}
+                Err(error) => doctor.wrong(error.to_string()),
+            }
             if doctor.memory::<B>(place, &setup) {
                 doctor.time::<B>(place, &setup, decoded);
             }
@@ -376,6 +388,11 @@ fn run_macs(setup: &Setup, trained: usize, text: f64) -> f64 {
         (EvaluationTask::Classification, Classifies::ByText) => prompts,
         (EvaluationTask::Classification, _) => 0.0,
     };
+    if method.is_fitted() {
+        // Every picture once.
+        let training: usize = setup.stream.steps.iter().map(|step| step.train.len()).sum();
+        return (training + setup.test_samples().count()) as f64 * image + prompts;
+    }
     let extractors = if method.needs_new_classes { 1.0 + frozen } else { 1.0 };
     trained as f64 * sample + steps * (setup.test_samples().count() as f64 * image * extractors + texts)
 }

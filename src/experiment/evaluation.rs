@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::config::EvaluationTask;
+use super::fitted::Fitted;
 use super::setup::Setup;
 use crate::data::Label;
 use crate::data::loader::{BatchRequest, Loader, LoaderOptions};
@@ -49,26 +50,46 @@ pub(crate) fn evaluate(
     trainer: &mut Trainer,
     setup: &Setup,
     memory: &Memory,
+    mut fitted: Option<&mut Fitted>,
     step: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Findings> {
     let Setup { stream, dataset, .. } = setup;
     let settings = &setup.config.evaluation;
     let retrieves = settings.task == EvaluationTask::Retrieval;
-    let by_text = setup.row().classifies == Classifies::ByText;
+    // Names tell classes that are still to come.
+    let by_text =
+        setup.row().classifies == Classifies::ByText || fitted.as_ref().is_some_and(|fitted| fitted.knows_names());
     let class = |sample: u32| dataset.samples[sample as usize].class;
     let samples: Vec<u32> = setup.test_samples().collect();
     let images = match setup.row().classifies {
         Classifies::ByText | Classifies::ByNearestMean => {
             Embedded::of(&mut *trainer.device, &trainer.evaluation, setup, &samples, progress)?
         }
-        Classifies::ByHead | Classifies::ByLinearProbe => Embedded::default(),
+        Classifies::ByHead | Classifies::ByLinearProbe | Classifies::ByFit => Embedded::default(),
     };
     let scores = match setup.row().classifies {
         Classifies::ByText if retrieves && !settings.also_classify && setup.static_sets.is_empty() => Scores::default(),
         Classifies::ByText => zero_shot(trainer, setup, &images),
         Classifies::ByNearestMean => nearest_mean(trainer, setup, memory, &images)?,
         Classifies::ByHead | Classifies::ByLinearProbe => by_head(trainer, setup, &samples, progress)?,
+        Classifies::ByFit => {
+            let fitted = fitted.as_deref_mut().expect("the run has the method's classifier");
+            let seen = stream.classes_seen(step).len();
+            by_fit(fitted, trainer, setup, &samples, seen, progress)?
+        }
+    };
+    // Among all classes of the stream, where the classifier gives them shares of one whole.
+    let among_all = match fitted {
+        Some(fitted) if by_text => {
+            let all = stream.class_order.len();
+            Some(by_fit(fitted, trainer, setup, &samples, all, progress)?)
+        }
+        _ => None,
+    };
+    let scores_of = |candidates: &[Label]| match &among_all {
+        Some(among_all) if candidates.len() > stream.classes_seen(step).len() => among_all,
+        _ => &scores,
     };
     let classify = || -> Vec<Vec<Answer>> {
         let of_task = |task: usize| {
@@ -80,7 +101,7 @@ pub(crate) fn evaluate(
                 false if stream.kind == StreamKind::ClassIncremental && task > step => return Vec::new(),
                 false => stream.classes_seen(step),
             };
-            scores.answers(&setup.classified[task], &candidates, class)
+            scores_of(&candidates).answers(&setup.classified[task], &candidates, class)
         };
         (0..stream.steps.len()).map(of_task).collect()
     };
@@ -106,7 +127,7 @@ pub(crate) fn evaluate(
     // A set beside the stream has nothing to do with the stream's classes, but a head knows no others.
     let all = if by_text { Label::first(dataset.classes.len()).collect() } else { stream.classes_seen(step) };
     for (name, samples) in &setup.static_sets {
-        found.static_sets.insert(format!("{name} accuracy"), accuracy(&scores.answers(samples, &all, class)));
+        found.static_sets.insert(format!("{name} accuracy"), accuracy(&scores_of(&all).answers(samples, &all, class)));
         if retrieves {
             let (_, retrieval) = images.retrieve(trainer, setup, samples);
             let recall = retrieval.map(|retrieval| retrieval.mean_recall_at_1());
@@ -183,6 +204,24 @@ fn by_head(trainer: &mut Trainer, setup: &Setup, samples: &[u32], progress: &mut
         progress(rows.len());
     }
     Ok(Scores { rows, columns, values })
+}
+
+/// Scores of images by the classifier that the method has fitted, among the first `classes` of the stream.
+fn by_fit(
+    fitted: &mut Fitted,
+    trainer: &mut Trainer,
+    setup: &Setup,
+    samples: &[u32],
+    classes: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Scores> {
+    let (known, scores) = fitted.scores(trainer, setup, samples, classes, progress)?;
+    let columns = setup.dataset.classes.len();
+    let mut values = vec![f32::NEG_INFINITY; known.len() * columns];
+    for (row, scores) in values.chunks_exact_mut(columns).zip(scores.chunks_exact(classes)) {
+        setup.stream.class_order.iter().zip(scores).for_each(|(label, score)| row[label.index()] = *score);
+    }
+    Ok(Scores { rows: known.into_iter().zip(0..).collect(), columns, values })
 }
 
 /// The classes among which an image of `task` is classified after step `step`.
@@ -329,9 +368,12 @@ fn recalls(retrieval: Option<Retrieval>) -> [(String, Option<f64>); 6] {
 
 /// A loader of samples as evaluation sees them.
 fn test_loader(setup: &Setup, samples: &[u32], batch: usize) -> Result<Loader> {
-    let request = |samples: &[u32]| BatchRequest { samples: samples.to_vec(), augment: None };
-    let requests: Vec<BatchRequest> = samples.chunks(batch).map(request).collect();
-    open_loader(setup, requests.into_iter())
+    test_batches(setup, samples.chunks(batch).map(<[u32]>::to_vec).collect())
+}
+
+/// A loader of batches as evaluation sees them.
+pub(super) fn test_batches(setup: &Setup, batches: Vec<Vec<u32>>) -> Result<Loader> {
+    open_loader(setup, batches.into_iter().map(|samples| BatchRequest { samples, augment: None }))
 }
 
 /// A loader with the run's settings.

@@ -5,6 +5,7 @@ mod config;
 mod directory;
 mod doctor;
 mod evaluation;
+mod fitted;
 mod log;
 mod predictions;
 mod presets;

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::config::{Config, HeadConfig, HeadStart};
 use super::directory::{self, Access, RunDirectory};
 use super::evaluation::{evaluate, open_loader};
+use super::fitted::{Fitted, check_room};
 use super::log::now;
 use super::predictions::pick;
 use super::record::{Evaluation, Spent};
@@ -77,6 +78,7 @@ pub fn run<B: Backend>(
         find_state(out)?.1.into_iter().for_each(|note| observer.note(&note));
     }
     let setup = Setup::open(config)?;
+    check_room(&setup)?;
     let (plan, build) = setup.plan::<B>(&setup.trainer_spec());
     let device = B::with_plan(place, &plan).map_err(|error| {
         let fitting = largest_batch::<B>(place, &setup, plan.bytes());
@@ -126,9 +128,11 @@ pub(super) struct Run {
     directory: RunDirectory,
     pub(super) trainer: Trainer,
     pub(super) memory: Memory,
+    /// The method's classifier, where it is fitted to features.
+    pub(super) fitted: Option<Fitted>,
     pub(super) position: Position,
     evaluation: Evaluation,
-    pulse: Pulse,
+    pub(super) pulse: Pulse,
     /// When the last state was saved, or this process began.
     saved: Instant,
 }
@@ -165,11 +169,17 @@ impl Run {
         }
         let pulse = Pulse::new(directory.path(), &setup);
         let saved = Instant::now();
-        let mut run = Run { setup, directory, trainer, memory, position, evaluation, pulse, saved };
+        let mut run = Run { setup, directory, trainer, memory, fitted: None, position, evaluation, pulse, saved };
         if run.position.step < run.setup.stream.steps.len() {
             run.check_position()?;
             notes.extend(run.directory.resume_log(run.position)?);
             run.enter();
+            let Run { setup, trainer, directory, .. } = &mut run;
+            if let Some(fit) = setup.method.fit() {
+                let (fitted, note) = Fitted::open(setup, fit, trainer, directory.path())?;
+                run.fitted = Some(fitted);
+                notes.extend(note);
+            }
         }
         Ok((run, notes))
     }
@@ -259,8 +269,10 @@ impl Run {
         interrupt::leave(self.left("is in its tests"));
         self.log_class_figures()?;
         self.beat(observer, |status| (status.phase, status.tested) = (RunPhase::Testing, 0));
-        let Run { trainer, setup, memory, pulse, .. } = self;
-        let found = evaluate(trainer, setup, memory, step, &mut |tested| {
+        // Where a run goes on here the classifier has taken in nothing yet.
+        self.fit()?;
+        let Run { trainer, setup, memory, fitted, pulse, .. } = self;
+        let found = evaluate(trainer, setup, memory, fitted.as_mut(), step, &mut |tested| {
             if let Some(status) = pulse.beat(false, |status| status.tested = tested) {
                 observer.beat(status);
             }

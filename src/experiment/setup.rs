@@ -279,7 +279,8 @@ impl Setup {
             model: self.model.clone(),
             // Methods that know no texts plan no memory for them.
             capacity: Capacity {
-                images: batch * self.row().views,
+                // What is fitted is never trained.
+                images: if self.row().is_fitted() { 1 } else { batch * self.row().views },
                 texts: if self.row().reads_texts() { batch.min(self.texts.len()) } else { 0 },
             },
             optimizer: self.config.optimizer.clone(),
@@ -504,8 +505,7 @@ fn check_texts(
     static_sets: &[(String, Vec<u32>)],
 ) -> Result<()> {
     let retrieves = config.evaluation.task == EvaluationTask::Retrieval;
-    let learns_captions =
-        config.data.text != TrainText::Class && method.reads_texts() && method.spends != Spends::Nothing;
+    let learns_captions = config.data.text != TrainText::Class && method.reads_texts() && !method.learns_nothing();
     let without_caption =
         |samples: &[u32]| samples.iter().copied().find(|sample| dataset.samples[*sample as usize].caption.is_empty());
     let refuse = |sample: u32, why: &str| {
@@ -559,7 +559,7 @@ fn check_labels<'a>(
     }
     let learns_classes = config.data.text != TrainText::Caption
         || config.stream.kind == StreamKind::ClassIncremental
-        || (!method.reads_texts() && method.spends != Spends::Nothing);
+        || (!method.reads_texts() && !method.learns_nothing());
     match stream.steps.iter().find_map(|step| without(&step.train)).filter(|_| learns_classes) {
         Some(sample) => refuse(sample, "the run trains on classes; data.text = \"caption\" needs none"),
         None => Ok(()),
@@ -570,7 +570,7 @@ fn check_sizes(config: &Config, method: &Row, stream: &Stream) -> Result<()> {
     if let Some(step) = stream.steps.iter().find(|step| step.test.is_empty()) {
         return Err(Error::input(format!("{} has no test samples", step.name)));
     }
-    if method.spends == Spends::Nothing {
+    if method.learns_nothing() {
         return Ok(());
     }
     let smallest = stream.steps.iter().min_by_key(|step| step.train.len()).expect("a stream has steps");
@@ -579,6 +579,10 @@ fn check_sizes(config: &Config, method: &Row, stream: &Stream) -> Result<()> {
             "{}: there are no training samples, and {} trains; zero-shot does not",
             smallest.name, method.name
         )));
+    }
+    // Without training there are neither batches nor a budget.
+    if method.is_fitted() {
+        return Ok(());
     }
     if config.train.batch > smallest.train.len() {
         return Err(Error::input(format!(

@@ -9,9 +9,12 @@
 //! | `head.rs` | linear heads: over several extractors, auxiliary, trained on their own |
 //! | `views.rs` | supervised contrast of two views of every image |
 //! | `herding.rs` | the choice of exemplars and the mean of their features |
+//! | `fitted.rs` | classifiers that are fitted to a frozen tower's features |
+//! | `ridge.rs`, `algebra.rs` | ridge regression over steps; matrices in f64 |
 //! | `settings.rs` | the table `[objective]`, from what methods declare |
 //! | `trial.rs` | how far a device may be off in a step of a method |
 
+mod algebra;
 mod cassle;
 mod clip;
 mod co2l;
@@ -19,15 +22,22 @@ mod contrast;
 mod cross_entropy;
 mod der;
 mod ewc;
+mod fecam;
+pub mod fitted;
 mod foster;
 mod gcl;
+mod gda;
 mod gdro;
 pub(crate) mod head;
 pub mod herding;
 mod icarl;
 mod lwf;
 pub mod patching;
+mod rail;
+mod ranpac;
+mod ridge;
 pub mod settings;
+mod simplecil;
 pub mod trial;
 mod views;
 
@@ -40,11 +50,12 @@ pub use settings::Settings;
 use crate::error::{Result, unknown};
 use crate::memory::ReplayRule;
 use crate::train::{Recipe, Stage, StageView, Trainer};
+use fitted::Fit;
 use patching::PatchingSettings;
 use trial::Trial;
 
 /// The methods of the program, in the order of tables.
-pub static METHODS: [&Entry; 19] = [
+pub static METHODS: [&Entry; 24] = [
     &clip::ZERO_SHOT,
     &clip::SEQUENTIAL,
     &cross_entropy::FINETUNE_CE,
@@ -64,6 +75,11 @@ pub static METHODS: [&Entry; 19] = [
     &foster::ENTRY,
     &co2l::ENTRY,
     &cassle::ENTRY,
+    &simplecil::ENTRY,
+    &ranpac::ENTRY,
+    &gda::ENTRY,
+    &fecam::ENTRY,
+    &rail::ENTRY,
 ];
 
 /// A method before its settings are known.
@@ -166,7 +182,17 @@ impl Row {
 
     /// Whether a linear head is trained with the features.
     pub(crate) fn trains_head(&self) -> bool {
-        self.learns == Learns::Classes && self.classifies != Classifies::ByLinearProbe
+        self.learns == Learns::Classes && !matches!(self.classifies, Classifies::ByLinearProbe | Classifies::ByFit)
+    }
+
+    /// Whether its classifier is fitted to features in closed form: nothing is trained, and yet it learns of every step.
+    pub(crate) fn is_fitted(&self) -> bool {
+        self.classifies == Classifies::ByFit
+    }
+
+    /// Whether it learns nothing of any step.
+    pub(crate) fn learns_nothing(&self) -> bool {
+        self.spends == Spends::Nothing && !self.is_fitted()
     }
 
     /// Whether it means nothing without at least one kept sample of every class.
@@ -237,6 +263,8 @@ pub enum Classifies {
     ByNearestMean,
     /// A linear head that is trained on the features after the step.
     ByLinearProbe,
+    /// A classifier that is fitted to the features of a frozen tower in closed form: [`Method::fit`].
+    ByFit,
 }
 
 /// A method at its settings: what it asks of a trainer, its stages, and what it does as they begin and as a step closes.
@@ -252,6 +280,7 @@ pub trait Method: Recipe + Send + Sync {
     /// What step `step` trains and does, from 0.
     fn stages(&self, _step: usize) -> Vec<Stage> {
         match (self.row().spends, self.row().classifies) {
+            (_, Classifies::ByFit) => vec![Stage::Closing],
             (Spends::Nothing, _) => Vec::new(),
             (_, Classifies::ByLinearProbe) => vec![Stage::Main, Stage::Closing, Stage::Probe],
             _ => vec![Stage::Main, Stage::Closing],
@@ -289,6 +318,11 @@ pub trait Method: Recipe + Send + Sync {
     /// What closes a step beside the memory.
     fn close(&self, _closing: &mut dyn Closing) -> Result<()> {
         Ok(())
+    }
+
+    /// What its classifier is made of, where it classifies by one that is fitted in closed form.
+    fn fit(&self) -> Option<&dyn Fit> {
+        None
     }
 
     /// The stages in which its computation is compared between devices: each that no other method has too.
@@ -372,6 +406,9 @@ mod tests {
         let untrained: Vec<&str> =
             METHODS.iter().map(|entry| entry.name()).filter(|name| stages(name, 0).is_empty()).collect();
         assert_eq!(untrained, ["zero-shot"]);
+        assert_eq!(named(Row::is_fitted), ["simplecil", "ranpac", "gda", "fecam", "rail"]);
+        assert!(METHODS.iter().all(|entry| entry.row.is_fitted() == entry.open_default().fit().is_some()));
+        assert_eq!(stages("ranpac", 2), [Stage::Closing]);
         assert_eq!(stages("foster", 0), [Stage::Main, Stage::Closing]);
         assert_eq!(stages("foster", 1), [Stage::Main, Stage::Compression, Stage::Closing]);
         assert_eq!(stages("co2l", 3), [Stage::Main, Stage::Closing, Stage::Probe]);

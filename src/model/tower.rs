@@ -53,6 +53,11 @@ impl Head {
         }
     }
 
+    /// What is projected [samples, width], after a forward pass.
+    pub(crate) fn pooled(&self) -> Tensor {
+        self.saved.y
+    }
+
     pub(crate) fn forward(&self, device: &mut dyn Device, pool: PoolShape, position: Option<Ids>, tokens: Tensor) {
         let samples = pool.samples;
         device.run(Pool { shape: pool, position, x: tokens, y: self.pooled });

@@ -104,6 +104,11 @@ impl VisionTower {
         self.head.features
     }
 
+    /// The class token after the last layer norm `[images, width]`, which [`VisionTower::forward`] projects to the features.
+    pub fn pooled(&self) -> Tensor {
+        self.head.pooled()
+    }
+
     /// Where the features' gradient goes before `VisionTower::backward_features`.
     pub fn features_gradient(&self) -> Tensor {
         self.head.features_gradient

@@ -6,6 +6,7 @@
 //!
 //! The memory in use is that of the process, which no other tests share.
 
+mod features;
 mod formats;
 mod mutate;
 mod pictures;

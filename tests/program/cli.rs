@@ -168,7 +168,7 @@ fn compare_leaves_out_what_has_no_meaning_in_a_stream() {
     let (rows, notes) = grid(&["compare", TINY_TIC, "--methods", &all, "--set", "train.samples=32", "--out", out]);
     let methods = METHODS.iter().map(|entry| entry.row);
     let (with_texts, without): (Vec<Row>, Vec<Row>) = methods.partition(|row| row.reads_texts());
-    assert_eq!((with_texts.len(), without.len()), (12, 7));
+    assert_eq!((with_texts.len(), without.len()), (12, 12));
     assert_eq!(rows, with_texts.iter().map(|method| (method.name.to_string(), 0)).collect::<Vec<_>>());
     assert_eq!(notes.len(), without.len(), "{notes:?}");
     for (note, method) in notes.iter().zip(&without) {
@@ -226,6 +226,9 @@ fn settings_of_methods_are_told_with_their_range_and_their_name() {
         ("objective.co2l.teacher_tau=0", "between 0.001 and 1000"),
         ("objective.cassle.hidden=0", "between 1 and 65536"),
         ("objective.cassle.tau=nan", "between 0.001 and 1000"),
+        ("objective.ranpac.width=1000001", "between 0 and 1000000"),
+        ("objective.fecam.covariance=2", "between 0 and 1"),
+        ("objective.rail.lambda=0", "between 0.000001 and 100000000"),
         ("patching.validation=1", "between 0 and 0.9"),
         ("probe.epochs=-1", "between 0 and 1000000"),
         ("probe.learning_rate=11", "between 0 and 10"),

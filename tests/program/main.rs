@@ -3,6 +3,7 @@
 mod cli;
 mod data;
 mod determinism;
+mod fitted;
 mod operator;
 mod output;
 mod presets;

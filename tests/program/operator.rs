@@ -172,7 +172,7 @@ fn a_kill_during_the_tests_costs_no_training() {
 
 /// How many signals are sent; more by `PERENNIAL_SIGNALS=200`.
 fn signals() -> usize {
-    std::env::var("PERENNIAL_SIGNALS").map_or(38, |count| count.parse().expect("PERENNIAL_SIGNALS is a number"))
+    std::env::var("PERENNIAL_SIGNALS").map_or(48, |count| count.parse().expect("PERENNIAL_SIGNALS is a number"))
 }
 
 /// Every method, signals of every kind at random moments: the directory is that of an undisturbed run. Prints what was lost.

@@ -36,8 +36,9 @@ use super::device_memory::{DeviceMemory, Ids, Kind, Plan, Region, Span, Stats, T
 use super::measure::Measure;
 use crate::error::{Error, Result};
 
+pub(crate) use matmul::{MatrixView, matmul};
 pub use real::Real;
-use room::Room;
+pub(crate) use room::{Room, available};
 
 /// What a run takes beside its plan, in bytes, at the least: threads, batches on their way, the data set's index.
 const BESIDE: usize = 16 << 20;
@@ -183,7 +184,7 @@ impl<T: Real> DeviceMemory for Cpu<T> {
         // Parameters, moments and teachers are in memory once more while they are read or saved.
         let copied = plan.bytes_of(&["parameters", "optimiser", "teachers"]);
         let needed = plan.bytes() + copied + BESIDE;
-        if let Some(Room { bytes, limit }) = room::available()
+        if let Some(Room { bytes, limit }) = available()
             && needed > bytes
         {
             return Err(Error::run(format!(

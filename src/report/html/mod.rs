@@ -161,6 +161,7 @@ impl Group {
                 Classifies::ByHead => "a linear head",
                 Classifies::ByNearestMean => "the nearest mean of kept images",
                 Classifies::ByLinearProbe => "a linear head trained after the step",
+                Classifies::ByFit => "a classifier fitted to frozen features",
             };
             match ways.iter_mut().find(|(known, _)| *known == way) {
                 Some((_, methods)) => methods.push(method.row().name),
@@ -203,7 +204,12 @@ impl Group {
             };
             format!("batch {}, {budget}{times}, learning rate {}", train.batch, train.learning_rate)
         };
-        let trained = self.runs().filter(|run| run.evaluation.samples_spent > 0);
+        let is_trained = |run: &&Run| {
+            run.config
+                .method()
+                .map_or(run.evaluation.samples_spent > 0, |method| method.row().spends != Spends::Nothing)
+        };
+        let trained = self.runs().filter(is_trained);
         let device = self.runs().filter_map(|run| run.manifest["device"].as_str().map(str::to_string));
         let facts = [
             (
