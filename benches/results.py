@@ -317,7 +317,7 @@ def collect(name, directories):
         run = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
         if len(run["matrix"]) != len(run["steps"]):
             sys.exit(f"{directory} has finished {len(run['matrix'])} of {len(run['steps'])} steps: only whole runs are kept")
-        changed = [(part, name, config[part][name]) for part, name, usual in VARIED if config[part][name] != usual]
+        changed = [(part, name, config[part].get(name, usual)) for part, name, usual in VARIED if config[part].get(name, usual) != usual]
         variant = ",".join(f"{part}.{name}={json.dumps(value)}" for part, name, value in changed)
         start = {"variant": variant, "method": run["method"], "memory": str(run["memory"]), "seed": str(run["seed"])}
         rows = [one for one in rows if any(one[field] != start[field] for field in start)]

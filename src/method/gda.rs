@@ -2,6 +2,9 @@
 //! w_c = Sigma^-1 mu_c, b_c = log(1/C) - mu_c^T Sigma^-1 mu_c / 2 with the estimate
 //! Sigma^-1 = D ((N - 1) Sigma + tr(Sigma) I)^-1; a picture f scores f w_c + b_c + texts * s f t_c, t_c the mean direction of the class's prompts.
 //!
+//! The estimate is about D / N of a covariance's inverse: of few samples the two parts are of one size, of many the texts soon drown the
+//! Gaussians. So by default there are the Gaussians alone.
+//!
 //! (N - 1) Sigma, the scatter of all samples around their classes' means, follows from running sums: sum f f^T - sum_c n_c mu_c mu_c^T.
 
 use super::algebra::{Cholesky, add_gram};
@@ -26,7 +29,7 @@ pub(crate) const ENTRY: Entry = Entry {
 method_settings! {
     GdaSettings in "gda" {
         /// weight of the zero-shot logits beside the Gaussians'; 0 for these alone
-        texts: f64 = 1.0, 0.0..=1e6;
+        texts: f64 = 0.0, 0.0..=1e6;
     }
 }
 
