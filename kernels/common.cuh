@@ -40,9 +40,10 @@ DEVICE float block_max(float value, float* partial) {
 
 DEVICE bool starts_on_16_bytes(const void* address) { return reinterpret_cast<uint64_t>(address) % 16 == 0; }
 
-// Eight bf16 as one 16-byte access.
-struct alignas(16) Pack8 {
-    uint32_t word[4];
+// N bf16 (8, 4 or 2) as one access of 2 N bytes.
+template <int N>
+struct alignas(2 * N) Pack {
+    uint32_t word[N / 2];
 
     // Value `i`, a compile-time constant where it matters.
     __device__ __forceinline__ float get(int i) const {
@@ -50,15 +51,17 @@ struct alignas(16) Pack8 {
         return __uint_as_float(bits);
     }
 };
-
-DEVICE Pack8 load8(const bf16* from) { return *reinterpret_cast<const Pack8*>(from); }
-DEVICE void store8(bf16* to, const Pack8& pack) { *reinterpret_cast<Pack8*>(to) = pack; }
-DEVICE Pack8 pack8(const float (&v)[8]) {
-    Pack8 pack;
+template <int N>
+DEVICE Pack<N> pack_values(const float (&v)[N]) {
+    Pack<N> pack;
 #pragma unroll
-    for (int i = 0; i < 4; i++) pack.word[i] = ptx::cvt_bf16x2(v[2 * i], v[2 * i + 1]);
+    for (int i = 0; i < N / 2; i++) pack.word[i] = ptx::cvt_bf16x2(v[2 * i], v[2 * i + 1]);
     return pack;
 }
+
+using Pack8 = Pack<8>;
+DEVICE Pack8 load8(const bf16* from) { return *reinterpret_cast<const Pack8*>(from); }
+DEVICE void store8(bf16* to, const Pack8& pack) { *reinterpret_cast<Pack8*>(to) = pack; }
 
 // Four f32 as one 16-byte access.
 struct alignas(16) Quad {
@@ -68,44 +71,49 @@ struct alignas(16) Quad {
 DEVICE Quad load4(const float* from) { return *reinterpret_cast<const Quad*>(from); }
 DEVICE void store4(float* to, const Quad& quad) { *reinterpret_cast<Quad*>(to) = quad; }
 
-// N consecutive bf16 as f32: 8 in one 16-byte access, or 1. Loops over rows take N = 8 where width is a multiple of 8, so that
-// rows start on 16 bytes, and else N = 1.
+// N consecutive bf16 as f32 in one access. Loops over rows take N = 8 where width is a multiple of 8, so that rows start on 16
+// bytes, and else N = 1. Where f32 go with them it is 4 in place of 8: 16 bytes of f32, so that a warp's are consecutive.
 template <int N>
 DEVICE void load_values(const bf16* from, float (&to)[N]) {
-    static_assert(N == 8 || N == 1, "a 16-byte access or a single one");
-    if constexpr (N == 8) {
-        Pack8 pack = load8(from);
-#pragma unroll
-        for (int i = 0; i < 8; i++) to[i] = pack.get(i);
-    } else {
+    if constexpr (N == 1) {
         to[0] = float(*from);
+    } else {
+        Pack<N> pack = *reinterpret_cast<const Pack<N>*>(from);
+#pragma unroll
+        for (int i = 0; i < N; i++) to[i] = pack.get(i);
     }
 }
 template <int N>
 DEVICE void store_values(bf16* to, const float (&from)[N]) {
-    static_assert(N == 8 || N == 1, "a 16-byte access or a single one");
-    if constexpr (N == 8)
-        store8(to, pack8(from));
-    else
+    if constexpr (N == 1)
         *to = bf16(from[0]);
+    else
+        *reinterpret_cast<Pack<N>*>(to) = pack_values(from);
 }
-// N consecutive f32 in 16-byte accesses, or 1.
+// 4 consecutive f32, or 1.
+template <int N>
+DEVICE void load_values(const float* from, float (&to)[N]) {
+    static_assert(N == 4 || N == 1, "a 16-byte access or a single one");
+    if constexpr (N == 1) {
+        to[0] = *from;
+    } else {
+        Quad quad = load4(from);
+#pragma unroll
+        for (int i = 0; i < N; i++) to[i] = quad.value[i];
+    }
+}
 template <int N>
 DEVICE void store_values(float* to, const float (&from)[N]) {
-    static_assert(N == 8 || N == 1, "16-byte accesses or a single one");
-    if constexpr (N == 8) {
-        store4(to, {from[0], from[1], from[2], from[3]});
-        store4(to + 4, {from[4], from[5], from[6], from[7]});
-    } else {
+    static_assert(N == 4 || N == 1, "a 16-byte access or a single one");
+    if constexpr (N == 1)
         *to = from[0];
-    }
+    else
+        store4(to, {from[0], from[1], from[2], from[3]});
 }
 
 // N consecutive bf16 as they lie in memory, for loops that have several loads under way: f32 would take twice the registers.
 template <int N>
-struct Packed;
-template <>
-struct Packed<8> : Pack8 {};
+struct Packed : Pack<N> {};
 template <>
 struct Packed<1> {
     bf16 value;
@@ -119,3 +127,16 @@ template <int N>
 DEVICE void store_packed(bf16* to, const Packed<N>& packed) {
     *reinterpret_cast<Packed<N>*>(to) = packed;
 }
+
+// Of two groups of eight columns that a product left in registers, two values of each a lane, four neighbours: an even lane's of
+// the `left` group, an odd one's of the `right`, at column_of_four() from the first. So four lanes write 32 bytes of a row.
+DEVICE void gather_four(float (&four)[4], const float (&left)[2], const float (&right)[2]) {
+    bool odd = lane_id() & 1;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float other = __shfl_xor_sync(ALL_LANES, odd ? left[i] : right[i], 1);
+        four[i] = odd ? other : left[i];
+        four[i + 2] = odd ? right[i] : other;
+    }
+}
+DEVICE int column_of_four() { return 8 * (lane_id() & 1) + 4 * (lane_id() >> 1 & 1); }

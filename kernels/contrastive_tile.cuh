@@ -89,7 +89,7 @@ DEVICE void load_tile(bf16* to, const bf16* matrix, int rows, int width, int fir
             float value[8];
 #pragma unroll
             for (int k = 0; k < 8; k++) value[k] = i < rows_left && column + k < width ? float(from[k]) : 0.f;
-            store8(to + i * UNITS * 8, pack8(value));
+            store8(to + i * UNITS * 8, pack_values(value));
             from += int64_t(ROWS) * width;
         }
     }

@@ -39,7 +39,7 @@ DEVICE void normalize_held_row(const bf16* x, const bf16* gamma, const bf16* bet
 #pragma unroll
             for (int i = 0; i < 8; i++)
                 result[i] = (row[j].get(i) - center) * slope * gain.get(i) + offset.get(i);
-            store8(y + first + STRETCH * j, pack8(result));
+            store8(y + first + STRETCH * j, pack_values(result));
         }
     if (lane_id() == 0) {
         *mean = center;
@@ -163,7 +163,7 @@ DEVICE void backward_held_rows(const bf16* dy, const bf16* x, const bf16* gamma,
                     float n = (value[j].get(i) - center) * slope, g = gradient[j].get(i) * gain.get(i);
                     result[i] = held[j].get(i) + slope * (g - average_g - n * average_gn);
                 }
-                store8(dx + start + STRETCH * j, pack8(result));
+                store8(dx + start + STRETCH * j, pack_values(result));
             }
     }
 
@@ -229,26 +229,32 @@ DEVICE void backward_rows(const bf16* dy, const bf16* x, const bf16* gamma, cons
     int first = threadIdx.x * N, step = blockDim.x * N;
     float scale = 1.f / width;
     // Each thread's columns of dgamma and dbeta are its own: nobody else touches them.
-    for (int k = first; k < width; k += step)
-#pragma unroll
-        for (int i = 0; i < N; i++) dgamma[k + i] = dbeta[k + i] = 0.f;
+    const float zero[N] = {};
+    for (int k = first; k < width; k += step) {
+        store_values(dgamma + k, zero);
+        store_values(dbeta + k, zero);
+    }
     for (int row = blockIdx.x; row < rows; row += gridDim.x) {
         int64_t start = int64_t(row) * width;
         float center = mean[row], slope = rstd[row];
         float sum_g = 0.f, sum_gn = 0.f;
         for (int k = first; k < width; k += step) {
-            float gradient[N], value[N], gain[N];
+            float gradient[N], value[N], gain[N], sum_dgamma[N], sum_dbeta[N];
             load_values(dy + start + k, gradient);
             load_values(x + start + k, value);
             load_values(gamma + k, gain);
+            load_values(dgamma + k, sum_dgamma);
+            load_values(dbeta + k, sum_dbeta);
 #pragma unroll
             for (int i = 0; i < N; i++) {
                 float n = (value[i] - center) * slope, g = gradient[i] * gain[i];
                 sum_g += g;
                 sum_gn += g * n;
-                dgamma[k + i] += gradient[i] * n;
-                dbeta[k + i] += gradient[i];
+                sum_dgamma[i] += gradient[i] * n;
+                sum_dbeta[i] += gradient[i];
             }
+            store_values(dgamma + k, sum_dgamma);
+            store_values(dbeta + k, sum_dbeta);
         }
         // Each sum's __syncthreads separates the other's reads of its partials from the next row's writes.
         float average_g = block_sum(sum_g, partial_g) * scale;
@@ -267,12 +273,14 @@ DEVICE void backward_rows(const bf16* dy, const bf16* x, const bf16* gamma, cons
             store_values(dx + start + k, result);
         }
     }
-    for (int k = first; k < width; k += step)
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            partials[int64_t(blockIdx.x) * 2 * width + k + i] = dgamma[k + i];
-            partials[int64_t(blockIdx.x) * 2 * width + width + k + i] = dbeta[k + i];
-        }
+    partials += int64_t(blockIdx.x) * 2 * width;
+    for (int k = first; k < width; k += step) {
+        float sum[N];
+        load_values(dgamma + k, sum);
+        store_values(partials + k, sum);
+        load_values(dbeta + k, sum);
+        store_values(partials + width + k, sum);
+    }
 }
 
 // The same for any width: a block a row, 256 threads, any number of blocks (a few for each multiprocessor). Dynamic shared
@@ -283,8 +291,8 @@ KERNEL(256, 1, layer_norm_backward_wide, const bf16* dy, const bf16* x, const bf
     DYNAMIC_SHARED(float, sums);
     STATIC_SHARED(float[8], partial_g);
     STATIC_SHARED(float[8], partial_gn);
-    if (width % 8 == 0)
-        backward_rows<8>(dy, x, gamma, mean, rstd, add, dx, partials, rows, width, sums, sums + width, partial_g, partial_gn);
+    if (width % 4 == 0)
+        backward_rows<4>(dy, x, gamma, mean, rstd, add, dx, partials, rows, width, sums, sums + width, partial_g, partial_gn);
     else
         backward_rows<1>(dy, x, gamma, mean, rstd, add, dx, partials, rows, width, sums, sums + width, partial_g, partial_gn);
 }
@@ -292,9 +300,9 @@ KERNEL(256, 1, layer_norm_backward_wide, const bf16* dy, const bf16* x, const bf
 // dgamma[k] = sum over `count` of partials[., 0, k], dbeta[k] = sum of partials[., 1, k]: partials [count, 2, width].
 //
 // 32 columns a block of 1024 threads, ceil(2 width / 32) blocks. Warp w adds partials w, w + 32, ... of 32 columns, a lane
-// each; after one __syncthreads warp w adds the 32 sums of column w. Static shared memory: 4224 bytes.
+// each; after one __syncthreads the first warp adds the 32 warps' sums. Static shared memory: 4 KiB.
 KERNEL(1024, 1, layer_norm_backward_sum, const float* partials, float* dgamma, float* dbeta, int count, int width) {
-    STATIC_SHARED(float[32][33], sums);
+    STATIC_SHARED(float[32][32], sums);
     int column = blockIdx.x * 32 + lane_id();
     float sum = 0.f;
     if (column < 2 * width) {
@@ -303,12 +311,12 @@ KERNEL(1024, 1, layer_norm_backward_sum, const float* partials, float* dgamma, f
     }
     sums[warp_id()][lane_id()] = sum;
     __syncthreads();
-    sum = warp_sum(sums[lane_id()][warp_id()]);
-    column = blockIdx.x * 32 + warp_id();
-    if (lane_id() == 0 && column < 2 * width) {
-        if (column < width)
-            dgamma[column] = sum;
-        else
-            dbeta[column - width] = sum;
-    }
+    if (warp_id() > 0 || column >= 2 * width) return;
+    float total = 0.f;
+#pragma unroll
+    for (int warp = 0; warp < 32; warp++) total += sums[warp][lane_id()];
+    if (column < width)
+        dgamma[column] = total;
+    else
+        dbeta[column - width] = total;
 }

@@ -46,7 +46,7 @@ WGMMA_PRODUCT(linear_wgmma_kn_256_quick_gelu_backward, true, 256, QUICK_GELU_BAC
 // `out` [splits, rows, columns]; `sums` [splits, rows] (column sums of the operand A) or null.
 #define WGMMA_WEIGHT(name, tile_n)                                                                                     \
     KERNEL(WGMMA_THREADS, 1, name, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int rows, \
-           int columns, int depth, int splits, float* out, NULLABLE float* sums) {                                              \
+           int columns, int depth, int splits, float* out, NULLABLE float* sums) {                                        \
         wgmma_product<true, true, tile_n, true>(&a, &b, rows, columns, depth, splits, NoEpilogue{}, out, sums);        \
     }
 WGMMA_WEIGHT(linear_wgmma_mn_128, 128)
@@ -127,7 +127,7 @@ KERNEL(256, 4, linear_reduce_splits, const float* partials, int splits, int64_t 
 // Grid (columns / 256 rounded up, parts), block 256: warp w sums rows w, w + 8, .. of the part in eight columns a lane;
 // then the eight warps' sums are added in order through shared memory, one __syncthreads between. Floor: x once.
 KERNEL(256, 4, linear_column_sums, const bf16* x, int rows, int columns, float* sums) {
-    STATIC_SHARED(float[8][256], partial);
+    STATIC_SHARED(EightColumnSums<256>, partial);
     int first = int(int64_t(rows) * blockIdx.y / gridDim.y), last = int(int64_t(rows) * (blockIdx.y + 1) / gridDim.y);
     int column = blockIdx.x * 256 + 8 * lane_id();
     int count = columns - column;
@@ -144,12 +144,8 @@ KERNEL(256, 4, linear_column_sums, const bf16* x, int rows, int columns, float* 
             add(load_some(x + int64_t(row) * columns + column, count));
         }
     }
-#pragma unroll
-    for (int i = 0; i < 8; i++) partial[warp_id()][8 * lane_id() + i] = sum[i];
+    partial.put(threadIdx.x, sum);
     __syncthreads();
-    float total = 0.f;
-#pragma unroll
-    for (int warp = 0; warp < 8; warp++) total += partial[warp][threadIdx.x];
     int at = blockIdx.x * 256 + threadIdx.x;
-    if (at < columns) sums[int64_t(blockIdx.y) * columns + at] = total;
+    if (at < columns) sums[int64_t(blockIdx.y) * columns + at] = partial.total<256>(threadIdx.x);
 }

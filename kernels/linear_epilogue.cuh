@@ -110,7 +110,7 @@ DEVICE Pack8 epilogue_apply(Kind kind, const Pack8& product, const Pack8& other)
             default: v[i] = x * quick_gelu_derivative(other.get(i));
         }
     }
-    return pack8(v);
+    return pack_values(v);
 }
 
 // A tile waits for its epilogue as bf16 in shared memory, row after row, the 16-byte chunks of a row exchanged so that
@@ -293,3 +293,24 @@ DEVICE void store_pair(float* out, int row, int column, int rows, int columns, f
         if (column + 1 < columns) to[1] = second;
     }
 }
+
+// Where threads that each summed eight columns of some rows meet: thread t has columns 8 (t % (columns / 8)) and on, those with
+// the same columns have other rows. A column's eight places are four banks apart, so that neither the threads' own sums nor
+// those of neighbouring columns lie in one bank.
+template <int THREADS>
+struct EightColumnSums {
+    float sum[8][THREADS + 4];
+
+    __device__ __forceinline__ void put(int thread, const float (&sums)[8]) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum[i][thread] = sums[i];
+    }
+    // After a barrier: the sum of a column, in the order of the threads.
+    template <int COLUMNS>
+    __device__ __forceinline__ float total(int column) const {
+        float total = 0.f;
+#pragma unroll
+        for (int first = 0; first < THREADS; first += COLUMNS / 8) total += sum[column % 8][first + column / 8];
+        return total;
+    }
+};

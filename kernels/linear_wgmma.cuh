@@ -45,8 +45,8 @@ struct WgmmaShared {
     bf16 a[STAGES][WGMMA_TILE_M * WGMMA_TILE_K];
     bf16 b[STAGES][TILE_N * WGMMA_TILE_K];
     bf16 staging[WEIGHT ? 8 : WGMMA_TILE_M * TILE_N];
-    float bias[2][TILE_N];                     // products: of even and of odd tiles
-    float sums[WEIGHT ? 6 : 1][WGMMA_TILE_M];  // weight gradients: column sums of A, every sixth row each
+    float bias[2][TILE_N];  // products: of even and of odd tiles
+    EightColumnSums<WEIGHT ? EPILOGUE_THREADS : 0> sums;  // weight gradients: of A
     uint64_t full[STAGES], empty[STAGES], staged, drained;
 };
 
@@ -224,14 +224,10 @@ DEVICE void wgmma_sum(WgmmaShared<TILE_N, true>* shared, int rows, const Units& 
             ring.advance();
         }
         if (summed) {
-#pragma unroll
-            for (int i = 0; i < 8; i++) shared->sums[lane][chunk * 8 + i] = sum[i];
+            shared->sums.put(thread, sum);
             ptx::bar_sync(1, EPILOGUE_THREADS);
             for (int i = thread; i < WGMMA_TILE_M && unit.row + i < rows; i += EPILOGUE_THREADS) {
-                float total = 0.f;
-#pragma unroll
-                for (int j = 0; j < 6; j++) total += shared->sums[j][i];
-                sums[int64_t(unit.split) * rows + unit.row + i] = total;
+                sums[int64_t(unit.split) * rows + unit.row + i] = shared->sums.template total<WGMMA_TILE_M>(i);
             }
             ptx::bar_sync(1, EPILOGUE_THREADS);  // before the next unit's sums
         }

@@ -36,7 +36,7 @@ KERNEL(256, 1, to_bf16, const float* from, bf16* to, int64_t count) {
         Quad low = load4(from + i * 8), high = load4(from + i * 8 + 4);
         float values[8] = {low.value[0],  low.value[1],  low.value[2],  low.value[3],
                            high.value[0], high.value[1], high.value[2], high.value[3]};
-        store8(to + i * 8, pack8(values));
+        store8(to + i * 8, pack_values(values));
     }
     for (int64_t i = packs * 8 + thread; i < count; i += threads) to[i] = bf16(from[i]);
 }

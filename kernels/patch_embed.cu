@@ -1,11 +1,12 @@
 // Pixels to patches.
 #include "common.cuh"
 
-// Bytes between rows of pixels in shared memory: at least `row_bytes`, a multiple of 16, and 48 more than a multiple of 128,
-// so that the rows of a patch begin in different banks.
-DEVICE int pitch_of(int row_bytes) {
+// Bytes between rows of pixels in shared memory: at least `row_bytes`, a multiple of 16. Where that can be, a patch's rows follow
+// one another through the banks as its pixels do within a row, so that what a warp reads of a patch lies in different ones.
+DEVICE int pitch_of(int row_bytes, int patch_size) {
     int whole = (row_bytes + 15) / 16 * 16;
-    return whole + ((48 - whole) & 127);
+    int further = patch_size % 16 == 0 ? 3 * patch_size : 48;
+    return whole + ((further - whole) & 127);
 }
 
 // value * scale + shift for each of the three channels.
@@ -13,36 +14,45 @@ struct Levels {
     float scale[3], shift[3];
 };
 
-// One row of patches, N neighbouring values a thread at a time, from the rows of pixels that it covers. `together`: N
-// neighbouring values always lie in one row of one channel of one patch.
-template <int N, bool together>
-DEVICE void write_patches(const uint8_t* pixels, int pitch, bf16* out, int side, int patch_size, const Levels& levels) {
-    int values = 3 * patch_size * patch_size;
-    for (int first = threadIdx.x * N; first < side * values; first += blockDim.x * N) {
-        int patch = first / values, place = first % values;
-        int x = place % patch_size, y = place / patch_size % patch_size, channel = place / patch_size / patch_size;
-        float value[N];
+// As many bytes in one access.
+template <int BYTES>
+struct Bytes;
+template <>
+struct Bytes<8> {
+    uint64_t bits;
+};
+template <>
+struct Bytes<2> {
+    uint16_t bits;
+};
+template <>
+struct Bytes<1> {
+    uint8_t bits;
+};
+
+// One row of patches from the rows of pixels that it covers. A thread takes PIXELS neighbours in a row of a patch at a time, in
+// three accesses, and writes a piece of each channel; neighbouring threads write neighbouring pieces. PIXELS divides patch_size.
+template <int PIXELS>
+DEVICE void write_patches(const uint8_t* rows, int pitch, bf16* out, int side, int patch_size, const Levels& levels) {
+    int area = patch_size * patch_size;
+    for (int first = threadIdx.x * PIXELS; first < side * area; first += blockDim.x * PIXELS) {
+        int patch = first / area, place = first % area;
+        int x = place % patch_size, y = place / patch_size;
+        const Bytes<PIXELS>* from =
+            reinterpret_cast<const Bytes<PIXELS>*>(rows + y * pitch + (patch * patch_size + x) * 3);
+        Bytes<PIXELS> part[3] = {from[0], from[1], from[2]};
+        bf16* to = out + patch * 3 * area + place;
 #pragma unroll
-        for (int i = 0; i < N; i++) {
-            float pixel = pixels[y * pitch + (patch * patch_size + x) * 3 + channel];
-            // Selected, not indexed: an index known only at run time would put the levels into local memory.
-            float scale = channel == 0 ? levels.scale[0] : channel == 1 ? levels.scale[1] : levels.scale[2];
-            float shift = channel == 0 ? levels.shift[0] : channel == 1 ? levels.shift[1] : levels.shift[2];
-            value[i] = pixel * scale + shift;
-            // The next value in the order [patch, channel, y, x].
-            x++;
-            if (!together && x == patch_size) {
-                x = 0;
-                if (++y == patch_size) {
-                    y = 0;
-                    if (++channel == 3) {
-                        channel = 0;
-                        patch++;
-                    }
-                }
+        for (int channel = 0; channel < 3; channel++) {
+            float value[PIXELS];
+#pragma unroll
+            for (int i = 0; i < PIXELS; i++) {
+                int byte = 3 * i + channel;
+                float pixel = uint8_t(part[byte / PIXELS].bits >> byte % PIXELS * 8);
+                value[i] = pixel * levels.scale[channel] + levels.shift[channel];
             }
+            store_values(to + channel * area, value);
         }
-        store_values(out + first, value);
     }
 }
 
@@ -51,13 +61,13 @@ DEVICE void write_patches(const uint8_t* pixels, int pitch, bf16* out, int side,
 // right of and below the last whole patch is not read.
 //
 // A block a row of patches: images side blocks of 256 threads. Dynamic shared memory: patch_size rows of pixels, of
-// pitch_of(3 image_size) bytes each. One __syncthreads, when the pixels have come: they and the patches of one row are each
+// pitch_of(3 image_size, patch_size) bytes each. One __syncthreads, when the pixels have come: they and the patches of one row are each
 // contiguous in memory. Floor: 3 bytes and 2 operations a value.
 KERNEL(256, 1, patch_embed, const uint8_t* pixels, bf16* patches, int image_size, int patch_size, float scale_red,
        float scale_green, float scale_blue, float shift_red, float shift_green, float shift_blue) {
     DYNAMIC_SHARED(uint8_t, rows);
     int side = image_size / patch_size, image = blockIdx.x / side, top = blockIdx.x % side * patch_size;
-    int row_bytes = 3 * image_size, pitch = pitch_of(row_bytes);
+    int row_bytes = 3 * image_size, pitch = pitch_of(row_bytes, patch_size);
     const uint8_t* from = pixels + (int64_t(image) * image_size + top) * row_bytes;
     if (row_bytes % 16 == 0) {
         int packs = row_bytes / 16;
@@ -78,12 +88,11 @@ KERNEL(256, 1, patch_embed, const uint8_t* pixels, bf16* patches, int image_size
     __syncthreads();
 
     Levels levels = {{scale_red, scale_green, scale_blue}, {shift_red, shift_green, shift_blue}};
-    int values = 3 * patch_size * patch_size;
-    bf16* out = patches + int64_t(blockIdx.x) * side * values;
+    bf16* out = patches + int64_t(blockIdx.x) * side * 3 * patch_size * patch_size;
     if (patch_size % 8 == 0)
-        write_patches<8, true>(rows, pitch, out, side, patch_size, levels);
-    else if (side * values % 8 == 0)
-        write_patches<8, false>(rows, pitch, out, side, patch_size, levels);
+        write_patches<8>(rows, pitch, out, side, patch_size, levels);
+    else if (patch_size % 2 == 0)
+        write_patches<2>(rows, pitch, out, side, patch_size, levels);
     else
-        write_patches<1, false>(rows, pitch, out, side, patch_size, levels);
+        write_patches<1>(rows, pitch, out, side, patch_size, levels);
 }

@@ -35,13 +35,13 @@ DEVICE void position_slice(const bf16* dx, bf16* dpatches, float* partials, int 
 // dpatches[b, p] = dx[b, 1 + p], and partials [gridDim.y, tokens, width] of the sums over b of dx[b], for
 // position_embed_backward_sum. dx [images, tokens, width], dpatches [images, tokens - 1, width].
 //
-// 256 threads a block; x: ceil(tokens width / 8 / 256) blocks (without the / 8 where width is not a multiple of 8), y:
+// 256 threads a block; x: ceil(tokens width / 4 / 256) blocks (without the / 4 where width is not a multiple of 4), y:
 // ceil(images / per_slice). A thread goes through the images of its slice. No shared memory, no thread waits for another.
 // Floor: 4 bytes and 1 operation a value.
 KERNEL(256, 1, position_embed_backward, const bf16* dx, bf16* dpatches, float* partials, int images, int tokens, int width,
        int per_slice) {
-    if (width % 8 == 0)
-        position_slice<8>(dx, dpatches, partials, images, tokens, width, per_slice);
+    if (width % 4 == 0)
+        position_slice<4>(dx, dpatches, partials, images, tokens, width, per_slice);
     else
         position_slice<1>(dx, dpatches, partials, images, tokens, width, per_slice);
 }

@@ -32,7 +32,7 @@ DEVICE void add_rows(const bf16* a, const bf16* b, bf16* to, int width) {
 template <int N, typename Each>
 DEVICE void sum_slice(const bf16* x, float* partials, int samples, int64_t count, int per_slice, int64_t first, Each each) {
     int from = blockIdx.y * per_slice, to = min(from + per_slice, samples);
-    constexpr int AT_ONCE = 4;
+    constexpr int AT_ONCE = 8;
     float sum[N] = {};
     for (int sample = from; sample < to; sample += AT_ONCE) {
         Packed<N> packed[AT_ONCE];

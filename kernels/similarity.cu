@@ -26,50 +26,61 @@ struct GradientShared {
 constexpr int GRADIENT_SHARED = 48 * 1024;
 static_assert(sizeof(GradientShared) == GRADIENT_SHARED, "what the launch asks for");
 
-// A thread's part of a tile of ds, laid out as load_mma_tile lays out its tiles, on its way through registers.
+// A thread's part of a tile of ds, laid out as load_mma_tile lays out its tiles, on its way through registers: pairs of
+// neighbours, so that a warp reads whole rows of the tile, and writes them into different banks.
 template <bool TRANSPOSED>
 struct GradientPart {
-    static constexpr int CHUNKS = TRANSPOSED ? MMA_TILE / 8 : MMA_TILE_K / 8;  // in a row
-    static constexpr int ROWS = MMA_THREADS / CHUNKS;                          // at a time
-    float value[2][8];
+    static constexpr int PAIRS = (TRANSPOSED ? MMA_TILE : MMA_TILE_K) / 2;  // in a row
+    static constexpr int ROWS = MMA_THREADS / PAIRS;                        // at a time
+    static constexpr int COUNT = MMA_TILE * MMA_TILE_K / 2 / MMA_THREADS;   // of a thread
+    float value[COUNT][2];
 
     // From the tile at (top, left) of a [height, width] matrix; zeros outside.
     __device__ __forceinline__ void load(const float* from, int top, int left, int height, int width) {
-        int column = left + threadIdx.x % CHUNKS * 8;
+        struct alignas(8) Pair {
+            float value[2];
+        };
+        int column = left + threadIdx.x % PAIRS * 2;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int row = top + threadIdx.x / CHUNKS + i * ROWS;
+        for (int i = 0; i < COUNT; i++) {
+            int row = top + threadIdx.x / PAIRS + i * ROWS;
             int count = row < height ? width - column : 0;
             const float* at = from + (count > 0 ? int64_t(row) * width + column : 0);
-#pragma unroll
-            for (int k = 0; k < 8; k += 4) {
-                Quad quad = {};
-                if (width % 4 == 0) {
-                    if (k < count) quad = load4(at + k);
-                } else {
-#pragma unroll
-                    for (int j = 0; j < 4; j++) quad.value[j] = k + j < count ? at[k + j] : 0.f;
-                }
-#pragma unroll
-                for (int j = 0; j < 4; j++) value[i][k + j] = quad.value[j];
+            Pair pair = {};
+            if (width % 2 == 0) {
+                if (count > 0) pair = *reinterpret_cast<const Pair*>(at);
+            } else {
+                if (count > 0) pair.value[0] = at[0];
+                if (count > 1) pair.value[1] = at[1];
             }
+            value[i][0] = pair.value[0];
+            value[i][1] = pair.value[1];
         }
     }
 
     // As bf16, and what they leave as bf16.
     __device__ __forceinline__ void store(bf16* upper, bf16* lower) const {
+        int pair = threadIdx.x % PAIRS;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int at = mma_chunk<TRANSPOSED>(threadIdx.x / CHUNKS + i * ROWS, threadIdx.x % CHUNKS);
-            Pack8 pack = pack8(value[i]);
-            float rest[8];
-#pragma unroll
-            for (int k = 0; k < 8; k++) rest[k] = value[i][k] - pack.get(k);
-            store8(upper + at, pack);
-            store8(lower + at, pack8(rest));
+        for (int i = 0; i < COUNT; i++) {
+            int at = mma_chunk<TRANSPOSED>(threadIdx.x / PAIRS + i * ROWS, pair / 4) + pair % 4 * 2;
+            Pack<2> pack = pack_values(value[i]);
+            float rest[2] = {value[i][0] - pack.get(0), value[i][1] - pack.get(1)};
+            *reinterpret_cast<Pack<2>*>(upper + at) = pack;
+            store_values(lower + at, rest);
         }
     }
 };
+
+// N values of a gradient to memory.
+template <int N>
+DEVICE void finish(bf16* to, const float (&sum)[N], bool adds) {
+    float value[N] = {};
+    if (adds) load_values(to, value);
+#pragma unroll
+    for (int i = 0; i < N; i++) value[i] += sum[i];
+    store_values(to, value);
+}
 
 // out (=, += where `adds`) ds other, or ds^T other where TRANSPOSED: out [rows, width], other [depth, width], ds [rows,
 // depth] or [depth, rows] f32.
@@ -129,15 +140,20 @@ DEVICE void similarity_gradient(const float* ds, const bf16* other, int rows, in
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int row = first_row + warp_row + 16 * i + 8 * half + lane_id() / 4;
-            if (row >= rows) continue;
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < 4; j += 2) {
+                float sum[4];
+                gather_four(sum, {acc[i][j][2 * half], acc[i][j][2 * half + 1]},
+                            {acc[i][j + 1][2 * half], acc[i][j + 1][2 * half + 1]});
+                int column = first_column + warp_column + 8 * j + column_of_four();
+                int count = row < rows ? width - column : 0;
+                bf16* to = out + int64_t(row) * width + column;
+                if (width % 4 == 0) {
+                    if (count > 0) finish<4>(to, sum, adds);
+                } else {
 #pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    int column = first_column + warp_column + 8 * j + 2 * (lane_id() % 4) + k;
-                    if (column >= width) continue;
-                    bf16* to = out + int64_t(row) * width + column;
-                    *to = bf16(acc[i][j][2 * half + k] + (adds ? float(*to) : 0.f));
+                    for (int k = 0; k < 4; k++)
+                        if (k < count) finish<1>(to + k, {sum[k]}, adds);
                 }
             }
         }

@@ -199,13 +199,13 @@ DEVICE void sum_chunk(const Entry* order, const bf16* dx, float* dtable, float* 
 // Where an id's entries go on from chunk to chunk, the sum of its part goes to partials [chunks, 2, width]: [., 1] in the
 // chunk where the id begins, [., 0] in those after, for token_embed_backward_runs. dtable [vocabulary, width] was zeroed.
 //
-// A warp a chunk and 256 columns (32 where width is not a multiple of 8): 256 threads a block; x: ceil(places / chunk / 8)
-// blocks, y: ceil(width / 256) or ceil(width / 32). No shared memory, no thread waits for another.
+// A warp a chunk and 128 columns (32 where width is not a multiple of 4): 256 threads a block; x: ceil(places / chunk / 8)
+// blocks, y: ceil(width / 128) or ceil(width / 32). No shared memory, no thread waits for another.
 // Floor: 2 bytes and 1 operation a value of dx, 4 bytes a value of dtable (where it is zeroed).
 KERNEL(256, 2, token_embed_backward, const Entry* order, const bf16* dx, float* dtable, float* partials, int places,
        int width, int chunk) {
-    if (width % 8 == 0)
-        sum_chunk<8>(order, dx, dtable, partials, places, width, chunk);
+    if (width % 4 == 0)
+        sum_chunk<4>(order, dx, dtable, partials, places, width, chunk);
     else
         sum_chunk<1>(order, dx, dtable, partials, places, width, chunk);
 }
@@ -252,14 +252,14 @@ DEVICE void position_slice(const bf16* dx, float* partials, int texts, int64_t c
 // partials [gridDim.y, tokens, width] of the sums over t of dx[t], for token_embed_position_backward_sum.
 // dx [texts, tokens, width].
 //
-// 256 threads a block; x: ceil(tokens width / 8 / 256) blocks (without the / 8 where width is not a multiple of 8), y:
+// 256 threads a block; x: ceil(tokens width / 4 / 256) blocks (without the / 4 where width is not a multiple of 4), y:
 // ceil(texts / per_slice). A thread goes through the texts of its slice. No shared memory, no thread waits for another.
 // Floor: 2 bytes and 1 operation a value.
 KERNEL(256, 1, token_embed_position_backward, const bf16* dx, float* partials, int texts, int tokens, int width,
        int per_slice) {
     int64_t count = int64_t(tokens) * width;
-    if (width % 8 == 0)
-        position_slice<8>(dx, partials, texts, count, per_slice);
+    if (width % 4 == 0)
+        position_slice<4>(dx, partials, texts, count, per_slice);
     else
         position_slice<1>(dx, partials, texts, count, per_slice);
 }

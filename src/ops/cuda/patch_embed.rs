@@ -10,15 +10,16 @@ use crate::ops::patch_embed::{PatchEmbed, PatchShape};
 pub(super) const MOST_SHARED: usize = 96 << 10;
 
 /// Bytes between rows of pixels in shared memory: as `pitch_of` in the kernel.
-fn pitch(row_bytes: usize) -> usize {
+fn pitch(row_bytes: usize, patch_size: usize) -> usize {
     let whole = row_bytes.next_multiple_of(16);
-    whole + (128 + 48 - whole % 128) % 128
+    let further = if patch_size.is_multiple_of(16) { 3 * patch_size } else { 48 };
+    whole + (further % 128 + 128 - whole % 128) % 128
 }
 
 impl Run<PatchEmbed> for Cuda {
     fn run(&mut self, PatchEmbed { shape, normalization, pixels, patches }: PatchEmbed) {
         let PatchShape { images, image_size, patch_size } = shape;
-        let shared = patch_size * pitch(3 * image_size);
+        let shared = patch_size * pitch(3 * image_size, patch_size);
         if shared > MOST_SHARED {
             return self.fail(Error::input(format!(
                 "patch_embed on CUDA takes {} pixels a row of patches, not {patch_size} rows of {image_size}",

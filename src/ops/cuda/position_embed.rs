@@ -27,9 +27,9 @@ pub(super) fn slices(samples: usize, values: usize) -> Result<Slices, Error> {
     Ok(Slices { count: samples.div_ceil(samples_each), samples: samples_each })
 }
 
-/// Threads that the values of one sample take in the first pass, 8 or 1 each, in blocks.
+/// Threads that the values of one sample take in the first pass, 4 or 1 each, in blocks.
 pub(super) fn position_blocks(values: usize, width: usize) -> usize {
-    (values / if width.is_multiple_of(8) { 8 } else { 1 }).div_ceil(BLOCK)
+    (values / if width.is_multiple_of(4) { 4 } else { 1 }).div_ceil(BLOCK)
 }
 
 impl Run<PositionEmbed> for Cuda {

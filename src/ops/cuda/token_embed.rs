@@ -58,7 +58,7 @@ impl Run<TokenEmbedBackward> for Cuda {
 
         self.fill(dtable, 0.0);
         let dtable = self.at(dtable);
-        let columns = if width.is_multiple_of(8) { 256 } else { 32 };
+        let columns = if width.is_multiple_of(4) { 128 } else { 32 };
         let grid = [chunks.div_ceil(kernel::TOKEN_EMBED_BACKWARD.warps()), width.div_ceil(columns), 1];
         let parameters = kernel::TokenEmbedBackward { order, dx, dtable, partials, places, width, chunk };
         self.launch(kernel::TOKEN_EMBED_BACKWARD, grid, parameters);
