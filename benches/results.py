@@ -24,7 +24,7 @@ RESULTS = ROOT / "benches" / "results"
 DOCUMENTS = ["README.md", "docs/emoji.md", "docs/data.md"]
 
 # Whose tests are classified.
-STREAMS = ["emoji-cil", "emoji-dil"]
+STREAMS = ["emoji-cil", "emoji-cil-balanced", "emoji-dil"]
 
 # Settings that a variant of a preset may change: such a run says so in its first column.
 VARIED = [
@@ -209,16 +209,33 @@ def ablation(name):
     return table(head, rows)
 
 
+def weightings(name):
+    """gdro's three weightings of samples beside gcl, without memory and with."""
+    head = ["<", "M", "average", "last", "last, mean over the classes", "forgetting", "in-domain"]
+    rows = []
+    for title, variant, method in [
+        ("`gcl`", "", "gcl"),
+        ("`gdro`, `prior`", "", "gdro"),
+        ("`gdro`, `batch`", 'objective.weighting="batch"', "gdro"),
+        ("`gdro`, `sample`", 'objective.weighting="sample"', "gdro"),
+    ]:
+        for memory in (0, MEMORY):
+            runs, by_class = cells(name)[variant, method, memory], class_means()[name, variant, method, memory]
+            after = row(runs, Run.forgetting, Run.in_domain)
+            rows.append([title, str(memory), *row(runs, Run.average, Run.last), by_class, *after])
+    return table(head, rows)
+
+
 def by_classes():
     """The mean over the classes of methods that learn from texts, on the streams whose tests are classified."""
-    found = class_means()
+    streams, found = ["emoji-cil", "emoji-dil"], class_means()
     rows = []
     for method in METHODS:
-        memory = MEMORY if any((name, "", method, MEMORY) in found for name in STREAMS) else 0
-        values = [found.get((name, "", method, memory), "") for name in STREAMS]
+        memory = MEMORY if any((name, "", method, MEMORY) in found for name in streams) else 0
+        values = [found.get((name, "", method, memory), "") for name in streams]
         if any(values):
             rows.append([*shown(method, memory), *values])
-    return table(["<method", "M", *(f"`{name}`" for name in STREAMS)], rows)
+    return table(["<method", "M", *(f"`{name}`" for name in streams)], rows)
 
 
 def schedules(name):
@@ -267,6 +284,8 @@ TABLES = {
     "emoji-tic": lambda: stream("emoji-tic"),
     "emoji-cil memory": lambda: memory_sizes("emoji-cil"),
     "emoji-cil ablation": lambda: ablation("emoji-cil"),
+    "emoji-cil weightings": lambda: weightings("emoji-cil"),
+    "emoji-cil-balanced weightings": lambda: weightings("emoji-cil-balanced"),
     "by classes": by_classes,
     "emoji-tic learning rates": lambda: schedules("emoji-tic"),
     "training speed": lambda: training_speed("cpu-sapphire-rapids-2-threads.json"),
