@@ -189,8 +189,10 @@ impl Head {
 
 /// Where the parameters of a model's head lie in the arena, its blocks on frozen extractors included.
 pub(crate) fn head_range(list: &ParameterList) -> std::ops::Range<usize> {
-    let blocks = (0..blocks_of(list)).map(|block| format!("{}.weight", block_name(block)));
-    let last = blocks.last().unwrap_or("head.bias".to_string());
+    let last = match blocks_of(list) {
+        0 => "head.bias".to_string(),
+        blocks => format!("{}.weight", block_name(blocks - 1)),
+    };
     list.get("head.weight").offset..list.get(&last).range().end
 }
 

@@ -73,7 +73,8 @@ mod tests {
             let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
             dot(&f, &mean) / (dot(&f, &f) * dot(&mean, &mean)).sqrt()
         };
-        for steps in [vec![0..90], vec![0..20, 20..61, 61..90]] {
+        for cuts in [vec![0, 90], vec![0, 20, 61, 90]] {
+            let steps: Vec<std::ops::Range<usize>> = cuts.windows(2).map(|cut| cut[0]..cut[1]).collect();
             let mut classifier = open(&SimpleCil, &data);
             steps.into_iter().for_each(|step| classifier.take_in(&data.samples(step)));
             assert!(classifier.fit().unwrap().is_empty());

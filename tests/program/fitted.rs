@@ -44,7 +44,8 @@ fn features_that_are_damaged_or_gone_are_computed_again_to_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     succeed(&words("ranpac", &whole, &[]));
-    let damages: [(&str, fn(&Path)); 4] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 4] = [
         ("flipped", |path| {
             let mut bytes = fs::read(path).unwrap();
             bytes[1000] ^= 4;
