@@ -405,7 +405,7 @@ fn a_head_that_starts_as_text_is_the_zero_shot_classifier() {
         let out = folder.path().join(format!("{method}{}", settings.len()));
         let mut words = vec!["run", TINY_RUN, "--method", method, "--out", out.to_str().unwrap()];
         words.extend(
-            ["train.learning_rate=0", "train.epochs=0.3", "head.start=text"]
+            ["train.learning_rate=0", "probe.learning_rate=0", "train.epochs=0.3", "head.start=text"]
                 .iter()
                 .chain(settings)
                 .flat_map(|one| ["--set", one]),
