@@ -141,7 +141,7 @@ impl Observer for Progress {
         let step = evaluation.matrix.len() - 1;
         let own = evaluation.matrix[step][step].map(|value| format!("{:.1} %", 100.0 * value)).unwrap_or_default();
         let trained = match setup.row().spends {
-            Spends::Nothing if setup.method.fit().is_some() => "fitted",
+            Spends::Nothing if setup.row().is_fitted() => "fitted",
             Spends::Nothing => "evaluated",
             _ => "trained",
         };

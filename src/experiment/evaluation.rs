@@ -79,16 +79,14 @@ pub(crate) fn evaluate(
             by_fit(fitted, trainer, setup, &samples, seen, progress)?
         }
     };
-    // Among all classes of the stream, where the classifier gives them shares of one whole.
+    // Among all classes of the stream, where the classifier gives them shares of one whole, and some are still to come.
+    let (seen, all) = (stream.classes_seen(step).len(), stream.class_order.len());
     let among_all = match fitted {
-        Some(fitted) if by_text => {
-            let all = stream.class_order.len();
-            Some(by_fit(fitted, trainer, setup, &samples, all, progress)?)
-        }
+        Some(fitted) if by_text && all > seen => Some(by_fit(fitted, trainer, setup, &samples, all, progress)?),
         _ => None,
     };
     let scores_of = |candidates: &[Label]| match &among_all {
-        Some(among_all) if candidates.len() > stream.classes_seen(step).len() => among_all,
+        Some(among_all) if candidates.len() > seen => among_all,
         _ => &scores,
     };
     let classify = || -> Vec<Vec<Answer>> {

@@ -120,8 +120,7 @@ pub(super) mod tests {
                 (column..order).max_by(|a, b| rows[*a][column].abs().total_cmp(&rows[*b][column].abs())).unwrap();
             rows.swap(column, pivot);
             let first = rows[column].clone();
-            for (place, row) in rows.iter_mut().enumerate().filter(|(place, _)| *place != column) {
-                let _ = place;
+            for (_, row) in rows.iter_mut().enumerate().filter(|(place, _)| *place != column) {
                 let factor = row[column] / first[column];
                 row.iter_mut().zip(&first).for_each(|(x, y)| *x -= factor * y);
             }

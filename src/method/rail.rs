@@ -107,15 +107,13 @@ trait Regression: Send {
     fn predict(&self, rows: &[f32]) -> Vec<f64>;
 }
 
-fn units<'a>(features: impl Iterator<Item = Feature<'a>>) -> Vec<f32> {
-    features.flat_map(|feature| unit(feature.projected)).map(|x| x as f32).collect()
-}
-
 impl Classifier for Rail {
     fn take_in(&mut self, samples: &[(Feature, ClassId)]) {
         let labels: Vec<ClassId> = samples.iter().map(|(_, class)| *class).collect();
         labels.iter().for_each(|class| self.learnt[class.index()] = true);
-        self.regression.take_in(&units(samples.iter().map(|(feature, _)| *feature)), &labels);
+        let rows: Vec<f32> =
+            samples.iter().flat_map(|(feature, _)| unit(feature.projected)).map(|x| x as f32).collect();
+        self.regression.take_in(&rows, &labels);
     }
 
     fn fit(&mut self) -> Result<Vec<(&'static str, f64)>> {
@@ -129,9 +127,9 @@ impl Classifier for Rail {
     }
 
     fn scores(&self, pictures: &[Feature], classes: usize) -> Vec<f32> {
-        let rows = units(pictures.iter().copied());
         let width = self.texts.len() / self.classes;
         let embeddings: Vec<f64> = pictures.iter().flat_map(|picture| unit(picture.projected)).collect();
+        let rows: Vec<f32> = embeddings.iter().map(|x| *x as f32).collect();
         let logits = inner_products(&embeddings, &self.texts, width, classes);
         let found = self.regression.predict(&rows);
         let mut scores = Vec::with_capacity(logits.len());
